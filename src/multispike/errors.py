@@ -1,0 +1,38 @@
+"""The two kinds of failure a user meets, and how their one line is written.
+
+Every message names the argument, the value received and what is allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InputError(ValueError):
+    """Bad usage or bad input: the command line prints its one line and exits with 2."""
+
+
+class RunError(RuntimeError):
+    """A run that started well and failed (diverged, disk full): exit code 1."""
+
+
+def invalid(argument: str, value: object, allowed: str) -> InputError:
+    """An `InputError` in the project's one form.
+
+    >>> str(invalid("levels", 0, "an integer >= 1"))
+    'levels: got 0, allowed: an integer >= 1'
+    """
+    return InputError(f"{argument}: got {value!r}, allowed: {allowed}")
+
+
+def unknown(argument: str, value: str, names: Iterable[str]) -> InputError:
+    """An `InputError` for a name that is not in a table, with the nearest names first.
+
+    >>> str(unknown("arch", "vgg12", ["vgg11", "vgg16", "fastnet"]))
+    "arch: got 'vgg12', nearest: vgg11, vgg16; allowed: fastnet, vgg11, vgg16"
+    """
+    names = sorted(names)
+    near = get_close_matches(value, names, n=3, cutoff=0.6)
+    nearest = f"nearest: {', '.join(near)}; " if near else ""
+    return InputError(f"{argument}: got {value!r}, {nearest}allowed: {', '.join(names)}")

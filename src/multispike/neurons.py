@@ -1,0 +1,245 @@
+"""The multi-level integrate-and-fire neuron: state goes in and comes out, nothing is kept.
+
+One spike function serves a whole sequence and a single step. It follows arXiv 2510.24637:
+
+    H[t] = beta * V[t-1] + x[t]
+    s[t] = V_th/N * clip(floor(H[t] / (V_th/N)), 0, N)     fires at an edge (>=)
+    V[t] = H[t] - s[t]                                     soft reset
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from multispike.errors import InputError, invalid, unknown
+from multispike.surrogate import SURROGATES, Threshold, level, threshold_gradient
+
+MIN_THRESHOLD = 1e-3
+"""A learned threshold is held at or above this value: at 0 the levels would fall together."""
+
+
+@dataclass(frozen=True)
+class NeuronSpec:
+    """The constants of a multi-level IF neuron; see `MultiLevelIF` for their meaning."""
+
+    levels: int
+    surrogate: str
+    alpha: float
+    v_init: float
+    beta: float
+    detach_reset: bool
+
+    def __post_init__(self) -> None:
+        if isinstance(self.levels, bool) or not isinstance(self.levels, int) or self.levels < 1:
+            raise invalid("levels", self.levels, "an integer >= 1")
+        if self.surrogate not in SURROGATES:
+            raise unknown("surrogate", str(self.surrogate), SURROGATES)
+        if not self.alpha > 0:
+            raise invalid("alpha", self.alpha, "a number > 0")
+        if not 0 <= self.v_init < 1:
+            raise invalid("v_init", self.v_init, "a number of levels in [0, 1)")
+        if not 0 < self.beta <= 1:
+            raise invalid("beta", self.beta, "a number in (0, 1]")
+
+
+class _Spikes(torch.autograd.Function):
+    """x [T, B, ...], V[-1] or None, V_th -> graded spikes [T, B, ...] and V[T-1] (or None).
+
+    The backward keeps one byte an element for a gradient that is a mask, else the input, from
+    which the potentials are computed again: never several float copies.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, v: Tensor | None, threshold: Threshold, spec: NeuronSpec, last: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        learned = isinstance(threshold, Tensor) and threshold.requires_grad
+        masked = spec.surrogate == "ste" and not learned
+        spikes = _empty_like_steps(x, x.dtype)
+        masks = _empty_like_steps(x, torch.bool) if masked else None
+        state = v
+        steps = x.shape[0]
+        for t in range(steps):
+            h = _charge(x[t], state, threshold, spec)
+            torch.mul(level(h, threshold, spec.levels) / spec.levels, threshold, out=spikes[t])
+            if masks is not None:
+                torch.logical_and(h >= 0, h <= threshold, out=masks[t])
+            if last or t + 1 < steps:
+                state = h - spikes[t]
+        ctx.spec, ctx.has_state = spec, v is not None
+        constant = threshold if isinstance(threshold, Tensor) else None
+        ctx.threshold = None if constant is not None else threshold
+        ctx.save_for_backward(masks, None if masked else x, None if masked else v, constant)
+        return spikes, state if last else None
+
+    @staticmethod
+    def backward(ctx: Any, grad_spikes: Tensor, grad_last: Tensor | None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        spec: NeuronSpec = ctx.spec
+        masks, x, v, constant = ctx.saved_tensors
+        threshold = ctx.threshold if constant is None else constant
+        potentials = None if x is None else _potentials(x, v, threshold, spec)
+        surrogate = SURROGATES[spec.surrogate]
+        steps = grad_spikes.shape[0]
+        grad_x = _empty_like_steps(grad_spikes, grad_spikes.dtype)
+        grad_threshold = None
+        grad_v = grad_last  # dL/dV[t], None where nothing later depends on it
+        for t in reversed(range(steps)):
+            grad_s = grad_spikes[t]
+            if grad_v is not None and not spec.detach_reset:
+                grad_s = grad_s - grad_v
+            if potentials is None:
+                torch.mul(grad_s, masks[t], out=grad_x[t])
+            else:
+                h = potentials[t]
+                torch.mul(grad_s, surrogate(h, threshold, spec.levels, spec.alpha), out=grad_x[t])
+                if ctx.needs_input_grad[2]:
+                    part = grad_s * threshold_gradient(h, threshold, spec.levels)
+                    part = part.sum_to_size(threshold.shape)
+                    grad_threshold = part if grad_threshold is None else grad_threshold + part
+            if grad_v is not None:
+                grad_x[t] += grad_v
+            grad_v = grad_x[t] if spec.beta == 1 else grad_x[t] * spec.beta
+        return grad_x, grad_v if ctx.has_state else None, grad_threshold, None, None
+
+
+def _empty_like_steps(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """An empty tensor of x's shape, dense over time, each step in the memory layout of x[0].
+
+    `empty_like` will not do: the stem's drive is one step *expanded* over T, and layouts such as
+    channels_last have to survive for the next convolution.
+    """
+    step = x[0]
+    if not torch._prims_common.is_non_overlapping_and_dense(step):
+        step = torch.empty_like(step)
+    return torch.empty_strided(
+        x.shape, (step.numel(), *step.stride()), dtype=dtype, device=x.device
+    )
+
+
+def _charge(x_t: Tensor, v: Tensor | None, threshold: Threshold, spec: NeuronSpec) -> Tensor:
+    """H[t] = beta * V[t-1] + x[t], with V[-1] = v_init levels where no state was passed in."""
+    if v is None:
+        rest = spec.beta * spec.v_init
+        return x_t + threshold * (rest / spec.levels) if rest else x_t
+    return x_t + v if spec.beta == 1 else torch.add(x_t, v, alpha=spec.beta)
+
+
+def _potentials(x: Tensor, v: Tensor | None, threshold: Threshold, spec: NeuronSpec) -> list[Tensor]:
+    """H[t] for every t, computed again from the input."""
+    potentials = []
+    for x_t in x.unbind():
+        h = _charge(x_t, v, threshold, spec)
+        potentials.append(h)
+        if len(potentials) < x.shape[0]:
+            v = h - level(h, threshold, spec.levels) / spec.levels * threshold
+    return potentials
+
+
+class MultiLevelIF(nn.Module):
+    """Multi-level integrate-and-fire neurons with soft reset (arXiv 2510.24637, eqs. of DESIGN 2.1).
+
+    Args:
+        levels: N, the largest level; 1 is the binary IF neuron.
+        threshold: V_th > 0, a number, or a tensor [C] with one value a channel; an `nn.Parameter`
+            is used as it is, so neurons that meet at one sum can share it.
+        surrogate: "sigmoid" (one logistic bump a level) or "ste" (1 inside [0, V_th]).
+        alpha: steepness of "sigmoid", in 1/level.
+        v_init: V[-1] in levels; 0.5 turns the floor into rounding.
+        beta: leak, the share of the potential that is left after one step; 1 is no leak.
+        detach_reset: no gradient through the reset.
+        learn_threshold: make V_th a parameter (gradient as in LSQ/PACT).
+
+    Raises:
+        InputError: for an argument out of range; the message names it.
+
+    >>> neuron = MultiLevelIF(levels=4)
+    >>> neuron(torch.tensor([[[0.3, 0.5, 9.0, -1.0]]])).tolist()
+    [[[0.25, 0.5, 1.0, 0.0]]]
+    """
+
+    def __init__(
+        self,
+        levels: int = 4,
+        threshold: float | Tensor = 1.0,
+        surrogate: str = "sigmoid",
+        alpha: float = 5.0,
+        v_init: float = 0.0,
+        beta: float = 1.0,
+        detach_reset: bool = True,
+        learn_threshold: bool = False,
+    ) -> None:
+        super().__init__()
+        self.spec = NeuronSpec(levels, surrogate, alpha, v_init, beta, detach_reset)
+        smallest = threshold.min().item() if isinstance(threshold, Tensor) else threshold
+        if not (smallest > 0 and smallest < float("inf")):
+            raise invalid("threshold", smallest, "a finite number > 0")
+        self.threshold: float | nn.Parameter
+        if isinstance(threshold, nn.Parameter):
+            self.threshold = threshold
+        elif learn_threshold or isinstance(threshold, Tensor):
+            value = torch.as_tensor(threshold, dtype=torch.get_default_dtype()).detach().clone()
+            self.threshold = nn.Parameter(value, requires_grad=learn_threshold)
+        else:
+            self.threshold = float(threshold)
+
+    @property
+    def levels(self) -> int:
+        """N, the largest level."""
+        return self.spec.levels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Graded spikes s [T, B, ...] for inputs x [T, B, ...]; starts from v_init, keeps nothing."""
+        return _Spikes.apply(x, None, self._threshold(x), self.spec, False)[0]
+
+    def step(self, x_t: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """One timestep: inputs x_t [B, ...] and potential v [B, ...] -> spikes s_t and the new v.
+
+        >>> neuron = MultiLevelIF(levels=2)
+        >>> s, v = neuron.step(torch.tensor([[0.75]]))
+        >>> s.item(), v.item()
+        (0.5, 0.25)
+        >>> neuron.step(torch.tensor([[0.25]]), v)[0].item()
+        0.5
+        """
+        if v is not None and v.shape != x_t.shape:
+            raise invalid("v", tuple(v.shape), f"the shape of x_t, {tuple(x_t.shape)}")
+        spikes, v = _Spikes.apply(x_t[None], v, self._threshold(x_t[None]), self.spec, True)
+        return spikes[0], v  # pyright: ignore[reportReturnType]
+
+    def _threshold(self, x: Tensor) -> Threshold:
+        """V_th so that it broadcasts against one step of x [T, B, C, ...]."""
+        threshold = self.threshold
+        if not isinstance(threshold, Tensor):
+            return threshold
+        threshold = threshold.clamp_min(MIN_THRESHOLD)
+        if threshold.dim() == 0:
+            return threshold
+        if x.dim() < 3 or x.shape[2] != threshold.numel():
+            raise InputError(
+                f"x: got shape {tuple(x.shape)}, allowed: [T, B, {threshold.numel()}, ...]"
+                " (one threshold a channel)"
+            )
+        return threshold.view(-1, *[1] * (x.dim() - 3))
+
+    def extra_repr(self) -> str:
+        threshold = self.threshold
+        if isinstance(threshold, Tensor):
+            threshold = f"learned[{threshold.numel()}]" if threshold.requires_grad else "fixed"
+        return f"threshold={threshold}, {self.spec}"
+
+
+def barrier(levels: int, threshold: float | Tensor = 1.0) -> MultiLevelIF:
+    """The neuron that stands after a residual sum and brings it back to {0..N} (DESIGN 2.4).
+
+    Its gradient is straight-through, so the shortcut does not starve. The sum is whole levels in
+    exact arithmetic; half a level of initial potential keeps the rounding errors of the float sum
+    away from the edges without changing any result.
+
+    >>> barrier(4)(torch.tensor([[[0.75 + 0.5, 0.25 + 0.25]]])).tolist()
+    [[[1.0, 0.5]]]
+    """
+    return MultiLevelIF(levels, threshold, surrogate="ste", v_init=0.5)

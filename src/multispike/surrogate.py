@@ -1,0 +1,74 @@
+"""Graded spikes and the gradients that stand in for their derivative.
+
+A neuron compares its potential with N level edges e_k = V_th * k/N, k = 1..N, and fires *at* an
+edge (>=). Dividing by the step alone would be wrong by one level for potentials within a rounding
+error of an edge, so the quotient is only a first guess that two comparisons settle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Threshold = float | Tensor
+"""V_th: one number, or a tensor that broadcasts against the potential."""
+
+
+def level(h: Tensor, threshold: Threshold, levels: int) -> Tensor:
+    """The level z = #{k in 1..N : h >= V_th * k/N}, as a float tensor of whole numbers.
+
+    Equals clip(floor(h / (V_th/N)), 0, N) in real arithmetic (arXiv 2510.24637, multi-level IF).
+
+    >>> level(torch.tensor([-1.0, 0.24, 0.25, 0.99, 1.0, 7.0]), 1.0, 4).tolist()
+    [0.0, 0.0, 1.0, 3.0, 4.0, 4.0]
+    """
+    guess = torch.floor(h * (levels / threshold)).clamp_(0, levels)
+    reached = (h >= (guess + 1) / levels * threshold).to(h.dtype)
+    missed = (h < guess / levels * threshold).to(h.dtype)
+    return (guess + reached - missed).clamp_(0, levels)
+
+
+def sigmoid_gradient(h: Tensor, threshold: Threshold, levels: int, alpha: float) -> Tensor:
+    """Sum of one logistic bump a level: sum_k alpha * s(u_k) (1 - s(u_k)), u_k = alpha (h/D - k).
+
+    With D = V_th/N this is the sum over k of D * a' s(a'(h - kD)) (1 - s(a'(h - kD))), a' = alpha/D
+    (arXiv 2510.24637; for N = 1 and V_th = 1 its sigma'(x, alpha)).
+
+    >>> round(sigmoid_gradient(torch.tensor(1.0), 1.0, 1, 5.0).item(), 6)
+    1.25
+    """
+    u = h * (alpha * levels / threshold)
+    total = torch.zeros_like(u)
+    for k in range(1, levels + 1):
+        bump = torch.sigmoid(u - alpha * k)
+        total += bump * (1 - bump)
+    return total * alpha
+
+
+def ste_gradient(h: Tensor, threshold: Threshold, levels: int, alpha: float) -> Tensor:
+    """Straight-through: 1 where 0 <= h <= V_th, else 0 (as bool, one byte an element).
+
+    >>> ste_gradient(torch.tensor([-0.1, 0.0, 1.0, 1.1]), 1.0, 4, 5.0).int().tolist()
+    [0, 1, 1, 0]
+    """
+    return (h >= 0) & (h <= threshold)
+
+
+def threshold_gradient(h: Tensor, threshold: Threshold, levels: int) -> Tensor:
+    """d s / d V_th as in LSQ and PACT: z/N - h/V_th inside [0, V_th], 1 above, 0 below.
+
+    >>> threshold_gradient(torch.tensor([-1.0, 0.5, 0.6, 2.0]), 1.0, 2).tolist()[::3]
+    [0.0, 1.0]
+    """
+    fraction = h / threshold
+    inside = level(h, threshold, levels) / levels - fraction
+    return torch.where(fraction > 1, 1.0, torch.where(fraction < 0, 0.0, inside))
+
+
+SURROGATES: dict[str, Callable[[Tensor, Threshold, int, float], Tensor]] = {
+    "sigmoid": sigmoid_gradient,
+    "ste": ste_gradient,
+}
+"""Name -> stand-in for dz*D/dh; a new gradient is a new row."""
