@@ -112,12 +112,9 @@ def _empty_like_steps(x: Tensor, dtype: torch.dtype) -> Tensor:
     `empty_like` will not do: the stem's drive is one step *expanded* over T, and layouts such as
     channels_last have to survive for the next convolution.
     """
-    step = x[0]
-    if not torch._prims_common.is_non_overlapping_and_dense(step):
-        step = torch.empty_like(step)
-    return torch.empty_strided(
-        x.shape, (step.numel(), *step.stride()), dtype=dtype, device=x.device
-    )
+    step = torch.empty_like(x[0], device="meta")
+    strides = (step.numel(), *step.stride())
+    return torch.empty_strided(x.shape, strides, dtype=dtype, device=x.device)
 
 
 def _charge(x_t: Tensor, v: Tensor | None, threshold: Threshold, spec: NeuronSpec) -> Tensor:

@@ -1,0 +1,101 @@
+"""Architectures: a table (`table.py`), two builders (`vgg.py`, `resnet.py`), one entry point."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from multispike.errors import invalid, unknown
+from multispike.models.table import ARCHITECTURES, NEURONS, STEMS, Vgg
+
+if TYPE_CHECKING:
+    from multispike.models.network import Network
+
+DEFAULT_LEVELS = {"relu": 0, "binary": 1, "multilevel": 4}
+
+
+def list_models() -> list[str]:
+    """Names that `create_model` accepts, sorted.
+
+    >>> "sparse_resnet18" in list_models()
+    True
+    """
+    return sorted(ARCHITECTURES)
+
+
+def create_model(
+    arch: str,
+    *,
+    num_classes: int = 10,
+    in_channels: int = 3,
+    neuron: str = "multilevel",
+    levels: int | None = None,
+    timesteps: int = 1,
+    stem: str = "cifar",
+    classifier: str = "linear",
+    threshold: float = 1.0,
+    surrogate: str = "sigmoid",
+    alpha: float = 5.0,
+    v_init: float = 0.0,
+    beta: float = 1.0,
+    detach_reset: bool = True,
+    learn_threshold: str = "no",
+) -> Network:
+    """A network of the table, with ReLU, binary or multi-level neurons.
+
+    Args:
+        arch: a name of `list_models()`.
+        num_classes, in_channels: of the data; an event camera has 2 channels (ON, OFF).
+        neuron: "relu" (the ANN), "binary" (N = 1) or "multilevel".
+        levels: N; 4 for "multilevel" unless given, always 1 for "binary".
+        timesteps: T.
+        stem: "cifar" (3x3, stride 1) or "imagenet" (7x7, stride 2, max-pool).
+        classifier: "linear", or "mlp" for VGGs (two hidden layers of 512).
+        learn_threshold: "no", "layer" or "channel".
+        threshold, surrogate, alpha, v_init, beta, detach_reset: see `MultiLevelIF`.
+
+    Raises:
+        InputError: naming the argument, its value and what is allowed.
+
+    >>> import torch
+    >>> model = create_model("fastnet", in_channels=1, levels=4, timesteps=2)
+    >>> model(torch.rand(3, 1, 8, 8)).shape
+    torch.Size([3, 10])
+    """
+    if arch not in ARCHITECTURES:
+        raise unknown("arch", arch, ARCHITECTURES)
+    if neuron not in NEURONS:
+        raise unknown("neuron", neuron, NEURONS)
+    if stem not in STEMS:
+        raise unknown("stem", stem, STEMS)
+    row = ARCHITECTURES[arch]
+    if classifier not in ("linear", "mlp") or (classifier == "mlp" and not isinstance(row, Vgg)):
+        raise invalid("classifier", classifier, "'linear', or 'mlp' with a VGG")
+    if learn_threshold not in ("no", "layer", "channel"):
+        raise unknown("learn_threshold", learn_threshold, ("no", "layer", "channel"))
+    for name, value in {
+        "num_classes": num_classes, "in_channels": in_channels, "timesteps": timesteps
+    }.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise invalid(name, value, "an integer >= 1")
+    if levels is None or neuron == "relu":
+        levels = DEFAULT_LEVELS[neuron]
+    if neuron == "binary" and levels != 1:
+        raise invalid("levels", levels, "1 with neuron='binary'")
+    config = dict(
+        arch=arch, num_classes=num_classes, in_channels=in_channels, neuron=neuron, levels=levels,
+        timesteps=timesteps, stem=stem, classifier=classifier, threshold=threshold,
+        surrogate=surrogate, alpha=alpha, v_init=v_init, beta=beta, detach_reset=detach_reset,
+        learn_threshold=learn_threshold,
+    )  # fmt: skip
+
+    from multispike.models.layers import NeuronFactory
+    from multispike.models.resnet import build_resnet
+    from multispike.models.vgg import build_vgg
+
+    neurons = NeuronFactory(
+        neuron, levels, timesteps, threshold, surrogate, alpha, v_init, beta, detach_reset,
+        learn_threshold,
+    )  # fmt: skip
+    if isinstance(row, Vgg):
+        return build_vgg(row, config, neurons)
+    return build_resnet(row, config, neurons)

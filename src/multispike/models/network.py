@@ -1,0 +1,63 @@
+"""What all architectures share: stem, encoder, body, classifier, and the axis of time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from multispike.errors import InputError
+
+
+class Network(nn.Module):
+    """stem -> encoder -> body -> global pooling -> classifier -> mean over T.
+
+    Static images are direct-coded: the stem (convolution and BN, no neuron) runs once, its output
+    drives the encoder, the first neuron layer, in every timestep. Events run the stem per timestep.
+    In between, time and batch share the first axis, [T*B, C, H, W]; at T = 1 that is a view.
+
+    Attributes:
+        config: the arguments of `create_model` that made this network.
+        timesteps: T.
+    """
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        stem: nn.Module,
+        encoder: nn.Module,
+        body: nn.Module,
+        classifier: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.timesteps: int = config["timesteps"]
+        self.stem = stem
+        self.encoder = encoder
+        self.body = body
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = classifier
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Images [B, C, H, W], or event frames [T, B, C, H, W] -> logits [B, classes].
+
+        Raises:
+            InputError: for another rank, number of channels or number of timesteps.
+        """
+        self._check(inputs)
+        if inputs.dim() == 4:
+            drive = self.stem(inputs).expand(self.timesteps, *(-1,) * 4)
+        else:
+            drive = self.stem(inputs.flatten(0, 1)).unflatten(0, inputs.shape[:2])
+        x = self.body(self.encoder(drive).flatten(0, 1))
+        logits = self.classifier(self.pool(x).flatten(1))
+        if self.timesteps == 1:
+            return logits
+        return logits.unflatten(0, (self.timesteps, -1)).mean(0)
+
+    def _check(self, inputs: Tensor) -> None:
+        channels = self.config["in_channels"]
+        wanted = f"[B, {channels}, H, W] or [{self.timesteps}, B, {channels}, H, W]"
+        fits = inputs.dim() in (4, 5) and inputs.shape[-3] == channels
+        if not fits or (inputs.dim() == 5 and inputs.shape[0] != self.timesteps):
+            raise InputError(f"inputs: got shape {list(inputs.shape)}, allowed: {wanted}")
