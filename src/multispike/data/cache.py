@@ -1,0 +1,242 @@
+"""Decoded arrays on disk, found again by the content of the files they came from.
+
+An entry is a folder `NAME-KEY` with one `.npy` file per array and a `meta.json`. KEY is a hash of
+the content of all source files, the decoder's version and its options, so an entry never needs to
+be told that it is out of date. Entries are built in a hidden folder, under a lock, flushed to the
+disk and renamed into place: an entry is whole or absent, whoever is killed and whoever else builds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.lib.format import open_memmap
+from numpy.typing import DTypeLike
+
+from multispike.errors import invalid
+from multispike.files import sha256, write_json
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Version of the layout of an entry; part of every key."""
+
+SETTLED_NS = 2_000_000_000
+"""Age from which on a file's times tell whether it was written again.
+
+Two writes within one tick of a file system's clock (a few ms; 2 s on FAT) leave the same times, so
+younger files are hashed anew on every call instead of being recognised by their times.
+"""
+
+
+class Allocate(Protocol):
+    """Gives a builder a writable array, memory-mapped in the cache or, without one, in memory."""
+
+    def __call__(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray: ...
+
+
+class _Unwritable(Exception):
+    """The cache can't take the entry; the data can still be decoded without it."""
+
+
+def default_cache_dir() -> Path:
+    """`$MULTISPIKE_CACHE`, or else `~/.cache/multispike`."""
+    return Path(os.environ.get("MULTISPIKE_CACHE") or Path.home() / ".cache" / "multispike")
+
+
+class Cache:
+    """Decoded arrays below `folder` (default: `default_cache_dir()`), created on first use."""
+
+    def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
+        self.folder = Path(folder).expanduser() if folder is not None else default_cache_dir()
+
+    def fetch(
+        self,
+        name: str,
+        sources: Sequence[Path],
+        build: Callable[[Allocate], Mapping[str, Any]],
+        *,
+        version: int,
+        options: Mapping[str, Any],
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The arrays and the meta data that `build` makes of `sources`, decoded at most once.
+
+        `build(allocate)` fills the arrays it allocates and returns JSON-able meta data. Arrays
+        come back memory-mapped copy-on-write: writing to them changes no file. Where the cache
+        can't be written, one line is logged as a warning and they come back in memory.
+
+        Raises `InputError` if a source can't be read or changes while it is read.
+        """
+        content = self._content(sources)
+        described = json.dumps([FORMAT, name, version, dict(options), content], sort_keys=True)
+        entry = self.folder / f"{name}-{hashlib.sha256(described.encode()).hexdigest()[:32]}"
+        found = _open_entry(entry)
+        if found is not None:
+            return found
+
+        def checked_build(allocate: Allocate) -> dict[str, Any]:
+            meta = dict(build(allocate))
+            if self._content(sources) != content:
+                raise invalid(
+                    f"source of {name}",
+                    str(sources[0]),
+                    "files that do not change while they are read",
+                )
+            return meta
+
+        try:
+            return self._build(entry, checked_build)
+        except _Unwritable as reason:
+            log.warning("cache: %s can't be written (%s): going on without it", self.folder, reason)
+        arrays: dict[str, np.ndarray] = {}
+
+        def allocate(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+            arrays[name] = np.empty(shape, dtype)
+            return arrays[name]
+
+        meta = checked_build(allocate)
+        return arrays, meta
+
+    def _build(
+        self, entry: Path, build: Callable[[Allocate], dict[str, Any]]
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Build the entry, unless another process does so first."""
+        unfinished = entry.with_name(f".{entry.name}.building")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(entry.with_name(f".{entry.name}.lock"))
+            try:
+                lock.acquire(timeout=1)
+            except Timeout:
+                log.warning("cache: waiting for another process that builds %s", entry.name)
+                lock.acquire()
+        except (OSError, NotImplementedError) as error:
+            raise _Unwritable(error) from None
+        try:
+            found = _open_entry(entry)
+            if found is not None:
+                return found
+            try:
+                # Under the lock nobody is at work here: what lies about was left by a killed
+                # build, or is an entry that no longer opens.
+                for leftover in (unfinished, entry):
+                    if leftover.exists():
+                        shutil.rmtree(leftover)
+                unfinished.mkdir()
+            except OSError as error:
+                raise _Unwritable(error) from None
+            arrays: dict[str, np.ndarray] = {}
+
+            def allocate(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+                arrays[name] = _create(unfinished / f"{name}.npy", shape, dtype)
+                return arrays[name]
+
+            meta = build(allocate)
+            try:
+                _flush(unfinished, arrays)
+                write_json(unfinished / "meta.json", {**meta, "arrays": sorted(arrays)})
+                os.rename(unfinished, entry)
+            except OSError as error:
+                raise _Unwritable(error) from None
+            found = _open_entry(entry)
+            if found is None:
+                raise _Unwritable("the finished entry does not open")
+            return found
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            lock.release()
+
+    def _content(self, sources: Sequence[Path]) -> str:
+        """A hash of the names and contents of `sources`.
+
+        The hash is remembered together with size, inode and times of every file and read again
+        from there as long as none of them changed. Times include the change time, which, unlike
+        the modification time, no program can set back.
+        """
+        try:
+            paths = sorted(Path(os.path.abspath(source)) for source in sources)
+            before = [_identity(path) for path in paths]
+        except OSError as error:
+            raise invalid(
+                "data file", error.filename, f"a readable file ({error.strerror})"
+            ) from None
+        listed = json.dumps([[str(path) for path in paths], before])
+        memo = self.folder / "sources" / f"{hashlib.sha256(listed.encode()).hexdigest()}.json"
+        settled = all(time.time_ns() - max(times) > SETTLED_NS for *_, times in before)
+        if settled:
+            try:
+                return json.loads(memo.read_text())["content"]
+            except (OSError, ValueError, KeyError, TypeError):
+                pass  # no memo, or a damaged one: hash the files
+        root = os.path.commonpath([path.parent for path in paths]) if paths else ""
+        try:
+            with ThreadPoolExecutor() as pool:  # hashing releases the interpreter's lock
+                hashes = list(pool.map(sha256, paths))
+        except OSError as error:
+            raise invalid(
+                "data file", error.filename, f"a readable file ({error.strerror})"
+            ) from None
+        names = [path.relative_to(root).as_posix() for path in paths]
+        content = hashlib.sha256(json.dumps(list(zip(names, hashes, strict=True))).encode())
+        if settled and [_identity(path) for path in paths] == before:
+            try:
+                memo.parent.mkdir(parents=True, exist_ok=True)
+                write_json(memo, {"content": content.hexdigest()})
+            except OSError:
+                pass  # fetch says that the cache can't be written
+        return content.hexdigest()
+
+
+def _identity(path: Path) -> tuple[int, int, int, tuple[int, int]]:
+    """What changes when a file is written or replaced; the times (ns) come last."""
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, (status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _create(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+    """A new memory-mapped `.npy` file with its blocks reserved.
+
+    Without the reservation a full disk would kill the process (SIGBUS) at some later write.
+    """
+    try:
+        array = open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            with open(path, "r+b") as stream:
+                os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        raise _Unwritable(error) from None
+    return array
+
+
+def _flush(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    for name, array in arrays.items():
+        if isinstance(array, np.memmap):
+            array.flush()
+        with open(folder / f"{name}.npy", "rb+") as stream:
+            os.fsync(stream.fileno())
+
+
+def _open_entry(entry: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+    """The arrays and meta data of an entry; None if it is absent or damaged."""
+    try:
+        meta = json.loads((entry / "meta.json").read_text())
+        arrays = {
+            name: np.load(entry / f"{name}.npy", mmap_mode="c") for name in meta.pop("arrays")
+        }
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        log.warning("cache: %s is damaged (%s): decoding again", entry, error)
+        return None
+    return arrays, meta
