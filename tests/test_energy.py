@@ -1,0 +1,451 @@
+"""Prices: constants against hand-worked sums and published figures, baselines, crossover."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from multispike.energy import (
+    Constant,
+    Crossover,
+    Energy,
+    Memory,
+    baselines,
+    counts,
+    crossover_density,
+    energy,
+    get_profile,
+    list_profiles,
+    load_profile,
+)
+from multispike.errors import InputError
+from multispike.records import LayerRecord, with_density
+
+CLOSE = 1e-9  # relative: sums of a few dozen floats
+
+CONVS = (64, 64, None, 128, 128, None, 256, 256, 256, None, 512, 512, 512, None, 512, 512, 512)
+
+
+def vgg16(timesteps: int, levels: int, pools: bool = False) -> list[LayerRecord]:
+    """VGG-16 on 3x32x32: 13 convolutions and one linear layer, with its poolings if asked."""
+    channels, size, records = 3, 32, []
+
+    def pool() -> LayerRecord:
+        return LayerRecord(
+            f"pool{size}",
+            "pool",
+            (channels, size, size),
+            (channels, size // 2, size // 2),
+            kernel=(2, 2),
+            stride=(2, 2),
+            timesteps=timesteps,
+            input_kind="spikes",
+            levels_in=levels,
+            levels_out=levels,
+        )
+
+    for width in (*CONVS, None):
+        if width is None:
+            if pools:
+                records.append(pool())
+            size //= 2
+            continue
+        stem = channels == 3
+        records.append(
+            LayerRecord(
+                f"conv{len(records)}",
+                "conv",
+                (channels, size, size),
+                (width, size, size),
+                kernel=(3, 3),
+                padding=(1, 1),
+                bias=True,
+                timesteps=1 if stem else timesteps,
+                timesteps_out=timesteps,
+                input_kind="analog" if stem else "spikes",
+                levels_in=0 if stem else levels,
+                levels_out=levels,
+                neuron=True,
+            )
+        )
+        channels = width
+    fc = LayerRecord(
+        "fc",
+        "linear",
+        (512,),
+        (10,),
+        bias=True,
+        timesteps=timesteps,
+        input_kind="spikes",
+        levels_in=levels,
+    )
+    return [*records, fc]
+
+
+FC = LayerRecord(
+    "fc",
+    "linear",
+    (6,),
+    (3,),
+    bias=True,
+    timesteps=4,
+    input_kind="spikes",
+    levels_in=1,
+    levels_out=1,
+    events_in=5,
+    amplitude_in=5,
+    taps_in=5,
+    amplitude_taps_in=5,
+    events_out=7,
+    amplitude_out=7,
+    neuron=True,
+    leak=True,
+)
+
+
+# --- the published figure ----------------------------------------------------------------------
+
+
+def test_vgg16_ann_as_published():
+    """Castagnetti et al. 2025 report 12.9e6 nJ; BN folded into biases, one 512-10 layer."""
+    records = vgg16(1, 4)
+    assert len(records) == 14
+    report = energy(records, "castagnetti2025", network="ann")
+    assert report.counts.mac == 313_201_664
+    assert report.total_nj == pytest.approx(12.9e6, rel=0.01)
+    assert report.total_nj == pytest.approx(12.895e6, rel=1e-4)
+    # Its 31,232 pooled values, which the figure leaves out, would not change it.
+    pooled = energy(vgg16(1, 4, pools=True), "castagnetti2025", network="ann")
+    assert pooled.total_nj == pytest.approx(report.total_nj, rel=2e-4)
+
+
+def test_vgg16_ann_weight_reads_under_lemaire():
+    report = energy(vgg16(1, 4), "lemaire2022", network="ann")
+    assert report.energy.weights == pytest.approx(117.71e6, rel=1e-4)
+    # By hand: every MAC reads one weight from its layer's own memory.
+    by_hand = sum(
+        count.mac * (13.2 + 1.09e-5 * 32 * layer.record.weights) * 1e-3
+        for layer in report.layers
+        for count in (layer.counts,)
+    )
+    assert report.energy.weights == pytest.approx(by_hand, rel=CLOSE)
+
+
+def test_one_timestep_of_four_levels_beside_four_of_one():
+    """Twice the events, twice the weights read; potentials also pay for each timestep."""
+    graded = energy(with_density(vgg16(1, 4, pools=True), 0.2), "castagnetti2025")
+    binary = energy(with_density(vgg16(4, 1, pools=True), 0.1), "castagnetti2025")
+    pairs = list(zip(graded.layers, binary.layers, strict=True))[1:]
+    for one, four in pairs:
+        assert four.energy.weights == pytest.approx(2 * one.energy.weights, rel=CLOSE)
+    assert sum(four.energy.potentials for _, four in pairs) > 2 * 0.98 * sum(
+        one.energy.potentials for one, _ in pairs
+    )
+    # Multiplications are what a graded event costs more; at 32 bits they do not decide.
+    assert graded.energy.ops > 5 * binary.energy.ops
+    assert 1.5 < binary.total_nj / graded.total_nj < 2.5
+
+
+def test_events_written_are_the_events_read_next():
+    for timesteps, levels in ((1, 4), (4, 1)):
+        records = with_density(vgg16(timesteps, levels, pools=True), 0.15)
+        for earlier, later in pairwise(records):
+            assert counts(earlier).write_output == counts(later).read_input
+
+
+# --- one layer by hand -------------------------------------------------------------------------
+
+
+def test_spiking_layer_by_hand():
+    layer = energy([FC], "lemaire2022").layers[0]
+    slope = 1.09e-5
+    assert layer.memories == {
+        "weights": Memory(18, 32),
+        "bias": Memory(3, 32),
+        "potentials": Memory(3, 32),
+        "inputs": Memory(2048, 4),  # 6 inputs: 3 address bits; 1 bit of payload
+        "outputs": Memory(2048, 3),
+    }
+    expected = Energy(
+        ops=(34 * 0.1 + 12 * 3.1) * 1e-3,
+        addressing=15 * 0.1 * 1e-3,
+        weights=15 * (13.2 + slope * 18 * 32) * 1e-3,
+        potentials=54 * (13.2 + slope * 3 * 32) * 1e-3,
+        bias=12 * (13.2 + slope * 3 * 32) * 1e-3,
+        io=(5 * (13.2 + slope * 2048 * 4) + 7 * (13.2 + slope * 2048 * 3)) * 1e-3,
+    )
+    assert layer.energy.to_dict() == pytest.approx(expected.to_dict(), rel=CLOSE)
+
+
+def test_packed_sram_by_hand():
+    layer = energy([FC], "sram8k", 8).layers[0]
+    assert layer.energy.weights == pytest.approx(15 * 10 / 8 * 1e-3)
+    assert layer.energy.io == pytest.approx((5 * 4 + 7 * 3) * 10 / 64 * 1e-3)
+
+
+def test_quantised_ann_has_narrow_activations():
+    graded = replace(FC, timesteps=1, levels_in=4, levels_out=4, events_out=3, amplitude_out=3)
+    for record in (FC, graded):  # N·T = 4 either way: 3 bits
+        layer = energy([record], network="qann").layers[0]
+        assert layer.memories["inputs"] == Memory(6, 3)
+        assert layer.memories["outputs"] == Memory(3, 3)
+        assert layer.memories["weights"] == Memory(18, 32)
+    ann, qann = (energy([FC], "sram8k", network=network).energy for network in ("ann", "qann"))
+    assert qann.io == pytest.approx(ann.io * 3 / 32)
+    assert replace(qann, io=ann.io) == ann
+
+
+def test_analog_input_and_logits_keep_full_width():
+    head = replace(FC, neuron=False, leak=False, events_out=0, amplitude_out=0, levels_out=0)
+    assert energy([head], network="qann").layers[0].memories["outputs"] == Memory(3, 32)
+    stem = vgg16(1, 4)[0]
+    for network in ("snn", "qann"):
+        memory = energy([stem], network=network, bits=16).layers[0].memories["inputs"]
+        assert memory == Memory(3072, 16)
+
+
+# --- profiles ----------------------------------------------------------------------------------
+
+
+def test_operations_at_tabulated_and_interpolated_widths():
+    profile = get_profile("lemaire2022")
+    assert [profile.add(bits) for bits in (8, 32)] == [0.03, 0.1]
+    assert [profile.mul(bits) for bits in (8, 32)] == [0.2, 3.1]
+    assert profile.mac(32) == pytest.approx(3.2)
+    # The power law's value at 16 bits is the geometric mean of those at 8 and 32.
+    assert profile.add(16) == pytest.approx((0.03 * 0.1) ** 0.5)
+    assert profile.mul(16) == pytest.approx((0.2 * 3.1) ** 0.5)
+
+
+def test_accesses_at_horowitz_points():
+    profile = get_profile("lemaire2022")
+    for kib, pj in ((8, 13.9), (32, 16.1), (1024, 104.6)):
+        assert profile.access(kib * 1024 * 8 / 64, 64) == pytest.approx(pj, abs=0.06)
+
+
+def test_how_energy_scales_with_bits():
+    wide, narrow = (energy([FC], "sram8k", bits).energy for bits in (32, 8))
+    assert wide.weights == pytest.approx(4 * narrow.weights)
+    wide, narrow = (energy([FC], "lemaire2022", bits).energy for bits in (32, 8))
+    base = 15 * 13.2e-3
+    assert wide.weights - base == pytest.approx(4 * (narrow.weights - base), rel=1e-6)
+    wide, narrow = (energy([FC], "castagnetti2025", bits).energy for bits in (32, 8))
+    assert wide.weights == narrow.weights
+    assert wide.ops > narrow.ops
+    for name in list_profiles():
+        totals = [energy(vgg16(1, 4), name, bits, network="ann").total_nj for bits in (8, 16, 32)]
+        assert totals == sorted(totals)
+
+
+def as_yaml(name="my_chip", **changes):
+    constants = get_profile("lemaire2022").to_dict()["constants"]
+    return {"name": name, "constants": {**constants, **changes}}
+
+
+def write(tmp_path, content):
+    path = tmp_path / "chip.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return str(path)
+
+
+def test_a_users_profile(tmp_path):
+    path = write(tmp_path, as_yaml())
+    assert load_profile(path).constants() == get_profile("lemaire2022").constants()
+    assert energy([FC], path).total_nj == energy([FC]).total_nj
+    free = {"value": 0, "source": "ideal multiplier"}
+    ideal = load_profile(write(tmp_path, as_yaml(mul_8bit_pj=free, mul_32bit_pj=free)))
+    assert ideal.mul(16) == 0
+    assert energy([FC], ideal).to_json()["energy_nj"]["profile"] == "my_chip"
+
+
+def without(key):
+    content = as_yaml()
+    del content["constants"][key]
+    return content
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (as_yaml(add_8bit_pj={"value": -1, "source": "x"}), "add_8bit_pj: got -1"),
+        (as_yaml(add_8bit_pj={"value": "0.1 pJ", "source": "x"}), "add_8bit_pj: got '0.1 pJ'"),
+        (as_yaml(add_8bit_pj={"value": True, "source": "x"}), "add_8bit_pj: got True"),
+        (as_yaml(add_8bit_pj={"value": float("inf"), "source": "x"}), "add_8bit_pj: got inf"),
+        (as_yaml(add_8bit_pj={"value": 1.0}), "add_8bit_pj: missing source"),
+        (as_yaml(add_8bit_pj={"value": 1.0, "source": " "}), "add_8bit_pj.source: got ' '"),
+        (as_yaml(add_8bit_pj=0.1), "add_8bit_pj: got 0.1"),
+        (as_yaml(add_8bit={"value": 1.0, "source": "x"}), "got 'add_8bit', nearest: add_8bit_pj"),
+        (without("fifo_elements"), "constants: missing fifo_elements"),
+        ({"name": "my_chip"}, "missing constants"),
+        (as_yaml(name="sram8k"), "name: got 'sram8k'"),
+        ([1, 2], "allowed: the keys name, constants"),
+        ("name: [", "not a YAML file"),
+    ],
+)
+def test_a_bad_profile_is_refused_in_one_line(tmp_path, content, message):
+    with pytest.raises(InputError) as caught:
+        load_profile(write(tmp_path, content))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_profile_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match=r"^profile: got '.*absent.yaml', No such file"):
+        energy([FC], str(tmp_path / "absent.yaml"))
+    with pytest.raises(InputError, match=r"^profile: got 'lemaire', nearest: lemaire2022; allowed"):
+        energy([FC], "lemaire")
+
+
+def test_a_profile_made_in_python_is_checked_too():
+    with pytest.raises(InputError, match=r"^lemaire2022\.access_pj: got -1, allowed"):
+        replace(get_profile("lemaire2022"), access_pj=Constant(-1, "typing error"))
+
+
+@pytest.mark.parametrize("bits", [0, 12, 64])
+def test_widths_that_are_not_offered(bits):
+    with pytest.raises(InputError, match=f"^bits: got {bits}, allowed: one of 8, 16, 32$"):
+        energy([FC], bits=bits)
+
+
+def test_no_layers():
+    for function in (energy, baselines, crossover_density):
+        with pytest.raises(InputError, match=r"^records: got \[\], allowed: at least one layer$"):
+            function([])
+
+
+# --- reports -----------------------------------------------------------------------------------
+
+
+def test_report_as_json():
+    report = energy([FC], "sram8k", 16, fanout="exact", not_counted=["attn: attention"])
+    content = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert {"energy_nj", "synops", "layers", "not_counted"} <= set(content)
+    assert content["not_counted"] == ["attn: attention"]
+    assert list(content["energy_nj"]) == [
+        *("profile", "bits", "total"),
+        *("ops", "addressing", "weights", "potentials", "bias", "io"),
+    ]
+    assert content["layers"][0]["energy_nj"]["total"] == report.total_nj
+    assert content["layers"][0]["memories"]["weights"] == {"elements": 18, "bits": 16}
+    constants = content["assumptions"]["profile"]["constants"]
+    assert all(constant["source"] for constant in constants.values())
+    assert content["assumptions"]["fanout"] == "exact"
+    assert content["assumptions"]["operation_pj"]["mac"] == get_profile("sram8k").mac(16)
+
+
+def test_total_is_the_sum_of_layers_and_of_categories():
+    records = with_density(vgg16(4, 1, pools=True), 0.1)
+    whole = energy(records)
+    assert whole.total_nj == pytest.approx(
+        sum(energy([record]).total_nj for record in records), rel=CLOSE
+    )
+    categories = whole.energy.to_dict()
+    total = categories.pop("total")
+    assert total == pytest.approx(sum(categories.values()), rel=CLOSE)
+
+
+def test_arithmetic_needs_neither_torch_nor_numpy():
+    code = (
+        "import sys, multispike.records, multispike.energy as e; e.energy;"
+        "print(sorted({'torch', 'numpy', 'yaml'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+# --- baselines and crossover -------------------------------------------------------------------
+
+
+@st.composite
+def spiking_networks(draw):
+    """Two linear layers of random sizes under random T and N, with a profile."""
+    timesteps, levels = draw(st.integers(1, 6)), draw(st.integers(1, 8))
+    sizes = draw(st.lists(st.integers(1, 40), min_size=3, max_size=3))
+    first = replace(
+        FC,
+        in_shape=(sizes[0],),
+        out_shape=(sizes[1],),
+        timesteps=timesteps,
+        levels_in=levels,
+        levels_out=levels,
+        leak=draw(st.booleans()),
+        **dict.fromkeys(("events_in", "taps_in", "amplitude_in", "amplitude_taps_in"), 0),
+        events_out=0,
+        amplitude_out=0,
+    )
+    second = replace(first, in_shape=(sizes[1],), out_shape=(sizes[2],))
+    return [first, second], draw(st.sampled_from(list_profiles()))
+
+
+@given(spiking_networks(), st.floats(0, 1))
+def test_crossover_tells_who_wins_at_any_density(network, density):
+    records, profile = network
+    assumed = with_density(records, density)
+    spiking = energy(assumed, profile, 8).total_nj
+    crossings = crossover_density(records, profile, 8)
+    for name, baseline in baselines(assumed, profile, 8).items():
+        wins = crossings[name].wins
+        if abs(spiking - baseline.total_nj) > 1e-9 * spiking:
+            claimed = wins is not None and wins[0] <= density <= wins[1]
+            assert claimed == (spiking < baseline.total_nj)
+        crossing = crossings[name].density
+        if crossing is not None:
+            there = with_density(records, crossing)
+            equal = energy(there, profile, 8, network=baseline.network).total_nj
+            assert energy(there, profile, 8).total_nj == pytest.approx(equal, rel=1e-7)
+
+
+def test_crossover_of_vgg16():
+    """More timesteps leave less room; zero skipping is the hardest opponent."""
+    graded = crossover_density(vgg16(1, 4, pools=True))
+    binary = crossover_density(vgg16(4, 1, pools=True))
+    densities = [
+        [crossings[name].density or 1.0 for name in ("qann_skip", "qann", "ann")]
+        for crossings in (graded, binary)
+    ]
+    assert all(0 < skip < dense < full < 1 for skip, dense, full in densities)
+    assert all(four < one for one, four in zip(*densities, strict=True))
+    assert graded["ann"].to_dict()["verdict"].startswith("SNN wins below density 0.9")
+    # Measured activity plays no part.
+    assert crossover_density(with_density(vgg16(1, 4, pools=True), 0.3)) == graded
+
+
+@pytest.mark.parametrize(
+    ("wins", "density", "verdict"),
+    [
+        (None, None, "SNN never wins"),
+        ((0.0, 1.0), None, "SNN always wins"),
+        ((0.0, 0.125), 0.125, "SNN wins below density 0.125"),
+        ((0.5, 1.0), None, "SNN wins above density 0.5"),
+        ((0.25, 0.5), 0.5, "SNN wins between densities 0.25 and 0.5"),
+    ],
+)
+def test_verdicts(wins, density, verdict):
+    crossover = Crossover("qann", wins)
+    assert (crossover.density, crossover.verdict) == (density, verdict)
+
+
+def test_crossover_of_a_network_without_spikes():
+    layer = LayerRecord("fc", "linear", (6,), (3,))
+    with pytest.raises(InputError, match=r"^records: got .*, allowed: a spiking network$"):
+        crossover_density([layer])
+
+
+@given(spiking_networks(), st.floats(0, 1), st.floats(0, 1))
+def test_energy_is_positive_and_grows_with_events(network, one, other):
+    records, profile = network
+    low, high = sorted((one, other))
+    for graded_op in ("mac", "repeat"):
+        fewer, more = (
+            energy(with_density(records, density), profile, graded_op=graded_op).energy.to_dict()
+            for density in (low, high)
+        )
+        assert all(0 <= fewer[name] <= more[name] * (1 + CLOSE) for name in fewer)
