@@ -1,0 +1,30 @@
+"""One-timestep spiking neural networks with graded spikes: train them, price them, ship them.
+
+The public names load on first use, so that the command line need not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from multispike.models import create_model, list_models
+    from multispike.neurons import MultiLevelIF
+    from multispike.profiling import profile
+
+__version__ = "0.1.0"
+__all__ = ["MultiLevelIF", "__version__", "create_model", "list_models", "profile"]
+
+_HOMES = {
+    "MultiLevelIF": "multispike.neurons",
+    "create_model": "multispike.models",
+    "list_models": "multispike.models",
+    "profile": "multispike.profiling",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'multispike' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,156 @@
+"""The command line: one table of commands, each a typed dataclass and a function loaded on use."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any, NoReturn
+
+from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser
+
+from multispike.config import CompareConfig, EvaluateConfig, ModelsConfig, TrainConfig
+from multispike.errors import InputError, RunError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A row of the table.
+
+    Attributes:
+        function: "module:function", called with the settings; its return value, if any, is the
+            exit code.
+        settings: dataclass whose fields are the options.
+        help: one line.
+        examples: command lines shown below the options.
+        positional: fields that are given without an option name, in order.
+    """
+
+    function: str
+    settings: type
+    help: str
+    examples: tuple[str, ...]
+    positional: tuple[str, ...] = ()
+
+
+COMMANDS = {
+    "models": Command(
+        "multispike.models.listing:show",
+        ModelsConfig,
+        "List the architectures with their parameters and MACs.",
+        ("multispike models", "multispike models --json models.json"),
+    ),
+    "train": Command(
+        "multispike.experiment:train",
+        TrainConfig,
+        "Train one network.",
+        (
+            "multispike train --arch fastnet --data digits --epochs 10",
+            "multispike train --arch vgg16 --data cifar10 --data-dir DIR --levels 4 --out RUN",
+            "multispike train --config RUN/config.yaml --out RUN --resume",
+        ),
+    ),
+    "evaluate": Command(
+        "multispike.experiment:evaluate",
+        EvaluateConfig,
+        "Measure a trained run on its test set.",
+        ("multispike evaluate RUN", "multispike evaluate RUN --checkpoint best.ckpt --json out.json"),
+        ("run",),
+    ),
+    "compare": Command(
+        "multispike.experiment:compare",
+        CompareConfig,
+        "Train several neurons under one recipe and compare them.",
+        (
+            "multispike compare --arch fastnet --data digits --epochs 10 --out DIR",
+            "multispike compare --data cifar10 --data-dir DIR --variants ann,binary-T4,multilevel-T1-N4",
+        ),
+    ),
+}
+
+
+class Parser(ArgumentParser):
+    """jsonargparse with --dashed-names, --flags without a value, and one-line errors."""
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> Any:
+        if args and args[0].startswith("--"):
+            if kwargs.get("type") is bool:
+                del kwargs["type"]
+                kwargs["action"] = ActionYesNo(no_prefix="no-")
+            if "_" in args[0] and args[0] != "--print_config":
+                args = (args[0].replace("_", "-"), args[0])
+        return super().add_argument(*args, **kwargs)
+
+    def error(self, message: str | None, ex: BaseException | None = None) -> NoReturn:
+        print(f"multispike: {self._one_line(message or str(ex))}", file=sys.stderr)
+        raise SystemExit(2)
+
+    def _one_line(self, message: str) -> str:
+        names = [option for action in self._actions for option in action.option_strings]
+        unknown = re.search(r"(?:unrecognized arguments: |Key ')(\S+?)(?:'| |=|$)", message)
+        if unknown:
+            name = "--" + unknown[1].lstrip("-").replace("_", "-")
+            near = get_close_matches(name, names, n=3, cutoff=0.5)
+            hint = f"nearest: {', '.join(near)}; " if near else ""
+            return f"{unknown[1]}: no such setting, {hint}see {self.prog} --help"
+        return " ".join(line.strip() for line in message.splitlines() if line.strip())
+
+
+def build_parser() -> Parser:
+    """The parser of `multispike`, with one sub-parser a command."""
+    from multispike import __version__
+
+    parser = Parser(
+        prog="multispike",
+        description="One-timestep spiking networks with graded spikes: train, price, ship.",
+        version=__version__,
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subcommands(metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        examples = "\n".join(f"  {line}" for line in command.examples)
+        sub = Parser(
+            prog=f"multispike {name}",
+            description=command.help,
+            epilog=f"examples:\n{examples}",
+            formatter_class=parser.formatter_class,
+        )
+        sub.add_argument("--config", action=ActionConfigFile, help="settings as YAML")
+        kinds = {field.name: field.type for field in fields(command.settings)}
+        for positional in command.positional:
+            sub.add_argument(positional, type=str, help=kinds and positional.upper())
+        sub.add_class_arguments(
+            command.settings, as_group=False, skip={*command.positional}
+        )
+        commands.add_subcommand(name, sub, help=command.help)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0, 1 for a failed run, 2 for bad usage or input."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    parsed = build_parser().parse_args(arguments)
+    command = COMMANDS[parsed.subcommand]
+    options = parsed[parsed.subcommand].as_dict()
+    options.pop("config", None)
+    try:
+        settings = command.settings(**options)
+        settings.check()
+        module, function = command.function.split(":")
+        return getattr(import_module(module), function)(settings) or 0
+    except (InputError, RunError, KeyboardInterrupt) as error:
+        if parsed.debug:
+            raise
+        if isinstance(error, KeyboardInterrupt):
+            print("multispike: interrupted", file=sys.stderr)
+            return 130
+        print(f"multispike: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

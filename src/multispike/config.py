@@ -1,0 +1,320 @@
+"""Settings of the commands that train, as typed dataclasses. Torch-free: bad usage answers at once."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+from multispike.data import DATASETS
+from multispike.errors import InputError, invalid, unknown
+from multispike.models import DEFAULT_LEVELS
+from multispike.models.table import ARCHITECTURES
+
+SurrogateName = Literal["sigmoid", "ste"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what a training computes, but for the neuron.
+
+    Args:
+        arch: Architecture; `multispike models` lists them.
+        data: Data set, see the README for the names.
+        data_dir: Folder with the data; not needed for digits.
+        download: Fetch the official archive into data_dir if it is not there.
+        stem: First layer: cifar (3x3) or imagenet (7x7, stride 2, max-pool).
+        classifier: linear, or mlp (VGGs only, two hidden layers of 512).
+        epochs: Passes over the training images.
+        batch_size: Images a step; by default a 20th of the training set, between 32 and 250.
+        optimizer: sgd (Nesterov momentum) or adamw.
+        lr: Peak learning rate; by default 0.2 for sgd, 0.002 for adamw, at batch 250, in proportion.
+        momentum: Nesterov momentum of sgd.
+        weight_decay: For convolution and linear weights only.
+        schedule: onecycle (linear up, linear down) or cosine (after a short linear warm-up).
+        warmup: Share of the training in which the learning rate rises.
+        label_smoothing: Probability spread over all classes.
+        ema: Decay of an average of the weights, which is then what is evaluated; 0 is off.
+        flip: Mirror half of the images at random; "alternate": each one every other epoch.
+        shift: Largest shift in pixels, with reflection at the border.
+        cutout: Side of a square that is blanked; 0 is off.
+        mixup: Alpha of mixup; 0 is off.
+        activity_penalty: Weight of the mean events per neuron in the loss; 0 is off.
+        bias_lr: Factor on the learning rate of BN biases.
+        whiten: Start the stem from the training images' principal patches (both signs).
+        threshold: V_th of every neuron.
+        surrogate: Gradient of the spike: ste (straight-through) or sigmoid.
+        alpha: Steepness of the sigmoid gradient.
+        v_init: Potential at the start, in levels; 0.5 rounds instead of cutting off.
+        beta: Leak: share of the potential left after a step; 1 is none.
+        learn_threshold: Learn V_th: no, one a layer, or one a channel.
+        seed: Of the weights, the order and the augmentation.
+        limit_train: Use this many training samples only.
+        limit_test: Use this many test samples only.
+        precision: 32-true, or bf16-mixed (fast on CPUs and GPUs with bfloat16 units).
+        compile: Compile the network with torch.compile.
+        channels_last: Keep images as NHWC, which is faster on most CPUs and GPUs.
+        accelerator: auto, cpu, gpu or mps.
+        devices: Number of devices or processes, or auto.
+        strategy: auto, or ddp for several processes.
+        num_nodes: Machines that take part in the training.
+        threads: CPU threads of a process; by default all cores shared among the processes.
+        checkpoint_seconds: Save last.ckpt this often within an epoch.
+    """
+
+    arch: str = "fastnet"
+    data: str = "digits"
+    data_dir: str | None = None
+    download: bool = False
+    stem: Literal["cifar", "imagenet"] = "cifar"
+    classifier: Literal["linear", "mlp"] = "linear"
+    epochs: int = 30
+    batch_size: int | None = None
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float | None = None
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Literal["onecycle", "cosine"] = "onecycle"
+    warmup: float = 0.2
+    label_smoothing: float = 0.1
+    ema: float = 0.0
+    flip: Literal["none", "random", "alternate"] | None = None
+    shift: int | None = None
+    cutout: int = 0
+    mixup: float = 0.0
+    activity_penalty: float = 0.0
+    bias_lr: float = 1.0
+    whiten: bool = False
+    threshold: float = 1.0
+    surrogate: SurrogateName = "ste"
+    alpha: float = 5.0
+    v_init: float = 0.5
+    beta: float = 1.0
+    learn_threshold: Literal["no", "layer", "channel"] = "no"
+    seed: int = 0
+    limit_train: int | None = None
+    limit_test: int | None = None
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    compile: bool = False
+    channels_last: bool = True
+    accelerator: str = "auto"
+    devices: int | Literal["auto"] = 1
+    strategy: str = "auto"
+    num_nodes: int = 1
+    threads: int | None = None
+    checkpoint_seconds: float = 60.0
+
+    def check(self) -> None:
+        """Raise `InputError` for the first value that is not allowed."""
+        if self.arch not in ARCHITECTURES:
+            raise unknown("arch", self.arch, ARCHITECTURES)
+        if self.data not in DATASETS:
+            raise unknown("data", self.data, DATASETS)
+        for name, ok, allowed in (
+            ("epochs", self.epochs >= 1, "an integer >= 1"),
+            ("batch_size", self.batch_size is None or self.batch_size >= 2, "an integer >= 2"),
+            ("lr", self.lr is None or 0 < self.lr < math.inf, "a number > 0"),
+            ("momentum", 0 <= self.momentum < 1, "a number in [0, 1)"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "a number >= 0"),
+            ("warmup", 0 <= self.warmup < 1, "a share in [0, 1)"),
+            ("label_smoothing", 0 <= self.label_smoothing < 1, "a number in [0, 1)"),
+            ("ema", 0 <= self.ema < 1, "a decay in [0, 1)"),
+            ("shift", self.shift is None or self.shift >= 0, "an integer >= 0"),
+            ("cutout", self.cutout >= 0, "an integer >= 0"),
+            ("mixup", 0 <= self.mixup < math.inf, "a number >= 0"),
+            ("activity_penalty", 0 <= self.activity_penalty < math.inf, "a number >= 0"),
+            ("bias_lr", 0 < self.bias_lr < math.inf, "a number > 0"),
+            ("threshold", 0 < self.threshold < math.inf, "a number > 0"),
+            ("alpha", 0 < self.alpha < math.inf, "a number > 0"),
+            ("v_init", 0 <= self.v_init < 1, "a number of levels in [0, 1)"),
+            ("beta", 0 < self.beta <= 1, "a number in (0, 1]"),
+            ("seed", 0 <= self.seed < 2**32, "an integer in [0, 2^32)"),
+            ("limit_train", self.limit_train is None or self.limit_train >= 1, "an integer >= 1"),
+            ("limit_test", self.limit_test is None or self.limit_test >= 1, "an integer >= 1"),
+            ("devices", self.devices == "auto" or self.devices >= 1, "auto or an integer >= 1"),
+            ("num_nodes", self.num_nodes >= 1, "an integer >= 1"),
+            ("threads", self.threads is None or self.threads >= 1, "an integer >= 1"),
+            ("checkpoint_seconds", self.checkpoint_seconds >= 0, "a number of seconds >= 0"),
+        ):
+            if not ok:
+                raise invalid(name, getattr(self, name), allowed)
+
+
+@dataclass(frozen=True)
+class TrainConfig(Recipe):
+    """One training run: a recipe and a neuron.
+
+    Args:
+        neuron: relu (the ANN), binary (levels 1) or multilevel.
+        levels: N, the largest level of a spike; 4 for multilevel unless given.
+        timesteps: T.
+        name: Name of the run in tables; by default from neuron, T and N.
+        out: Folder of the run; by default runs/DATA-ARCH-NAME.
+        resume: Go on with the run in that folder.
+        overwrite: Delete the run in that folder and start anew.
+    """
+
+    neuron: Literal["relu", "binary", "multilevel"] = "multilevel"
+    levels: int | None = None
+    timesteps: int = 1
+    name: str | None = None
+    out: str | None = None
+    resume: bool = False
+    overwrite: bool = False
+
+    def check(self) -> None:
+        super().check()
+        if self.timesteps < 1:
+            raise invalid("timesteps", self.timesteps, "an integer >= 1")
+        if self.levels is not None and self.levels < 1:
+            raise invalid("levels", self.levels, "an integer >= 1")
+        if self.neuron == "binary" and self.levels not in (None, 1):
+            raise invalid("levels", self.levels, "1 with neuron=binary")
+        if self.resume and self.overwrite:
+            raise invalid("overwrite", True, "one of --resume and --overwrite, not both")
+
+    @property
+    def variant(self) -> str:
+        """Name of the run, e.g. multilevel-T1-N4.
+
+        >>> TrainConfig(neuron="binary", timesteps=4).variant
+        'binary-T4'
+        """
+        if self.name:
+            return self.name
+        if self.neuron == "relu":
+            return "ann" if self.timesteps == 1 else f"ann-T{self.timesteps}"
+        if self.neuron == "binary":
+            return f"binary-T{self.timesteps}"
+        return f"multilevel-T{self.timesteps}-N{self.levels or DEFAULT_LEVELS['multilevel']}"
+
+    @property
+    def folder(self) -> str:
+        """Where the run goes."""
+        return self.out or f"runs/{self.data}-{self.arch}-{self.variant}"
+
+
+_VARIANT = re.compile(r"(ann|binary|multilevel)(?:-T(\d+))?(?:-N(\d+))?")
+
+
+def parse_variant(text: str) -> dict[str, Any]:
+    """The neuron, levels and timesteps that a variant's name stands for.
+
+    >>> parse_variant("multilevel-T1-N8")
+    {'neuron': 'multilevel', 'timesteps': 1, 'levels': 8}
+    >>> parse_variant("ann")
+    {'neuron': 'relu', 'timesteps': 1, 'levels': None}
+
+    Raises:
+        InputError: for a name that is not of the form KIND[-T#][-N#].
+    """
+    match = _VARIANT.fullmatch(text)
+    kind, timesteps, levels = match.groups() if match else ("", None, None)
+    if not match or (levels and kind != "multilevel") or "0" in (timesteps, levels):
+        raise invalid("variants", text, "ann, ann-T#, binary-T#, multilevel-T#-N# with # >= 1")
+    return {
+        "neuron": "relu" if kind == "ann" else kind,
+        "timesteps": int(timesteps or 1),
+        "levels": int(levels) if levels else None,
+    }
+
+
+@dataclass(frozen=True)
+class CompareConfig(Recipe):
+    """Several neurons under one recipe and seed.
+
+    Args:
+        variants: Comma-separated, e.g. ann,binary-T4,multilevel-T1-N4.
+        out: Folder of the comparison; by default runs/compare-DATA-ARCH.
+        overwrite: Train variants anew that are finished.
+    """
+
+    variants: str = "ann,binary-T4,multilevel-T1-N4"
+    out: str | None = None
+    overwrite: bool = False
+
+    @property
+    def folder(self) -> str:
+        """Where the comparison goes."""
+        return self.out or f"runs/compare-{self.data}-{self.arch}"
+
+    def runs(self) -> list[TrainConfig]:
+        """One run a variant, in the order given; a finished or begun one is resumed."""
+        names = [name.strip() for name in self.variants.split(",") if name.strip()]
+        if not names or len(set(names)) != len(names):
+            raise invalid("variants", self.variants, "one or more different names, comma-separated")
+        recipe = {field.name: getattr(self, field.name) for field in fields(Recipe)}
+        runs = []
+        for name in names:
+            run = TrainConfig(**recipe, **parse_variant(name), name=name)
+            runs.append(replace(run, out=f"{self.folder}/{name}"))
+        return runs
+
+    def check(self) -> None:
+        super().check()
+        for run in self.runs():
+            run.check()
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What to measure of a trained run.
+
+    Args:
+        run: Folder of the run.
+        checkpoint: last.ckpt (the end of the training) or best.ckpt.
+        data_dir: Folder with the data, if it has moved since the training.
+        limit_test: Use this many test samples only.
+        flip: Report the accuracy over each image and its mirror image as well.
+        profile: Energy profile.
+        bits: Width of weights and potentials.
+        json: Write the result to this file.
+    """
+
+    run: str
+    checkpoint: Literal["last.ckpt", "best.ckpt"] = "last.ckpt"
+    data_dir: str | None = None
+    limit_test: int | None = None
+    flip: bool = False
+    profile: str = "lemaire2022"
+    bits: int = 32
+    json: str | None = None
+
+    def check(self) -> None:
+        """Raise `InputError` for the first value that is not allowed."""
+        if self.limit_test is not None and self.limit_test < 1:
+            raise invalid("limit_test", self.limit_test, "an integer >= 1")
+
+
+@dataclass(frozen=True)
+class ModelsConfig:
+    """How to list the architectures.
+
+    Args:
+        json: Write the list to this file.
+    """
+
+    json: str | None = None
+
+    def check(self) -> None:
+        """Nothing to check."""
+
+
+def same_run(old: dict[str, Any], new: TrainConfig) -> None:
+    """Refuse to go on with a run under other settings than those it began with.
+
+    Raises:
+        InputError: naming the first setting that differs and both values.
+    """
+    free = {
+        "out", "resume", "overwrite", "name", "data_dir", "download", "threads",
+        "checkpoint_seconds", "accelerator", "devices", "strategy", "num_nodes",
+    }  # fmt: skip
+    for field in fields(TrainConfig):
+        value = getattr(new, field.name)
+        if field.name not in free and old.get(field.name, field.default) != value:
+            raise InputError(
+                f"{field.name}: got {value!r}, but the run in {new.folder} began with"
+                f" {old.get(field.name)!r}; allowed: the same value, or --overwrite"
+            )

@@ -1,0 +1,62 @@
+"""Checkpoints that are whole or absent, and that run no code when they are read."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import CheckpointIO
+
+from multispike.errors import InputError, RunError
+from multispike.files import replacing
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Lightning's way to the disk: a checkpoint replaces the last one only when it is complete."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        try:
+            with replacing(path) as temporary:
+                torch.save(checkpoint, temporary)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            raise RunError(f"could not write {path}: {error}; the file before it is unchanged") from error
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        return read_checkpoint(path)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        os.unlink(path)
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of a checkpoint, on the CPU; only tensors and plain values are accepted.
+
+    Raises:
+        InputError: if there is none, or it is truncated, or it holds anything that could run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"checkpoint: got {str(path)!r}, which does not exist; allowed: a .ckpt file")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"checkpoint: got {str(path)!r}, refused since it holds more than tensors and plain"
+            f" values, or is damaged ({reason}); allowed: a checkpoint of multispike"
+        ) from error
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        raise InputError(
+            f"checkpoint: got {str(path)!r}, which is truncated or damaged"
+            f" ({str(error).splitlines()[0]}); allowed: a whole .ckpt file"
+        ) from error
+    if not isinstance(checkpoint, dict) or not {"state_dict", "multispike"} <= checkpoint.keys():
+        raise InputError(
+            f"checkpoint: got {str(path)!r}, which is not one of multispike's; allowed: RUN/last.ckpt"
+        )
+    return checkpoint

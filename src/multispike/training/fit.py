@@ -1,0 +1,201 @@
+"""Training a run from its settings to its last checkpoint, and going on where it stopped."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from multispike.config import Recipe, TrainConfig
+from multispike.data import load_dataset
+from multispike.data.augment import Augmentation
+from multispike.data.loader import BatchLoader
+from multispike.data.sets import Dataset
+from multispike.errors import InputError, invalid
+from multispike.models import create_model
+from multispike.models.network import Network
+from multispike.training.callbacks import ProgressBar, RunFiles
+from multispike.training.checkpoint import AtomicCheckpointIO, read_checkpoint
+from multispike.training.module import Classifier
+from multispike.training.optim import peak_lr
+from multispike.training.run import load_weights, open_run
+from multispike.training.whitening import whiten_
+
+
+class EpochStream:
+    """The training batches that follow the trainer's step: what resuming needs is the step alone."""
+
+    def __init__(self, loader: BatchLoader, trainer: Trainer) -> None:
+        self.loader = loader
+        self.trainer = trainer
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        epoch, batch = divmod(self.trainer.global_step, len(self.loader))
+        self.loader.load_state_dict({"epoch": epoch, "batch": batch})
+        yield from self.loader
+
+
+def load_data(recipe: Recipe, timesteps: int = 1) -> Dataset:
+    """The data set that a recipe names, at its limits."""
+    from multispike.data import DATASETS
+
+    options = {"timesteps": timesteps} if DATASETS[recipe.data].events else {}
+    return load_dataset(
+        recipe.data,
+        recipe.data_dir,
+        limit_train=recipe.limit_train,
+        limit_test=recipe.limit_test,
+        download=recipe.download,
+        **options,
+    )
+
+
+def build_network(config: TrainConfig, dataset: Dataset) -> Network:
+    """The untrained network of a run, its weights drawn from `config.seed`."""
+    torch.manual_seed(config.seed)
+    return create_model(
+        config.arch, num_classes=dataset.num_classes, in_channels=dataset.input_shape[0],
+        neuron=config.neuron, levels=config.levels, timesteps=config.timesteps, stem=config.stem,
+        classifier=config.classifier, threshold=config.threshold, surrogate=config.surrogate,
+        alpha=config.alpha, v_init=config.v_init, beta=config.beta,
+        learn_threshold=config.learn_threshold,
+    )  # fmt: skip
+
+
+def batch_size_of(recipe: Recipe, images: int) -> int:
+    """`recipe.batch_size`, or a 20th of the training set, at least 32 and at most 250.
+
+    >>> batch_size_of(Recipe(), 50_000), batch_size_of(Recipe(), 1437)
+    (250, 71)
+    """
+    return min(recipe.batch_size or max(32, min(250, images // 20)), images)
+
+
+def augmentation_of(recipe: Recipe, dataset: Dataset) -> Augmentation:
+    """The recipe's augmentation; by default colour images and events flip, and all shift by 1/16."""
+    channels, height, width = dataset.input_shape
+    flip = recipe.flip or ("none" if channels == 1 else "random")
+    shift = max(1, min(height, width) // 16) if recipe.shift is None else recipe.shift
+    flips: dict[str, Any] = {"none": False, "random": True, "alternate": "alternate"}
+    return Augmentation(flips[flip], shift, recipe.cutout, recipe.mixup)
+
+
+def fit(config: TrainConfig) -> bool:
+    """Train `config`'s run, or go on with it; leaves last.ckpt, best.ckpt and metrics.csv.
+
+    Returns:
+        Whether this process is the one that reports (rank 0).
+
+    Raises:
+        InputError: for settings, data or a folder that won't do; nothing is overwritten.
+        RunError: if the loss is not finite, or the disk is full; last.ckpt stays valid.
+        callbacks.Interrupted: after Ctrl-C or SIGTERM, with last.ckpt written.
+    """
+    config.check()
+    folder = Path(config.folder)
+    first = int(os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0"))) == 0
+    if not first:  # started by rank 0 or torchrun: the folder is rank 0's business
+        config = replace(config, resume=True, overwrite=False)
+    dataset = load_data(config, config.timesteps)
+    checkpoint = open_run(config) if first else None
+    network = build_network(config, dataset)
+    _quiet()
+    trainer = Trainer(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        strategy=config.strategy,
+        num_nodes=config.num_nodes,
+        precision=config.precision,
+        max_epochs=config.epochs,
+        callbacks=[
+            RunFiles(folder, config.checkpoint_seconds),
+            ProgressBar(config.variant),
+            *([EMAWeightAveraging(decay=config.ema)] if config.ema else []),
+        ],
+        logger=TensorBoardLogger(folder, name="", version="tensorboard"),
+        plugins=[AtomicCheckpointIO()],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    checkpoint = trainer.strategy.broadcast(checkpoint)
+    torch.set_num_threads(config.threads or max(1, _cores() // trainer.num_devices))
+    batch_size = batch_size_of(config, len(dataset.train))
+    common: dict[str, Any] = dict(
+        mean=dataset.mean, std=dataset.std, channels_last=config.channels_last,
+        rank=trainer.global_rank, world_size=trainer.world_size,
+    )  # fmt: skip
+    train = BatchLoader(
+        dataset.train, batch_size, augmentation=augmentation_of(config, dataset), shuffle=True,
+        drop_last=True, seed=config.seed, num_classes=dataset.num_classes, **common,
+    )  # fmt: skip
+    test = BatchLoader(dataset.test, 500, **common)
+    lr = peak_lr(config, batch_size)
+    module = Classifier(network, config, dataset, lr, steps=config.epochs * len(train))
+    _check_fit(network, dataset)
+    if config.whiten:
+        stem = network.stem[0]  # pyright: ignore[reportIndexIssue]
+        plain = BatchLoader(dataset.train, 2000, mean=dataset.mean, std=dataset.std)
+        images = next(iter(plain))[0]
+        whiten_(stem, images if images.dim() == 4 else images.flatten(0, 1))  # pyright: ignore[reportArgumentType]
+    if config.channels_last:
+        network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if config.compile:
+        network.compile()
+    if checkpoint is not None:
+        load_weights(network, read_checkpoint(checkpoint), checkpoint)
+    trainer.fit(module, EpochStream(train, trainer), test, ckpt_path=checkpoint, weights_only=True)
+    return trainer.is_global_zero
+
+
+def _check_fit(network: Network, dataset: Dataset) -> None:
+    """Run two samples through the network, so that a misfit shows before the training."""
+    network.eval()
+    shape = dataset.input_shape
+    sample = torch.zeros(2, *shape)
+    if dataset.timesteps:
+        sample = sample.expand(dataset.timesteps, *sample.shape)
+    try:
+        with torch.no_grad():
+            network(sample)
+    except InputError:
+        raise
+    except RuntimeError as error:
+        raise invalid(
+            "data", f"{dataset.name} of shape {list(shape)}", f"a shape that fits {network.config['arch']}"
+        ) from error
+    network.train()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _quiet() -> None:
+    """Lightning's advice is for people who write Trainer code; here it is noise."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in (
+        ".*does not have many workers.*",
+        ".*your dataloader is not resumable.*",  # EpochStream follows the step
+        ".*smaller than the logging interval.*",
+        ".*isinstance.treespec, LeafSpec.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*GPU available but not used.*",
+        ".*lr_scheduler.step.*before.*optimizer.step.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

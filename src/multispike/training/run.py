@@ -1,0 +1,137 @@
+"""The run folder: config.yaml, last.ckpt, best.ckpt, metrics.csv, result.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from multispike.config import TrainConfig, same_run
+from multispike.errors import InputError
+from multispike.files import write_text
+from multispike.models import create_model
+from multispike.models.network import Network
+from multispike.training.checkpoint import read_checkpoint
+
+RESULT = "result.json"
+"""Written last: its presence means that the run is finished."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained network and what it was trained with.
+
+    Attributes:
+        folder: of the run.
+        network: in evaluation mode, on the CPU.
+        config: as of `config.yaml`.
+        data: name, mean, std, classes and input_shape of the data set.
+        rows: metrics of each finished epoch.
+        train_seconds: time spent in training steps.
+    """
+
+    folder: Path
+    network: Network
+    config: TrainConfig
+    data: dict[str, Any]
+    rows: list[dict[str, float]]
+    train_seconds: float
+
+
+def load_run(folder: str | Path, checkpoint: str = "last.ckpt") -> Run:
+    """Read a run back.
+
+    Args:
+        folder: RUN, with config.yaml and checkpoints in it.
+        checkpoint: "last.ckpt" or "best.ckpt".
+
+    Raises:
+        InputError: if there is no run, or the checkpoint is damaged or of another architecture.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"run: got {str(folder)!r}, which is no folder; allowed: a run folder")
+    content = read_checkpoint(folder / checkpoint)
+    saved = content["multispike"]
+    network = create_model(**saved["model"])
+    load_weights(network, content, folder / checkpoint)
+    return Run(
+        folder=folder,
+        network=network.eval(),
+        config=TrainConfig(**saved["config"]),
+        data=saved["data"],
+        rows=saved["rows"],
+        train_seconds=saved["train_seconds"],
+    )
+
+
+def load_weights(network: Network, checkpoint: dict[str, Any], path: Path) -> None:
+    """Put a checkpoint's weights into a network, refusing those of another architecture."""
+    weights = {
+        key.removeprefix("network."): value
+        for key, value in checkpoint["state_dict"].items()
+        if key.startswith("network.")
+    }
+    own = network.state_dict()
+    differing = [
+        key for key in {*own, *weights}
+        if key not in own or key not in weights or own[key].shape != weights[key].shape
+    ]  # fmt: skip
+    if differing:
+        raise InputError(
+            f"checkpoint: got {str(path)!r} of {checkpoint['multispike']['model']['arch']}, whose"
+            f" {min(differing)} does not fit {network.config['arch']}; allowed: the same architecture"
+        )
+    network.load_state_dict(weights)
+
+
+def open_run(config: TrainConfig) -> Path | None:
+    """Make or reopen the run folder; the checkpoint to go on from, or None for a fresh start.
+
+    Raises:
+        InputError: if the folder holds another run, or anything else.
+    """
+    folder = Path(config.folder)
+    settings = folder / "config.yaml"
+    if settings.exists() and config.overwrite:
+        shutil.rmtree(folder)
+    elif settings.exists():
+        if not config.resume:
+            raise InputError(
+                f"out: got {str(folder)!r}, which holds a run;"
+                " allowed: another folder, or --resume, or --overwrite"
+            )
+        same_run(read_settings(settings), config)
+    elif folder.exists() and any(folder.iterdir()):
+        raise InputError(
+            f"out: got {str(folder)!r}, which holds files that are no run; allowed: a new folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_settings(settings, config)
+    last = folder / "last.ckpt"
+    return last if last.exists() else None
+
+
+def write_settings(path: Path, config: TrainConfig) -> None:
+    """config.yaml: what `--config` takes to repeat the run."""
+    settings = dataclasses.asdict(config)
+    for momentary in ("resume", "overwrite"):
+        del settings[momentary]
+    write_text(path, yaml.safe_dump(settings, sort_keys=False))
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The content of a config.yaml."""
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"config: got {str(path)!r}, unreadable: {error}".splitlines()[0]) from error
+    if not isinstance(settings, dict):
+        raise InputError(f"config: got {str(path)!r}, allowed: a mapping of settings")
+    return settings
+
+
