@@ -56,21 +56,24 @@ class Augmentation:
         if self.cutout > side:
             raise invalid("cutout", self.cutout, f"at most the image side, {height}x{width}")
 
-    def draw(self, rng: np.random.Generator, flips: np.ndarray, height: int, width: int) -> Draws:
-        """All random numbers of a batch.
+    def draw(
+        self, rng: np.random.Generator, full: int, flips: np.ndarray, height: int, width: int
+    ) -> Draws:
+        """All random numbers of a batch of B samples.
 
+        full: size of a full batch, at least B. A shorter batch gets the first of the numbers that
+            a full one would get, so that filling it up changes nothing for its samples.
         flips: bool `[B]`, for `"alternate"` which samples are mirrored in this epoch; otherwise
             only its length counts.
         """
-        count = len(flips)
-        if self.flip is not True:
-            flipped = flips if self.flip else np.zeros(count, dtype=bool)
-        else:
-            flipped = rng.random(count) < 0.5
-        shifts = rng.integers(-self.shift, self.shift, size=(2, count), endpoint=True)
-        centres = rng.integers(0, [[height], [width]], size=(2, count))
+        coins = rng.random(full) < 0.5
+        shifts = rng.integers(-self.shift, self.shift, size=(2, full), endpoint=True)
+        centres = rng.integers(0, [[height], [width]], size=(2, full))
         weight = rng.beta(self.mixup, self.mixup) if self.mixup else 1.0
-        return Draws(flipped, shifts, centres, float(weight))
+        batch = Draws(coins, shifts, centres, float(weight)).share(slice(len(flips)))
+        if self.flip == "alternate":
+            return replace(batch, flipped=flips)
+        return batch if self.flip else replace(batch, flipped=np.zeros_like(flips))
 
     def warp(self, inputs: Tensor, draws: Draws) -> Tensor:
         """Flip and shift. inputs: `[B, ..., H, W]`, any dtype; returns the same shape.

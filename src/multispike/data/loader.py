@@ -158,9 +158,10 @@ class BatchLoader:
         indices, share = self._indices(order, batch)
         height, width = self.split.inputs.shape[-2:]
         # Drawn for the global batch, then shared out, so that augmentation does not depend on
-        # how many processes there are.
+        # how many processes there are. A batch of an evaluation may be one sample longer.
         draws = self.augmentation.draw(
             self._random(BATCH, epoch, batch),
+            self.batch_size + 1,
             self._first_flips[indices] ^ bool(epoch % 2),
             height,
             width,
