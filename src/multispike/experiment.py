@@ -1,0 +1,159 @@
+"""From settings to results: train, evaluate, compare. What the command line calls."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from multispike.config import CompareConfig, EvaluateConfig, TrainConfig, same_run
+from multispike.data.loader import BatchLoader
+from multispike.data.sets import Dataset
+from multispike.environment import environment
+from multispike.errors import InputError
+from multispike.files import write_json
+from multispike.profiling import measure
+from multispike.report.results import read_result, write_results
+from multispike.report.terminal import comparison_table
+from multispike.training import RESULT, Interrupted, Run, fit, load_data, load_run
+from multispike.training.run import read_settings
+
+
+def train(config: TrainConfig) -> int:
+    """Train one run, measure it and print its row."""
+    code, result = _train(config)
+    if result:
+        Console().print(comparison_table([result]))
+        print(f"run: {config.folder}", file=sys.stderr)
+    return code
+
+
+def compare(config: CompareConfig) -> int:
+    """Train every variant that is not finished; then results.json, report.html and the table."""
+    folder = Path(config.folder)
+    results = []
+    for run in config.runs():
+        begun = (Path(run.folder) / "config.yaml").exists()
+        code, result = _train(
+            replace(run, resume=begun and not config.overwrite, overwrite=config.overwrite)
+        )
+        if code or result is None:
+            return code
+        results.append(result)
+        write_results(folder, results)
+    from multispike.report.html import write_report
+
+    report = write_report(folder)
+    Console().print(comparison_table(results))
+    print(f"report: {report}", file=sys.stderr)
+    return 0
+
+
+def evaluate(settings: EvaluateConfig) -> None:
+    """Measure a run again: accuracy, activity and energy on the test set."""
+    run = load_run(settings.run, settings.checkpoint)
+    config = replace(
+        run.config,
+        data_dir=settings.data_dir or run.config.data_dir,
+        limit_test=settings.limit_test or run.config.limit_test,
+    )
+    dataset = load_data(config, config.timesteps)
+    result = summarise(run, dataset, settings.profile, settings.bits)
+    if settings.flip:
+        result["accuracy_flip"] = mirrored_accuracy(run, dataset)
+    Console().print(comparison_table([result]))
+    if settings.flip:
+        print(f"with mirror images: accuracy {result['accuracy_flip']:.4f}")
+    if settings.json:
+        write_json(settings.json, result)
+
+
+def _train(config: TrainConfig) -> tuple[int, dict[str, Any] | None]:
+    """Exit code and result of a run; result None where this process has nothing to report."""
+    folder = Path(config.folder)
+    finished = folder / RESULT
+    if config.resume and finished.exists():
+        same_run(read_settings(folder / "config.yaml"), config)
+        return 0, read_result(finished)
+    try:
+        reports = fit(config)
+    except Interrupted:
+        print(
+            f"multispike: stopped, {folder / 'last.ckpt'} is saved; go on with --resume",
+            file=sys.stderr,
+        )
+        return 130, None
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    if not reports:
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            raise SystemExit(0)  # Lightning starts new processes for the next run
+        return 0, {}
+    run = load_run(folder)
+    result = summarise(run, load_data(config, config.timesteps))
+    write_json(finished, result)
+    return 0, result
+
+
+def summarise(
+    run: Run, dataset: Dataset, profile: str = "lemaire2022", bits: int = 32
+) -> dict[str, Any]:
+    """The result of a run (DESIGN 5): accuracy, activity and energy on the whole test split."""
+    loader = test_loader(run, dataset)
+    last = run.rows[-1]
+    config = run.network.config
+    seconds = run.train_seconds
+    images = len(dataset.train) * int(last["epoch"])
+    return {
+        "name": run.config.variant,
+        "arch": config["arch"],
+        "data": run.data["name"],
+        "neuron": config["neuron"],
+        "levels": config["levels"],
+        "timesteps": config["timesteps"],
+        "seed": run.config.seed,
+        "epochs": int(last["epoch"]),
+        "params": sum(parameter.numel() for parameter in run.network.parameters()),
+        "train_seconds": seconds,
+        "images_per_second": images / max(seconds, 1e-9),
+        "best_accuracy": max(row["test_accuracy"] for row in run.rows),
+        **measure(run.network, loader, profile, bits),
+        "environment": environment(),
+    }
+
+
+def test_loader(run: Run, dataset: Dataset, batch_size: int = 250) -> BatchLoader:
+    """The test split, normalised as in training.
+
+    Raises:
+        InputError: if the data set's shape is not the one the run was trained on.
+    """
+    if list(dataset.input_shape) != list(run.data["input_shape"]):
+        raise InputError(
+            f"data: got images of shape {list(dataset.input_shape)},"
+            f" allowed: {run.data['input_shape']}, what the run was trained on"
+        )
+    return BatchLoader(
+        dataset.test,
+        batch_size,
+        mean=run.data["mean"],
+        std=run.data["std"],
+        channels_last=run.config.channels_last,
+    )
+
+
+@torch.no_grad()
+def mirrored_accuracy(run: Run, dataset: Dataset) -> float:
+    """Accuracy of the mean of the logits of each image and its mirror image."""
+    correct = total = 0
+    for inputs, targets in test_loader(run, dataset):
+        logits: Tensor = run.network(inputs) + run.network(inputs.flip(-1))
+        correct += int((logits.argmax(1) == targets).sum())
+        total += len(targets)
+    return correct / total
