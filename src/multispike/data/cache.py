@@ -130,9 +130,11 @@ class Cache:
             try:
                 # Under the lock nobody is at work here: what lies about was left by a killed
                 # build, or is an entry that no longer opens.
-                for leftover in (unfinished, entry):
-                    if leftover.exists():
-                        shutil.rmtree(leftover)
+                if entry.exists():
+                    log.warning("cache: %s is damaged: decoding again", entry)
+                    shutil.rmtree(entry)
+                if unfinished.exists():
+                    shutil.rmtree(unfinished)
                 unfinished.mkdir()
             except OSError as error:
                 raise _Unwritable(error) from None
@@ -234,9 +236,6 @@ def _open_entry(entry: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | N
         arrays = {
             name: np.load(entry / f"{name}.npy", mmap_mode="c") for name in meta.pop("arrays")
         }
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        log.warning("cache: %s is damaged (%s): decoding again", entry, error)
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
     return arrays, meta

@@ -137,10 +137,8 @@ def _suffixes() -> str:
 def _checked_size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     if size is None:
         return None
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or not all(
-        isinstance(side, int) and not isinstance(side, bool) and side >= 1 for side in pair
-    ):
+    pair = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+    if len(pair) != 2 or not all(type(side) is int and side >= 1 for side in pair):
         raise invalid("size", size, "an integer >= 1 or (height, width), in pixels")
     return pair[0], pair[1]
 
