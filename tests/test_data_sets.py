@@ -111,6 +111,7 @@ def test_limits_keep_the_statistics_of_the_whole():
         ({"name": "digits", "limit_test": 2.5}, "limit_test: got 2.5, .* an integer"),
         ({"name": "digits", "size": 8}, "option of digits: got 'size=8', allowed: none"),
         ({"name": "imagefolder", "sise": 8}, "option of imagefolder: got 'sise', nearest: size"),
+        ({"name": "cifar10", "data_dir": "x" * 5000}, "data_dir: got .*File name too long"),
         ({"name": "digits", "download": True}, "download: got True, .* no download for digits"),
     ],
 )

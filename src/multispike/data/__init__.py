@@ -124,5 +124,9 @@ def load_dataset(
         progress=progress,
     )
     module, function = source.load.split(":")
-    dataset: Dataset = getattr(import_module(module), function)(request, **options)
+    try:
+        dataset: Dataset = getattr(import_module(module), function)(request, **options)
+    except OSError as error:  # what a loader foresees it tells itself; this is the rest
+        reason = f"readable files ({error.strerror or error}: {error.filename})"
+        raise invalid("data_dir", str(data_dir), reason) from None
     return dataset.limited(limit_train, limit_test)
