@@ -12,8 +12,9 @@ from typing import Any, NoReturn
 
 from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser
 
-from multispike.config import CompareConfig, EvaluateConfig, ModelsConfig, TrainConfig
+from multispike.config import CompareConfig, EvaluateConfig, TrainConfig
 from multispike.errors import InputError, RunError
+from multispike.models.listing import ModelsConfig
 
 
 @dataclass(frozen=True)

@@ -287,20 +287,6 @@ class EvaluateConfig:
             raise invalid("limit_test", self.limit_test, "an integer >= 1")
 
 
-@dataclass(frozen=True)
-class ModelsConfig:
-    """How to list the architectures.
-
-    Args:
-        json: Write the list to this file.
-    """
-
-    json: str | None = None
-
-    def check(self) -> None:
-        """Nothing to check."""
-
-
 def same_run(old: dict[str, Any], new: TrainConfig) -> None:
     """Refuse to go on with a run under other settings than those it began with.
 

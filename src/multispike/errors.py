@@ -30,7 +30,7 @@ def unknown(argument: str, value: str, names: Iterable[str]) -> InputError:
     """An `InputError` for a name that is not in a table, with the nearest names first.
 
     >>> str(unknown("arch", "vgg12", ["vgg11", "vgg16", "fastnet"]))
-    "arch: got 'vgg12', nearest: vgg11, vgg16; allowed: fastnet, vgg11, vgg16"
+    "arch: got 'vgg12', nearest: vgg16, vgg11; allowed: fastnet, vgg11, vgg16"
     """
     names = sorted(names)
     near = get_close_matches(value, names, n=3, cutoff=0.6)

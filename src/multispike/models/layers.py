@@ -81,12 +81,15 @@ class Merge(nn.Module):
 
     With one threshold V_th on both sides: a + b, a*b/V_th, (V_th - a)*b/V_th. The last two are
     logic for binary spikes; for graded ones they are their natural, but not integer, extension.
+    `clip` bounds both sides by V_th first: an ANN's activations are not bounded by themselves, and
+    products of products of them overflow.
     """
 
-    def __init__(self, kind: str, threshold: float | nn.Parameter) -> None:
+    def __init__(self, kind: str, threshold: float | nn.Parameter, clip: bool = False) -> None:
         super().__init__()
         self.kind = kind
         self.threshold = threshold
+        self.clip = clip
 
     def forward(self, path: Tensor, shortcut: Tensor) -> Tensor:
         if self.kind == "add":
@@ -94,6 +97,8 @@ class Merge(nn.Module):
         threshold: Threshold = self.threshold
         if isinstance(threshold, Tensor) and threshold.dim():
             threshold = threshold.view(-1, 1, 1)
+        if self.clip:
+            path, shortcut = path.clamp(max=threshold), shortcut.clamp(max=threshold)
         if self.kind == "iand":
             path = threshold - path
         return path * shortcut / threshold

@@ -52,7 +52,7 @@ class ResidualBlock(nn.Module):
                 down["neuron0"] = neurons.neuron(shared)
         self.path = nn.Sequential(OrderedDict(path))
         self.shortcut = nn.Sequential(down) if down else nn.Identity()
-        self.merge = Merge(family.merge, shared)
+        self.merge = Merge(family.merge, shared, clip=neurons.kind == "relu")
         after: dict[str | None, nn.Module] = {None: nn.Identity()}
         if family.after_sum == "neuron":
             after["neuron"] = neurons.neuron(neurons.new_threshold(out_channels))

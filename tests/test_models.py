@@ -1,0 +1,160 @@
+"""Every architecture of the table, with every neuron."""
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+
+from multispike import MultiLevelIF, create_model, list_models
+from multispike.errors import InputError
+from multispike.models.layers import Merge
+from multispike.models.resnet import ResidualBlock
+
+SMALL = dict(num_classes=10, in_channels=3)
+NEURONS = {
+    "relu": dict(neuron="relu"),
+    "binary": dict(neuron="binary", timesteps=2),
+    "multilevel": dict(neuron="multilevel", levels=4, timesteps=1, surrogate="ste"),
+}
+
+
+@pytest.mark.parametrize("arch", list_models())
+@pytest.mark.parametrize("neuron", NEURONS)
+def test_trains_a_step_and_keeps_nothing(arch, neuron):
+    torch.manual_seed(0)
+    model = create_model(arch, **SMALL, **NEURONS[neuron])
+    images = torch.randn(4, 3, 8, 8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loss = nn.functional.cross_entropy(model(images), torch.tensor([0, 1, 2, 3]))
+    loss.backward()
+    optimizer.step()
+    assert torch.isfinite(loss)
+    stem = model.stem.conv0.weight.grad
+    assert stem is not None
+    assert torch.isfinite(stem).all()
+    model.eval()
+    with torch.no_grad():
+        first = model(images)
+        model(images[:1])  # another batch size in between
+        assert torch.equal(first, model(images))
+        assert torch.equal(first, copy.deepcopy(model)(images))
+        buffer = io.BytesIO()
+        torch.save(model.state_dict(), buffer)
+        buffer.seek(0)
+        twin = create_model(arch, **SMALL, **NEURONS[neuron])
+        twin.load_state_dict(torch.load(buffer, weights_only=True))
+        assert torch.equal(first, twin.eval()(images))
+    assert torch.isfinite(first).all()
+
+
+@pytest.mark.parametrize("arch", list_models())
+def test_traces_without_a_graph_break(arch):
+    """torch.compile takes the whole network as one graph, and it computes the same."""
+    torch.manual_seed(0)
+    model = create_model(arch, **SMALL, levels=4).eval()
+    images = torch.randn(2, 3, 8, 8)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(images), model(images), rtol=1e-4, atol=1e-5)
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("arch", ["fastnet", "vgg11", "sparse_resnet20", "ms_resnet20"])
+def test_events_and_stems(arch):
+    events = torch.randint(0, 3, (2, 3, 2, 16, 16)).float()  # [T, B, C, H, W]
+    model = create_model(arch, in_channels=2, timesteps=2, num_classes=7)
+    assert model(events).shape == (3, 7)
+    wide = create_model(arch, stem="imagenet", timesteps=2)
+    assert wide(torch.randn(2, 3, 64, 64)).shape == (2, 10)
+
+
+def test_direct_coding_equals_repeated_frames():
+    """One image held for T steps, against the same image given as T frames."""
+    torch.manual_seed(0)
+    model = create_model("fastnet", timesteps=3, neuron="binary").eval()
+    images = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(model(images), model(images.expand(3, -1, -1, -1, -1)))
+
+
+@pytest.mark.parametrize("learn", ["layer", "channel"])
+def test_neurons_at_a_sum_share_their_threshold(learn):
+    model = create_model("sparse_resnet18", learn_threshold=learn)
+    for stage in range(1, 5):
+        blocks = [b for name, b in model.body.named_children() if name.startswith(f"stage{stage}_")]
+        shared = {id(b.path.neuron2.neuron.threshold) for b in blocks}
+        shared |= {id(b.after.neuron.threshold) for b in blocks}
+        shared |= {id(b.shortcut.neuron0.neuron.threshold) for b in blocks if len(list(b.shortcut.children()))}
+        assert len(shared) == 1
+    first = model.body.stage1_block1
+    assert model.encoder.threshold is first.path.neuron2.neuron.threshold
+    assert first.path.neuron1.neuron.threshold is not model.encoder.threshold
+
+
+def spikes_after_blocks(arch, levels):
+    """Largest level after each residual block, on inputs that drive every neuron to saturation."""
+    model = create_model(arch, levels=levels)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.constant_(module.weight, 0.0)
+            nn.init.constant_(module.bias, 2.0)  # above the threshold everywhere
+    largest = {}
+    for name, module in model.named_modules():
+        if isinstance(module, ResidualBlock):
+            module.register_forward_hook(
+                lambda module, args, out, name=name: largest.update({name: out.max().item() * levels})
+            )
+    model.eval()(torch.randn(1, 3, 8, 8))
+    return largest
+
+
+@pytest.mark.parametrize("levels", [1, 4])
+def test_sew_grows_and_sparse_is_bounded(levels):
+    """After k blocks of a stage SEW-ADD reaches (k+1) N, where every stage's first block starts
+    from one level's worth on its shortcut; Sparse never exceeds N (DESIGN 2.6)."""
+    for name, value in spikes_after_blocks("sew_resnet34", levels).items():
+        block = int(name.rsplit("block", 1)[1])
+        assert value == (block + 1) * levels, name
+    assert set(spikes_after_blocks("sparse_resnet34", levels).values()) == {levels}
+
+
+def test_merges_on_hand_made_tensors():
+    """ADD, AND, IAND = (not path) and identity, for binary spikes of height V_th = 2."""
+    path, identity = torch.tensor([0.0, 0.0, 2.0, 2.0]), torch.tensor([0.0, 2.0, 0.0, 2.0])
+    assert Merge("add", 2.0)(path, identity).tolist() == [0.0, 2.0, 2.0, 4.0]
+    assert Merge("and", 2.0)(path, identity).tolist() == [0.0, 0.0, 0.0, 2.0]
+    assert Merge("iand", 2.0)(path, identity).tolist() == [0.0, 2.0, 0.0, 0.0]
+
+
+def test_binary_has_one_level_and_mlp_has_three_linear_layers():
+    model = create_model("vgg11", neuron="binary", classifier="mlp", timesteps=2)
+    assert {m.levels for m in model.modules() if isinstance(m, MultiLevelIF)} == {1}
+    assert sum(isinstance(m, nn.Linear) for m in model.modules()) == 3
+    assert model(torch.randn(2, 3, 8, 8)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(arch="vgg12"), "arch: got 'vgg12', nearest: vgg16, vgg11"),
+        (dict(arch="vgg11", neuron="lif"), "neuron: got 'lif'"),
+        (dict(arch="vgg11", levels=0), "levels: got 0"),
+        (dict(arch="vgg11", threshold=0.0), "threshold: got 0.0"),
+        (dict(arch="vgg11", timesteps=0), "timesteps: got 0"),
+        (dict(arch="vgg11", neuron="binary", levels=4), "levels: got 4, allowed: 1"),
+        (dict(arch="sew_resnet18", classifier="mlp"), "classifier: got 'mlp'"),
+        (dict(arch="vgg11", learn_threshold="yes"), "learn_threshold: got 'yes'"),
+        (dict(arch="vgg11", stem="cifra"), "stem: got 'cifra', nearest: cifar"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(InputError) as caught:
+        create_model(**arguments)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 8, 8), (3, 2, 3, 8, 8), (3, 8, 8)])
+def test_inputs_that_do_not_fit_are_refused(shape):
+    with pytest.raises(InputError, match=r"inputs: got shape .* allowed: \[B, 3, H, W\]"):
+        create_model("fastnet")(torch.zeros(shape))

@@ -1,0 +1,223 @@
+"""Multi-level IF neurons against closed forms (DESIGN 2.1 to 2.4)."""
+
+import math
+
+import pytest
+import torch
+from helpers import EDGE, FLOAT_SUM, binary_if
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from multispike import MultiLevelIF
+from multispike.errors import InputError
+from multispike.neurons import barrier
+from multispike.surrogate import SURROGATES, sigmoid_gradient
+
+levels_ = st.integers(1, 16)
+timesteps_ = st.integers(1, 6)
+thresholds = st.floats(0.0625, 20.0, width=32)
+
+
+def decoded(neuron: MultiLevelIF, x: torch.Tensor, timesteps: int) -> torch.Tensor:
+    """Mean over T of the spikes for a constant input x [n]."""
+    return neuron(x.expand(timesteps, 1, -1)).mean(0)[0]
+
+
+@given(levels_, timesteps_, thresholds)
+def test_transfer_function_has_its_levels_and_edges(n, timesteps, threshold):
+    """y = D/T * clip(floor(N T x / V_th), 0, N T): N*T + 1 values, saturation at V_th."""
+    count = n * timesteps
+    edges = torch.arange(count + 1) * (threshold / count)
+    below, above = edges * (1 - EDGE), edges * (1 + EDGE)
+    step = threshold / count
+    whole = torch.arange(count + 1, dtype=torch.float32) * step
+    neuron = MultiLevelIF(n, threshold)
+    assert_close(decoded(neuron, above, timesteps), whole, rtol=1e-4, atol=0.0)
+    assert_close(decoded(neuron, below[1:], timesteps), whole[:-1], rtol=1e-4, atol=0.0)
+    sweep = torch.linspace(-threshold, 2 * threshold, 60 * count + 1)
+    reached = torch.round(decoded(neuron, sweep, timesteps) / step)
+    assert reached.unique().tolist() == list(range(count + 1))
+
+
+@given(levels_, thresholds)
+def test_it_fires_exactly_at_each_edge(n, threshold):
+    """At T = 1 the edge V_th k/N itself fires, the next smaller float does not."""
+    threshold = torch.tensor(threshold)
+    edges = torch.arange(1, n + 1) / n * threshold
+    neuron = MultiLevelIF(n, threshold.item())
+    below = torch.nextafter(edges, torch.tensor(0.0))
+    level = threshold / n
+    assert torch.round(neuron(edges[None, None]) / level)[0, 0].tolist() == list(range(1, n + 1))
+    assert torch.round(neuron(below[None, None]) / level)[0, 0].tolist() == list(range(n))
+    assert neuron(threshold[None, None, None]).item() == threshold.item(), "saturates at V_th"
+
+
+@given(levels_, timesteps_, st.sampled_from([0.25, 0.5, 1.0, 2.0]), st.integers(0, 2**31))
+def test_timesteps_and_levels_trade_places(n, timesteps, scale, seed):
+    """(T, N) and (1, N T) decode a constant input alike; its edges are the multiples of scale."""
+    threshold = scale * n * timesteps
+    generator = torch.Generator().manual_seed(seed)
+    x = (torch.randint(-4, 4 * n * timesteps + 8, (50,), generator=generator) + 0.5) * (scale / 4)
+    many = decoded(MultiLevelIF(n, threshold), x, timesteps)
+    one = decoded(MultiLevelIF(n * timesteps, threshold), x, 1)
+    assert_close(many, one, **FLOAT_SUM)
+
+
+@given(levels_, timesteps_, st.sampled_from([0.0, 0.5]), st.integers(0, 2**31))
+def test_conservation(n, timesteps, v_init, seed):
+    """What came in = what was sent + what is left: sum x = sum s + V_T - V_0."""
+    x = torch.randn(timesteps, 3, 7, generator=torch.Generator().manual_seed(seed))
+    neuron = MultiLevelIF(n, 0.7, v_init=v_init)
+    v, sent = None, torch.zeros(3, 7)
+    for x_t in x:
+        s, v = neuron.step(x_t, v)
+        sent += s
+    assert_close(x.sum(0), sent + v - v_init * 0.7 / n, **FLOAT_SUM)
+
+
+@given(timesteps_, st.integers(0, 2**31))
+def test_one_level_is_the_binary_if_neuron(timesteps, seed):
+    x = torch.randn(timesteps, 2, 50, generator=torch.Generator().manual_seed(seed)) + 0.3
+    assert torch.equal(MultiLevelIF(1, 0.8)(x), binary_if(x, 0.8))
+
+
+@pytest.mark.parametrize("surrogate", SURROGATES)
+@pytest.mark.parametrize("beta", [1.0, 0.75])
+@pytest.mark.parametrize("detach_reset", [True, False])
+@pytest.mark.parametrize("learn", [False, True])
+def test_sequence_equals_steps(surrogate, beta, detach_reset, learn):
+    """Forward, input gradient and threshold gradient, the whole sequence against single steps."""
+
+    def run(stepwise):
+        neuron = MultiLevelIF(3, 0.9, surrogate, 5.0, 0.5, beta, detach_reset, learn)
+        x = torch.randn(4, 2, 30, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        if stepwise:
+            v, spikes = None, []
+            for x_t in x:
+                s, v = neuron.step(x_t, v)
+                spikes.append(s)
+            s = torch.stack(spikes)
+        else:
+            s = neuron(x)
+        weights = torch.randn(s.shape, generator=torch.Generator().manual_seed(2))
+        (s * weights).sum().backward()
+        return [s, x.grad, *[parameter.grad for parameter in neuron.parameters()]]
+
+    for whole, steps in zip(run(False), run(True), strict=True):
+        assert_close(whole, steps, **FLOAT_SUM)
+
+
+def test_ste_gradient_is_one_inside_and_zero_outside():
+    x = torch.tensor([[[-0.01, 0.0, 0.5, 1.0, 1.01]]], requires_grad=True)
+    MultiLevelIF(4, surrogate="ste")(x).sum().backward()
+    assert x.grad.tolist() == [[[0.0, 1.0, 1.0, 1.0, 0.0]]]
+
+
+@given(levels_, thresholds, st.floats(1.0, 10.0))
+def test_sigmoid_gradient_is_the_sum_of_its_bumps(n, threshold, alpha):
+    """Against the formula in float64: sum_k D a' s(a'(h - kD))(1 - s(...)), a' = alpha/D."""
+    h = torch.linspace(-threshold, 2 * threshold, 101, dtype=torch.float64)
+    step, steep = threshold / n, alpha * n / threshold
+    expected = torch.zeros_like(h)
+    for k in range(1, n + 1):
+        s = 1 / (1 + torch.exp(-steep * (h - k * step)))
+        expected += step * steep * s * (1 - s)
+    assert_close(sigmoid_gradient(h, threshold, n, alpha), expected, rtol=1e-9, atol=1e-12)
+    x = h.float()[None, None].requires_grad_()
+    MultiLevelIF(n, threshold, "sigmoid", alpha)(x).sum().backward()
+    assert_close(x.grad[0, 0], expected.float(), rtol=1e-3, atol=1e-4)
+
+
+def test_gradient_through_time_with_detached_reset():
+    """x[0] moves V[0] and so every later H: its gradient is the sum of all later masks."""
+    x = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1).requires_grad_()
+    MultiLevelIF(4, surrogate="ste")(x).sum().backward()
+    assert x.grad.flatten().tolist() == [3.0, 2.0, 1.0]
+
+
+def test_gradient_through_the_reset():
+    """Without detaching, dV/dH = 1 - mask = 0 inside: nothing of x[0] reaches later spikes."""
+    x = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1).requires_grad_()
+    MultiLevelIF(4, surrogate="ste", detach_reset=False)(x).sum().backward()
+    assert x.grad.flatten().tolist() == [1.0, 1.0, 1.0]
+
+
+def test_threshold_gradient():
+    """z/N - h/V inside, 1 above, 0 below (LSQ, PACT), summed per channel."""
+    neuron = MultiLevelIF(4, torch.tensor([1.0, 2.0]), "ste", learn_threshold=True)
+    x = torch.tensor([[[0.6, 0.6], [3.0, -1.0]]])  # [T, B, C]
+    neuron(x).sum().backward()
+    assert_close(neuron.threshold.grad, torch.tensor([0.5 - 0.6 + 1.0, 0.25 - 0.3 + 0.0]))
+
+
+def test_learned_threshold_stays_positive():
+    neuron = MultiLevelIF(2, 0.5, learn_threshold=True)
+    with torch.no_grad():
+        neuron.threshold.fill_(-3.0)
+    assert torch.isfinite(neuron(torch.randn(1, 4, 5))).all()
+
+
+def test_per_channel_threshold_on_maps():
+    neuron = MultiLevelIF(1, torch.tensor([1.0, 2.0]))
+    spikes = neuron(torch.full((1, 1, 2, 3, 3), 1.5))
+    assert spikes[0, 0, 0].unique().item() == 1.0
+    assert spikes[0, 0, 1].unique().item() == 0.0
+    with pytest.raises(InputError, match="one threshold a channel"):
+        neuron(torch.zeros(1, 1, 3, 4, 4))
+
+
+@given(levels_, st.integers(0, 2**31))
+def test_barrier_bounds_sums_of_levels_exactly(n, seed):
+    """Any two multiples of D, summed in floats, come back as min(a + b, N) levels."""
+    generator = torch.Generator().manual_seed(seed)
+    a, b = torch.randint(0, n + 1, (2, 1, 1, 64), generator=generator)
+    threshold = 0.1 + 3 * torch.rand((), generator=generator).item()
+    out = barrier(n, threshold)(a / n * threshold + b / n * threshold)
+    assert torch.equal(torch.round(out * n / threshold), (a + b).clamp(max=n).float())
+
+
+def test_no_state_survives():
+    """Same output twice, another batch size in between, nothing but parameters in state_dict."""
+    neuron = MultiLevelIF(4)
+    x = torch.randn(3, 5, 6)
+    first = neuron(x)
+    neuron(torch.randn(3, 2, 6))
+    assert torch.equal(first, neuron(x))
+    assert not neuron.state_dict()
+    assert not list(neuron.buffers())
+
+
+def test_v_init_half_rounds():
+    x = torch.tensor([[[0.12, 0.13, 0.37, 0.38]]])
+    assert MultiLevelIF(4, v_init=0.5)(x).tolist() == [[[0.0, 0.25, 0.25, 0.5]]]
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("levels", 0), ("levels", 2.5), ("levels", True), ("threshold", 0.0), ("threshold", -1.0),
+        ("threshold", math.nan), ("threshold", math.inf), ("alpha", 0.0), ("v_init", 1.0),
+        ("v_init", -0.1), ("beta", 0.0), ("beta", 1.1), ("surrogate", "sigmoidal"),
+    ],
+)  # fmt: skip
+def test_bad_arguments_are_named(argument, value):
+    with pytest.raises(InputError) as caught:
+        MultiLevelIF(**{argument: value})
+    message = str(caught.value)
+    assert message.startswith(f"{argument}: got")
+    assert "allowed" in message
+    assert "\n" not in message
+
+
+def test_state_of_another_shape_is_refused():
+    with pytest.raises(InputError, match=r"v: got \(2, 3\), allowed: the shape of x_t"):
+        MultiLevelIF().step(torch.zeros(4, 3), torch.zeros(2, 3))
+
+
+@given(st.integers(1, 255), thresholds)
+def test_saturation(n, threshold):
+    assume(threshold / n > 1e-3)
+    top = MultiLevelIF(n, threshold)(torch.tensor([[[threshold, 1e6, -1e6]]]))
+    expected = torch.tensor([threshold, threshold, 0.0])
+    assert_close(top[0, 0], expected, rtol=1e-6, atol=0.0)
