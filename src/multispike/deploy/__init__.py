@@ -1,0 +1,1 @@
+"""From a trained network to an integer program: reference, C99, ONNX, OpenVINO, NIR."""

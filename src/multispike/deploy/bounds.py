@@ -1,0 +1,105 @@
+"""Proof that no sum of an integer network leaves int32, from its actual weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from multispike.deploy.layers import (
+    IMAGE,
+    POTENTIAL_BITS,
+    GlobalSum,
+    Layer,
+    MaxPool,
+    Merge,
+    Neurons,
+    Potentials,
+    Readout,
+    Synapses,
+)
+from multispike.errors import InputError, invalid
+
+INT32 = 2**31 - 1
+LEVEL_MAX = 255
+"""Levels travel as one byte."""
+
+
+def largest_sum(synapses: Synapses, largest_input: int) -> int:
+    """Bound on every partial sum over these synapses, in any order: max_c sum |w| * largest input.
+
+    >>> w = np.array([3, -4], np.int8).reshape(1, 2, 1, 1)
+    >>> largest_sum(Synapses("fc", "z", w), 2)
+    14
+    """
+    if synapses.weight is None:
+        assert synapses.gain is not None
+        per_channel = np.abs(synapses.gain.astype(np.int64))
+    else:
+        per_channel = np.abs(synapses.weight.astype(np.int64)).sum(axis=(1, 2, 3))
+    return int(per_channel.max()) * largest_input
+
+
+def largest_outputs(layers: Sequence[Layer]) -> dict[str, int]:
+    """The largest absolute value that each layer, and the image, can send."""
+    largest = {IMAGE: 255}
+    for layer in layers:
+        match layer:
+            case Neurons():
+                value = layer.levels
+            case Potentials():
+                value = 2 ** (POTENTIAL_BITS - 1)
+            case Merge(kind="add"):
+                value = largest[layer.path] + largest[layer.shortcut]
+            case Merge():
+                value = 1
+            case MaxPool():
+                value = largest[layer.source]
+            case GlobalSum():
+                value = largest[layer.source] * _positions(layers, layer)
+            case Readout():
+                value = 0
+        largest[layer.name] = value
+    return largest
+
+
+def prove(layers: Sequence[Layer], timesteps: int) -> dict[str, int]:
+    """The bound on every intermediate value of each layer that adds, by name.
+
+    A potential is bounded by |start| + T * (|bias| + sum |w| * largest input): the reset only
+    brings it nearer to zero. Levels of a residual sum must fit one byte.
+
+    Raises:
+        InputError: naming the layer whose bound exceeds its type.
+    """
+    largest = largest_outputs(layers)
+    bounds = {}
+    for layer in layers:
+        if isinstance(layer, Merge) and largest[layer.name] > LEVEL_MAX:
+            levels = largest[layer.name]
+            raise InputError(f"{layer.name}: got levels up to {levels}, allowed: <= {LEVEL_MAX}")
+        if not isinstance(layer, (Neurons, Potentials, Readout)):
+            continue
+        bound = int(np.abs(layer.bias.values.astype(np.int64)).max())
+        for synapses in layer.synapses:
+            part = largest_sum(synapses, largest[synapses.source])
+            if synapses.shift is not None:
+                # The sum before the shift, with its rounding term, has to fit as well.
+                part = max(part, part << max(0, -int(synapses.shift.min())))
+                part += 2 ** max(0, int(synapses.shift.max()))
+            bound += part
+        if isinstance(layer, Neurons):
+            bound = timesteps * bound + int(np.abs(layer.start.astype(np.int64)).max())
+            bound = max(bound, layer.levels * int(layer.step.max()))
+        elif isinstance(layer, Readout):
+            bound *= timesteps
+        if bound > INT32:
+            raise invalid(layer.name, f"sums up to {bound}", f"<= {INT32}: fewer levels or steps")
+        bounds[layer.name] = bound
+    return bounds
+
+
+def _positions(layers: Sequence[Layer], layer: GlobalSum) -> int:
+    """Pixels that a global sum adds up."""
+    source = next(other for other in layers if other.name == layer.source)
+    return source.shape[1] * source.shape[2]

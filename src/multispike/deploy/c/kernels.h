@@ -1,0 +1,101 @@
+/* Integer spiking layers in C99: no malloc, no floating point, no recursion.
+ *
+ * Maps are stored [row][column][channel]. Levels (graded spikes) take one byte, potentials that
+ * drive a neuron int32, potentials that cross a shortcut int16.
+ *
+ * -DDENSE  convolutions visit every input, zero or not, for comparison
+ * -DCOUNT  count events, synaptic operations and updates of potentials
+ */
+#ifndef KERNELS_H
+#define KERNELS_H
+
+#include <stdint.h>
+
+typedef struct {
+    int channels, rows, columns;
+} shape_t;
+
+/* Synapses. weight is [in.channels][kernel_rows][kernel_columns][out.channels], so that one event
+ * adds whole runs of weights; gain, for an identity, is [channels]. id indexes the counters. */
+typedef struct {
+    int id;
+    shape_t in, out;
+    int kernel_rows, kernel_columns, stride, padding;
+    const int8_t *weight;
+} conv_t;
+
+typedef struct {
+    int id;
+    shape_t shape;
+    const int32_t *gain;
+} identity_t;
+
+/* values is [row class][column class][channel]; rows and columns give the class of each row and
+ * column, or are NULL where there is one class. */
+typedef struct {
+    const int32_t *values;
+    const uint8_t *rows, *columns;
+    int column_classes;
+} bias_t;
+
+/* Multi-level integrate-and-fire neurons: level k at potential >= k * step[channel], soft reset. */
+typedef struct {
+    int id;
+    shape_t shape;
+    bias_t bias;
+    const int32_t *start, *step;
+    int levels;
+} neurons_t;
+
+int shape_size(shape_t shape);
+
+/* Input [channel][row][column] -> [row][column][channel]. */
+void channels_last(uint8_t *z, const uint8_t *input, shape_t shape);
+
+/* Potentials: set to constants, add constants, add each other. */
+void clear(int32_t *v, shape_t shape);
+void set_channels(int32_t *v, const int32_t *values, shape_t shape);
+void set_bias(int32_t *v, bias_t bias, shape_t shape);
+void add_bias(int32_t *v, bias_t bias, shape_t shape);
+void add_drive(int32_t *v, const int32_t *drive, shape_t shape);
+
+/* Synapses onto potentials. */
+void conv_events(int32_t *v, const conv_t *conv, const uint8_t *z);
+void conv_potentials(int32_t *v, const conv_t *conv, const int16_t *p);
+void linear_sums(int32_t *v, const conv_t *linear, const int32_t *sums);
+void add_levels(int32_t *v, const identity_t *identity, const uint8_t *z);
+void add_potentials(int32_t *v, const identity_t *identity, const int16_t *p);
+
+/* v += sign[channel] * drive. */
+void add_signed(int32_t *v, const int32_t *drive, const int32_t *sign, shape_t shape);
+
+/* v += drive / 2^shift[channel], rounding half up; a negative shift multiplies. */
+void add_shifted(int32_t *v, const int32_t *drive, const int32_t *shift, shape_t shape);
+
+/* Levels from potentials, and int16 from int32, saturating. */
+void fire(uint8_t *z, int32_t *v, const neurons_t *neurons);
+void saturate(int16_t *p, const int32_t *v, shape_t shape);
+
+/* Levels from levels: sums and logic of two paths, and the sum over the image. */
+void merge_add(uint8_t *z, const uint8_t *path, const uint8_t *shortcut, shape_t shape);
+void merge_and(uint8_t *z, const uint8_t *path, const uint8_t *shortcut, shape_t shape);
+void merge_iand(uint8_t *z, const uint8_t *path, const uint8_t *shortcut, shape_t shape);
+void global_sum(int32_t *sums, const uint8_t *z, shape_t shape);
+
+/* 2x2 maximum of an input of shape `shape`; the last row and column of an odd size are kept. */
+void max_pool(uint8_t *out, const uint8_t *in, shape_t shape);
+void max_pool_potentials(int16_t *out, const int16_t *in, shape_t shape);
+void max_pool_drive(int32_t *out, const int32_t *in, shape_t shape);
+
+#ifdef COUNT
+/* Synapses: non-zero inputs, sum of their levels, weights applied.
+ * Neurons: non-zero outputs, sum of their levels, visits of a potential. */
+typedef struct {
+    const char *name;
+    long long events, amplitude, operations;
+} counts_t;
+
+extern counts_t synapse_counts[], neuron_counts[];
+#endif
+
+#endif
