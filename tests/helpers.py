@@ -10,7 +10,7 @@ EDGE = 1e-4
 
 
 def binary_if(x: torch.Tensor, threshold: float) -> torch.Tensor:
-    """A binary IF neuron with soft reset, written plainly; x [T, ...] -> spikes of 0 or threshold."""
+    """A binary IF neuron with soft reset, written plainly; x [T, ...] -> 0 or threshold."""
     v = torch.zeros_like(x[0])
     spikes = []
     for x_t in x:

@@ -85,7 +85,11 @@ def test_neurons_at_a_sum_share_their_threshold(learn):
         blocks = [b for name, b in model.body.named_children() if name.startswith(f"stage{stage}_")]
         shared = {id(b.path.neuron2.neuron.threshold) for b in blocks}
         shared |= {id(b.after.neuron.threshold) for b in blocks}
-        shared |= {id(b.shortcut.neuron0.neuron.threshold) for b in blocks if len(list(b.shortcut.children()))}
+        shared |= {
+            id(b.shortcut.neuron0.neuron.threshold)
+            for b in blocks
+            if len(list(b.shortcut.children()))
+        }
         assert len(shared) == 1
     first = model.body.stage1_block1
     assert model.encoder.threshold is first.path.neuron2.neuron.threshold
@@ -103,7 +107,9 @@ def spikes_after_blocks(arch, levels):
     for name, module in model.named_modules():
         if isinstance(module, ResidualBlock):
             module.register_forward_hook(
-                lambda module, args, out, name=name: largest.update({name: out.max().item() * levels})
+                lambda module, args, out, name=name: largest.update(
+                    {name: out.max().item() * levels}
+                )
             )
     model.eval()(torch.randn(1, 3, 8, 8))
     return largest

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 import sys
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, NoReturn
 
-from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser
+from jsonargparse import ActionYesNo, ArgumentParser
 
 from multispike.config import CompareConfig, EvaluateConfig, TrainConfig
 from multispike.errors import InputError, RunError
@@ -27,14 +28,14 @@ class Command:
         settings: dataclass whose fields are the options.
         help: one line.
         examples: command lines shown below the options.
-        positional: fields that are given without an option name, in order.
+        positional: fields that are given without an option name, in order, with their help.
     """
 
     function: str
     settings: type
     help: str
     examples: tuple[str, ...]
-    positional: tuple[str, ...] = ()
+    positional: Mapping[str, str] = field(default_factory=dict)
 
 
 COMMANDS = {
@@ -58,8 +59,11 @@ COMMANDS = {
         "multispike.experiment:evaluate",
         EvaluateConfig,
         "Measure a trained run on its test set.",
-        ("multispike evaluate RUN", "multispike evaluate RUN --checkpoint best.ckpt --json out.json"),
-        ("run",),
+        (
+            "multispike evaluate RUN",
+            "multispike evaluate RUN --checkpoint best.ckpt --json out.json",
+        ),
+        {"run": "folder of the run"},
     ),
     "compare": Command(
         "multispike.experiment:compare",
@@ -67,7 +71,7 @@ COMMANDS = {
         "Train several neurons under one recipe and compare them.",
         (
             "multispike compare --arch fastnet --data digits --epochs 10 --out DIR",
-            "multispike compare --data cifar10 --data-dir DIR --variants ann,binary-T4,multilevel-T1-N4",
+            "multispike compare --data cifar10 --data-dir DIR --variants ann,multilevel-T1-N4",
         ),
     ),
 }
@@ -75,6 +79,10 @@ COMMANDS = {
 
 class Parser(ArgumentParser):
     """jsonargparse with --dashed-names, --flags without a value, and one-line errors."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.commands: dict[str, Parser] = {}
+        super().__init__(*args, **kwargs)
 
     def add_argument(self, *args: Any, **kwargs: Any) -> Any:
         if args and args[0].startswith("--"):
@@ -90,13 +98,23 @@ class Parser(ArgumentParser):
         raise SystemExit(2)
 
     def _one_line(self, message: str) -> str:
-        names = [option for action in self._actions for option in action.option_strings]
-        unknown = re.search(r"(?:unrecognized arguments: |Key ')(\S+?)(?:'| |=|$)", message)
+        parsers = [self, *self.commands.values()]
+        names = [name for parser in parsers for a in parser._actions for name in a.option_strings]
+        unknown = re.search(
+            r"(?:unrecognized arguments: |Key '|accept option ')(\S+?)(?:'| |=|$)", message
+        )
         if unknown:
             name = "--" + unknown[1].lstrip("-").replace("_", "-")
             near = get_close_matches(name, names, n=3, cutoff=0.5)
-            hint = f"nearest: {', '.join(near)}; " if near else ""
-            return f"{unknown[1]}: no such setting, {hint}see {self.prog} --help"
+            hint = f"nearest: {', '.join(dict.fromkeys(near))}; " if near else ""
+            return f"{unknown[1]}: no such setting, {hint}see --help"
+        key = re.search(r'Parser key "([^"]+)"', message)
+        value = re.search(r"(?:Given value|Got value): (.*)$", message, re.MULTILINE)
+        if key and value:
+            kinds = re.findall(r"Expected a (?:<class '(\w+)'>|typing\.Literal\[(.*?)\])", message)
+            allowed = ", ".join(dict.fromkeys(kind or literal for kind, literal in kinds))
+            allowed = allowed.replace("NoneType", "null") or "a value of its type"
+            return f"{key[1]}: got {value[1]!r}, allowed: {allowed}"
         return " ".join(line.strip() for line in message.splitlines() if line.strip())
 
 
@@ -119,14 +137,12 @@ def build_parser() -> Parser:
             epilog=f"examples:\n{examples}",
             formatter_class=parser.formatter_class,
         )
-        sub.add_argument("--config", action=ActionConfigFile, help="settings as YAML")
-        kinds = {field.name: field.type for field in fields(command.settings)}
-        for positional in command.positional:
-            sub.add_argument(positional, type=str, help=kinds and positional.upper())
-        sub.add_class_arguments(
-            command.settings, as_group=False, skip={*command.positional}
-        )
+        sub.add_argument("--config", action="config", help="settings as YAML")
+        for positional, help_text in command.positional.items():
+            sub.add_argument(positional, type=str, help=help_text)
+        sub.add_class_arguments(command.settings, as_group=False, skip={*command.positional})
         commands.add_subcommand(name, sub, help=command.help)
+        parser.commands[name] = sub
     return parser
 
 

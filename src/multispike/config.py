@@ -1,4 +1,4 @@
-"""Settings of the commands that train, as typed dataclasses. Torch-free: bad usage answers at once."""
+"""Settings of the commands, as typed dataclasses. Torch-free: bad usage answers at once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Recipe:
         epochs: Passes over the training images.
         batch_size: Images a step; by default a 20th of the training set, between 32 and 250.
         optimizer: sgd (Nesterov momentum) or adamw.
-        lr: Peak learning rate; by default 0.2 for sgd, 0.002 for adamw, at batch 250, in proportion.
+        lr: Peak learning rate; by default 0.2 (sgd) or 0.002 (adamw) a batch of 250 images.
         momentum: Nesterov momentum of sgd.
         weight_decay: For convolution and linear weights only.
         schedule: onecycle (linear up, linear down) or cosine (after a short linear warm-up).

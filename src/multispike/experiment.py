@@ -24,6 +24,8 @@ from multispike.report.terminal import comparison_table
 from multispike.training import RESULT, Interrupted, Run, fit, load_data, load_run
 from multispike.training.run import read_settings
 
+EVALUATION_BATCH = 250
+
 
 def train(config: TrainConfig) -> int:
     """Train one run, measure it and print its row."""
@@ -105,7 +107,7 @@ def summarise(
     run: Run, dataset: Dataset, profile: str = "lemaire2022", bits: int = 32
 ) -> dict[str, Any]:
     """The result of a run (DESIGN 5): accuracy, activity and energy on the whole test split."""
-    loader = test_loader(run, dataset)
+    loader = evaluation_loader(run, dataset)
     last = run.rows[-1]
     config = run.network.config
     seconds = run.train_seconds
@@ -128,7 +130,7 @@ def summarise(
     }
 
 
-def test_loader(run: Run, dataset: Dataset, batch_size: int = 250) -> BatchLoader:
+def evaluation_loader(run: Run, dataset: Dataset) -> BatchLoader:
     """The test split, normalised as in training.
 
     Raises:
@@ -141,7 +143,7 @@ def test_loader(run: Run, dataset: Dataset, batch_size: int = 250) -> BatchLoade
         )
     return BatchLoader(
         dataset.test,
-        batch_size,
+        EVALUATION_BATCH,
         mean=run.data["mean"],
         std=run.data["std"],
         channels_last=run.config.channels_last,
@@ -152,7 +154,7 @@ def test_loader(run: Run, dataset: Dataset, batch_size: int = 250) -> BatchLoade
 def mirrored_accuracy(run: Run, dataset: Dataset) -> float:
     """Accuracy of the mean of the logits of each image and its mirror image."""
     correct = total = 0
-    for inputs, targets in test_loader(run, dataset):
+    for inputs, targets in evaluation_loader(run, dataset):
         logits: Tensor = run.network(inputs) + run.network(inputs.flip(-1))
         correct += int((logits.argmax(1) == targets).sum())
         total += len(targets)

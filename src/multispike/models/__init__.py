@@ -73,7 +73,9 @@ def create_model(
     if learn_threshold not in ("no", "layer", "channel"):
         raise unknown("learn_threshold", learn_threshold, ("no", "layer", "channel"))
     for name, value in {
-        "num_classes": num_classes, "in_channels": in_channels, "timesteps": timesteps
+        "num_classes": num_classes,
+        "in_channels": in_channels,
+        "timesteps": timesteps,
     }.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise invalid(name, value, "an integer >= 1")

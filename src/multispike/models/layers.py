@@ -70,7 +70,9 @@ class NeuronFactory:
 
     def barrier(self, threshold: float | nn.Parameter) -> nn.Module:
         """The neuron after a residual sum, for merged tensors; a ReLU of an ANN changes nothing."""
-        return nn.ReLU() if self.kind == "relu" else self._over_time(barrier(self.levels, threshold))
+        return (
+            nn.ReLU() if self.kind == "relu" else self._over_time(barrier(self.levels, threshold))
+        )
 
     def _over_time(self, neuron: nn.Module) -> nn.Module:
         return OverTime(neuron, self.timesteps) if isinstance(neuron, MultiLevelIF) else neuron

@@ -58,7 +58,7 @@ def count_macs(network, shape: tuple[int, int, int]) -> int:
 
 
 def rows() -> list[dict[str, str | int]]:
-    """One dict an architecture: name, residual (what crosses the shortcut), params, macs at 32x32."""
+    """One dict an architecture: name, what crosses the shortcut, params, macs at 32x32."""
     import torch
 
     crossing = {"ms": "potentials", "sew": "spikes, growing"}
@@ -84,7 +84,9 @@ def show(settings: ModelsConfig) -> None:
         table.add_column(column, justify="right")
     listed = rows()
     for row in listed:
-        table.add_row(str(row["name"]), str(row["shortcut"]), f"{row['params']:,}", f"{row['macs']:,}")
+        table.add_row(
+            str(row["name"]), str(row["shortcut"]), f"{row['params']:,}", f"{row['macs']:,}"
+        )
     Console().print(table)
     if settings.json:
         write_json(settings.json, listed)

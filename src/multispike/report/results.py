@@ -12,7 +12,17 @@ from multispike.files import write_json
 FORMAT = 1
 """Raised by one whenever a key changes its meaning."""
 
-_KEYS = {"name", "arch", "data", "neuron", "levels", "timesteps", "accuracy", "layers", "environment"}
+_KEYS = {
+    "name",
+    "arch",
+    "data",
+    "neuron",
+    "levels",
+    "timesteps",
+    "accuracy",
+    "layers",
+    "environment",
+}
 
 
 def write_results(folder: Path, runs: list[dict[str, Any]]) -> Path:
@@ -31,7 +41,9 @@ def read_results(folder: str | Path) -> list[dict[str, Any]]:
     path = Path(folder) / "results.json"
     content = _read(path)
     if content.get("format") != FORMAT:
-        versions = {run.get("environment", {}).get("version", "?") for run in content.get("runs", [])}
+        versions = {
+            run.get("environment", {}).get("version", "?") for run in content.get("runs", [])
+        }
         raise InputError(
             f"results: got {str(path)!r} of format {content.get('format')!r} (multispike"
             f" {', '.join(sorted(versions)) or '?'}), allowed: format {FORMAT}"

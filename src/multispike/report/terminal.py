@@ -12,7 +12,7 @@ def comparison_table(runs: list[dict[str, Any]]) -> Table:
     first = runs[0]
     energy = first["energy_nj"]
     table = Table(
-        title=f"{first['arch']} on {first['data']}, energy by {energy['profile']}, {energy['bits']} bit",
+        title=f"{first['arch']} on {first['data']}, {energy['profile']} {energy['bits']} bit",
         caption="events, density and energy per inference; density is per neuron and timestep",
     )
     table.add_column("variant")

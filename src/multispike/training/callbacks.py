@@ -119,9 +119,13 @@ class ProgressBar(Callback):
         if not self.console.is_terminal:
             return
         columns = (
-            TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False),
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
         self.bar = Progress(*columns, console=self.console, transient=True)
         self.task = self.bar.add_task(self.name, total=self._steps(trainer), note="")
         self.bar.start()
@@ -130,7 +134,9 @@ class ProgressBar(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self.bar is not None:
-            note = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs} loss {outputs['loss']:.3f}"
+            note = (
+                f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs} loss {outputs['loss']:.3f}"
+            )
             self.bar.update(self.task, completed=trainer.global_step, note=note + self._tested)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

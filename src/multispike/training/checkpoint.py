@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,16 @@ from multispike.files import replacing
 class AtomicCheckpointIO(CheckpointIO):
     """Lightning's way to the disk: a checkpoint replaces the last one only when it is complete."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
         try:
             with replacing(path) as temporary:
                 torch.save(checkpoint, temporary)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            raise RunError(f"could not write {path}: {error}; the file before it is unchanged") from error
+            raise RunError(
+                f"could not write {path}: {error}; the file before it is unchanged"
+            ) from error
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
@@ -41,9 +46,13 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"checkpoint: got {str(path)!r}, which does not exist; allowed: a .ckpt file")
+        raise InputError(
+            f"checkpoint: got {str(path)!r}, which does not exist; allowed: a .ckpt file"
+        )
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about foreign pickles, which are refused below
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
         raise InputError(
@@ -57,6 +66,6 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         ) from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "multispike"} <= checkpoint.keys():
         raise InputError(
-            f"checkpoint: got {str(path)!r}, which is not one of multispike's; allowed: RUN/last.ckpt"
+            f"checkpoint: got {str(path)!r}, not one of multispike's; allowed: RUN/last.ckpt"
         )
     return checkpoint

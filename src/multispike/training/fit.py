@@ -33,7 +33,7 @@ from multispike.training.whitening import whiten_
 
 
 class EpochStream:
-    """The training batches that follow the trainer's step: what resuming needs is the step alone."""
+    """The training batches that follow the trainer's step, which is all that resuming needs."""
 
     def __init__(self, loader: BatchLoader, trainer: Trainer) -> None:
         self.loader = loader
@@ -52,7 +52,7 @@ def load_data(recipe: Recipe, timesteps: int = 1) -> Dataset:
     """The data set that a recipe names, at its limits."""
     from multispike.data import DATASETS
 
-    options = {"timesteps": timesteps} if DATASETS[recipe.data].events else {}
+    options: dict[str, Any] = {"timesteps": timesteps} if DATASETS[recipe.data].events else {}
     return load_dataset(
         recipe.data,
         recipe.data_dir,
@@ -85,7 +85,7 @@ def batch_size_of(recipe: Recipe, images: int) -> int:
 
 
 def augmentation_of(recipe: Recipe, dataset: Dataset) -> Augmentation:
-    """The recipe's augmentation; by default colour images and events flip, and all shift by 1/16."""
+    """The recipe's augmentation; by default colour and event sets flip, and all shift by 1/16."""
     channels, height, width = dataset.input_shape
     flip = recipe.flip or ("none" if channels == 1 else "random")
     shift = max(1, min(height, width) // 16) if recipe.shift is None else recipe.shift
@@ -176,7 +176,9 @@ def _check_fit(network: Network, dataset: Dataset) -> None:
         raise
     except RuntimeError as error:
         raise invalid(
-            "data", f"{dataset.name} of shape {list(shape)}", f"a shape that fits {network.config['arch']}"
+            "data",
+            f"{dataset.name} of shape {list(shape)}",
+            f"a shape that fits {network.config['arch']}",
         ) from error
     network.train()
 

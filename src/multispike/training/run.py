@@ -84,7 +84,8 @@ def load_weights(network: Network, checkpoint: dict[str, Any], path: Path) -> No
     if differing:
         raise InputError(
             f"checkpoint: got {str(path)!r} of {checkpoint['multispike']['model']['arch']}, whose"
-            f" {min(differing)} does not fit {network.config['arch']}; allowed: the same architecture"
+            f" {min(differing)} does not fit {network.config['arch']};"
+            " allowed: the same architecture"
         )
     network.load_state_dict(weights)
 
@@ -129,9 +130,9 @@ def read_settings(path: Path) -> dict[str, Any]:
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"config: got {str(path)!r}, unreadable: {error}".splitlines()[0]) from error
+        raise InputError(
+            f"config: got {str(path)!r}, unreadable: {error}".splitlines()[0]
+        ) from error
     if not isinstance(settings, dict):
         raise InputError(f"config: got {str(path)!r}, allowed: a mapping of settings")
     return settings
-
-

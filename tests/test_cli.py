@@ -1,0 +1,215 @@
+"""The command line as a user meets it: help, errors, exit codes, and one whole comparison."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from multispike import __version__, list_models
+from multispike.cli import COMMANDS, main
+from multispike.config import CompareConfig, TrainConfig, parse_variant
+from multispike.errors import InputError
+
+QUICK = ["--limit-train", "200", "--limit-test", "50", "--epochs", "2", "--threads", "1"]
+
+
+def refused(capsys, *arguments: str) -> str:
+    """The one line that a bad call prints; its exit code is 2."""
+    try:
+        code = main(list(arguments))
+    except SystemExit as stop:
+        code = stop.code
+    captured = capsys.readouterr()
+    assert code == 2
+    assert captured.err.startswith("multispike: ")
+    assert captured.err.count("\n") == 1, captured.err
+    assert not captured.out
+    return captured.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_examples(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "examples:" in text
+    assert f"multispike {command}" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_help_and_version(capsys):
+    for arguments, expected in ((["--help"], "compare"), (["--version"], __version__)):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 0
+        assert expected in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("train --arch vgg12", "arch: got 'vgg12', nearest: vgg16, vgg11"),
+        ("train --data cifr10", "data: got 'cifr10', nearest: cifar10"),
+        ("train --epoks 3", "--epoks: no such setting, nearest: --epochs"),
+        ("train --levels 0", "levels: got 0, allowed: an integer >= 1"),
+        ("train --threshold 0", "threshold: got 0.0, allowed: a number > 0"),
+        ("train --timesteps 0", "timesteps: got 0"),
+        ("train --epochs many", "epochs"),
+        ("train --lr -1", "lr: got -1.0"),
+        ("train --neuron lif", "neuron"),
+        ("train --resume --overwrite", "overwrite"),
+        ("compare --variants ann,qnn", "variants: got 'qnn', allowed: ann, ann-T#"),
+        ("compare --variants ann,ann", "variants: got 'ann,ann'"),
+        ("compare --variants binary-T4-N3", "variants"),
+        ("evaluate /nowhere", "run: got '/nowhere'"),
+        ("trian", "COMMAND"),
+        ("", "subcommand"),
+    ],
+)
+def test_bad_usage_is_one_line(arguments, expected, capsys):
+    assert expected in refused(capsys, *arguments.split())
+
+
+def test_unknown_config_key_names_the_nearest(tmp_path, capsys):
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("arch: vgg11\nepoch: 3\n")
+    assert "nearest: --epochs" in refused(capsys, "train", "--config", str(settings))
+
+
+def test_missing_data_is_named(tmp_path, capsys):
+    message = refused(
+        capsys,
+        "train",
+        "--data",
+        "cifar10",
+        "--data-dir",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "r"),
+    )
+    assert str(tmp_path) in message
+
+
+def test_print_config_round_trip(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--arch", "vgg11", "--levels", "8", "--print_config"])
+    printed = capsys.readouterr().out
+    assert yaml.safe_load(printed)["levels"] == 8
+    path = tmp_path / "c.yaml"
+    path.write_text(printed)
+    with pytest.raises(SystemExit):
+        main(["train", "--config", str(path), "--print_config"])
+    assert capsys.readouterr().out == printed
+
+
+def test_models(tmp_path, capsys):
+    assert main(["models", "--json", str(tmp_path / "models.json")]) == 0
+    printed = capsys.readouterr().out
+    listed = {row["name"]: row for row in json.loads((tmp_path / "models.json").read_text())}
+    assert sorted(listed) == list_models()
+    assert all(name in printed for name in listed)
+    assert listed["vgg16"]["macs"] == 313_201_664
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("compare") / "dir"
+    assert main(["compare", "--arch", "fastnet", *QUICK, "--out", str(folder)]) == 0
+    return folder
+
+
+def test_compare_writes_its_contract(comparison):
+    runs = json.loads((comparison / "results.json").read_text())["runs"]
+    assert [run["name"] for run in runs] == ["ann", "binary-T4", "multilevel-T1-N4"]
+    for run in runs:
+        assert json.loads((comparison / run["name"] / "result.json").read_text()) == run
+        assert {
+            "name", "arch", "data", "neuron", "levels", "timesteps", "seed", "epochs", "params",
+            "accuracy", "loss", "train_seconds", "images_per_second", "events_per_inference",
+            "amplitude_per_inference", "density", "energy_nj", "synops", "layers", "environment",
+        } <= run.keys()  # fmt: skip
+        assert 0 <= run["accuracy"] <= 1
+        assert {"profile", "bits", "total", "ops", "addressing", "weights", "potentials", "bias",
+                "io"} <= run["energy_nj"].keys()  # fmt: skip
+        parts = sum(v for k, v in run["energy_nj"].items() if k not in ("profile", "bits", "total"))
+        assert parts == pytest.approx(run["energy_nj"]["total"])
+        assert {"name", "kind", "in_shape", "out_shape", "events_in", "events_out", "max_level",
+                "energy_nj"} <= run["layers"][0].keys()  # fmt: skip
+        assert {"version", "torch", "cpu", "threads", "date"} <= run["environment"].keys()
+        for name in ("config.yaml", "last.ckpt", "best.ckpt", "metrics.csv"):
+            assert (comparison / run["name"] / name).exists()
+    assert (comparison / "report.html").stat().st_size > 10_000
+
+
+def test_a_second_compare_trains_nothing(comparison, capsys):
+    before = {path: path.stat().st_mtime_ns for path in comparison.rglob("*.ckpt")}
+    assert main(["compare", "--arch", "fastnet", *QUICK, "--out", str(comparison)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in comparison.rglob("*.ckpt")} == before
+    printed = capsys.readouterr().out
+    assert "multilevel-T1-N4" in printed
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_compare_goes_on_after_a_kill(comparison, tmp_path):
+    """Killed in its second variant, it finishes with the results of the run that was not."""
+    folder = tmp_path / "dir"
+    arguments = ["compare", "--arch", "fastnet", *QUICK, "--out", str(folder)]
+    process = subprocess.Popen([sys.executable, "-m", "multispike.cli", *arguments])
+    while not (folder / "binary-T4" / "config.yaml").exists():
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    assert main(arguments) == 0
+    one, two = (json.loads((f / "results.json").read_text())["runs"] for f in (comparison, folder))
+    for first, second in zip(one, two, strict=True):
+        for key in ("name", "accuracy", "loss", "events_per_inference", "energy_nj"):
+            assert first[key] == second[key]
+
+
+def test_evaluate_repeats_the_result(comparison, tmp_path, capsys):
+    run = comparison / "multilevel-T1-N4"
+    assert main(["evaluate", str(run), "--flip", "--json", str(tmp_path / "out.json")]) == 0
+    again = json.loads((tmp_path / "out.json").read_text())
+    first = json.loads((run / "result.json").read_text())
+    assert again["accuracy"] == first["accuracy"]
+    assert 0 <= again["accuracy_flip"] <= 1
+    assert "with mirror images" in capsys.readouterr().out
+
+
+def test_train_refuses_a_used_folder(comparison, capsys):
+    folder = str(comparison / "ann")
+    assert "allowed: another folder, or --resume, or --overwrite" in refused(
+        capsys, "train", "--arch", "fastnet", "--neuron", "relu", *QUICK, "--out", folder
+    )
+
+
+def test_digits_do_not_fit_an_rgb_run(comparison, tmp_path):
+    from multispike.experiment import evaluation_loader
+    from multispike.training import load_data, load_run
+
+    run = load_run(comparison / "ann")
+    run.data["input_shape"] = [3, 32, 32]
+    with pytest.raises(InputError, match="what the run was trained on"):
+        evaluation_loader(run, load_data(run.config))
+
+
+@pytest.mark.parametrize(
+    ("name", "neuron", "timesteps", "levels"),
+    [("ann", "relu", 1, None), ("ann-T10", "relu", 10, None), ("binary-T4", "binary", 4, None),
+     ("multilevel-T2-N8", "multilevel", 2, 8), ("multilevel", "multilevel", 1, None)],
+)  # fmt: skip
+def test_variant_names(name, neuron, timesteps, levels):
+    assert parse_variant(name) == {"neuron": neuron, "timesteps": timesteps, "levels": levels}
+    if name != "multilevel":
+        assert TrainConfig(**parse_variant(name)).variant == name
+
+
+def test_compare_shares_one_recipe():
+    runs = CompareConfig(lr=0.3, seed=5, out="x", variants="ann, multilevel-T1-N2").runs()
+    assert [(run.lr, run.seed, run.out) for run in runs] == [
+        (0.3, 5, "x/ann"), (0.3, 5, "x/multilevel-T1-N2"),
+    ]  # fmt: skip

@@ -1,0 +1,308 @@
+"""Runs that are killed, interrupted, spread over processes, fed with bad values."""
+
+import csv
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from multispike.config import TrainConfig
+from multispike.errors import InputError, RunError
+from multispike.training import fit, load_run
+from multispike.training.checkpoint import AtomicCheckpointIO, read_checkpoint
+from multispike.training.optim import make_optimizer, make_schedule
+from multispike.training.whitening import whiten_
+
+TINY = TrainConfig(
+    arch="sparse_resnet20", data="digits", limit_train=160, limit_test=40, batch_size=32,
+    epochs=3, threads=1, accelerator="cpu",
+)  # fmt: skip
+
+
+def command(config: TrainConfig, **changes) -> list[str]:
+    """The same run as a process of its own, through the public Python function."""
+    config = replace(config, **changes)
+    imports = "from multispike.config import TrainConfig; from multispike.training import fit"
+    code = f"{imports}; fit({config!r})"
+    return [sys.executable, "-c", code]
+
+
+def state(folder: Path) -> dict[str, torch.Tensor]:
+    """All that a run has become: weights, buffers, momenta."""
+    content = read_checkpoint(folder / "last.ckpt")
+    tensors = dict(content["state_dict"])
+    for index, slot in content["optimizer_states"][0]["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": value for key, value in slot.items()
+                    if isinstance(value, torch.Tensor)}  # fmt: skip
+    return tensors
+
+
+def assert_same(first: Path, second: Path) -> None:
+    one, two = state(first), state(second)
+    assert one.keys() == two.keys()
+    for key, value in one.items():
+        assert torch.equal(value, two[key]), key
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory) -> Path:
+    """The run that was never interrupted."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    assert fit(replace(TINY, out=str(folder)))
+    return folder
+
+
+def wait_for_step(folder: Path, process: subprocess.Popen, step: int) -> None:
+    """Until last.ckpt has reached `step`; it is replaced whole, so it can be read at any time."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended before it could be killed"
+        last = folder / "last.ckpt"
+        if last.exists() and read_checkpoint(last)["global_step"] >= step:
+            return
+        time.sleep(0.01)
+    raise TimeoutError
+
+
+@pytest.mark.parametrize("steps", [(2,), (7, 11)], ids=["mid-epoch 1", "mid-epochs 2 and 3"])
+def test_kill_9_and_resume_is_bit_exact(straight, tmp_path, steps):
+    folder = tmp_path / "run"
+    config = replace(TINY, out=str(folder), checkpoint_seconds=0.0)
+    for count, step in enumerate(steps):
+        process = subprocess.Popen(command(config, resume=count > 0))
+        wait_for_step(folder, process, step)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert read_checkpoint(folder / "last.ckpt")["global_step"] < 15
+    assert fit(replace(config, resume=True))
+    assert_same(straight, folder)
+    rows, expected = metrics(folder), metrics(straight)
+    timeless = [key for key in rows[0] if key not in ("train_seconds", "images_per_second")]
+    assert [[r[k] for k in timeless] for r in rows] == [[r[k] for k in timeless] for r in expected]
+
+
+def test_ctrl_c_saves_and_resumes(straight, tmp_path):
+    folder = tmp_path / "run"
+    config = replace(TINY, out=str(folder), checkpoint_seconds=0.0)
+    process = subprocess.Popen(command(config), stderr=subprocess.PIPE, text=True)
+    wait_for_step(folder, process, 1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert "Interrupted" in errors
+    assert fit(replace(config, resume=True))
+    assert_same(straight, folder)
+
+
+def test_ema_resumes_bit_exactly(tmp_path):
+    config = replace(TINY, ema=0.9, epochs=2, checkpoint_seconds=0.0)
+    fit(replace(config, out=str(tmp_path / "a")))
+    interrupted = replace(config, out=str(tmp_path / "b"))
+    process = subprocess.Popen(command(interrupted))
+    wait_for_step(tmp_path / "b", process, 3)
+    process.kill()
+    process.wait()
+    fit(replace(interrupted, resume=True))
+    assert_same(tmp_path / "a", tmp_path / "b")
+
+
+def test_run_folder_and_reload(straight):
+    run = load_run(straight)
+    assert run.network.config["arch"] == "sparse_resnet20"
+    assert not run.network.training
+    assert len(run.rows) == 3
+    assert run.train_seconds > 0
+    settings = yaml.safe_load((straight / "config.yaml").read_text())
+    assert settings["arch"] == "sparse_resnet20"
+    assert (straight / "best.ckpt").exists()
+    best = load_run(straight, "best.ckpt")
+    accuracies = [row["test_accuracy"] for row in run.rows]
+    assert len(best.rows) == accuracies.index(max(accuracies)) + 1
+    assert not list(straight.glob(".*tmp"))
+
+
+@pytest.mark.parametrize("launcher", ["lightning", "torchrun"])
+def test_two_processes_train_one_network(tmp_path, launcher):
+    """DDP over gloo: both ranks end with the same weights, only rank 0 writes."""
+    config = replace(TINY, out=str(tmp_path / "run"), devices=2, strategy="ddp", epochs=2)
+    script = tmp_path / "job.py"
+    script.write_text(
+        "from multispike.config import TrainConfig\nfrom multispike.training import fit\n"
+        f"reports = fit({config!r})\nprint('rank 0' if reports else 'other rank')\n"
+    )
+    run = {
+        "lightning": [sys.executable, str(script)],
+        "torchrun": [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2",
+                     "--master-port=29517", str(script)],
+    }[launcher]  # fmt: skip
+    done = subprocess.run(run, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("rank 0") == 1
+    assert done.stdout.count("other rank") == 1
+    run = load_run(tmp_path / "run")
+    assert int(run.rows[-1]["step"]) == 2 * 5
+    assert len(list((tmp_path / "run" / "tensorboard").glob("events*"))) == 1
+
+
+def test_other_settings_are_refused_on_resume(straight):
+    before = state(straight)
+    with pytest.raises(InputError, match=r"lr: got 0\.5, but the run in"):
+        fit(replace(TINY, out=str(straight), resume=True, lr=0.5))
+    with pytest.raises(InputError, match="which holds a run; allowed: another folder, or --resume"):
+        fit(replace(TINY, out=str(straight)))
+    assert state(straight).keys() == before.keys()
+
+
+def test_foreign_folder_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match="holds files that are no run"):
+        fit(replace(TINY, out=str(tmp_path), overwrite=True))
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path):
+    config = replace(TINY, out=str(tmp_path / "run"), lr=1e30, checkpoint_seconds=0.0, warmup=0.0)
+    with pytest.raises(RunError, match=r"at step \d+ .*last good state|not finite after step"):
+        fit(config)
+    last = tmp_path / "run" / "last.ckpt"
+    if last.exists():
+        weights = read_checkpoint(last)["state_dict"].values()
+        assert all(torch.isfinite(w).all() for w in weights if w.is_floating_point())
+
+
+def test_full_disk_keeps_the_last_checkpoint(tmp_path):
+    """A real full file system: a tiny tmpfs, where this user may mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True
+    )
+    if mount.returncode:
+        pytest.skip("may not mount a tmpfs here")
+    try:
+        io = AtomicCheckpointIO()
+        good = {"state_dict": {"w": torch.ones(10)}, "multispike": {}}
+        io.save_checkpoint(good, disk / "last.ckpt")
+        with pytest.raises(RunError, match=r"could not write .*the file before it is unchanged"):
+            io.save_checkpoint({**good, "state_dict": {"w": torch.ones(10**6)}}, disk / "last.ckpt")
+        assert torch.equal(read_checkpoint(disk / "last.ckpt")["state_dict"]["w"], torch.ones(10))
+        assert [path.name for path in disk.iterdir()] == ["last.ckpt"]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+class Malice:
+    def __reduce__(self):
+        return os.system, ("touch pwned",)
+
+
+def test_bad_checkpoints_are_refused(straight, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, content in {
+        "malicious.ckpt": pickle.dumps(Malice()),
+        "empty.ckpt": b"",
+        "noise.ckpt": bytes(range(256)) * 10,
+        "truncated.ckpt": (straight / "last.ckpt").read_bytes()[:-1000],
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=r"checkpoint: got .*allowed") as caught:
+            read_checkpoint(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    torch.save({"state_dict": {}, "multispike": Malice()}, tmp_path / "inside.ckpt")
+    with pytest.raises(InputError, match="refused"):
+        read_checkpoint(tmp_path / "inside.ckpt")
+    assert not (tmp_path / "pwned").exists()
+    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    with pytest.raises(InputError, match="not one of multispike's"):
+        read_checkpoint(tmp_path / "foreign.ckpt")
+    with pytest.raises(InputError, match="does not exist"):
+        read_checkpoint(tmp_path / "missing.ckpt")
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(straight, tmp_path):
+    content = torch.load(straight / "last.ckpt", weights_only=True)
+    content["multispike"]["model"]["arch"] = "sew_resnet34"
+    (tmp_path / "run").mkdir()
+    torch.save(content, tmp_path / "run" / "last.ckpt")
+    with pytest.raises(
+        InputError, match="does not fit sew_resnet34; allowed: the same architecture"
+    ):
+        load_run(tmp_path / "run")
+
+
+def test_only_weights_decay_and_shared_thresholds_count_once():
+    from multispike import create_model
+
+    model = create_model("sparse_resnet20", learn_threshold="layer")
+    config = replace(TINY, weight_decay=0.1, bias_lr=3.0)
+    groups = make_optimizer(model, config, 0.1).param_groups
+    decayed = {id(p) for g in groups if g["weight_decay"] for p in g["params"]}
+    names = {name for name, p in model.named_parameters() if id(p) in decayed}
+    assert all("conv" in name or "linear" in name for name in names)
+    assert not any("bias" in name for name in names)
+    every = [id(p) for g in groups for p in g["params"]]
+    assert len(every) == len(set(every)) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("schedule", ["onecycle", "cosine"])
+def test_schedules_rise_and_fall(schedule):
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.2)
+    config = replace(TINY, schedule=schedule, warmup=0.25)
+    scheduler = make_schedule(optimizer, config, 40)
+    rates = []
+    for _ in range(40):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    peak = rates.index(max(rates))
+    assert max(rates) == pytest.approx(0.2, rel=0.05)
+    assert 8 <= peak <= 11
+    assert rates[:peak] == sorted(rates[:peak])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert 0 < rates[-1] < 0.02
+
+
+def test_whitened_filters_decorrelate():
+    """Responses of the leading half to the patches have unit variance and no correlation."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(64, 3, 12, 12, generator=generator)
+    images = images + images.roll(1, 3) + 0.5 * images.roll(1, 2)
+    conv = torch.nn.Conv2d(3, 24, 3, bias=False)
+    whiten_(conv, images)
+    response = conv(images).transpose(0, 1).flatten(1)[:12].double()
+    covariance = response @ response.T / response.shape[1]
+    torch.testing.assert_close(covariance, torch.eye(12).double(), rtol=0, atol=2e-2)
+    assert torch.equal(conv.weight[:12], -conv.weight[12:])
+
+
+def test_activity_penalty_lowers_activity(tmp_path):
+    """The same run with and without it: fewer events, and ReLU networks are left alone."""
+    from multispike.neurons import MultiLevelIF
+
+    def events(penalty: float) -> float:
+        config = replace(TINY, arch="fastnet", out=str(tmp_path / str(penalty)))
+        fit(replace(config, activity_penalty=penalty, epochs=6))
+        run = load_run(tmp_path / str(penalty))
+        counts = []
+        for module in run.network.modules():
+            if isinstance(module, MultiLevelIF):
+                module.register_forward_hook(
+                    lambda m, a, out: counts.append((out > 0).sum().item())
+                )
+        with torch.no_grad():
+            run.network(torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
+        return sum(counts)
+
+    assert events(3.0) < 0.9 * events(0.0)
