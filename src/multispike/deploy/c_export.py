@@ -1,4 +1,4 @@
-"""C99 source of an integer network: weights, tables and calls; the kernels are copied as they are."""
+"""C99 source of an integer network: weights, tables and calls; the kernels are copied."""
 
 from __future__ import annotations
 
@@ -112,6 +112,7 @@ def _weights(group: list[Synapses]) -> str:
 def _header(network: IntegerNetwork) -> str:
     channels, rows, columns = network.input_shape
     frames = network.timesteps if network.events else 1
+    layout = "[timestep][channel][row][column]" if network.events else "[channel][row][column]"
     return f"""\
 /* {network.arch}: {"event frames" if network.events else "images"} -> integer logits, \
 {network.timesteps} timestep(s). Generated; see README.md. */
@@ -131,8 +132,8 @@ def _header(network: IntegerNetwork) -> str:
 
 enum {{ MODEL_OK = 0, MODEL_ERROR_INPUT = 1, MODEL_ERROR_LOGITS = 2 }};
 
-/* One inference. `input` is uint8 {"[timestep]" if network.events else ""}[channel][row][column],
- * `input_bytes` long; `logits` has room for `classes` numbers, each worth {network.logit_scale:.9g}.
+/* One inference. `input` is uint8 {layout}, `input_bytes` long.
+ * `logits` has room for `classes` numbers, each worth {network.logit_scale:.9g}.
  * Returns MODEL_OK, or the error for a size other than MODEL_INPUT_BYTES or MODEL_CLASSES or a null
  * pointer; then `logits` is left as it was. Not reentrant: the buffers are static. */
 int model_run(const uint8_t *input, size_t input_bytes, int32_t *logits, size_t classes);
@@ -224,7 +225,9 @@ def _source(program: Program) -> str:
     )
     names = [f'    {{"{one.name}", 0, 0, 0}},' for one in _all_synapses(network)]
     neurons = [
-        f'    {{"{layer.name}", 0, 0, 0}},' for layer in network.layers if isinstance(layer, Neurons)
+        f'    {{"{layer.name}", 0, 0, 0}},'
+        for layer in network.layers
+        if isinstance(layer, Neurons)
     ]
     end = "    {NULL, 0, 0, 0},"
     prelude = "\n".join(f"    {line}" if line else "" for line in program.prelude).rstrip()

@@ -252,7 +252,7 @@ class _Writer:
 
 
 def _place(buffers: Iterable[Buffer]) -> dict[str, int]:
-    """Give each buffer an offset, no two that live at once overlapping; largest first, lowest fit."""
+    """Give each buffer an offset, no two that live at once overlapping: largest first, lowest."""
     arenas: dict[str, int] = {}
     placed: list[Buffer] = []
     for buffer in sorted(buffers, key=lambda b: (-b.size, b.first, b.name)):

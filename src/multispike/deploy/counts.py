@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from multispike.deploy.integer import IntegerNetwork
-from multispike.deploy.layers import IMAGE, Neurons, Shape, Synapses
+from multispike.deploy.layers import Neurons, Shape, Synapses
 
 
 @dataclass

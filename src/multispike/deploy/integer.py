@@ -101,13 +101,16 @@ class IntegerNetwork:
             InputError: for another type or shape.
         """
         pixels = torch.as_tensor(images)
-        axes = ([self.timesteps] if self.events else []) + ["B"]
-        wanted = [*axes, *self.input_shape]
-        fits = pixels.dim() == len(wanted) and all(
-            want in ("B", size) for want, size in zip(wanted, pixels.shape, strict=True)
+        steps = (self.timesteps,) if self.events else ()
+        rank = len(steps) + 4
+        fits = pixels.dim() == rank and pixels.shape == (
+            *steps,
+            pixels.shape[-4],
+            *self.input_shape,
         )
         if pixels.dtype != torch.uint8 or not fits:
-            raise invalid("images", f"{pixels.dtype} {list(pixels.shape)}", f"uint8 {wanted}")
+            wanted = ", ".join(map(str, (*steps, "B", *self.input_shape)))
+            raise invalid("images", f"{pixels.dtype} {list(pixels.shape)}", f"uint8 [{wanted}]")
         batch = pixels.dim() - 4
         with torch.inference_mode():
             parts = [self._run(chunk, observe) for chunk in pixels.split(CHUNK, dim=batch)]
@@ -172,7 +175,10 @@ class IntegerNetwork:
                 raise AssertionError("the readout sends nothing")
 
     def _drive(
-        self, layer: Neurons | Potentials | Readout, values: dict[str, Tensor], held: dict[str, Tensor]
+        self,
+        layer: Neurons | Potentials | Readout,
+        values: dict[str, Tensor],
+        held: dict[str, Tensor],
     ) -> Tensor:
         """Bias plus the sum of all synapses, int32 [B, C, H, W]."""
         total = torch.zeros((), dtype=torch.int32)
@@ -223,12 +229,16 @@ def check(network: IntegerNetwork) -> None:
         for synapses in getattr(layer, "synapses", ()):
             shape = names[synapses.source]
             if synapses.weight is not None and synapses.weight.shape[1] != shape[0]:
-                raise invalid(f"weight of {synapses.name}", synapses.weight.shape, f"Ci = {shape[0]}")
+                raise invalid(
+                    f"weight of {synapses.name}", synapses.weight.shape, f"Ci = {shape[0]}"
+                )
             reached = synapses.reach(shape)
             if isinstance(layer, Neurons) and layer.sign is not None:
                 reached = (reached[0], (reached[1] + 1) // 2, (reached[2] + 1) // 2)
             if reached != layer.shape:
-                raise invalid(f"shape of {layer.name}", layer.shape, f"{reached} by {synapses.name}")
+                raise invalid(
+                    f"shape of {layer.name}", layer.shape, f"{reached} by {synapses.name}"
+                )
         names[layer.name] = layer.shape
     if not network.layers or not isinstance(network.layers[-1], Readout):
         raise invalid("layers", len(network.layers), "a list that ends in a readout")

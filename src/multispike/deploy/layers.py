@@ -142,7 +142,7 @@ class Potentials:
 
 @dataclass(frozen=True)
 class Merge:
-    """Levels of a block's path a and its shortcut b: a + b, or for binary ones a AND b, NOT a AND b.
+    """Levels of a block's path a and shortcut b: a + b, or for binary ones a AND b, NOT a AND b.
 
     kind: "add", "and" or "iand".
     """

@@ -9,13 +9,25 @@ The bias is rounded down at T = 1, where H >= k*D asks no more of it, else to th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import nn
 
+from multispike.deploy.drives import (
+    WEIGHT_MAX,
+    Drive,
+    Floats,
+    Signal,
+    fold,
+    identity,
+    int32,
+    largest_shift,
+    level_of,
+    project,
+    taps,
+    whole,
+)
 from multispike.deploy.integer import IntegerNetwork
 from multispike.deploy.layers import (
     IMAGE,
@@ -37,12 +49,8 @@ from multispike.errors import InputError, invalid
 from multispike.models.layers import OverTime
 from multispike.models.network import Network
 from multispike.models.resnet import ResidualBlock
-from multispike.neurons import MIN_THRESHOLD, MultiLevelIF
+from multispike.neurons import MultiLevelIF
 
-Floats = NDArray[np.float64]
-
-WEIGHT = np.int8
-WEIGHT_MAX = 127
 STEP_MAX = 2**20
 """Largest D; reached only by channels whose weights are next to nothing."""
 
@@ -92,35 +100,6 @@ def quantise(
     )
 
 
-@dataclass(frozen=True)
-class _Signal:
-    """What a layer sends: its name and shape, and what 1 is worth in the float network, [C]."""
-
-    name: str
-    shape: Shape
-    worth: Floats
-    potentials: bool = False
-
-
-@dataclass(frozen=True)
-class _Drive:
-    """Synapses in floating point, on their way to a layer.
-
-    weight: potential per unit of the source; None for an identity.
-    sign: set where a max-pool stands before batch norm, and `shape` is behind it.
-    """
-
-    name: str
-    source: _Signal
-    shape: Shape
-    bias: Floats
-    weight: Floats | None = None
-    stride: int = 1
-    padding: int = 0
-    pools: bool = False
-    sign: Ints | None = None
-
-
 class _Walker:
     """Walks a `Network` in execution order and collects integer layers."""
 
@@ -129,30 +108,30 @@ class _Walker:
         self.timesteps = model.timesteps
         self.mean, self.std = mean, std
         steps = [
-            _step(neuron, None) for neuron in model.modules() if isinstance(neuron, MultiLevelIF)
+            level_of(neuron, None) for neuron in model.modules() if isinstance(neuron, MultiLevelIF)
         ]
         # One unit for all potentials that cross a shortcut, so that they add as they are.
         self.unit = float(np.median(np.concatenate(steps))) / 2**POTENTIAL_FRACTION
 
     def walk(self, model: Network, input_shape: Shape) -> tuple[Readout, float]:
         """All layers, and the readout with the worth of its unit."""
-        image = _Signal(IMAGE, input_shape, 1 / (255 * self.std))
+        image = Signal(IMAGE, input_shape, 1 / (255 * self.std))
         drive = self.run("stem", model.stem, image)
-        assert isinstance(drive, _Drive)
+        assert isinstance(drive, Drive)
         if isinstance(model.encoder, nn.Identity):
             encoded = self.potentials("stem", [drive])
         else:
             encoded = self.run("encoder", model.encoder, drive)
         body = self.run("body", model.body, encoded)
-        assert isinstance(body, _Signal)
+        assert isinstance(body, Signal)
         channels, *size = body.shape
         self.layers.append(GlobalSum("pool", (channels, 1, 1), body.name))
-        average = _Signal("pool", (channels, 1, 1), body.worth / (size[0] * size[1]))
+        average = Signal("pool", (channels, 1, 1), body.worth / (size[0] * size[1]))
         logits = self.run("classifier", model.classifier, average)
-        assert isinstance(logits, _Drive)
+        assert isinstance(logits, Drive)
         return self.readout(logits)
 
-    def run(self, name: str, module: nn.Module, x: _Signal | _Drive) -> _Signal | _Drive:
+    def run(self, name: str, module: nn.Module, x: Signal | Drive) -> Signal | Drive:
         """`module` applied to x."""
         match module:
             case nn.Sequential():
@@ -162,53 +141,57 @@ class _Walker:
             case nn.Identity():
                 return x
             case ResidualBlock():
-                assert isinstance(x, _Signal)
+                assert isinstance(x, Signal)
                 return self.block(name, module, x)
             case nn.Conv2d() | nn.Linear():
-                assert isinstance(x, _Signal)
-                return _project(name, module, x)
+                assert isinstance(x, Signal)
+                return project(name, module, x)
             case nn.BatchNorm2d():
-                assert isinstance(x, _Drive)
-                return _fold(module, x)
-            case nn.MaxPool2d() if isinstance(x, _Drive):
+                assert isinstance(x, Drive)
+                return fold(module, x)
+            case nn.MaxPool2d() if isinstance(x, Drive):
                 return replace(x, shape=pooled(x.shape), pools=True)
             case nn.MaxPool2d():
                 self.layers.append(MaxPool(name, pooled(x.shape), x.name))
                 return replace(x, name=name, shape=pooled(x.shape))
             case OverTime() | MultiLevelIF():
                 neuron = module.neuron if isinstance(module, OverTime) else module
-                drive = x if isinstance(x, _Drive) else _identity(f"{name}.input", x)
+                drive = x if isinstance(x, Drive) else identity(f"{name}.input", x)
                 return self.neurons(name, neuron, [drive])
         raise invalid(name, type(module).__name__, "the layers of `create_model`'s networks")
 
-    def block(self, name: str, block: ResidualBlock, x: _Signal) -> _Signal:
+    def block(self, name: str, block: ResidualBlock, x: Signal) -> Signal:
         """A residual block of any family; what meets at its sum tells which."""
         merge = f"{name}.merge"
         path = self.run(f"{name}.path", block.path, x)
         shortcut = self.run(f"{name}.shortcut", block.shortcut, x)
         after = block.after.neuron if isinstance(block.after, OverTime) else None
-        if isinstance(path, _Signal):
-            assert isinstance(shortcut, _Signal)
+        if isinstance(path, Signal):
+            assert isinstance(shortcut, Signal)
             if not np.array_equal(path.worth, shortcut.worth):
-                raise InputError(f"{merge}: got two thresholds, allowed: one on both sides of a sum")
+                raise InputError(
+                    f"{merge}: got two thresholds, allowed: one on both sides of a sum"
+                )
             if after is None:
                 self.layers.append(
                     Merge(merge, path.shape, block.merge.kind, path.name, shortcut.name)
                 )
                 return replace(path, name=merge)
-            path = _identity(f"{merge}.path", path)
-        if isinstance(shortcut, _Signal):
-            shortcut = _identity(f"{merge}.shortcut", shortcut)
+            path = identity(f"{merge}.path", path)
+        if isinstance(shortcut, Signal):
+            shortcut = identity(f"{merge}.shortcut", shortcut)
         if after is None:
             return self.potentials(merge, [path, shortcut])
         return self.neurons(f"{name}.after", after, [path, shortcut])
 
-    def neurons(self, name: str, neuron: MultiLevelIF, drives: list[_Drive]) -> _Signal:
+    def neurons(self, name: str, neuron: MultiLevelIF, drives: list[Drive]) -> Signal:
         """Neurons driven by the sum of `drives`, in units that fit the largest weight."""
         spec, shape = neuron.spec, drives[0].shape
         if spec.beta != 1 and self.timesteps > 1:
-            raise invalid("beta", spec.beta, "1 (integers don't leak): train without leak, or T = 1")
-        delta = _step(neuron, shape[0])
+            raise invalid(
+                "beta", spec.beta, "1 (integers don't leak): train without leak, or T = 1"
+            )
+        delta = level_of(neuron, shape[0])
         step = self.whole_steps(delta, drives)
         unit = delta / step
         bias = np.sum([drive.bias for drive in drives], axis=0) / unit
@@ -217,7 +200,7 @@ class _Walker:
             bias = bias + spec.beta * spec.v_init * step
         else:
             start = np.floor(spec.v_init * step).astype(np.int32)
-        synapses = tuple(_synapses(drive, unit) for drive in drives)
+        synapses = tuple(whole(drive, unit) for drive in drives)
         self.layers.append(
             Neurons(
                 name=name,
@@ -230,9 +213,9 @@ class _Walker:
                 sign=drives[0].sign,
             )
         )
-        return _Signal(name, shape, delta)
+        return Signal(name, shape, delta)
 
-    def whole_steps(self, delta: Floats, drives: list[_Drive]) -> Ints:
+    def whole_steps(self, delta: Floats, drives: list[Drive]) -> Ints:
         """D a channel: units in one level."""
         largest = np.zeros(len(delta))
         for drive in drives:
@@ -246,11 +229,11 @@ class _Walker:
                 step = np.floor(WEIGHT_MAX * delta / largest)
         return step.clip(1, STEP_MAX).astype(np.int32)
 
-    def potentials(self, name: str, drives: list[_Drive]) -> _Signal:
+    def potentials(self, name: str, drives: list[Drive]) -> Signal:
         """Potentials in the network's fixed-point unit, each path with shifts of its own."""
         unit = np.full(drives[0].shape[0], self.unit)
         synapses = tuple(
-            _synapses(drive, unit, _shift(drive, unit) if drive.weight is not None else None)
+            whole(drive, unit, largest_shift(drive, unit) if drive.weight is not None else None)
             for drive in drives
         )
         bias = np.sum([drive.bias for drive in drives], axis=0) / unit
@@ -258,20 +241,20 @@ class _Walker:
         self.layers.append(
             Potentials(name, shape, synapses, self.bias(bias, drives, synapses, shape, down=False))
         )
-        return _Signal(name, shape, unit, potentials=True)
+        return Signal(name, shape, unit)
 
-    def readout(self, drive: _Drive) -> tuple[Readout, float]:
+    def readout(self, drive: Drive) -> tuple[Readout, float]:
         """The last linear layer with one unit for all classes, and that unit."""
         assert drive.weight is not None
-        unit = max(float(np.abs(drive.weight).max()) / WEIGHT_MAX, np.finfo(np.float32).tiny)
+        unit = max(float(np.abs(drive.weight).max()), 1e-30) / WEIGHT_MAX
         units = np.full(drive.shape[0], unit)
-        bias = Bias.uniform(np.round(drive.bias / units).astype(np.int32), drive.shape)
-        return Readout("logits", drive.shape, (_synapses(drive, units),), bias), unit
+        bias = Bias.uniform(int32(np.round(drive.bias / units)), drive.shape)
+        return Readout("logits", drive.shape, (whole(drive, units),), bias), unit
 
     def bias(
         self,
         values: Floats,
-        drives: list[_Drive],
+        drives: list[Drive],
         synapses: tuple[Synapses, ...],
         shape: Shape,
         down: bool,
@@ -279,102 +262,19 @@ class _Walker:
         """`values` [C] in units, with the constant of the image's normalisation on it."""
         rounded = np.floor if down else np.round
         if drives[0].source.name != IMAGE:
-            return Bias.uniform(rounded(values).astype(np.int32), shape)
+            return Bias.uniform(int32(rounded(values)), shape)
         weight = synapses[0].weight
         assert weight is not None
         shift = np.zeros(shape[0]) if synapses[0].shift is None else synapses[0].shift
-        zero = np.einsum("oikl,i->okl", weight.astype(np.float64), 255 * self.mean) / 2.0 ** shift[
-            :, None, None
-        ]
+        zero = (
+            np.einsum("oikl,i->okl", weight.astype(np.float64), 255 * self.mean)
+            / 2.0 ** shift[:, None, None]
+        )
         size = drives[0].source.shape
-        rows, row_taps = _taps(size[1], weight.shape[2], drives[0], shape[1])
-        columns, column_taps = _taps(size[2], weight.shape[3], drives[0], shape[2])
+        rows, row_taps = taps(size[1], weight.shape[2], drives[0], shape[1])
+        columns, column_taps = taps(size[2], weight.shape[3], drives[0], shape[2])
         inside = np.einsum("okl,rk,sl->rso", zero, row_taps, column_taps)
-        return Bias(rounded(values - inside).astype(np.int32), rows, columns)
-
-
-def _taps(size: int, kernel: int, drive: _Drive, out: int) -> tuple[NDArray[np.uint8], Floats]:
-    """Per output position along one axis its class; per class which taps are inside the image."""
-    position = np.arange(out)[:, None] * drive.stride - drive.padding + np.arange(kernel)
-    inside = (position >= 0) & (position < size)
-    classes, of_position = np.unique(inside, axis=0, return_inverse=True)
-    return of_position.astype(np.uint8), classes.astype(np.float64)
-
-
-def _project(name: str, module: nn.Conv2d | nn.Linear, x: _Signal) -> _Drive:
-    """A convolution or linear layer, its weights per unit of x."""
-    weight = module.weight.detach().double().numpy()
-    stride, padding = 1, 0
-    if isinstance(module, nn.Conv2d):
-        stride, padding = module.stride[0], module.padding[0]
-        plain = module.groups == 1 and module.dilation == (1, 1) and module.padding_mode == "zeros"
-        square = len(set(module.stride)) == 1 and len(set(module.padding)) == 1
-        if not (plain and square) or not isinstance(padding, int):
-            raise invalid(name, str(module), "convolutions without groups and dilation, square stride")
-    else:
-        weight = weight[:, :, None, None]
-    bias = np.zeros(len(weight))
-    if module.bias is not None:
-        bias = module.bias.detach().double().numpy()
-    shape = Synapses(name, x.name, weight=weight, stride=stride, padding=padding).reach(x.shape)  # pyright: ignore[reportArgumentType]
-    return _Drive(name, x, shape, bias, weight * x.worth[:, None, None], stride, padding)
-
-
-def _identity(name: str, x: _Signal) -> _Drive:
-    """x itself, added to a potential."""
-    return _Drive(name, x, x.shape, np.zeros(x.shape[0]))
-
-
-def _fold(norm: nn.BatchNorm2d, drive: _Drive) -> _Drive:
-    """Batch norm into weights and bias; behind a max-pool the scale's sign stays outside."""
-    assert norm.running_var is not None
-    assert norm.running_mean is not None
-    assert drive.weight is not None
-    scale = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
-    offset = norm.bias.detach().double() - norm.running_mean.double() * scale
-    factor = scale.numpy()
-    bias = drive.bias * factor + offset.numpy()
-    sign = None
-    if drive.pools:
-        sign = np.where(factor < 0, -1, 1).astype(np.int32)
-        factor = np.abs(factor)
-    return replace(drive, weight=drive.weight * factor[:, None, None, None], bias=bias, sign=sign)
-
-
-def _synapses(drive: _Drive, unit: Floats, shift: Ints | None = None) -> Synapses:
-    """`drive` in whole units [C], finer by 2^shift where a shift follows."""
-    if drive.weight is None:
-        gain = np.round(drive.source.worth / unit).astype(np.int32)
-        return Synapses(drive.name, drive.source.name, gain=gain)
-    fine = unit if shift is None else unit / 2.0**shift
-    weight = np.round(drive.weight / fine[:, None, None, None]).clip(-WEIGHT_MAX, WEIGHT_MAX)
-    return Synapses(
-        drive.name,
-        drive.source.name,
-        weight.astype(WEIGHT),
-        stride=drive.stride,
-        padding=drive.padding,
-        shift=shift,
-    )
-
-
-def _shift(drive: _Drive, unit: Floats) -> Ints:
-    """The largest power of two a channel that keeps weights within -127..127."""
-    assert drive.weight is not None
-    largest = np.abs(drive.weight).max(axis=(1, 2, 3)) / unit
-    shift = np.floor(np.log2(WEIGHT_MAX / np.maximum(largest, WEIGHT_MAX / 2.0**16)))
-    return shift.clip(-16, 16).astype(np.int32)
-
-
-def _step(neuron: MultiLevelIF, channels: int | None) -> Floats:
-    """One level, V_th/N: [channels], or the values as they are."""
-    threshold = neuron.threshold
-    if isinstance(threshold, torch.Tensor):
-        values = threshold.detach().double().clamp_min(MIN_THRESHOLD).numpy().reshape(-1)
-    else:
-        values = np.array([threshold])
-    values = values / neuron.levels
-    return values if channels is None else np.broadcast_to(values, channels).copy()
+        return Bias(int32(rounded(values - inside)), rows, columns)
 
 
 def _refuse(model: Network) -> None:
@@ -383,14 +283,14 @@ def _refuse(model: Network) -> None:
         raise invalid("model", type(model).__name__, "a network of `create_model`")
     if model.config["neuron"] == "relu":
         raise InputError(
-            "neuron: got 'relu', allowed: 'binary', 'multilevel' (an ANN's activations are no events:"
-            " train with one of those, or export the ANN itself to ONNX)"
+            "neuron: got 'relu', allowed: 'binary', 'multilevel' (an ANN's activations are no"
+            " events: train with one of those, or export the ANN itself to ONNX)"
         )
     for name, module in _blocks(model):
         if module.merge.kind != "add" and model.config["levels"] > 1:
             raise InputError(
-                f"levels: got {model.config['levels']}, allowed: 1 ({module.merge.kind} of {name} is"
-                " logic on binary spikes; for graded ones it leaves the integers: use ADD, or N = 1)"
+                f"levels: got {model.config['levels']}, allowed: 1 ({module.merge.kind} of {name}"
+                " is logic on binary spikes; graded ones it takes out of the integers: use ADD)"
             )
     if model.config["levels"] > 255:
         raise invalid("levels", model.config["levels"], "at most 255: one byte a level")

@@ -3,7 +3,7 @@
     network.json      uint8 array with UTF-8 JSON: {"format", "arch", "input_shape", "timesteps",
                       "events", "logit_scale", "layers": [{"type": "Neurons", ...}, ...]}; where a
                       field holds an array, the JSON has {"array": KEY}
-    KEY.npy           one array each; KEY is the place in the description, "layers/3/synapses/0/weight"
+    KEY.npy           one array each; KEY is its place in the JSON, "layers/3/synapses/0/weight"
 
 Reading checks the zip's checksums, every field against the type that declares it, and the whole
 network as if it had just been made (shapes, bounds): a damaged file is refused, never run.
@@ -16,7 +16,6 @@ import json
 import os
 import types
 import zipfile
-from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -58,7 +57,8 @@ def load(path: str | os.PathLike[str]) -> IntegerNetwork:
         InputError: if the file is missing, truncated, damaged, or of another format.
     """
     try:
-        with np.load(Path(path), allow_pickle=False) as archive:
+        # An open stream, since np.load leaves a damaged file open that it opened by itself.
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         header = json.loads(arrays.pop(_HEADER).tobytes())
     except FileNotFoundError:

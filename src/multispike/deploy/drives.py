@@ -1,0 +1,138 @@
+"""Synapses on their way from float to integer: weights folded, then counted in whole units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from multispike.deploy.layers import Ints, Shape, Synapses
+from multispike.errors import invalid
+from multispike.neurons import MIN_THRESHOLD, MultiLevelIF
+
+Floats = NDArray[np.float64]
+
+WEIGHT = np.int8
+WEIGHT_MAX = 127
+
+
+def int32(values: Floats) -> Ints:
+    """Whole numbers as int32; what is beyond stays at its end, where the bounds' proof refuses it."""
+    return np.clip(values, -(2**31) + 1, 2**31 - 1).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What a layer sends: its name and shape, and what 1 is worth in the float network, [C]."""
+
+    name: str
+    shape: Shape
+    worth: Floats
+
+
+@dataclass(frozen=True)
+class Drive:
+    """Synapses in floating point, on their way to a layer.
+
+    weight: potential per unit of the source; None for an identity.
+    sign: set where a max-pool stands before batch norm, and `shape` is behind it.
+    """
+
+    name: str
+    source: Signal
+    shape: Shape
+    bias: Floats
+    weight: Floats | None = None
+    stride: int = 1
+    padding: int = 0
+    pools: bool = False
+    sign: Ints | None = None
+
+
+def taps(size: int, kernel: int, drive: Drive, out: int) -> tuple[NDArray[np.uint8], Floats]:
+    """Per output position along one axis its class; per class which taps are inside the image."""
+    position = np.arange(out)[:, None] * drive.stride - drive.padding + np.arange(kernel)
+    inside = (position >= 0) & (position < size)
+    classes, of_position = np.unique(inside, axis=0, return_inverse=True)
+    return of_position.reshape(-1).astype(np.uint8), classes.astype(np.float64)
+
+
+def project(name: str, module: nn.Conv2d | nn.Linear, x: Signal) -> Drive:
+    """A convolution or linear layer, its weights per unit of x."""
+    weight = module.weight.detach().double().numpy()
+    stride, padding = 1, 0
+    if isinstance(module, nn.Conv2d):
+        stride, padding = module.stride[0], module.padding[0]
+        plain = module.groups == 1 and module.dilation == (1, 1) and module.padding_mode == "zeros"
+        square = len(set(module.stride)) == 1 and len(set(module.padding)) == 1
+        if not (plain and square) or not isinstance(padding, int):
+            raise invalid(
+                name, str(module), "convolutions without groups or dilation, square stride"
+            )
+    else:
+        weight = weight[:, :, None, None]
+    bias = np.zeros(len(weight))
+    if module.bias is not None:
+        bias = module.bias.detach().double().numpy()
+    shape = Synapses(name, x.name, weight=weight, stride=stride, padding=padding).reach(x.shape)  # pyright: ignore[reportArgumentType]
+    return Drive(name, x, shape, bias, weight * x.worth[:, None, None], stride, padding)
+
+
+def identity(name: str, x: Signal) -> Drive:
+    """x itself, added to a potential."""
+    return Drive(name, x, x.shape, np.zeros(x.shape[0]))
+
+
+def fold(norm: nn.BatchNorm2d, drive: Drive) -> Drive:
+    """Batch norm into weights and bias; behind a max-pool the scale's sign stays outside."""
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
+    assert drive.weight is not None
+    scale = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
+    offset = norm.bias.detach().double() - norm.running_mean.double() * scale
+    factor = scale.numpy()
+    bias = drive.bias * factor + offset.numpy()
+    sign = None
+    if drive.pools:
+        sign = np.where(factor < 0, -1, 1).astype(np.int32)
+        factor = np.abs(factor)
+    return replace(drive, weight=drive.weight * factor[:, None, None, None], bias=bias, sign=sign)
+
+
+def whole(drive: Drive, unit: Floats, shift: Ints | None = None) -> Synapses:
+    """`drive` in whole units [C], finer by 2^shift where a shift follows."""
+    if drive.weight is None:
+        gain = int32(np.round(drive.source.worth / unit))
+        return Synapses(drive.name, drive.source.name, gain=gain)
+    fine = unit if shift is None else unit / 2.0**shift
+    weight = np.round(drive.weight / fine[:, None, None, None]).clip(-WEIGHT_MAX, WEIGHT_MAX)
+    return Synapses(
+        drive.name,
+        drive.source.name,
+        weight.astype(WEIGHT),
+        stride=drive.stride,
+        padding=drive.padding,
+        shift=shift,
+    )
+
+
+def largest_shift(drive: Drive, unit: Floats) -> Ints:
+    """The largest power of two a channel that keeps weights within -127..127."""
+    assert drive.weight is not None
+    largest = np.abs(drive.weight).max(axis=(1, 2, 3)) / unit
+    shift = np.floor(np.log2(WEIGHT_MAX / np.maximum(largest, WEIGHT_MAX / 2.0**16)))
+    return shift.clip(-16, 16).astype(np.int32)
+
+
+def level_of(neuron: MultiLevelIF, channels: int | None) -> Floats:
+    """One level, V_th/N: [channels], or the values as they are."""
+    threshold = neuron.threshold
+    if isinstance(threshold, torch.Tensor):
+        values = threshold.detach().double().clamp_min(MIN_THRESHOLD).numpy().reshape(-1)
+    else:
+        values = np.array([threshold])
+    values = values / neuron.levels
+    return values if channels is None else np.broadcast_to(values, channels).copy()

@@ -1,0 +1,208 @@
+"""The C program against the integer reference: bit for bit, sanitized, without warnings."""
+
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from test_deploy_integer import CASES, MEAN, NAMES, SHAPE, STD, images, realistic
+
+from multispike.deploy.c_export import export_c, flash_bytes
+from multispike.deploy.c_program import compile_network
+from multispike.deploy.counts import count
+from multispike.deploy.quantise import quantise
+from multispike.errors import InputError
+
+needs_cc = pytest.mark.skipif(
+    not (shutil.which("cc") and shutil.which("make")), reason="needs a C compiler and make"
+)
+
+
+def small(arch, timesteps=1, levels=4, events=False, **options):
+    """An integer network, with inputs that reach every layer."""
+    model = realistic(arch, timesteps, levels, **options)
+    return quantise(model, MEAN, STD, SHAPE, events=events)
+
+
+def make(folder, target="check"):
+    """Build without optimisation: what is tested is the same, compiling takes half as long."""
+    command = ["make", "-s", "-C", str(folder), "CFLAGS=-O0", target]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert not done.stderr
+    assert done.returncode == 0
+    return folder / ("model" if target == "model" else f"model-{target}")
+
+
+def run(program, *arguments, stdin=None):
+    return subprocess.run([program, *arguments], input=stdin, capture_output=True)
+
+
+def logits(done) -> np.ndarray:
+    assert done.returncode == 0, done.stderr
+    return np.array([line.split() for line in done.stdout.splitlines()], dtype=np.int64)
+
+
+@needs_cc
+@pytest.mark.parametrize(("timesteps", "levels"), [(1, 4), (3, 1)])
+@pytest.mark.parametrize(("arch", "options"), CASES, ids=NAMES)
+def test_c_equals_the_reference_and_counts_the_same(arch, options, timesteps, levels, tmp_path):
+    network = small(arch, timesteps, levels, **options)
+    pixels = images(3, seed=4)
+    np.save(tmp_path / "images.npy", pixels.numpy())
+    export_c(network, tmp_path / "c")
+    done = run(make(tmp_path / "c"), tmp_path / "images.npy")
+    assert np.array_equal(logits(done), network.forward(pixels))
+    assert len(np.unique(logits(done))) > 1
+
+    counts = count(network, pixels)
+    counted = {}
+    for line in done.stderr.decode().splitlines():
+        kind, name, *values = line.split()
+        counted[kind, name] = tuple(map(int, values))
+    for name, c in counts.synapses.items():
+        assert counted.pop(("synapses", name)) == (c.events, c.amplitude, c.synops)
+    for name, c in counts.neurons.items():
+        assert counted.pop(("neurons", name)) == (c.events, c.amplitude, c.updates)
+    assert not counted
+    assert all(c.events > 0 for c in counts.neurons.values())
+
+
+@needs_cc
+@pytest.mark.parametrize("timesteps", [1, 3])
+def test_event_frames(timesteps, tmp_path):
+    network = small("sparse_resnet", timesteps, 2, events=True)
+    frames = images(4, seed=5, frames=timesteps)
+    export_c(network, tmp_path / "c")
+    samples = frames.transpose(0, 1).contiguous().numpy().tobytes()
+    done = run(make(tmp_path / "c"), stdin=samples)
+    assert np.array_equal(logits(done), network.forward(frames))
+
+
+@needs_cc
+def test_dense_build_computes_the_same(tmp_path):
+    network = small("sew_resnet", stem="imagenet")
+    pixels = images(3, seed=6)
+    export_c(network, tmp_path / "c")
+    done = run(make(tmp_path / "c", "dense"), stdin=pixels.numpy().tobytes())
+    assert np.array_equal(logits(done), network.forward(pixels))
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export") / "c"
+    export_c(small("sparse_resnet"), folder)
+    return make(folder)
+
+
+@needs_cc
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "input: is empty"),
+        (bytes(125), "input: image 0 has 125 bytes, allowed: 126"),
+        (bytes(127), "input: image 1 has 1 bytes, allowed: 126"),
+        (bytes(3), "input: image 0 has 3 bytes, allowed: 126"),
+        (np.zeros((1, *SHAPE), np.float32), "not uint8 in C order"),
+        (np.zeros((1, *SHAPE), np.int8), "not uint8 in C order"),
+        (np.zeros((2, *SHAPE), np.uint8, order="F"), "not uint8 in C order"),
+        (b"\x93NUMPY\x01\x00\xff\x00{", "header is truncated"),
+        (b"\x93NUMPY\x03\x00\xff\x00{", "not a version 1"),
+        (b"\x93NUMPY\x01\x00\xff\xff{", "not a version 1"),
+    ],
+)
+def test_bad_input_is_an_error_code_and_one_line(program, content, message, tmp_path):
+    if isinstance(content, np.ndarray):
+        np.save(tmp_path / "x.npy", content)
+        content = (tmp_path / "x.npy").read_bytes()
+    done = run(program, stdin=content)
+    first = done.stderr.decode().splitlines()[0]
+    assert done.returncode == 2
+    assert first.startswith("model: ")
+    assert message in first
+
+
+@needs_cc
+@pytest.mark.parametrize("arguments", [("absent.bin",), ("a", "b")])
+def test_bad_usage(program, arguments):
+    done = run(program, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"model: ")
+
+
+@needs_cc
+def test_model_run_checks_its_arguments(tmp_path):
+    """The library call returns an error code and leaves the logits alone."""
+    export_c(small("sparse_resnet"), tmp_path / "c")
+    (tmp_path / "c" / "main.c").write_text("""\
+#include "model.h"
+#include <stdio.h>
+int main(void)
+{
+    static uint8_t input[MODEL_INPUT_BYTES];
+    int32_t logits[MODEL_CLASSES] = {7};
+    printf("%d %d %d %d ", model_run(input, MODEL_INPUT_BYTES - 1, logits, MODEL_CLASSES),
+           model_run(NULL, MODEL_INPUT_BYTES, logits, MODEL_CLASSES),
+           model_run(input, MODEL_INPUT_BYTES, logits, MODEL_CLASSES - 1),
+           model_run(input, MODEL_INPUT_BYTES, NULL, MODEL_CLASSES));
+    printf("%d ", (int)logits[0]);
+    printf("%d\\n", model_run(input, sizeof input, logits, MODEL_CLASSES));
+    return 0;
+}
+""")
+    assert run(make(tmp_path / "c")).stdout == b"1 1 2 2 7 0\n"
+
+
+def test_generated_code_has_no_malloc_float_or_recursion(tmp_path):
+    export_c(small("fastnet"), tmp_path / "c")
+    for path in (tmp_path / "c").glob("*.c"):
+        code = re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.DOTALL)
+        assert not re.search(r"\b(malloc|calloc|realloc|alloca|float|double)\b", code), path.name
+    code = (tmp_path / "c" / "model.c").read_text()
+    assert "conv_events(v_neuron2, &conv2, z_neuron1);" in code
+
+
+def test_export_into_a_full_folder_needs_overwrite(tmp_path):
+    network = small("sparse_resnet")
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"^folder: got .*overwrite"):
+        export_c(network, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+    export_c(network, tmp_path, overwrite=True)
+    assert (tmp_path / "note.txt").read_text() == "mine"
+    assert not list(tmp_path.glob("*.tmp"))
+    with pytest.raises(InputError, match=r"^folder: got"):
+        export_c(network, tmp_path / "note.txt", overwrite=True)
+
+
+@pytest.mark.parametrize("timesteps", [1, 3])
+@pytest.mark.parametrize("arch", ["fastnet", "ms_resnet", "sew_resnet"])
+def test_buffers_alive_together_do_not_overlap(arch, timesteps):
+    program = compile_network(small(arch, timesteps, 1))
+    for a in program.buffers:
+        assert a.offset + a.size <= program.arenas[a.type]
+        for b in program.buffers:
+            if a is not b and a.type == b.type and a.overlaps(b):
+                assert a.offset + a.size <= b.offset or b.offset + b.size <= a.offset
+    everything = sum(buffer.size for buffer in program.buffers)
+    assert sum(program.arenas.values()) < everything
+
+
+@needs_cc
+def test_readme_states_the_memory_of_the_program(tmp_path):
+    """The object file's data and constants are what the README says, up to descriptors and code."""
+    network = small("sparse_resnet", timesteps=3, levels=1)
+    program = export_c(network, tmp_path / "c")
+    readme = (tmp_path / "c" / "README.md").read_text()
+    assert f"| RAM, static buffers | {program.ram:,} " in readme
+    weights = int(re.search(r"int8 weights \| ([\d,]+)", readme)[1].replace(",", ""))
+    assert f"| flash, other tables | {flash_bytes(network) - weights:,} |" in readme
+    objects = [tmp_path / f"{name}.o" for name in ("model", "weights0")]
+    for path in objects:
+        source = tmp_path / "c" / f"{path.stem}.c"
+        subprocess.run(["cc", "-std=c99", "-Os", "-c", "-o", path, source], check=True)
+    sizes = subprocess.run(["size", *objects], capture_output=True, text=True, check=True).stdout
+    rows = [[int(word) for word in line.split()[:3]] for line in sizes.splitlines()[1:]]
+    text, data, bss = np.sum(rows, axis=0)
+    assert program.ram <= bss < program.ram + 256
+    assert flash_bytes(network) <= text + data < flash_bytes(network) + 20_000

@@ -1,0 +1,468 @@
+"""The integer network against closed forms and against the float network it came from."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from multispike.deploy import bounds, drives
+from multispike.deploy import integer as integer_module
+from multispike.deploy import quantise as quantise_module
+from multispike.deploy.counts import count, fan_out
+from multispike.deploy.integer import IntegerNetwork
+from multispike.deploy.layers import (
+    IMAGE,
+    Bias,
+    GlobalSum,
+    MaxPool,
+    Merge,
+    Neurons,
+    Potentials,
+    Readout,
+    Synapses,
+)
+from multispike.deploy.quantise import quantise
+from multispike.deploy.store import load, save
+from multispike.errors import InputError
+from multispike.models import create_model
+from multispike.models.network import Network
+from multispike.models.table import ARCHITECTURES, FAMILIES, ResNet, Vgg
+
+MEAN, STD = [0.4, 0.5], [0.2, 0.3]
+SHAPE = (2, 9, 7)  # odd sizes: strides and ceil-mode pools meet borders
+
+THIN = {
+    "fastnet": Vgg((6, 8, "P", 8, 12, "P", 12), dirac=True),
+    "vgg": Vgg((6, "M", 8, "M", 10, 12, "M")),
+    **{f"{name}_resnet": ResNet(row, (6, 8, 12), (2, 1, 1)) for name, row in FAMILIES.items()},
+}
+"""The table's wirings in widths that compile and run at once."""
+
+CASES = [
+    ("fastnet", {}),
+    ("vgg", {"classifier": "mlp"}),
+    ("fastnet", {"stem": "imagenet"}),
+    ("spiking_resnet", {}),
+    ("sew_resnet", {}),
+    ("sparse_resnet", {"stem": "imagenet"}),
+    ("ms_resnet", {}),
+    ("ms_resnet", {"stem": "imagenet"}),
+    ("sew_and_resnet", {}),
+    ("sew_iand_resnet", {}),
+]
+NAMES = [f"{arch}-{'-'.join(options.values())}" for arch, options in CASES]
+
+
+def realistic(arch: str, timesteps: int = 1, levels: int = 4, **options) -> Network:
+    """A network whose statistics, thresholds and signs are neither trivial nor dead."""
+    if "and" in arch:
+        levels = 1
+    kind = "binary" if levels == 1 else "multilevel"
+    torch.manual_seed(len(arch))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, row in THIN.items():
+            patch.setitem(ARCHITECTURES, name, row)
+        model = create_model(
+            arch, num_classes=5, in_channels=SHAPE[0], neuron=kind, levels=levels,
+            timesteps=timesteps, learn_threshold="channel", v_init=0.25, **options,
+        )  # fmt: skip
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "threshold" in name:
+                parameter.uniform_(0.6, 1.2)
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                torch.nn.init.uniform_(module.weight, 0.7, 1.3)
+                # AND passes on what both paths fire: it dies out unless most neurons do.
+                torch.nn.init.uniform_(module.bias, *((1, 1.5) if "_and" in arch else (0, 0.6)))
+                module.weight[::3] *= -1
+        for _ in range(8):
+            model.train()(normalised(images(16)))
+    return model.eval()
+
+
+def images(batch: int, seed: int = 0, frames: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (frames, batch, *SHAPE) if frames else (batch, *SHAPE)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
+
+def normalised(pixels: torch.Tensor) -> torch.Tensor:
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (MEAN, STD))
+    return (pixels.float() / 255 - mean) / std
+
+
+def tiny(timesteps: int = 1, **changes) -> IntegerNetwork:
+    """One pixel, one neuron with D = 10, N = 2: weight 3 on the pixel, bias -5, start 4."""
+    shape = (1, 1, 1)
+    one = np.ones((1, 1, 1, 1), np.int8)
+    neuron = {
+        "synapses": (Synapses("in", IMAGE, weight=3 * one),),
+        "bias": Bias.uniform(np.array([-5], np.int32), shape),
+        "start": np.array([4], np.int32),
+        "step": np.array([10], np.int32),
+        "levels": 2,
+    }
+    return IntegerNetwork(
+        arch="tiny",
+        input_shape=shape,
+        timesteps=timesteps,
+        events=False,
+        layers=(
+            Neurons("neuron", shape, **(neuron | changes)),
+            GlobalSum("pool", shape, "neuron"),
+            Readout(
+                "logits",
+                shape,
+                (Synapses("out", "pool", weight=one),),
+                Bias.uniform(np.zeros(1, np.int32), shape),
+            ),
+        ),
+        logit_scale=1.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("pixel", "level"), [(0, 0), (3, 0), (4, 1), (6, 1), (7, 2), (8, 2), (255, 2)]
+)
+def test_a_neuron_fires_at_its_threshold(pixel, level):
+    # H = 4 - 5 + 3 * pixel fires level k at H >= 10 k: pixels 3.67 and 7 are the edges.
+    image = np.full((1, 1, 1, 1), pixel, np.uint8)
+    assert tiny().forward(image).tolist() == [[level]]
+
+
+def test_soft_reset_keeps_what_was_not_sent():
+    # V: 4 -> H 11, z 1, V 1 -> H 8, z 0, V 8 -> H 15, z 1, V 5 -> H 12, z 1.
+    spikes = []
+    image = np.full((1, 1, 1, 1), 4, np.uint8)
+    network = tiny(timesteps=4)
+    network.forward(image, lambda name, z: spikes.append(int(z)) if name == "neuron" else None)
+    assert spikes == [1, 0, 1, 1]
+
+
+def test_shifts_round_half_up_and_saturate():
+    shape = (4, 1, 1)
+    weight = np.array([1, -1, 3, 127], np.int8).reshape(4, 1, 1, 1)
+    shift = np.array([1, 1, 2, -8], np.int32)
+    zero = Bias.uniform(np.zeros(4, np.int32), shape)
+    identity = Synapses("identity", "p", gain=np.ones(4, np.int32))
+    network = IntegerNetwork(
+        "shift",
+        (1, 1, 1),
+        1,
+        False,
+        (
+            Potentials("p", shape, (Synapses("in", IMAGE, weight=weight, shift=shift),), zero),
+            Neurons(
+                "z", shape, (identity,), zero, np.zeros(4, np.int32), np.ones(4, np.int32), 255
+            ),
+            Readout(
+                "logits",
+                (1, 1, 1),
+                (Synapses("out", "z", weight=np.ones((1, 4, 1, 1), np.int8)),),
+                Bias.uniform(np.zeros(1, np.int32), (1, 1, 1)),
+            ),
+        ),
+        1.0,
+    )
+    seen = {}
+    network.forward(np.full((1, 1, 1, 1), 5, np.uint8), seen.__setitem__)
+    # 5/2 = 2.5 -> 3; -2.5 -> -2; 15/4 = 3.75 -> 4; 635 * 256 -> the end of int16.
+    assert seen["p"].flatten().tolist() == [3, -2, 4, 32767]
+
+
+@pytest.mark.parametrize(("timesteps", "levels"), [(1, 4), (3, 1)])
+@pytest.mark.parametrize(("arch", "options"), CASES, ids=NAMES)
+def test_equals_the_float_network_as_weights_get_finer(
+    arch, options, timesteps, levels, monkeypatch
+):
+    """With 22-bit weights rounding is too rare to matter; all else is the same arithmetic."""
+    if arch.startswith("ms"):  # potentials finer too, hence wider than the shipped int16
+        for module in (bounds, integer_module):
+            monkeypatch.setattr(module, "POTENTIAL_BITS", 40)
+        monkeypatch.setattr(quantise_module, "POTENTIAL_FRACTION", 20)
+        monkeypatch.setattr(torch, "int32", torch.int64)
+    monkeypatch.setattr(drives, "WEIGHT", np.int32)
+    for module in (drives, quantise_module):
+        monkeypatch.setattr(module, "WEIGHT_MAX", 2**21)
+    monkeypatch.setattr(quantise_module, "STEP_MAX", 2**26)
+    monkeypatch.setattr(bounds, "INT32", 2**62)
+    monkeypatch.setattr(torch, "int32", torch.int64)
+    model = realistic(arch, timesteps, levels, **options)
+    network = quantise(model, MEAN, STD, SHAPE)
+    pixels = images(6, seed=1)
+    with torch.no_grad():
+        expected = model.double()(normalised(pixels).double()).numpy()
+    close = np.isclose(network.forward(pixels) * network.logit_scale, expected, atol=1e-4).all(1)
+    assert expected.std(0).min() > 0
+    # A pixel whose potential lies within the rounding of an edge may still differ by a level.
+    assert close.mean() > 0.8
+
+
+def test_padding_means_the_normalised_zero():
+    """Away from and at the border the drive is sum w (p - 255 mean), with nothing outside."""
+    network = quantise(realistic("fastnet"), MEAN, STD, SHAPE)
+    encoder = network.layer("encoder")
+    assert isinstance(encoder, Neurons)
+    weight = torch.from_numpy(encoder.synapses[0].weight).double()
+    pixels = images(3, seed=2)
+    centred = pixels.double() - 255 * torch.tensor(MEAN).double().view(-1, 1, 1)
+    exact = torch.nn.functional.conv2d(centred, weight, padding=1)
+    raw = torch.nn.functional.conv2d(pixels.double(), weight, padding=1)
+    constant = exact - raw
+    bias = torch.from_numpy(encoder.bias.image()).double()
+    # What is left is the channel's own bias, the same everywhere up to its rounding down.
+    left = bias - constant[0]
+    assert ((left.amax((1, 2)) - left.amin((1, 2))) < 1 + 1e-6).all()
+    assert encoder.bias.values.shape[:2] == (3, 3)
+
+
+@pytest.mark.parametrize("largest", [4, 255])
+def test_float_convolutions_are_exact(largest):
+    """Equal to int64 arithmetic for the largest weights and levels, in the type the bound picks."""
+    generator = np.random.default_rng(0)
+    weight = generator.integers(-127, 128, (8, 512, 3, 3)).astype(np.int8)
+    weight[0] = 127
+    z = generator.integers(0, largest + 1, (2, 512, 5, 5))
+    z[0] = largest
+    synapses = Synapses("conv", IMAGE, weight=weight, padding=1)
+    dtype = torch.float32 if bounds.largest_sum(synapses, largest) < 2**24 else torch.float64
+    got = torch.nn.functional.conv2d(
+        torch.from_numpy(z).to(dtype), torch.from_numpy(weight).to(dtype), padding=1
+    )
+    padded = np.pad(z, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
+    wanted = np.einsum("bihwkl,oikl->bohw", windows, weight.astype(np.int64))
+    assert np.array_equal(got.numpy().astype(np.int64), wanted)
+    assert dtype == (torch.float32 if largest == 4 else torch.float64)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 3), st.integers(1, 255))
+def test_no_potential_exceeds_the_proven_bound(seed, timesteps, pixel):
+    generator = np.random.default_rng(seed)
+    drawn = generator.integers(-127, 128, (1, 1, 1, 1), np.int8)
+    network = tiny(
+        timesteps,
+        synapses=(Synapses("in", IMAGE, weight=drawn),),
+        bias=Bias.uniform(generator.integers(-(10**6), 10**6, 1).astype(np.int32), (1, 1, 1)),
+        step=generator.integers(1, 10**6, 1).astype(np.int32),
+    )
+    weight, bias = network.layers[0].synapses[0].weight.item(), network.layers[0].bias.values.item()
+    v, step = 4, network.layers[0].step.item()
+    largest = abs(v)
+    for _ in range(timesteps):
+        v += bias
+        largest = max(largest, abs(v))
+        v += weight * pixel
+        largest = max(largest, abs(v))
+        v -= min(max(v // step, 0), 2) * step
+    assert largest <= network.bounds["neuron"]
+
+
+def test_overflow_is_refused_with_the_layer_named():
+    with pytest.raises(InputError, match=r"^neuron: got .sums up to \d+., allowed: <= 2147483647"):
+        tiny(timesteps=8, bias=Bias.uniform(np.array([2**29], np.int32), (1, 1, 1)))
+
+
+def test_levels_beyond_a_byte_are_refused():
+    with pytest.raises(InputError, match="merge: got levels up to 270, allowed: <= 255"):
+        quantise(realistic("sew_resnet", levels=90), MEAN, STD, SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"arch": "vgg11", "neuron": "relu"}, "neuron: got 'relu'.*ONNX"),
+        ({"arch": "sew_and_resnet20", "levels": 4}, "levels: got 4, allowed: 1 .*and.*ADD"),
+        ({"arch": "sew_iand_resnet20", "levels": 2}, "levels: got 2, allowed: 1 .*iand.*ADD"),
+        ({"arch": "vgg11", "beta": 0.9, "timesteps": 2}, "beta: got 0.9, allowed: 1"),
+        ({"arch": "vgg11", "levels": 300}, "levels: got 300, allowed: at most 255"),
+    ],
+)
+def test_what_integers_cannot_carry_is_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        quantise(create_model(in_channels=2, **options), MEAN, STD, SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mean": [0.5]}, "mean"),
+        ({"std": [0.1, 0.0]}, "std"),
+        ({"input_shape": (3, 8, 8)}, "input_shape"),
+    ],
+)
+def test_bad_arguments_are_named(change, message):
+    arguments = {"mean": MEAN, "std": STD, "input_shape": SHAPE} | change
+    with pytest.raises(InputError, match=f"^{message}: got"):
+        quantise(create_model("fastnet", in_channels=2), **arguments)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((1, 2, 9, 7), np.float32),
+        np.zeros((1, 2, 7, 9), np.uint8),
+        np.zeros((2, 9, 7), np.uint8),
+        np.zeros((1, 1, 2, 9, 7), np.uint8),
+    ],
+)
+def test_wrong_input_is_refused(wrong):
+    network = quantise(realistic("fastnet"), MEAN, STD, SHAPE)
+    with pytest.raises(InputError, match=r"^images: got .*allowed: uint8 \[B, 2, 9, 7\]"):
+        network.forward(wrong)
+
+
+def test_constant_event_frames_equal_a_still_image():
+    model = realistic("sparse_resnet", timesteps=3, levels=1)
+    still = quantise(model, MEAN, STD, SHAPE)
+    events = quantise(model, MEAN, STD, SHAPE, events=True)
+    pixels = images(4, seed=3)
+    frames = pixels.expand(3, *pixels.shape)
+    assert np.array_equal(still.forward(pixels), events.forward(frames))
+    assert events.forward(images(4, frames=3)).shape == (4, 5)
+
+
+def test_batches_do_not_matter():
+    network = quantise(realistic("fastnet", timesteps=2, levels=2), MEAN, STD, SHAPE)
+    pixels = images(5)
+    one_by_one = np.concatenate([network.forward(pixels[i : i + 1]) for i in range(5)])
+    assert np.array_equal(network.forward(pixels), one_by_one)
+
+
+def test_sew_levels_grow_and_sparse_ones_do_not():
+    for arch, most in (("sew_resnet", 3 * 4), ("sparse_resnet", 4)):
+        network = quantise(realistic(arch), MEAN, STD, SHAPE)
+        largest = bounds.largest_outputs(network.layers)
+        assert max(value for name, value in largest.items() if name not in (IMAGE, "pool")) == most
+
+
+@given(
+    st.integers(1, 6), st.integers(1, 6), st.sampled_from([1, 3]), st.integers(1, 3), st.booleans()
+)
+def test_fan_out_is_the_number_of_weights_an_event_meets(rows, columns, kernel, stride, padded):
+    weight = np.ones((2, 1, kernel, kernel), np.int8)
+    padding = kernel // 2 if padded else 0
+    synapses = Synapses("conv", IMAGE, weight=weight, stride=stride, padding=padding)
+    if min(rows, columns) + 2 * padding < kernel:
+        return
+    shape = (1, rows, columns)
+    events = torch.eye(rows * columns).reshape(-1, 1, rows, columns)
+    reached = torch.nn.functional.conv2d(
+        events, torch.from_numpy(weight).float(), stride=stride, padding=padding
+    )
+    assert fan_out(synapses, shape).flatten().tolist() == reached.sum((1, 2, 3)).tolist()
+
+
+def test_counts_are_sums_over_images_and_time():
+    network = quantise(realistic("sew_resnet", timesteps=2, levels=2), MEAN, STD, SHAPE)
+    pixels = images(3)
+    whole, parts = count(network, pixels), [count(network, pixels[i : i + 1]) for i in range(3)]
+    for name, counts in whole.synapses.items():
+        assert counts.synops == sum(part.synapses[name].synops for part in parts)
+    stem = whole.synapses["stem.conv0"]
+    assert stem.events == int((pixels != 0).sum())
+    assert stem.amplitude == int(pixels.sum(dtype=torch.int64))
+    neurons = whole.neurons["encoder"]
+    assert neurons.updates == 3 * 2 * np.prod(network.layer("encoder").shape)
+    assert 0 < neurons.events <= neurons.amplitude <= 2 * neurons.events
+
+
+@pytest.mark.parametrize("arch", ["fastnet", "ms_resnet", "sew_iand_resnet"])
+def test_saved_networks_come_back_the_same(arch, tmp_path):
+    network = quantise(realistic(arch), MEAN, STD, SHAPE)
+    save(network, tmp_path / "network.npz")
+    again = load(tmp_path / "network.npz")
+    pixels = images(4)
+    assert np.array_equal(again.forward(pixels), network.forward(pixels))
+    assert again.logit_scale == network.logit_scale
+    assert again.bounds == network.bounds
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = tmp_path_factory.mktemp("saved") / "network.npz"
+    save(tiny(), path)
+    return path.read_bytes()
+
+
+@given(st.floats(0, 1, exclude_max=True))
+def test_truncated_files_are_refused(saved, tmp_path_factory, share):
+    path = tmp_path_factory.mktemp("cut") / "network.npz"
+    path.write_bytes(saved[: int(share * len(saved))])
+    with pytest.raises(InputError, match=r"^path: got"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "other"},
+        {"timesteps": "many"},
+        {"input_shape": [2, 1, 1]},
+        {"layers": []},
+        {"layers": [{"type": "Unknown"}]},
+        {"layers": [{"type": "MaxPool", "name": "p", "shape": [1, 1, 1], "source": "absent"}]},
+    ],
+)
+def test_files_that_contradict_themselves_are_refused(change, tmp_path):
+    save(tiny(), tmp_path / "network.npz")
+    with np.load(tmp_path / "network.npz") as archive:
+        arrays = dict(archive)
+    header = json.loads(arrays["network.json"].tobytes()) | change
+    arrays["network.json"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    np.savez(tmp_path / "changed.npz", **arrays)
+    with pytest.raises(InputError):
+        load(tmp_path / "changed.npz")
+
+
+def test_pickles_and_missing_files_are_refused(tmp_path):
+    np.savez(tmp_path / "pickle.npz", **{"network.json": np.array([{"a": 1}], dtype=object)})
+    for name in ("pickle.npz", "absent.npz"):
+        with pytest.raises(InputError, match=r"^path: got"):
+            load(tmp_path / name)
+
+
+def test_pooling_and_logic_of_levels():
+    """Max-pool keeps the last odd row and column; AND and IAND are logic."""
+    shape, small = (1, 3, 3), (1, 2, 2)
+    gain = np.ones(1, np.int32)
+    zero = Bias.uniform(np.zeros(1, np.int32), shape)
+
+    def threshold_at(name: str, step: int) -> Neurons:
+        return Neurons(
+            name, shape, (Synapses(f"{name}.in", IMAGE, gain=gain),), zero,
+            np.zeros(1, np.int32), np.array([step], np.int32), 1,
+        )  # fmt: skip
+
+    network = IntegerNetwork(
+        "logic",
+        shape,
+        1,
+        False,
+        (
+            threshold_at("low", 1),
+            threshold_at("high", 5),
+            Merge("and", shape, "and", "high", "low"),
+            Merge("iand", shape, "iand", "high", "low"),
+            MaxPool("pool", small, "and"),
+            GlobalSum("sum", (1, 1, 1), "pool"),
+            Readout(
+                "logits",
+                (1, 1, 1),
+                (Synapses("out", "sum", weight=np.ones((1, 1, 1, 1), np.int8)),),
+                Bias.uniform(np.zeros(1, np.int32), (1, 1, 1)),
+            ),
+        ),
+        1.0,
+    )
+    seen = {}
+    image = np.array([[0, 1, 0], [2, 0, 5], [0, 0, 9]], np.uint8)[None, None]
+    logits = network.forward(image, seen.__setitem__)
+    assert seen["and"].flatten().tolist() == [0, 0, 0, 0, 0, 1, 0, 0, 1]
+    assert seen["iand"].flatten().tolist() == [0, 1, 0, 1, 0, 0, 0, 0, 0]
+    assert seen["pool"].flatten().tolist() == [0, 1, 0, 1]
+    assert logits.tolist() == [[2]]
