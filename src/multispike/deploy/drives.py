@@ -20,7 +20,7 @@ WEIGHT_MAX = 127
 
 
 def int32(values: Floats) -> Ints:
-    """Whole numbers as int32; what is beyond stays at its end, where the bounds' proof refuses it."""
+    """Whole numbers as int32; beyond its ends they stay there, and the bounds refuse them."""
     return np.clip(values, -(2**31) + 1, 2**31 - 1).astype(np.int32)
 
 
