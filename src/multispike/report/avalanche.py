@@ -1,0 +1,327 @@
+"""The avalanche study as a terminal table, a figure for a paper and a page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table as TerminalTable
+
+from multispike.avalanche import BRANCHES, Avalanche, AvalancheConfig, Branch, Site, growth
+from multispike.environment import environment
+from multispike.files import replacing, write_json, write_text
+from multispike.models.table import FAMILIES
+from multispike.report.axes import add_line, canvas, rule
+from multispike.report.blocks import Column, Content, Plot, Section, Table, number
+from multispike.report.page import render
+from multispike.report.style import Mark, marks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_TITLES: dict[Branch, str] = {
+    "direct": "direct path",
+    "shortcut": "shortcut",
+    "out": "block output",
+}
+_QUANTITIES = (
+    ("density", "density", "share of elements not zero", "density", ".3f"),
+    ("per_neuron", "amplitude", "Σz per neuron and inference", "Σz per neuron", ",.3f"),
+    ("largest", "largest level", "largest z", "max z", ",.1f"),
+)
+"""Attribute of a site, name, axis, column, format."""
+
+
+def terminal_table(studies: Sequence[Avalanche]) -> TerminalTable:
+    """One row a network and stage: what its last block sends on, and how that has grown."""
+    table = TerminalTable(
+        title="Spike avalanche: output of the last block of each stage",
+        caption="growth: Σz per neuron, last block against first block of the stage; potentials"
+        " count as |v|/(V_th/N), marked ~",
+    )
+    table.add_column("network")
+    for column in ("stage", "density", "Σz/neuron", "max z", "bound", "growth"):
+        table.add_column(column, justify="right")
+    for study in studies:
+        outs = study.along("out")
+        for stage, factor in growth(study):
+            last = [site for site in outs if site.stage == stage][-1]
+            near = "" if last.spikes else "~"
+            table.add_row(
+                title(study) if stage == outs[0].stage else "",
+                str(stage),
+                f"{last.density:.3f}",
+                f"{near}{last.per_neuron:.3f}",
+                f"{near}{last.largest:.4g}",
+                "-" if last.bound is None else str(last.bound),
+                f"{factor:.2f}",
+            )
+        table.add_section()
+    return table
+
+
+def title(study: Avalanche) -> str:
+    """The network's name, and whether it is trained."""
+    return f"{study.name}{' trained' if study.trained else ''}"
+
+
+def write_files(folder: Path, studies: Sequence[Avalanche], settings: AvalancheConfig) -> Path:
+    """Write avalanche.json, avalanche.png and avalanche.html; gives the page's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    surroundings = environment()
+    write_json(
+        folder / "avalanche.json",
+        {
+            "data": settings.data,
+            "seed": settings.seed,
+            "networks": [study.to_dict() for study in studies],
+            "environment": surroundings,
+        },
+    )
+    write_png(folder / "avalanche.png", studies)
+    page = folder / "avalanche.html"
+    lead = (
+        f"Untrained networks on {settings.data} (random weights, seed {settings.seed}; batch"
+        " normalisation with the statistics of real batches), and trained runs on their own data;"
+        f" means over at most {settings.limit:,} test samples."
+    )
+    footer = ", ".join(f"{key} {value}" for key, value in surroundings.items())
+    write_text(page, render("The spike avalanche along depth", lead, sections(studies), footer))
+    return page
+
+
+def sections(studies: Sequence[Avalanche]) -> list[Section]:
+    """What was found, then every quantity and branch along depth, then all numbers."""
+    drawn = drawn_as(studies)
+    return [
+        Section("laws", "Growth and bounds", _laws(studies)),
+        *(
+            Section(
+                name.replace(" ", "-"),
+                f"{name.capitalize()} along depth",
+                along_depth(studies, drawn, attribute, name, axis, spec),
+            )
+            for attribute, name, axis, _, spec in _QUANTITIES
+        ),
+        Section("numbers", "All numbers", Content(tables=[_numbers(study) for study in studies])),
+    ]
+
+
+def along_depth(
+    studies: Sequence[Avalanche],
+    drawn: dict[str, Mark],
+    attribute: str,
+    name: str,
+    axis: str,
+    spec: str,
+) -> Content:
+    """One quantity along depth, one plot a branch."""
+    plots = [_plot(studies, drawn, branch, attribute, name, axis, spec) for branch in BRANCHES]
+    return Content(legend=[mark.key() for mark in drawn.values()], plots=plots, plot_width=340)
+
+
+def _plot(
+    studies: Sequence[Avalanche],
+    drawn: dict[str, Mark],
+    branch: Branch,
+    attribute: str,
+    name: str,
+    axis: str,
+    spec: str,
+) -> Plot:
+    figure = canvas("block (stage.number)", axis, 320)
+    values: dict[str, dict[str, float | None]] = {}
+    for study in studies:
+        own = {_place(site): value(site, attribute) for site in study.along(branch)}
+        values[title(study)] = own
+        add_line(
+            figure, drawn[title(study)], list(own), list(own.values()), f"%{{x}}: %{{y:{spec}}}"
+        )
+    blocks = list(dict.fromkeys(block for own in values.values() for block in own))
+    figure.update_xaxes(type="category", categoryorder="array", categoryarray=sorted(blocks))
+    figure.update_yaxes(rangemode="tozero")
+    if attribute == "largest":
+        for levels in sorted({study.levels for study in studies}):
+            rule(figure, levels, f"N = {levels}")
+    last = {n: end for n, own in values.items() if (end := list(own.values())[-1]) is not None}
+    summary = "No network sends spikes here."
+    if last:
+        low, high = min(last, key=last.__getitem__), max(last, key=last.__getitem__)
+        least, most = format(last[low], spec), format(last[high], spec)
+        summary = f"In the last block: least {least} ({low}), most {most} ({high})."
+    heading = f"{name.capitalize()}, {_TITLES[branch]}"
+    table = Table(
+        (Column("block"), *(Column(network, spec) for network in values)),
+        [(block, *(own.get(block) for own in values.values())) for block in blocks],
+        heading,
+    )
+    return Plot(heading, figure, summary, table)
+
+
+def value(site: Site, attribute: str) -> float | None:
+    """What is drawn: potentials have a density, but no level."""
+    return getattr(site, attribute) if site.spikes or attribute == "density" else None
+
+
+def _place(site: Site) -> str:
+    """Stage and block as one label."""
+    return f"{site.stage}.{site.index}"
+
+
+def _laws(studies: Sequence[Avalanche]) -> Content:
+    """The bounds by construction against what was measured."""
+    points = []
+    for study in studies:
+        outs = study.along("out")
+        bounded = [site for site in outs if site.bound is not None]
+        held = all(site.largest <= (site.bound or 0) for site in bounded)
+        peak = max(outs, key=lambda site: site.largest)
+        strongest = max(factor for _, factor in growth(study))
+        unit = "" if peak.spikes else ", in levels of a potential"
+        points.append(
+            f"{title(study)}: largest value {number(peak.largest)}{unit} ({peak.block});"
+            f" {_law(study, held)}; amplitude grows at most {strongest:.2f} times within a stage."
+        )
+    table = Table(
+        (
+            Column("network"),
+            Column("stage", "d"),
+            Column("k", "d"),
+            Column("max z", ",.1f"),
+            Column("bound", ",d"),
+            Column("Σz per neuron", ",.3f"),
+            Column("growth in the stage", ".2f"),
+        ),
+        [row for study in studies for row in _growth_rows(study)],
+        "Output of the last block of each stage, the k-th; growth: its Σz per neuron against"
+        " that of the stage's first block",
+    )
+    text = (
+        "A SEW block with ADD sends what it received plus up to N, so after k blocks of a stage a"
+        " value can reach (k+1)·N. A Sparse block ends in a barrier: never more than N. Where"
+        " potentials cross instead of spikes there is no level z; the tables give |v|/(V_th/N)."
+    )
+    return Content([text], points=points, tables=[table])
+
+
+def _law(study: Avalanche, held: bool) -> str:
+    """The bound of a family in words, and whether it held."""
+    family = FAMILIES[study.family]
+    if not family.fires_before_sum and not family.after_sum:
+        return "potentials cross the shortcut, without a bound"
+    grows = family.merge == "add" and family.after_sum is None
+    text = "bound (k+1)·N" if grows else f"bound N = {study.levels}"
+    return f"{text} {'held' if held else 'BROKEN'} in every block"
+
+
+def _growth_rows(study: Avalanche) -> list[tuple[str | float | int | None, ...]]:
+    """One row a stage: its last block."""
+    rows = []
+    for stage, factor in growth(study):
+        last = [site for site in study.along("out") if site.stage == stage][-1]
+        rows.append(
+            (title(study), stage, last.index, last.largest, last.bound, last.per_neuron, factor)
+        )
+    return rows
+
+
+def _numbers(study: Avalanche) -> Table:
+    rows = [
+        (
+            site.block,
+            _TITLES[site.branch],
+            "spikes" if site.spikes else "potentials",
+            site.density,
+            site.amplitude,
+            site.per_neuron,
+            site.largest,
+            site.bound,
+        )
+        for site in study.sites
+    ]
+    columns = (
+        Column("block"),
+        Column("branch"),
+        Column("carries"),
+        Column("density", ".4f"),
+        Column("Σz per inference", ",.1f"),
+        Column("Σz per neuron", ",.4f"),
+        Column("max z", ",.2f"),
+        Column("bound", ",d"),
+    )
+    return Table(columns, rows, title(study), folded=True)
+
+
+def drawn_as(studies: Sequence[Avalanche]) -> dict[str, Mark]:
+    """A mark for every network: colour by architecture, symbol and dash by code and training."""
+    architectures = list(dict.fromkeys(study.arch for study in studies))
+    colours = {name: mark.colour for name, mark in marks(architectures).items()}
+    return {
+        title(study): Mark(
+            title(study), colours[study.arch], *_LOOK[study.trained, study.levels > 1]
+        )
+        for study in studies
+    }
+
+
+_LOOK = {
+    (False, False): ("circle", "dot"),
+    (False, True): ("square", "dash"),
+    (True, False): ("diamond", "longdash"),
+    (True, True): ("triangle-up", "solid"),
+}
+"""By whether a network is trained and graded: its symbol and dash."""
+
+
+def write_png(path: Path, studies: Sequence[Avalanche]) -> None:
+    """A grid for a paper: quantities down, branches across, one line a network."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    drawn = drawn_as(studies)
+    figure = Figure(figsize=(11, 8.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(_QUANTITIES), len(BRANCHES), sharex=True, sharey="row")
+    for row, (attribute, _, axis, _, _) in enumerate(_QUANTITIES):
+        for column, branch in enumerate(BRANCHES):
+            panel: Axes = grid[row, column]
+            for study in studies:
+                _draw(panel, drawn[title(study)], study.along(branch), attribute)
+            panel.grid(alpha=0.3)
+            if row == 0:
+                panel.set_title(_TITLES[branch])
+            if row == len(_QUANTITIES) - 1:
+                panel.set_xlabel("block (stage.number)")
+            if column == 0:
+                panel.set_ylabel(axis)
+        grid[row, 0].set_ylim(bottom=0)  # of the whole row, once all of it is drawn
+    lines, names = grid[0, 0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside lower center", ncols=3, frameon=False)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+
+
+_MARKERS = {
+    "circle": "o",
+    "square": "s",
+    "diamond": "D",
+    "triangle-up": "^",
+    "x": "x",
+    "triangle-down": "v",
+}
+_STYLES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-.", "longdash": (0, (8, 3))}
+
+
+def _draw(panel: Axes, mark: Mark, sites: Sequence[Site], attribute: str) -> None:
+    panel.plot(
+        [_place(site) for site in sites],
+        [math.nan if (z := value(site, attribute)) is None else z for site in sites],
+        color=mark.colour,
+        marker=_MARKERS[mark.symbol],
+        linestyle=_STYLES[mark.dash],
+        markersize=4,
+        linewidth=1.4,
+        label=mark.name,
+    )

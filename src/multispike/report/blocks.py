@@ -1,0 +1,128 @@
+"""What a report is made of: sections with text, plots and tables. No plotting, no HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+Cell = str | float | int | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table; `spec` is the format of its numbers, empty for a column of text."""
+
+    title: str
+    spec: str = ""
+
+    def show(self, value: Cell) -> str:
+        """A cell as text; what is missing is a dash.
+
+        >>> Column("accuracy", ".1%").show(0.9434), Column("energy", ",.1f").show(None)
+        ('94.3%', '–')
+        """
+        if value is None:
+            return "–"
+        return format(value, self.spec) if self.spec and not isinstance(value, str) else str(value)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under columns; the first column names the row."""
+
+    columns: tuple[Column, ...]
+    rows: Sequence[Sequence[Cell]]
+    caption: str
+    folded: bool = False
+    """Shown on demand."""
+
+    def cells(self) -> list[list[tuple[str, bool]]]:
+        """Every cell as text, and whether it is a number's column."""
+        return [
+            [
+                (column.show(value), bool(column.spec))
+                for column, value in zip(self.columns, row, strict=True)
+            ]
+            for row in self.rows
+        ]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot and its text equivalents: one sentence, and all of its data as a table."""
+
+    title: str
+    figure: go.Figure
+    summary: str
+    table: Table
+
+
+@dataclass(frozen=True)
+class Key:
+    """A legend's entry."""
+
+    name: str
+    colour: str
+    symbol: str = ""
+    """Plotly's name of the marker; without one the entry is a plain patch of colour."""
+    dash: str = "solid"
+    """Plotly's name of the line's dash; "none" for a marker alone."""
+
+
+WHOLE_ROW = 1200
+"""A `plot_width` that gives every plot a row of its own."""
+
+
+def row_of(plots: int) -> int:
+    """A `plot_width` that leaves no hole on a wide page: three plots share a row, else two."""
+    return 340 if plots == 3 else 440
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a section shows, in this order: paragraphs, tables, points, legend, plots."""
+
+    paragraphs: Sequence[str] = ()
+    legend: Sequence[Key] = ()
+    plots: Sequence[Plot] = ()
+    tables: Sequence[Table] = ()
+    points: Sequence[str] = ()
+    """Statements as a list."""
+    plot_width: int = 440
+    """Pixels below which a plot gets a row of its own."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """Content under a heading."""
+
+    key: str
+    """Anchor in the page."""
+    title: str
+    content: Content
+
+
+def number(value: float) -> str:
+    """A number for running text: four digits at most, thousands grouped.
+
+    >>> number(1234567.8), number(12.3456), number(0.004217)
+    ('1,234,568', '12.35', '0.004217')
+    """
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def percent(value: float) -> str:
+    """A share in percent, two digits after the point: 0.9434 -> '94.34 %'."""
+    return f"{100 * value:.2f} %"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """'a', 'a and b', 'a, b and c'."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+Json = dict[str, Any]

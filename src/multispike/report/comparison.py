@@ -1,0 +1,119 @@
+"""A compare directory as data: its results, each run's settings and training history."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from multispike.errors import InputError
+from multispike.report.blocks import Json
+from multispike.report.results import read_results
+from multispike.report.style import Mark, marks
+
+MICRO = 1e-3
+"""nJ -> µJ, the unit of a report."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs of one comparison, in the order of results.json."""
+
+    runs: list[Json]
+    settings: dict[str, Json]
+    """Name -> config.yaml; without an entry where the run's folder is gone."""
+    histories: dict[str, list[dict[str, float]]]
+    """Name -> rows of metrics.csv, one an epoch."""
+
+    @cached_property
+    def marks(self) -> dict[str, Mark]:
+        """How each run is drawn in every plot."""
+        return marks([run["name"] for run in self.runs])
+
+    @property
+    def spiking(self) -> list[Json]:
+        """The runs with spiking neurons."""
+        return [run for run in self.runs if is_spiking(run)]
+
+    @property
+    def anns(self) -> list[Json]:
+        """The runs with ReLUs."""
+        return [run for run in self.runs if not is_spiking(run)]
+
+    @property
+    def layer_names(self) -> list[str]:
+        """Names of all layers in the order of the network, those of the longest run first."""
+        longest = max(self.runs, key=lambda run: len(run["layers"]))
+        names = [layer["name"] for run in [longest, *self.runs] for layer in run["layers"]]
+        return list(dict.fromkeys(names))
+
+
+def read_comparison(folder: str | Path) -> Comparison:
+    """Read DIR/results.json, and config.yaml and metrics.csv of every DIR/NAME that is there.
+
+    Raises:
+        InputError: if results.json is missing, damaged, empty or of another version.
+    """
+    folder = Path(folder)
+    runs = read_results(folder)
+    if not runs:
+        raise InputError(f"results: got {str(folder)!r} without runs; allowed: at least one run")
+    settings, histories = {}, {}
+    for run in runs:
+        name = run["name"]
+        if Path(name).name != name:  # a name that is a path must not lead out of the folder
+            continue
+        config, metrics = folder / name / "config.yaml", folder / name / "metrics.csv"
+        if config.is_file():
+            settings[name] = _mapping(config)
+        if metrics.is_file():
+            histories[name] = _rows(metrics)
+    return Comparison(runs, settings, histories)
+
+
+def is_spiking(run: Json) -> bool:
+    """Whether a run has spiking neurons, not ReLUs."""
+    return run["neuron"] != "relu"
+
+
+def energy_uj(run: Json) -> float:
+    """Energy per inference in µJ."""
+    return run["energy_nj"]["total"] * MICRO
+
+
+def accuracy_error(run: Json) -> float | None:
+    """Standard error of the accuracy as a share of n test images; None where n is unknown."""
+    images = test_images(run)
+    if not images:
+        return None
+    return math.sqrt(run["accuracy"] * (1 - run["accuracy"]) / images)
+
+
+def test_images(run: Json) -> int:
+    """Images of the test set, from the confusion matrix; 0 where there is none."""
+    return sum(map(sum, run.get("confusion") or []))
+
+
+def _mapping(path: Path) -> Json:
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"config: got {str(path)!r}, not a YAML file: {reason}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"config: got {str(path)!r}, allowed: a mapping of settings")
+    return content
+
+
+def _rows(path: Path) -> list[dict[str, float]]:
+    with open(path, newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    try:
+        return [{key: float(value) for key, value in row.items()} for row in rows]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"metrics: got {str(path)!r}, a damaged table ({error})") from error

@@ -1,0 +1,69 @@
+"""report.html of a compare directory: a table of sections, one row a subject."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from multispike.files import write_text
+from multispike.report.activity_sections import avalanche, density
+from multispike.report.assumption_sections import assumptions, baselines, environment
+from multispike.report.blocks import Content, Section
+from multispike.report.comparison import Comparison, read_comparison, test_images
+from multispike.report.energy_sections import accuracy_energy, energy_by_category, energy_by_layer
+from multispike.report.learning_sections import confusion, training
+from multispike.report.neuron_sections import neurons
+from multispike.report.overview import overview
+from multispike.report.page import render
+
+
+@dataclass(frozen=True)
+class Row:
+    """A section: its anchor, its heading, and what fills it."""
+
+    key: str
+    title: str
+    build: Callable[[Comparison], Content]
+
+
+SECTIONS = (
+    Row("results", "Results", overview),
+    Row("front", "Accuracy and energy", accuracy_energy),
+    Row("categories", "Energy by category", energy_by_category),
+    Row("layers", "Energy by layer", energy_by_layer),
+    Row("baselines", "Against ANNs", baselines),
+    Row("density", "Density", density),
+    Row("avalanche", "Avalanche", avalanche),
+    Row("neurons", "Neurons", neurons),
+    Row("training", "Training", training),
+    Row("confusion", "Confusion", confusion),
+    Row("assumptions", "Assumptions", assumptions),
+    Row("environment", "Environment", environment),
+)
+"""The report, from top to bottom; a new section is a new row."""
+
+
+def write_report(folder: str | Path) -> Path:
+    """Write DIR/report.html from DIR/results.json and the runs' folders beside it.
+
+    One file that needs no network: styles, scripts and data are inside.
+
+    Raises:
+        InputError: if results.json is missing, damaged, empty or of another version.
+    """
+    data = read_comparison(folder)
+    first = data.runs[0]
+    sections = [Section(row.key, row.title, row.build(data)) for row in SECTIONS]
+    images = test_images(first)
+    tested = f" {images:,} test images." if images else ""
+    lead = (
+        f"{len(data.runs)} run{'s' if len(data.runs) > 1 else ''} of one architecture under one"
+        f" recipe, seed {first['seed']}, {first['epochs']} epochs.{tested} Energy by the model"
+        f" {first['energy_nj']['profile']} at {first['energy_nj']['bits']} bit."
+    )
+    made = first["environment"]
+    footer = f"Measured with multispike {made.get('version', '?')}, {made.get('date', 'no date')}."
+    path = Path(folder) / "report.html"
+    write_text(path, render(f"{first['arch']} on {first['data']}", lead, sections, footer))
+    return path
