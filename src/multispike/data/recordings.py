@@ -1,0 +1,270 @@
+"""Recordings of event cameras as arrays, in constant memory: one function for all formats.
+
+for events in read_events("recording.raw"):
+    print(events["t"], events["x"], events["y"], events["p"])
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from multispike.data.formats import DAMAGE, ByteSource, Columns, Decoded, Skipped, wrong_format
+from multispike.data.formats.aedat import decode_aedat2, decode_aedat4
+from multispike.data.formats.arrays import decode_hdf5, decode_nmnist, decode_npy, decode_npz
+from multispike.data.formats.evt import decode_evt
+from multispike.errors import InputError, invalid
+
+EVENT = np.dtype([("t", np.int64), ("x", np.int16), ("y", np.int16), ("p", np.uint8)], align=True)
+"""One event: time in µs, column, row (from the upper left), and 1 for brighter, 0 for darker."""
+
+JITTER_US = 1000
+"""Time may go back this far without being a restart of the clock: the order in which the rows of a
+sensor are read differs from the order of their times."""
+
+SUFFIXES = (".raw", ".aedat4", ".aedat", ".npy", ".npz", ".h5", ".hdf5", ".bin")
+"""What a folder of recordings is searched for."""
+
+_Decoder = Callable[[ByteSource, int, Skipped], Decoded]
+
+_BY_CONTENT: tuple[tuple[bytes, _Decoder], ...] = (
+    (b"% ", decode_evt),
+    (b"#!AER-DAT4", decode_aedat4),
+    (b"#!AER-DAT2", decode_aedat2),
+    (b"\x89HDF\r\n\x1a\n", decode_hdf5),
+    (b"\x93NUMPY", decode_npy),
+    (b"PK\x03\x04", decode_npz),
+)
+_BY_SUFFIX: dict[str, _Decoder] = {".bin": decode_nmnist}
+FORMATS = "EVT2, EVT3, AEDAT2, AEDAT4, HDF5, npy, npz or N-MNIST's .bin"
+
+
+class Recording(Iterator[np.ndarray]):
+    """The events of a recording in pieces, each an array of `EVENT`, with t never decreasing.
+
+    format: what it was recognised as.
+    sensor: `(width, height)`, None if neither the file nor the caller knows.
+    skipped: what could not be used so far, and where.
+    events: how many have been given out so far.
+    """
+
+    def __init__(
+        self, source: ByteSource, decoded: Decoded, chunk: int, skipped: Skipped, close: bool
+    ) -> None:
+        self.format = decoded.format
+        self.sensor = decoded.sensor
+        self.skipped = skipped
+        self.events = 0
+        self._source = source
+        self._chunk = chunk
+        self._close = close
+        self._clock = _Clock(skipped)
+        self._seen = 0
+        self._pieces = self._make(decoded.columns)
+
+    def __next__(self) -> np.ndarray:
+        """The next piece, never empty.
+
+        Raises `InputError` at the end if there was not one event in the whole recording.
+        """
+        piece = next(self._pieces)
+        self.events += len(piece)
+        return piece
+
+    def close(self) -> None:
+        """Close the file; done at the end, too."""
+        self._pieces.close()
+        if self._close:
+            self._source.close()
+
+    def _make(self, columns: Iterator[Columns]):
+        try:
+            while (events := self._checked(columns)) is not None:
+                for start in range(0, len(events), self._chunk):
+                    yield events[start : start + self._chunk]
+            if not self.events:
+                why = str(self.skipped) or "no event in it"
+                raise invalid(
+                    "recording", self._source.path or "stream", f"at least one event ({why})"
+                )
+        finally:
+            if self._close:
+                self._source.close()
+
+    def _checked(self, columns: Iterator[Columns]) -> np.ndarray | None:
+        """The next piece of the decoder with what can't be right left out; None at the end."""
+        try:
+            raw = next(columns, None)
+            if raw is None:
+                return None
+            first = self._seen
+            self._seen += len(raw.t)
+            inside = self._inside(raw, first)
+            t = raw.t if inside is None else raw.t[inside]
+            t, in_order = self._clock.order(t.astype(np.int64, copy=False), first)
+        except InputError:
+            raise
+        except DAMAGE as error:
+            reason = f"the rest, as reading failed ({type(error).__name__})"
+            start = self._source.position
+            if start:
+                self.skipped.add(reason, self._source.drain(), "bytes", start, "byte")
+            else:  # HDF5 and npz, which are not read through the source
+                self.skipped.add(reason, 1, "times", self._seen, "event")
+            return None
+        events = np.empty(len(t), EVENT)
+        events["t"] = t
+        for name, values in (("x", raw.x), ("y", raw.y), ("p", raw.p)):
+            if inside is not None:
+                values = values[inside]
+            events[name] = values if in_order is None else values[in_order]
+        return events
+
+    def _inside(self, raw: Columns, first: int) -> np.ndarray | None:
+        """Which events lie on the sensor; None if all do, which is usual."""
+        width, height = self.sensor or (1 << 15, 1 << 15)
+        inside = (raw.x < width) & (raw.y < height)
+        if raw.x.dtype.kind == "i":
+            inside &= (raw.x >= 0) & (raw.y >= 0)
+        if inside.all():
+            return None
+        outside = np.flatnonzero(~inside)
+        self.skipped.add(
+            "outside the sensor", len(outside), "events", first + int(outside[0]), "event"
+        )
+        return inside
+
+
+def read_events(
+    source: str | os.PathLike[str] | BinaryIO,
+    chunk: int = 1 << 16,
+    sensor: tuple[int, int] | None = None,
+) -> Recording:
+    """Open a recording: EVT2, EVT3, AEDAT2, AEDAT4, HDF5, npy, npz, or N-MNIST's .bin.
+
+    The format is told by the first bytes (N-MNIST's, which have no mark, by the suffix).
+
+    source: a path, or a binary stream (HDF5 and npz need a path). A stream is read as it comes:
+        events are given out as soon as the bytes are there.
+    chunk: at most so many events a piece; memory does not depend on the recording's length.
+    sensor: `(width, height)`, where the file doesn't tell it or tells it wrongly. Events outside
+        are skipped and counted.
+
+    A recording that is damaged, cut off or has a clock that jumps never raises as long as one
+    event could be read: what is whole is given out, `.skipped` tells what was not. Time: single
+    events out of order are dropped, steps back of up to 1 ms are raised to the latest time, and
+    behind a longer one (the clock wrapped, or was reset) time goes on from the latest.
+
+    Raises `InputError` if there is no such file, its format is none of these, a library is
+    missing, or, at the end, if nothing could be read.
+
+    >>> import io
+    >>> words = np.array([8 << 28 | 1, 1 << 28 | 5 << 22 | 7 << 11 | 9], "<u4")
+    >>> recording = read_events(io.BytesIO(b"% evt 2.0\\n" + words.tobytes()))
+    >>> [events.tolist() for events in recording], recording.format, recording.sensor
+    ([[(69, 7, 9, 1)]], 'EVT2', (1280, 720))
+    """
+    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+        raise invalid("chunk", chunk, "an integer >= 1")
+    if sensor is not None and not all(1 <= side <= 1 << 15 for side in sensor):
+        raise invalid("sensor", sensor, "(width, height), from 1 to 32768 pixels")
+    path = Path(source) if isinstance(source, (str, os.PathLike)) else None
+    if path is None:
+        stream: BinaryIO = source  # type: ignore[assignment]
+    else:
+        try:
+            stream = open(path, "rb")  # noqa: SIM115  closed by the recording
+        except OSError as error:
+            raise invalid("recording", str(path), f"a readable file ({error.strerror})") from None
+    bytes_source = ByteSource(stream, None if path is None else str(path))
+    skipped = Skipped()
+    try:
+        decode = _decoder(bytes_source, path)
+        decoded = decode(bytes_source, chunk, skipped)
+    except DAMAGE as error:
+        if path is not None:
+            stream.close()
+        if isinstance(error, InputError):
+            raise
+        name = str(path or "the stream")
+        raise wrong_format(name, f"a damaged file ({error})", FORMATS) from None
+    if sensor is not None:
+        decoded = Decoded(decoded.format, sensor, decoded.columns)
+    return Recording(bytes_source, decoded, chunk, skipped, close=path is not None)
+
+
+def _decoder(source: ByteSource, path: Path | None) -> _Decoder:
+    head = source.peek(16)
+    name = str(path or "the stream")
+    if not head:
+        raise wrong_format(name, "an empty file", FORMATS)
+    for mark, decode in _BY_CONTENT:
+        if head.startswith(mark):
+            return decode
+    suffix = path.suffix.lower() if path else ""
+    if suffix in _BY_SUFFIX:
+        return _BY_SUFFIX[suffix]
+    raise wrong_format(name, head, FORMATS)
+
+
+class _Clock:
+    """Makes time never go back, over the pieces of one recording."""
+
+    def __init__(self, skipped: Skipped) -> None:
+        self._skipped = skipped
+        self._offset = 0
+        self._latest: int | None = None
+
+    def order(self, t: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Times that don't decrease, and which events to keep (None: all).
+
+        t: int64; first: the number of its first event, for the account.
+        """
+        if not len(t):
+            return t, None
+        keep = None
+        if (t[1:] < t[:-1]).any():
+            keep = self._without_outliers(t, first)
+            t = t[keep]
+        if self._offset:
+            t = t + self._offset
+        if keep is not None or (self._latest is not None and t[0] < self._latest):
+            t = self._raised(t, first)
+        self._latest = int(t[-1])
+        return t, keep
+
+    def _without_outliers(self, t: np.ndarray, first: int) -> np.ndarray:
+        """Drop single events that lie outside the time of their neighbours, which are in order."""
+        before, here, after = t[:-2], t[1:-1], t[2:]
+        alone = (before <= after) & ((here < before - JITTER_US) | (here > after + JITTER_US))
+        keep = np.ones(len(t), dtype=bool)
+        keep[1:-1] = ~alone
+        if alone.any():
+            self._skipped.add(
+                "time out of order",
+                int(alone.sum()),
+                "events",
+                first + 1 + int(alone.argmax()),
+                "event",
+            )
+        return keep
+
+    def _raised(self, t: np.ndarray, first: int) -> np.ndarray:
+        """Steps back taken out: short ones by waiting, long ones by shifting all that follows."""
+        latest = int(t[0]) if self._latest is None else self._latest
+        steps = np.diff(t, prepend=latest)
+        restarts = np.flatnonzero(steps < -JITTER_US)
+        if len(restarts):
+            shift = np.zeros_like(t)
+            shift[restarts] = -steps[restarts]
+            shift = np.cumsum(shift)
+            t = t + shift
+            self._offset += int(shift[-1])
+            self._skipped.add(
+                "clock went back", len(restarts), "times", first + int(restarts[0]), "event"
+            )
+        return np.maximum(np.maximum.accumulate(t), latest)
