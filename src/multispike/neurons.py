@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from multispike.errors import InputError, invalid, unknown
+from multispike.kernels import FusedSpikes, empty_like_steps, usable
 from multispike.surrogate import SURROGATES, Threshold, level, threshold_gradient
 
 MIN_THRESHOLD = 1e-3
@@ -59,8 +60,8 @@ class _Spikes(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None]:
         learned = isinstance(threshold, Tensor) and threshold.requires_grad
         masked = spec.surrogate == "ste" and not learned
-        spikes = _empty_like_steps(x, x.dtype)
-        masks = _empty_like_steps(x, torch.bool) if masked else None
+        spikes = empty_like_steps(x, x.dtype)
+        masks = empty_like_steps(x, torch.bool) if masked else None
         state = v
         steps = x.shape[0]
         for t in range(steps):
@@ -70,7 +71,8 @@ class _Spikes(torch.autograd.Function):
                 torch.logical_and(h >= 0, h <= threshold, out=masks[t])
             if last or t + 1 < steps:
                 state = h - spikes[t]
-        ctx.spec, ctx.has_state = spec, v is not None
+        # The gradient's own strides must not be asked for: torch.compile can't know them yet.
+        ctx.spec, ctx.has_state, ctx.strides = spec, v is not None, spikes.stride()
         constant = threshold if isinstance(threshold, Tensor) else None
         ctx.threshold = None if constant is not None else threshold
         ctx.save_for_backward(masks, None if masked else x, None if masked else v, constant)
@@ -84,7 +86,9 @@ class _Spikes(torch.autograd.Function):
         potentials = None if x is None else _potentials(x, v, threshold, spec)
         surrogate = SURROGATES[spec.surrogate]
         steps = grad_spikes.shape[0]
-        grad_x = _empty_like_steps(grad_spikes, grad_spikes.dtype)
+        grad_x = torch.empty_strided(
+            grad_spikes.shape, ctx.strides, dtype=grad_spikes.dtype, device=grad_spikes.device
+        )
         grad_threshold = None
         grad_v = grad_last  # dL/dV[t], None where nothing later depends on it
         for t in reversed(range(steps)):
@@ -106,26 +110,18 @@ class _Spikes(torch.autograd.Function):
         return grad_x, grad_v if ctx.has_state else None, grad_threshold, None, None
 
 
-def _empty_like_steps(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """An empty tensor of x's shape, dense over time, each step in the memory layout of x[0].
-
-    `empty_like` will not do: the stem's drive is one step *expanded* over T, and layouts such as
-    channels_last have to survive for the next convolution.
-    """
-    step = torch.empty_like(x[0], device="meta")
-    strides = (step.numel(), *step.stride())
-    return torch.empty_strided(x.shape, strides, dtype=dtype, device=x.device)
-
-
 def _charge(x_t: Tensor, v: Tensor | None, threshold: Threshold, spec: NeuronSpec) -> Tensor:
     """H[t] = beta * V[t-1] + x[t], with V[-1] = v_init levels where no state was passed in."""
     if v is None:
         rest = spec.beta * spec.v_init
         return x_t + threshold * (rest / spec.levels) if rest else x_t
-    return x_t + v if spec.beta == 1 else torch.add(x_t, v, alpha=spec.beta)
+    # Two operations: torch.add(x_t, v, alpha=beta) rounds once or twice, as the processor has it.
+    return x_t + v if spec.beta == 1 else x_t + v * spec.beta
 
 
-def _potentials(x: Tensor, v: Tensor | None, threshold: Threshold, spec: NeuronSpec) -> list[Tensor]:
+def _potentials(
+    x: Tensor, v: Tensor | None, threshold: Threshold, spec: NeuronSpec
+) -> list[Tensor]:
     """H[t] for every t, computed again from the input."""
     potentials = []
     for x_t in x.unbind():
@@ -136,8 +132,16 @@ def _potentials(x: Tensor, v: Tensor | None, threshold: Threshold, spec: NeuronS
     return potentials
 
 
+def _spikes(
+    x: Tensor, v: Tensor | None, threshold: Threshold, spec: NeuronSpec, last: bool
+) -> tuple[Tensor, Tensor | None]:
+    """x [T, B, ...], V[-1] or None -> spikes and, if `last`, V[T-1]: the fused kernel or eager."""
+    function = FusedSpikes if usable(x, v, threshold, spec) else _Spikes
+    return function.apply(x, v, threshold, spec, last)  # pyright: ignore[reportReturnType]
+
+
 class MultiLevelIF(nn.Module):
-    """Multi-level integrate-and-fire neurons with soft reset (arXiv 2510.24637, eqs. of DESIGN 2.1).
+    """Multi-level integrate-and-fire neurons with soft reset (arXiv 2510.24637).
 
     Args:
         levels: N, the largest level; 1 is the binary IF neuron.
@@ -189,8 +193,8 @@ class MultiLevelIF(nn.Module):
         return self.spec.levels
 
     def forward(self, x: Tensor) -> Tensor:
-        """Graded spikes s [T, B, ...] for inputs x [T, B, ...]; starts from v_init, keeps nothing."""
-        return _Spikes.apply(x, None, self._threshold(x), self.spec, False)[0]
+        """Spikes s [T, B, ...] for inputs x [T, B, ...]; starts from v_init, keeps nothing."""
+        return _spikes(x, None, self._threshold(x), self.spec, False)[0]
 
     def step(self, x_t: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One timestep: inputs x_t [B, ...] and potential v [B, ...] -> spikes s_t and the new v.
@@ -204,7 +208,7 @@ class MultiLevelIF(nn.Module):
         """
         if v is not None and v.shape != x_t.shape:
             raise invalid("v", tuple(v.shape), f"the shape of x_t, {tuple(x_t.shape)}")
-        spikes, v = _Spikes.apply(x_t[None], v, self._threshold(x_t[None]), self.spec, True)
+        spikes, v = _spikes(x_t[None], v, self._threshold(x_t[None]), self.spec, True)
         return spikes[0], v  # pyright: ignore[reportReturnType]
 
     def _threshold(self, x: Tensor) -> Threshold:

@@ -1,0 +1,424 @@
+"""The compiled neurons against closed forms, the eager code and a plain loop under autograd."""
+
+import copy
+import io
+import os
+import pickle
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.testing import assert_close
+
+from multispike import MultiLevelIF, kernels
+from multispike.kernels import FusedSpikes, library, usable
+from multispike.neurons import NeuronSpec, _Spikes
+from multispike.surrogate import SURROGATES, level, threshold_gradient
+
+SLOPE = dict(rtol=1e-4, atol=1e-5)
+"""The *eager* sigmoid loses digits in 1 - s and in alpha * N * h/V_th (the fused one is held to
+float64 below); a threshold's gradient is one sum in another order."""
+
+thresholds = st.floats(2**-10, 2.0**10, width=32)
+
+
+def spec(levels=4, surrogate="sigmoid", alpha=5.0, v_init=0.0, beta=1.0, detach_reset=True):
+    return NeuronSpec(levels, surrogate, alpha, v_init, beta, detach_reset)
+
+
+def compare(x, v, threshold, constants, last, **tolerance):
+    """Both implementations on the same inputs: equal bits forward, near gradients."""
+    assert usable(x, v, threshold, constants)
+    inputs = [t for t in (x, v, threshold) if isinstance(t, Tensor) and t.requires_grad]
+    outcomes = []
+    for function in (_Spikes, FusedSpikes):
+        outputs = [t for t in function.apply(x, v, threshold, constants, last) if t is not None]
+        generator = torch.Generator().manual_seed(3)
+        grads = [torch.randn(t.shape, generator=generator) for t in outputs]
+        outcomes.append((outputs, torch.autograd.grad(outputs, inputs, grads)))
+    (eager, eager_grads), (fused, fused_grads) = outcomes
+    for a, b in zip(eager, fused, strict=True):
+        assert torch.equal(a, b)
+        assert a.stride() == b.stride()
+    for a, b in zip(eager_grads, fused_grads, strict=True):
+        assert_close(b, a, **(tolerance or SLOPE))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def built():
+    """A machine that tests this project has a C compiler: skipping silently would test nothing."""
+    assert library() is not None
+
+
+@given(st.integers(1, 255), thresholds)
+def test_edges(n, threshold):
+    """Level k is reached at V_th * k/N exactly, and not by the float below it."""
+    edges = torch.arange(1, n + 1) / n * threshold
+    lower = torch.cat([torch.zeros(1), edges[:-1]])
+    for x, expected in (
+        (edges, edges),
+        (torch.nextafter(edges, torch.tensor(torch.inf)), edges),
+        (torch.nextafter(edges, torch.tensor(-torch.inf)), lower),
+    ):
+        x = x[None, None]
+        assert usable(x, None, threshold, spec(n))
+        spikes = FusedSpikes.apply(x, None, threshold, spec(n), False)[0]
+        assert torch.equal(spikes[0, 0], expected)
+        assert torch.equal(spikes, level(x, threshold, n) / n * threshold)
+
+
+@given(
+    st.integers(1, 6), st.integers(1, 255), thresholds, st.sampled_from([0.0, 0.5, 0.9]),
+    st.sampled_from([1.0, 0.9, 0.5]), st.booleans(), st.booleans(), st.integers(0, 2**31),
+)  # fmt: skip
+def test_forward_is_that_of_the_eager_code(steps, n, threshold, v_init, beta, state, last, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = (torch.randn(steps, 2, 300, generator=generator) + 0.3) * threshold
+    v = torch.rand(2, 300, generator=generator) * threshold / n if state else None
+    constants = spec(n, v_init=v_init, beta=beta)
+    eager = _Spikes.apply(x, v, threshold, constants, last)
+    fused = FusedSpikes.apply(x, v, threshold, constants, last)
+    assert torch.equal(eager[0], fused[0])
+    assert torch.equal(eager[1], fused[1]) if last else fused[1] is None
+
+
+@pytest.mark.parametrize("surrogate", SURROGATES)
+@pytest.mark.parametrize("detach_reset", [True, False])
+@pytest.mark.parametrize("learned", ["no", "layer", "channel"])
+@pytest.mark.parametrize("state", [True, False])
+@pytest.mark.parametrize(("steps", "n"), [(1, 4), (4, 1), (3, 7)])
+def test_gradients_are_those_of_the_eager_code(surrogate, detach_reset, learned, state, steps, n):
+    torch.manual_seed(0)
+    x = (torch.randn(steps, 3, 5, 4, 7) + 0.3).requires_grad_()
+    v = torch.rand(3, 5, 4, 7).requires_grad_() if state else None
+    threshold = {
+        "no": 0.7,
+        "layer": torch.tensor(0.7, requires_grad=True),
+        "channel": (torch.rand(5, 1, 1) + 0.5).requires_grad_(),
+    }[learned]
+    constants = spec(n, surrogate, v_init=0.25, beta=0.9, detach_reset=detach_reset)
+    compare(x, v, threshold, constants, state)
+
+
+@pytest.mark.parametrize("surrogate", SURROGATES)
+@pytest.mark.parametrize("detach_reset", [True, False])
+def test_gradients_against_autograd(surrogate, detach_reset):
+    """A plain loop in which autograd does the time axis: eager in float64, fused in float32."""
+
+    class Fire(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, h, threshold):
+            ctx.save_for_backward(h, threshold)
+            return level(h, threshold, 3) / 3 * threshold
+
+        @staticmethod
+        def backward(ctx, grad):
+            h, threshold = ctx.saved_tensors
+            slope = SURROGATES[surrogate](h, threshold, 3, 5.0)
+            return grad * slope, (grad * threshold_gradient(h, threshold, 3)).sum()
+
+    def plain(x, v, threshold):
+        spikes = []
+        for x_t in x:
+            h = x_t + v * 0.75
+            s = Fire.apply(h, threshold)
+            v = h - (s.detach() if detach_reset else s)
+            spikes.append(s)
+        return torch.stack(spikes), v
+
+    generator = torch.Generator().manual_seed(5)
+    # Multiples of 1/16 with V_th = 0.75, leak 0.75: potentials and levels are exact in both types.
+    x = torch.randint(-8, 24, (3, 4, 6), generator=generator).double() / 16
+    v = torch.randint(0, 8, (4, 6), generator=generator).double() / 16
+    constants = spec(3, surrogate, beta=0.75, detach_reset=detach_reset)
+
+    def gradients(function, dtype):
+        inputs = [t.to(dtype).requires_grad_() for t in (x, v, torch.tensor(0.75))]
+        assert usable(*inputs, constants) == (dtype == torch.float32)
+        spikes, last = function(*inputs)
+        return torch.autograd.grad([(spikes**2).sum() + (last**3).sum()], inputs)
+
+    def fused(x, v, threshold):
+        return FusedSpikes.apply(x, v, threshold, constants, True)
+
+    def eager(x, v, threshold):
+        return _Spikes.apply(x, v, threshold, constants, True)
+
+    # Only the plain loop lets the threshold's own gradient through the reset; compare x and v.
+    expected = gradients(plain, torch.float64)
+    for a, b in zip(gradients(eager, torch.float64)[:2], expected[:2], strict=True):
+        assert_close(a, b, rtol=1e-9, atol=1e-12)
+    for a, b in zip(gradients(fused, torch.float32)[:2], expected[:2], strict=True):
+        assert_close(a.double(), b, **SLOPE)
+    assert_close(gradients(fused, torch.float32)[2].double(), gradients(eager, torch.float64)[2],
+                 **SLOPE)  # fmt: skip
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 8, 15, 64, 255])
+@pytest.mark.parametrize("alpha", [0.5, 2.0, 5.0, 10.0, 20.0])
+@pytest.mark.parametrize("threshold", [1.0, 0.37])
+def test_the_sum_of_bumps_has_float_accuracy(n, alpha, threshold):
+    """Against float64, from one level below the first edge to one above the last."""
+    threshold = torch.tensor(threshold)
+    step = threshold.double() / n
+    x = torch.linspace(0, threshold.item() * (1 + 1 / n), 5001)[None, None].requires_grad_()
+    fused = FusedSpikes.apply(x, None, threshold.item(), spec(n, alpha=alpha), False)[0]
+    fused.sum().backward()
+    u = alpha * (x.detach().double()[0, 0] / step - torch.arange(1, n + 1)[:, None])
+    expected = (alpha * torch.sigmoid(u) * torch.sigmoid(-u)).sum(0)
+    assert_close(x.grad[0, 0].double(), expected, rtol=6e-6, atol=1e-12)
+
+
+def test_far_potentials_have_no_slope_and_no_overflow():
+    x = torch.tensor([[[-1e30, -1e3, 1e3, 1e30]]], requires_grad=True)
+    MultiLevelIF(4)(x).sum().backward()
+    assert x.grad.abs().max() < 1e-16
+
+
+def test_constants_beyond_floats_are_left_to_the_eager_code():
+    x = torch.randn(1, 2, 3)
+    assert not usable(x, None, 1.0, spec(255, alpha=60.0))
+    assert usable(x, None, 1.0, spec(1, alpha=60.0))
+    assert usable(x, None, 1.0, spec(255, "ste", alpha=60.0))
+
+
+def test_not_a_number_stays_one():
+    x = torch.tensor([[[float("nan"), 0.5]]])
+    for last in (False, True):
+        spikes, v = FusedSpikes.apply(x, None, 1.0, spec(), last)
+        assert spikes.isnan().tolist() == [[[True, False]]]
+        assert v is None or v.isnan().tolist() == [[True, False]]
+
+
+LAYOUTS = {
+    "contiguous": lambda x: x,
+    "channels_last": lambda x: x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    .unflatten(0, x.shape[:2]),
+    "expanded": lambda x: x[:1].expand_as(x),
+    "expanded channels_last": lambda x: x[0].contiguous(memory_format=torch.channels_last)
+    .expand_as(x),
+    "batch first": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
+    "every second": lambda x: x.repeat_interleave(2, dim=-1)[..., ::2],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("surrogate", SURROGATES)
+@pytest.mark.parametrize("learned", ["no", "channel"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_memory_layouts(surrogate, learned, layout):
+    """Any layout gives the eager numbers, and dense steps keep their strides."""
+    torch.manual_seed(0)
+    # More than one block, with channels that begin and end inside of blocks.
+    x = LAYOUTS[layout](torch.randn(3, 2, 5, 9, 11) + 0.3).requires_grad_()
+    threshold = (torch.rand(5, 1, 1) + 0.5).requires_grad_() if learned == "channel" else 0.7
+    spikes = FusedSpikes.apply(x, None, threshold, spec(surrogate=surrogate), False)[0]
+    if layout not in ("batch first", "every second"):
+        assert spikes[0].stride() == x[0].stride()
+    assert spikes.stride(0) == spikes[0].numel()
+    compare(x, None, threshold, spec(surrogate=surrogate), False)
+
+
+def test_inputs_are_not_copied():
+    """The saved input is the input itself, expanded over time or not; `ste` keeps bytes."""
+    drive = torch.randn(2, 8, 4, 4).contiguous(memory_format=torch.channels_last)
+    kept = []
+
+    def keep(tensor):
+        kept.append(tensor)
+        return tensor
+
+    for x in (drive[None], drive.expand(3, *drive.shape)):
+        x = x.requires_grad_()
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            MultiLevelIF(4, surrogate="sigmoid")(x)
+            MultiLevelIF(4, surrogate="ste")(x)
+        big = [t for t in kept if t.numel() == x.numel()]
+        assert [t.dtype for t in big] == [torch.float32, torch.uint8]
+        assert big[0].data_ptr() == x.data_ptr()
+
+
+def test_gradients_in_other_layouts():
+    """What comes back from a pooling or a mean may be expanded or in another memory order."""
+    x = torch.randn(4, 2, 3, 5, 5).requires_grad_()
+    grad = torch.randn(2, 3, 5, 5).contiguous(memory_format=torch.channels_last).expand_as(x)
+    for surrogate in SURROGATES:
+        expected, got = (
+            torch.autograd.grad(
+                function.apply(x, None, 1.0, spec(surrogate=surrogate), False)[0], x, grad
+            )[0]
+            for function in (_Spikes, FusedSpikes)
+        )
+        assert_close(got, expected, **SLOPE)
+
+
+@pytest.mark.parametrize("shape", [(1, 0, 3), (2, 0, 3, 4, 4), (1, 2, 0), (2, 1, 1, 1, 1)])
+def test_small_and_empty_batches(shape):
+    x = torch.rand(shape, requires_grad=True)
+    neuron = MultiLevelIF(4, learn_threshold=True)
+    neuron(x).sum().backward()
+    assert x.grad.shape == x.shape
+    assert neuron.threshold.grad is not None
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_share_the_work(threads):
+    """Any number of threads gives the same spikes and, but for the order of sums, gradients."""
+    x = torch.randn(2, 5, 64, 81)  # above the size from which threads are used, no whole blocks
+
+    def run():
+        neuron = MultiLevelIF(4, 0.8, v_init=0.5, learn_threshold=True)
+        y = x.clone().requires_grad_()
+        spikes = neuron(y)
+        spikes.pow(2).sum().backward()
+        return spikes, y.grad, neuron.threshold.grad
+
+    alone = run()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        together, again = run(), run()
+    finally:
+        torch.set_num_threads(before)
+    for a, b, c in zip(alone, together, again, strict=True):
+        assert_close(a, b, rtol=1e-5, atol=0.0)
+        assert torch.equal(b, c), "repeatable"
+    assert torch.equal(alone[0], together[0])
+
+
+@pytest.mark.parametrize("surrogate", SURROGATES)
+def test_steps_equal_the_sequence(surrogate):
+    x = torch.randn(5, 3, 70)
+    neuron = MultiLevelIF(2, 0.9, surrogate, v_init=0.5, beta=0.8)
+    v, spikes = None, []
+    for x_t in x:
+        s, v = neuron.step(x_t, v)
+        spikes.append(s)
+    assert torch.equal(neuron(x), torch.stack(spikes))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_types_run_eagerly(dtype):
+    x = torch.randn(2, 3, 8).to(dtype).requires_grad_()
+    neuron = MultiLevelIF(4)
+    assert not usable(x, None, 1.0, neuron.spec)
+    spikes = neuron(x)
+    spikes.sum().backward()
+    assert spikes.dtype == x.grad.dtype == dtype
+
+
+def test_tensors_without_memory_run_eagerly():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    assert MultiLevelIF(4)(torch.randn(2, 3, 8, device="meta")).shape == (2, 3, 8)
+    with FakeTensorMode():
+        assert MultiLevelIF(4)(torch.randn(2, 3, 8)).shape == (2, 3, 8)
+
+
+@pytest.mark.parametrize("surrogate", SURROGATES)
+@pytest.mark.parametrize("learn", [False, True])
+def test_compiled_models_see_one_graph(surrogate, learn):
+    """torch.compile traces the eager code, without a graph break, to the fused numbers."""
+    neuron = MultiLevelIF(4, 0.8, surrogate, v_init=0.5, learn_threshold=learn)
+    x = torch.randn(3, 2, 6, 5, 5)
+    weights = torch.randn_like(x)
+    results = []
+    for run in (neuron, torch.compile(neuron, fullgraph=True, backend="aot_eager")):
+        y = x.clone().requires_grad_()
+        spikes = run(y)
+        (spikes * weights).sum().backward()
+        results.append([spikes.detach(), y.grad, neuron.threshold.grad if learn else None])
+        neuron.zero_grad()
+    assert torch.equal(results[0][0], results[1][0])
+    for a, b in zip(results[0][1:], results[1][1:], strict=True):
+        assert a is b is None or assert_close(a, b, **SLOPE) is None
+
+
+def test_exports_see_traceable_operations():
+    program = torch.export.export(MultiLevelIF(4).eval(), (torch.randn(1, 2, 8),))
+    x = torch.randn(1, 2, 8)
+    assert torch.equal(program.module()(x), MultiLevelIF(4)(x))
+
+
+def test_modules_copy_and_pickle():
+    neuron = MultiLevelIF(4, learn_threshold=True)
+    x = torch.randn(2, 3, 8)
+    expected = neuron(x)
+    buffer = io.BytesIO()
+    torch.save(neuron.state_dict(), buffer)
+    for twin in (copy.deepcopy(neuron), pickle.loads(pickle.dumps(neuron))):
+        assert torch.equal(twin(x), expected)
+
+
+@pytest.fixture
+def afresh(monkeypatch, tmp_path):
+    """As in a new process with an empty cache; afterwards the tests' own library is back."""
+    monkeypatch.setenv("MULTISPIKE_CACHE", str(tmp_path))
+    library.cache_clear()
+    yield tmp_path
+    monkeypatch.undo()
+    library.cache_clear()
+
+
+@pytest.mark.parametrize("compiler", ["false", "/nowhere/cc", "true"])
+def test_without_a_compiler(compiler, afresh, monkeypatch):
+    """One warning, once, that names the reason; same spikes from the eager code."""
+    x = torch.randn(2, 3, 8)
+    expected = _Spikes.apply(x, None, 1.0, spec(), False)[0]
+    monkeypatch.setenv("CC", compiler)
+    with pytest.warns(RuntimeWarning, match=r"without their compiled kernels: .") as caught:
+        assert torch.equal(MultiLevelIF(4)(x), expected)
+    assert len(caught) == 1
+    assert "\n" not in str(caught[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(MultiLevelIF(4)(x), expected)
+    assert not list(afresh.rglob("*.so"))
+
+
+def test_without_openmp(afresh, monkeypatch, tmp_path):
+    """A compiler that refuses -fopenmp still builds kernels, for one thread."""
+    compiler = tmp_path / "plain-cc"
+    compiler.write_text('#!/bin/sh\ncase " $* " in *" -fopenmp "*) exit 1;; esac\nexec cc "$@"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    assert library() is not None
+    x = torch.randn(2, 5, 64, 81)
+    assert torch.equal(MultiLevelIF(4)(x), _Spikes.apply(x, None, 1.0, spec(), False)[0])
+
+
+def test_unwritable_cache(afresh, monkeypatch):
+    (afresh / "file").write_text("")
+    monkeypatch.setenv("MULTISPIKE_CACHE", str(afresh / "file"))
+    assert library() is not None
+
+
+def test_processes_build_at_once(tmp_path):
+    """Three processes with one empty cache: all of them compute, one library stays, no litter."""
+    code = "import torch; from multispike import MultiLevelIF; import warnings;"
+    code += "warnings.simplefilter('error'); print(MultiLevelIF(4)(torch.ones(1, 1, 1)).item())"
+    environment = {**os.environ, "MULTISPIKE_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    running = [
+        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    assert [process.communicate()[0].decode().strip() for process in running] == ["1.0"] * 3
+    files = [path.suffix for path in tmp_path.rglob("*") if path.is_file()]
+    assert files == [".so"]
+
+
+def test_a_broken_library_does_not_stop_the_neurons(afresh):
+    """A file that was damaged on the disk: the kernels are built in another form, or eager."""
+    assert library() is not None
+    library.cache_clear()
+    (found,) = afresh.rglob("*.so")
+    # A new file: the loaded one is still mapped.
+    found.unlink()
+    found.write_bytes(b"")
+    assert library() is not None
+    assert kernels.usable(torch.randn(1, 2, 3), None, 1.0, spec())
