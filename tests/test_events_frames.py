@@ -1,0 +1,149 @@
+"""Counting events into frames against plain loops, and the random changes of events."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from multispike.data.frames import drop, drop_counted, event_frames, flip, frame_size, shift
+from multispike.data.recordings import EVENT
+from multispike.errors import InputError
+
+SENSOR = (13, 9)
+
+
+def made(count: int, seed: int = 0, duration: int = 1000) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    events = np.empty(count, EVENT)
+    events["t"] = np.sort(rng.integers(0, duration, count))
+    events["x"] = rng.integers(0, SENSOR[0], count)
+    events["y"] = rng.integers(0, SENSOR[1], count)
+    events["p"] = rng.integers(0, 2, count)
+    return events
+
+
+@given(
+    count=st.integers(0, 200),
+    timesteps=st.integers(1, 7),
+    rows=st.integers(1, 9),
+    columns=st.integers(1, 13),
+    by=st.sampled_from(["time", "count"]),
+    seed=st.integers(0, 99),
+)
+def test_frames_are_what_a_loop_counts(count, timesteps, rows, columns, by, seed):
+    events = made(count, seed)
+    expected = np.zeros((timesteps, 2, rows, columns), int)
+    for i, (t, x, y, p) in enumerate(events.tolist()):
+        start, stop = int(events["t"][0]), int(events["t"][-1]) + 1
+        share = (t - start) / (stop - start) if by == "time" else i / count
+        expected[int(share * timesteps + 1e-9), p, y * rows // 9, x * columns // 13] += 1
+    frames = event_frames(events, SENSOR, timesteps=timesteps, size=(rows, columns), by=by)
+    assert frames.dtype == np.uint8
+    np.testing.assert_array_equal(frames, expected)
+
+
+@pytest.mark.parametrize("by", ["time", "count"])
+def test_one_timestep_is_the_sum_of_many(by):
+    events = made(500)
+    many = event_frames(events, SENSOR, timesteps=10, by=by)
+    one = event_frames(events, SENSOR, timesteps=1, by=by)
+    np.testing.assert_array_equal(many.sum(0, dtype=int), one[0])
+    assert one.sum() == 500
+
+
+def test_bins_by_count_hold_equally_many():
+    frames = event_frames(made(103), SENSOR, timesteps=10, by="count")
+    assert set(frames.sum((1, 2, 3)).tolist()) == {10, 11}
+
+
+def test_a_bin_holds_its_start_but_not_its_end():
+    events = made(4)
+    events["t"] = 0, 99, 100, 199
+    frames = event_frames(events, SENSOR, timesteps=2, span=(0, 200))
+    assert frames.sum((1, 2, 3)).tolist() == [2, 2]
+    frames = event_frames(events, SENSOR, timesteps=2, span=(99, 199))
+    assert frames.sum((1, 2, 3)).tolist() == [2, 0]
+
+
+def test_counts_saturate():
+    events = np.zeros(300, EVENT)
+    assert event_frames(events, SENSOR)[0, 0, 0, 0] == 255
+
+
+def test_no_events_give_empty_frames():
+    assert event_frames(made(0), SENSOR, timesteps=3).shape == (3, 2, 9, 13)
+    assert not event_frames(made(0), SENSOR, timesteps=3, by="count").any()
+
+
+def test_flip_mirrors_the_frames():
+    events = made(100)
+    flipped = event_frames(flip(events, SENSOR), SENSOR)
+    np.testing.assert_array_equal(flipped, event_frames(events, SENSOR)[..., ::-1])
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(0, 0), (3, 0), (-3, 2), (12, -8), (20, 0)])
+def test_shift_moves_the_frames_and_drops_what_leaves(dx, dy):
+    events = made(100)
+    padded = np.zeros((1, 2, 60, 60), np.uint8)
+    padded[..., 25:34, 25:38] = event_frames(events, SENSOR)
+    expected = padded[..., 25 - dy : 34 - dy, 25 - dx : 38 - dx]
+    np.testing.assert_array_equal(event_frames(shift(events, dx, dy, SENSOR), SENSOR), expected)
+
+
+def test_changes_leave_their_input_alone():
+    events = made(50)
+    before = events.copy()
+    flip(events, SENSOR), shift(events, 1, 1, SENSOR), drop(events, 0.5, np.random.default_rng(0))
+    frames = event_frames(events, SENSOR)
+    drop_counted(frames, 0.5, np.random.default_rng(0))
+    np.testing.assert_array_equal(events, before)
+    np.testing.assert_array_equal(frames, event_frames(events, SENSOR))
+
+
+def test_drop_loses_its_share_before_and_after_counting():
+    events = made(20_000)
+    kept = len(drop(events, 0.3, np.random.default_rng(1)))
+    frames = event_frames(events, SENSOR, timesteps=10)
+    counted = int(drop_counted(frames, 0.3, np.random.default_rng(1)).sum())
+    deviation = (20_000 * 0.3 * 0.7) ** 0.5
+    assert abs(kept - 14_000) < 4 * deviation
+    assert abs(counted - 14_000) < 4 * deviation
+    np.testing.assert_array_equal(drop_counted(frames, 0.0, np.random.default_rng(1)), frames)
+    assert not drop_counted(frames, 1.0, np.random.default_rng(1)).any()
+    assert drop_counted(frames[:, :, ::2, ::3], 0.5, np.random.default_rng(1)).shape == (
+        10,
+        2,
+        5,
+        5,
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"timesteps": 0},
+        {"timesteps": True},
+        {"size": 0},
+        {"size": 10},
+        {"size": (9, 14)},
+        {"size": (9,)},
+        {"by": "events"},
+        {"span": (5, 5)},
+        {"span": (0, 5), "by": "count"},
+    ],
+)
+def test_bad_options_are_refused(options):
+    with pytest.raises(InputError, match=f"^{'by' if options.get('by') == 'events' else ''}"):
+        event_frames(made(3), SENSOR, **options)
+
+
+def test_frame_size_defaults_to_the_sensor():
+    assert frame_size(None, (640, 480)) == (480, 640)
+    with pytest.raises(InputError, match="at most the sensor's 480x640"):
+        frame_size(481, (640, 480))
+
+
+@pytest.mark.parametrize("probability", [-0.1, 1.5])
+def test_bad_probabilities_are_refused(probability):
+    with pytest.raises(InputError, match="probability"):
+        drop(made(3), probability, np.random.default_rng(0))
