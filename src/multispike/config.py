@@ -24,6 +24,7 @@ class Recipe:
         data: Data set, see the README for the names.
         data_dir: Folder with the data; not needed for digits.
         download: Fetch the official archive into data_dir if it is not there.
+        size: Side in pixels to which an image folder or event set is brought.
         stem: First layer: cifar (3x3) or imagenet (7x7, stride 2, max-pool).
         classifier: linear, or mlp (VGGs only, two hidden layers of 512).
         epochs: Passes over the training images.
@@ -67,6 +68,7 @@ class Recipe:
     data: str = "digits"
     data_dir: str | None = None
     download: bool = False
+    size: int | None = None
     stem: Literal["cifar", "imagenet"] = "cifar"
     classifier: Literal["linear", "mlp"] = "linear"
     epochs: int = 30
@@ -111,7 +113,11 @@ class Recipe:
             raise unknown("arch", self.arch, ARCHITECTURES)
         if self.data not in DATASETS:
             raise unknown("data", self.data, DATASETS)
+        if self.size is not None and "size" not in DATASETS[self.data].options:
+            sized = [name for name, source in DATASETS.items() if "size" in source.options]
+            raise invalid("size", self.size, f"a size with one of {', '.join(sized)}")
         for name, ok, allowed in (
+            ("size", self.size is None or self.size >= 1, "an integer >= 1"),
             ("epochs", self.epochs >= 1, "an integer >= 1"),
             ("batch_size", self.batch_size is None or self.batch_size >= 2, "an integer >= 2"),
             ("lr", self.lr is None or 0 < self.lr < math.inf, "a number > 0"),

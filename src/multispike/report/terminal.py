@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 
@@ -12,10 +13,12 @@ def comparison_table(runs: list[dict[str, Any]]) -> Table:
     first = runs[0]
     energy = first["energy_nj"]
     table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
         title=f"{first['arch']} on {first['data']}, {energy['profile']} {energy['bits']} bit",
         caption="events, density and energy per inference; density is per neuron and timestep",
     )
-    table.add_column("variant")
+    table.add_column("variant", no_wrap=True)
     for column in ("accuracy", "events", "density", "energy µJ", "s/epoch", "images/s"):
         table.add_column(column, justify="right")
     for run in runs:

@@ -62,7 +62,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         raise InputError(
             f"checkpoint: got {str(path)!r}, which is truncated or damaged"
-            f" ({str(error).splitlines()[0]}); allowed: a whole .ckpt file"
+            f" ({(str(error) or 'ends early').splitlines()[0]}); allowed: a whole .ckpt file"
         ) from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "multispike"} <= checkpoint.keys():
         raise InputError(

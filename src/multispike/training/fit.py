@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from multispike.config import Recipe, TrainConfig
-from multispike.data import load_dataset
+from multispike.data import DATASETS, load_dataset
 from multispike.data.augment import Augmentation
 from multispike.data.loader import BatchLoader
 from multispike.data.sets import Dataset
@@ -50,9 +50,12 @@ class EpochStream:
 
 def load_data(recipe: Recipe, timesteps: int = 1) -> Dataset:
     """The data set that a recipe names, at its limits."""
-    from multispike.data import DATASETS
-
-    options: dict[str, Any] = {"timesteps": timesteps} if DATASETS[recipe.data].events else {}
+    wanted = {"timesteps": timesteps, "size": recipe.size}
+    options: dict[str, Any] = {
+        name: value
+        for name, value in wanted.items()
+        if name in DATASETS[recipe.data].options and value is not None
+    }
     return load_dataset(
         recipe.data,
         recipe.data_dir,
