@@ -61,6 +61,45 @@ DATASETS: dict[str, Source] = {
         "your own images in train/CLASS and test/CLASS (or val/CLASS) folders",
         options=("size",),
     ),
+    "cifar10dvs": Source(
+        "multispike.data.events:load_cifar10dvs",
+        "128x128 event recordings of CIFAR-10 images, 10 classes, 9,000 + 1,000, four splits",
+        events=True,
+        options=("timesteps", "size", "by", "split"),
+        download=True,
+    ),
+    "dvsgesture": Source(
+        "multispike.data.events:load_dvsgesture",
+        "128x128 event recordings of gestures, 11 classes, 1,077 + 264, as Tonic cuts them",
+        events=True,
+        options=("timesteps", "size", "by"),
+        download=True,
+    ),
+    "nmnist": Source(
+        "multispike.data.events:load_nmnist",
+        "34x34 event recordings of handwritten digits, 10 classes, 60,000 + 10,000",
+        events=True,
+        options=("timesteps", "size", "by"),
+        download=True,
+    ),
+    "eventfolder": Source(
+        "multispike.data.events:load_eventfolder",
+        "your own event recordings in train/CLASS and test/CLASS (or val/CLASS) folders",
+        events=True,
+        options=("timesteps", "size", "by", "sensor"),
+    ),
+}
+
+DATASETS |= {
+    f"{name}-dvs-sim": Source(
+        "multispike.data.emulated:load_emulated",
+        f"emulated event-camera recordings of the images of {name}",
+        events=True,
+        options=("timesteps", "size"),
+        download=source.download,
+    )
+    for name, source in DATASETS.items()
+    if not source.events
 }
 
 
@@ -122,6 +161,8 @@ def load_dataset(
         cache=Cache(cache_dir),
         download=download,
         progress=progress,
+        limit_train=limit_train,
+        limit_test=limit_test,
     )
     module, function = source.load.split(":")
     try:

@@ -61,7 +61,7 @@ def load_imagefolder(request: Request, *, size: int | tuple[int, int] | None = N
 
     Decoded in parallel, straight into memory-mapped files: the set need not fit in memory.
     """
-    folders, classes = _class_folders(request.data_dir)
+    folders, classes = class_folders(request.data_dir, "images")
     target = _checked_size(size)
     files: dict[str, list[Path]] = {"train": [], "test": []}
     labels: dict[str, list[int]] = {"train": [], "test": []}
@@ -98,9 +98,9 @@ def load_imagefolder(request: Request, *, size: int | tuple[int, int] | None = N
     )
 
 
-def _class_folders(data_dir: Path | None) -> tuple[dict[str, Path], list[str]]:
-    """The folders of both splits, and the names of the classes."""
-    allowed = "a folder with train/CLASS and test/CLASS (or val/CLASS) folders of images"
+def class_folders(data_dir: Path | None, content: str) -> tuple[dict[str, Path], list[str]]:
+    """The folders of both splits, and the names of the classes; content: what is in them."""
+    allowed = f"a folder with train/CLASS and test/CLASS (or val/CLASS) folders of {content}"
     if data_dir is None:
         raise invalid("data_dir", None, allowed)
     train = data_dir / "train"

@@ -152,6 +152,8 @@ class Request:
 
     data_dir: where the user says the source is; None means the function's default places.
     download: whether the source may be fetched; progress: whether a bar may be shown.
+    limit_train, limit_test: how many samples will be taken by `Dataset.limited`, for sets that
+        are costly to make; None means all. A function may disregard them.
     """
 
     name: str
@@ -159,6 +161,8 @@ class Request:
     cache: Cache
     download: bool = False
     progress: bool = True
+    limit_train: int | None = None
+    limit_test: int | None = None
 
     def cached(
         self,

@@ -1,0 +1,393 @@
+"""Recorded event sets, counted into frames: CIFAR10-DVS, DVS Gesture, N-MNIST, and your own.
+
+Tonic fetches the public sets; where they lie already, its folders are read, or those that their
+authors publish. The frames are kept in the cache, memory-mapped.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from multispike.data.cache import Allocate
+from multispike.data.decode import in_threads
+from multispike.data.formats import require
+from multispike.data.frames import Binning, event_frames, frame_size
+from multispike.data.images import class_folders
+from multispike.data.recordings import EVENT, SUFFIXES, read_events
+from multispike.data.sets import Dataset, Request
+from multispike.errors import RunError, invalid, unknown
+
+log = logging.getLogger(__name__)
+
+CIFAR10_CLASSES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+
+GESTURES = (
+    "hand clapping", "right hand wave", "left hand wave", "right arm clockwise",
+    "right arm counter-clockwise", "left arm clockwise", "left arm counter-clockwise", "arm roll",
+    "air drums", "air guitar", "other gestures",
+)  # fmt: skip
+
+VERSION = 1
+"""Of the frames in the cache: raise it whenever a recording is read or counted differently."""
+
+SPLITS = ("fixed", "tebn", "sew", "tet")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The events of one recording, the `(width, height)` of their sensor, and what was skipped."""
+
+    events: np.ndarray
+    sensor: tuple[int, int]
+    skipped: str = ""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of a set: training and test recordings with their labels, and how one is read."""
+
+    files: Mapping[str, Sequence[tuple[Path, int]]]
+    classes: Sequence[str]
+    read: Callable[[Path], Sample]
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How recordings become frames, see `multispike.data.frames.event_frames`.
+
+    timesteps: T; size: one side or (height, width), None for the sensor's; by: "time" or "count".
+    """
+
+    timesteps: int
+    size: int | tuple[int, int] | None
+    by: Binning
+
+    def frames(self, sample: Sample) -> np.ndarray:
+        return event_frames(
+            sample.events, sample.sensor, timesteps=self.timesteps, size=self.size, by=self.by
+        )
+
+
+def load_cifar10dvs(
+    request: Request,
+    *,
+    timesteps: int = 10,
+    size: int | tuple[int, int] | None = None,
+    by: Binning = "time",
+    split: str = "fixed",
+) -> Dataset:
+    """CIFAR10-DVS (Li et al. 2017, doi:10.3389/fnins.2017.00309): 128x128, 10 x 1,000 recordings.
+
+    `data_dir` holds class folders (or a folder `CIFAR10DVS`, as Tonic makes it, or `extract` or
+    `events_np`, as SpikingJelly does) with `cifar10_CLASS_NUMBER.aedat` (the authors' files),
+    `.aedat4` (Tonic's) or `.npz` (SpikingJelly's). A part of the set will do.
+
+    The set has no split of its own, and published accuracies differ for that reason alone. All
+    of these take 100 recordings a class for the test:
+
+    - `fixed`: those listed in `data/splits/cifar10dvs.json`, spread over the whole set.
+    - `tebn`: numbers 0 to 99 (Duan et al. 2022, SpikingJelly's `CIFAR10DVSTEBNSplit`); known to
+      give a markedly higher accuracy than random splits.
+    - `tet`: numbers 900 to 999 (Deng et al. 2022).
+    - `sew`: the last 100 names in the order of strings (Fang et al. 2021, SpikingJelly's
+      `split_to_train_test_set`): 909, 91, 910 and so on, up to 999.
+
+    For the other parameters see `Framing`.
+    """
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    root, found = _find_cifar10dvs(request.data_dir)
+    if root is None:
+        _fetch(request, "CIFAR10DVS", "class folders with cifar10_CLASS_NUMBER.aedat or .aedat4")
+        root, found = _find_cifar10dvs(request.data_dir)
+    files: dict[str, list[tuple[Path, int]]] = {"train": [], "test": []}
+    for label, name in enumerate(CIFAR10_CLASSES):
+        test = cifar10dvs_test_numbers(split, name)
+        for number, path in sorted(found.get(name, {}).items()):
+            files["test" if number in test else "train"].append((path, label))
+    for half, listed in files.items():
+        if not listed:
+            raise invalid("data_dir", str(root), f"recordings of the {half} split {split!r}")
+    listing = Listing(files, CIFAR10_CLASSES, _read_cifar10dvs)
+    return _load(request, listing, Framing(timesteps, size, by))
+
+
+def cifar10dvs_test_numbers(split: str, name: str) -> frozenset[int]:
+    """The numbers of the test recordings of a class in a split of CIFAR10-DVS.
+
+    >>> numbers = cifar10dvs_test_numbers("sew", "cat")
+    >>> sorted(numbers)[:3], len(numbers)
+    ([91, 92, 93], 100)
+    """
+    if split == "tebn":
+        return frozenset(range(100))
+    if split == "tet":
+        return frozenset(range(900, 1000))
+    if split == "sew":
+        return frozenset(sorted(range(1000), key=str)[-100:])
+    file = resources.files("multispike.data").joinpath("splits/cifar10dvs.json")
+    return frozenset(json.loads(file.read_text(encoding="utf-8"))["test"][name])
+
+
+def _find_cifar10dvs(data_dir: Path | None) -> tuple[Path | None, dict[str, dict[int, Path]]]:
+    """The folder with the class folders, and per class the recordings by number."""
+    pattern = re.compile(r"cifar10_([a-z]+)_(\d{1,3})\.(?:aedat4?|npz)")
+    for root in _places(data_dir, "CIFAR10DVS", "extract", "events_np"):
+        found: dict[str, dict[int, Path]] = {}
+        for name in CIFAR10_CLASSES:
+            folder = root / name
+            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+                match = pattern.fullmatch(path.name)
+                if match and match[1] == name:
+                    found.setdefault(name, {})[int(match[2])] = path
+        if found:
+            return root, found
+    return None, {}
+
+
+def _read_cifar10dvs(path: Path) -> Sample:
+    sample = _read_recording(path, (128, 128))
+    if path.suffix == ".aedat":
+        # The camera stood on its side: mirrored at the diagonal, the images are upright, as in
+        # SpikingJelly's and Tonic's files.
+        events = sample.events
+        events["x"], events["y"] = events["y"].copy(), events["x"].copy()
+    return sample
+
+
+def load_nmnist(
+    request: Request,
+    *,
+    timesteps: int = 10,
+    size: int | tuple[int, int] | None = None,
+    by: Binning = "time",
+) -> Dataset:
+    """N-MNIST (Orchard et al. 2015): 34x34, handwritten digits, 60,000 + 10,000 recordings.
+
+    `data_dir` (or `NMNIST` in it, as Tonic makes it) holds `Train/DIGIT/*.bin` and
+    `Test/DIGIT/*.bin`. For the parameters see `Framing`.
+    """
+
+    def find() -> dict[str, list[tuple[Path, int]]] | None:
+        for root in _places(request.data_dir, "NMNIST"):
+            if (root / "Train").is_dir() and (root / "Test").is_dir():
+                return {
+                    half.lower(): [
+                        (path, digit)
+                        for digit in range(10)
+                        for path in sorted((root / half / str(digit)).glob("*.bin"))
+                    ]
+                    for half in ("Train", "Test")
+                }
+        return None
+
+    files = find()
+    if files is None:
+        _fetch(request, "NMNIST", "Train/DIGIT and Test/DIGIT folders with .bin files")
+        files = find() or {}
+    listing = Listing(files, tuple("0123456789"), partial(_read_recording, sensor=(34, 34)))
+    return _load(request, listing, Framing(timesteps, size, by))
+
+
+def load_dvsgesture(
+    request: Request,
+    *,
+    timesteps: int = 10,
+    size: int | tuple[int, int] | None = None,
+    by: Binning = "time",
+) -> Dataset:
+    """DVS Gesture (Amir et al. 2017) as Tonic cuts it: 128x128, 11 gestures, 1,077 + 264 samples.
+
+    `data_dir` (or `DVSGesture` in it, as Tonic makes it) holds `ibmGestureTrain/USER/LABEL.npy`
+    and `ibmGestureTest/USER/LABEL.npy`. For the parameters see `Framing`.
+    """
+
+    def find() -> dict[str, list[tuple[Path, int]]] | None:
+        for root in _places(request.data_dir, "DVSGesture"):
+            folders = {"train": root / "ibmGestureTrain", "test": root / "ibmGestureTest"}
+            if all(folder.is_dir() for folder in folders.values()):
+                labels = {str(label): label for label in range(len(GESTURES))}
+                return {
+                    half: [
+                        (path, labels[path.stem])
+                        for path in sorted(folder.glob("*/*.npy"))
+                        if path.stem in labels
+                    ]
+                    for half, folder in folders.items()
+                }
+        return None
+
+    files = find()
+    if files is None:
+        _fetch(request, "DVSGesture", "ibmGestureTrain and ibmGestureTest folders, as Tonic has")
+        files = find() or {}
+    return _load(request, Listing(files, GESTURES, _read_gesture), Framing(timesteps, size, by))
+
+
+def _read_gesture(path: Path) -> Sample:
+    """Tonic's arrays: one row per event with x, y, p and a time in ms."""
+    try:
+        rows = np.load(path, allow_pickle=False)
+        if rows.ndim != 2 or rows.shape[1] != 4 or rows.dtype.kind not in "iuf":
+            raise ValueError(f"{rows.dtype} {rows.shape}")
+    except (OSError, ValueError, EOFError) as error:
+        raise invalid("recording", str(path), f"an array of rows x, y, p, t ({error})") from None
+    inside = ((rows[:, :2] >= 0) & (rows[:, :2] < 128)).all(axis=1)
+    events = np.empty(int(inside.sum()), EVENT)
+    for column, name in enumerate("xyp"):
+        events[name] = rows[inside, column]
+    events["t"] = np.maximum.accumulate(rows[inside, 3].astype(np.int64) * 1000)
+    outside = len(rows) - len(events)
+    return Sample(events, (128, 128), f"{outside} events outside the sensor" if outside else "")
+
+
+def load_eventfolder(
+    request: Request,
+    *,
+    timesteps: int = 10,
+    size: int | tuple[int, int] | None = None,
+    by: Binning = "time",
+    sensor: tuple[int, int] | None = None,
+) -> Dataset:
+    """Your own recordings in `train/CLASS` and `test/CLASS` (or `val/CLASS`) below `data_dir`.
+
+    Every format of `multispike.data.recordings.read_events`, told by its suffix.
+
+    sensor: `(width, height)` in pixels, for files that don't tell it (npy, npz, HDF5).
+
+    Without `size`, all recordings must be of one sensor. For the other parameters see `Framing`.
+    """
+    folders, classes = class_folders(request.data_dir, "recordings")
+    files = {
+        half: [
+            (path, label)
+            for label, name in enumerate(classes)
+            for path in sorted((folder / name).glob("*"))
+            if path.suffix.lower() in SUFFIXES and path.name[0] != "." and path.is_file()
+        ]
+        for half, folder in folders.items()
+    }
+    for half, folder in folders.items():
+        if not files[half]:
+            allowed = f"class folders with {'/'.join(s[1:] for s in SUFFIXES)} files"
+            raise invalid("data_dir", str(folder), allowed)
+    listing = Listing(files, classes, partial(_read_recording, sensor=sensor))
+    return _load(request, listing, Framing(timesteps, size, by), {"sensor": sensor})
+
+
+def _read_recording(path: Path, sensor: tuple[int, int] | None) -> Sample:
+    recording = read_events(path, sensor=sensor)
+    events = np.concatenate(list(recording))
+    if recording.sensor is None:
+        raise invalid("sensor", None, f"(width, height) of {path}, whose format doesn't tell it")
+    return Sample(events, recording.sensor, str(recording.skipped))
+
+
+def _load(
+    request: Request,
+    listing: Listing,
+    framing: Framing,
+    options: Mapping[str, Any] | None = None,
+) -> Dataset:
+    """Count every recording into frames, or take the frames from the cache."""
+    for half in ("train", "test"):
+        if not listing.files.get(half):
+            raise invalid("data_dir", str(request.data_dir), f"recordings of the {half} split")
+    first = listing.read(listing.files["train"][0][0])
+    rows, columns = frame_size(framing.size, first.sensor)
+    shape = framing.frames(first).shape  # refuses bad options before the work starts
+
+    def build(allocate: Allocate) -> Mapping[str, Any]:
+        damaged: list[str] = []
+        scale = 1.0
+        for half, files in listing.files.items():
+            inputs = allocate(f"{half}_inputs", (len(files), *shape), np.uint8)
+            allocate(f"{half}_labels", (len(files),), np.int64)[:] = [label for _, label in files]
+
+            def count(part: slice, files=files, inputs=inputs) -> None:
+                for row, (path, _) in enumerate(files[part], start=part.start):
+                    sample = listing.read(path)
+                    if framing.size is None and sample.sensor != first.sensor:
+                        raise invalid(
+                            "size", None, f"a size, as {path} is of another sensor than the first"
+                        )
+                    if sample.skipped:
+                        damaged.append(f"{path}: {sample.skipped}")
+                    inputs[row] = framing.frames(sample)
+
+            in_threads(
+                count, len(files), piece=8, title=f"recordings, {half}", progress=request.progress
+            )
+            if half == "train":
+                scale = root_mean_square(inputs)
+        if damaged:
+            log.warning("%d recordings are not whole, the first is %s", len(damaged), min(damaged))
+        return frame_meta(listing.classes, scale)
+
+    paths = [path for files in listing.files.values() for path, _ in files]
+    keys = {
+        "timesteps": framing.timesteps,
+        "size": [rows, columns],
+        "by": framing.by,
+        "files": {
+            half: [[path.name, label] for path, label in files]
+            for half, files in listing.files.items()
+        },
+    }
+    return request.cached(paths, build, version=VERSION, options=keys | dict(options or {}))
+
+
+def root_mean_square(frames: np.ndarray) -> float:
+    """Of all counts in uint8 frames of any shape; 1 if there are none.
+
+    >>> root_mean_square(np.array([[0, 0, 0, 4]], np.uint8))
+    2.0
+    """
+    histogram = np.zeros(256, dtype=np.int64)
+    for start in range(0, len(frames), 256):  # in pieces: the set may not fit in memory
+        histogram += np.bincount(frames[start : start + 256].reshape(-1), minlength=256)
+    square = float(histogram @ np.arange(256.0) ** 2 / max(1, histogram.sum()))
+    return square**0.5 or 1.0
+
+
+def frame_meta(classes: Sequence[str], scale: float) -> dict[str, Any]:
+    """What `Request.cached` wants to know of frames: a count of `scale` becomes 1, none stays 0."""
+    return {"classes": list(classes), "mean": [0.0, 0.0], "std": [scale / 255] * 2}
+
+
+def _places(data_dir: Path | None, *folders: str) -> list[Path]:
+    """Where a set may lie: in the folder itself, or in one of these below it."""
+    if data_dir is None:
+        return []
+    return [data_dir, *(data_dir / folder for folder in folders)]
+
+
+def _fetch(request: Request, name: str, content: str) -> None:
+    """Let Tonic download its set `name`, if that is wanted; it checks what it gets."""
+    if not request.download or request.data_dir is None:
+        raise invalid(
+            "data_dir",
+            None if request.data_dir is None else str(request.data_dir),
+            f"a folder with {content}; download=True lets Tonic fetch it there",
+        )
+    dataset = getattr(require("tonic.datasets", f"the download of {request.name}"), name)
+    options: list[dict[str, Any]] = [{}] if name == "CIFAR10DVS" else [
+        {"train": True}, {"train": False},
+    ]  # fmt: skip
+    try:
+        for option in options:
+            dataset(str(request.data_dir), **option)
+    except (OSError, RuntimeError) as error:
+        raise RunError(f"download of {request.name} by Tonic failed: {error}") from None

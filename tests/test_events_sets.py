@@ -1,0 +1,279 @@
+"""Event data sets: small made files in each set's own format go the whole way to frames."""
+
+import json
+import shutil
+from importlib import resources
+
+import numpy as np
+import pytest
+import torch
+from test_events_recordings import FILES, aedat2, bin5, evt2, npz, ramp
+
+from multispike.data import DATASETS, load_dataset
+from multispike.data.emulator import emulate_events, emulate_frames
+from multispike.data.events import CIFAR10_CLASSES, SPLITS, cifar10dvs_test_numbers
+from multispike.data.frames import event_frames
+from multispike.data.recordings import EVENT
+from multispike.errors import InputError
+
+
+def recording(seed: int, count: int = 400, side: int = 128) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    events = np.empty(count, EVENT)
+    events["t"] = np.sort(rng.integers(0, 10_000, count))
+    events["x"], events["y"] = rng.integers(0, side, (2, count))
+    events["p"] = rng.integers(0, 2, count)
+    return events
+
+
+NUMBERS = (0, 5, 9, 91, 500, 909, 950)
+"""Of the recordings that are made: every split has some of them on either side."""
+
+
+@pytest.fixture(scope="module")
+def cifar10dvs(tmp_path_factory):
+    """A small CIFAR10-DVS in its authors' format; their camera lay on its side."""
+    folder = tmp_path_factory.mktemp("cifar10dvs")
+    for label, name in enumerate(CIFAR10_CLASSES):
+        (folder / name).mkdir()
+        for number in NUMBERS:
+            events = recording(1000 * label + number)
+            lying = events.copy()
+            lying["x"], lying["y"] = events["y"], events["x"]
+            (folder / name / f"cifar10_{name}_{number}.aedat").write_bytes(aedat2(lying))
+    return folder
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_cifar10dvs_from_its_own_files_to_frames(cifar10dvs, split):
+    data = load_dataset("cifar10dvs", cifar10dvs, timesteps=4, size=32, split=split)
+    assert data.classes == CIFAR10_CLASSES
+    assert (data.input_shape, data.timesteps) == ((2, 32, 32), 4)
+    rows = {"train": 0, "test": 0}
+    for label, name in enumerate(CIFAR10_CLASSES):
+        for number in NUMBERS:
+            half = "test" if number in cifar10dvs_test_numbers(split, name) else "train"
+            expected = event_frames(
+                recording(1000 * label + number), (128, 128), timesteps=4, size=32
+            )
+            part = getattr(data, half)
+            assert part.labels[rows[half]] == label
+            np.testing.assert_array_equal(part.inputs[rows[half]].numpy(), expected)
+            rows[half] += 1
+    assert rows == {"train": len(data.train), "test": len(data.test)}
+    counts = data.train.inputs.float()
+    assert data.std[0] * 255 == pytest.approx(float((counts**2).mean().sqrt()))
+
+
+@pytest.mark.parametrize("suffix", [".aedat4", ".npz"])
+def test_cifar10dvs_as_tonic_and_spikingjelly_keep_it(tmp_path, suffix):
+    """Their recordings are upright already; Tonic's lie in a folder of the set's name."""
+    content = FILES["aedat4 lz4"][1] if suffix == ".aedat4" else npz(ramp())
+    for number in (100, 50):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "CIFAR10DVS" / name
+            folder.mkdir(exist_ok=True, parents=True)
+            (folder / f"cifar10_{name}_{number}{suffix}").write_bytes(content)
+    data = load_dataset("cifar10dvs", tmp_path, split="tebn", timesteps=1)
+    np.testing.assert_array_equal(data.test.inputs[0], event_frames(ramp(), (128, 128)))
+    assert data.test.labels.tolist() == data.train.labels.tolist() == [3, 5]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("name", CIFAR10_CLASSES)
+def test_splits_of_cifar10dvs_are_balanced(split, name):
+    numbers = cifar10dvs_test_numbers(split, name)
+    assert len(numbers) == 100
+    assert numbers <= set(range(1000))
+
+
+def test_the_fixed_split_is_what_it_says():
+    """Chosen by the names alone, so nobody could have picked the easy ones."""
+    import hashlib
+
+    file = resources.files("multispike.data").joinpath("splits/cifar10dvs.json")
+    listed = json.loads(file.read_text())["test"]
+    for name in CIFAR10_CLASSES:
+        stems = [f"cifar10_{name}_{number}" for number in range(1000)]
+        stems.sort(key=lambda stem: hashlib.sha256(stem.encode()).hexdigest())
+        assert listed[name] == sorted(int(stem.rpartition("_")[2]) for stem in stems[:100])
+
+
+def test_the_named_splits_are_those_of_the_papers():
+    assert cifar10dvs_test_numbers("tebn", "cat") == set(range(100))
+    assert cifar10dvs_test_numbers("tet", "cat") == set(range(900, 1000))
+    names = sorted(f"cifar10_cat_{number}.npz" for number in range(1000))  # a folder's order
+    last = {int(name.rpartition("_")[2].removesuffix(".npz")) for name in names[900:]}
+    assert cifar10dvs_test_numbers("sew", "cat") == last
+
+
+def test_nmnist(tmp_path):
+    for half in ("Train", "Test"):
+        for digit in range(10):
+            folder = tmp_path / "NMNIST" / half / str(digit)
+            folder.mkdir(parents=True)
+            (folder / "00001.bin").write_bytes(bin5(recording(digit, side=34)))
+    data = load_dataset("nmnist", tmp_path, timesteps=2, by="count")
+    assert data.train.inputs.shape == (10, 2, 2, 34, 34)
+    expected = event_frames(recording(7, side=34), (34, 34), timesteps=2, by="count")
+    np.testing.assert_array_equal(data.test.inputs[7], expected)
+
+
+def test_dvsgesture(tmp_path):
+    for half in ("Train", "Test"):
+        folder = tmp_path / "DVSGesture" / f"ibmGesture{half}" / "user01_led"
+        folder.mkdir(parents=True)
+        for label in range(11):
+            events = recording(label)
+            events["t"] //= 1000  # Tonic's are in ms
+            np.save(folder / f"{label}.npy", np.stack([events[c] for c in "xypt"], 1).astype(float))
+    data = load_dataset("dvsgesture", tmp_path, timesteps=5, size=(32, 64))
+    events = recording(10)
+    events["t"] = events["t"] // 1000 * 1000
+    expected = event_frames(events, (128, 128), timesteps=5, size=(32, 64))
+    last = data.test.labels.tolist().index(10)
+    np.testing.assert_array_equal(data.test.inputs[last], expected)
+    assert sorted(data.test.labels.tolist()) == list(range(11))
+    assert data.classes[10] == "other gestures"
+
+
+@pytest.fixture
+def eventfolder(tmp_path):
+    for half in ("train", "val"):
+        for name in ("left", "right"):
+            folder = tmp_path / half / name
+            folder.mkdir(parents=True)
+            (folder / "a.raw").write_bytes(evt2(ramp()))
+            (folder / "b.aedat4").write_bytes(FILES["aedat4 zstd"][1])
+            (folder / "notes.txt").write_text("not a recording")
+    return tmp_path
+
+
+def test_eventfolder_takes_every_format(eventfolder):
+    data = load_dataset("eventfolder", eventfolder, timesteps=3)
+    assert data.train.inputs.shape == (4, 3, 2, 128, 128)
+    assert data.classes == ("left", "right")
+    expected = event_frames(ramp(), (128, 128), timesteps=3)
+    for inputs in data.train.inputs:
+        np.testing.assert_array_equal(inputs, expected)
+
+
+def test_eventfolder_needs_one_sensor_or_a_size(eventfolder):
+    wide = evt2(ramp(), header="% evt 2.0\n% geometry 200x128\n")
+    (eventfolder / "train" / "left" / "c.raw").write_bytes(wide)
+    with pytest.raises(InputError, match="another sensor"):
+        load_dataset("eventfolder", eventfolder)
+    assert load_dataset("eventfolder", eventfolder, size=64).input_shape == (2, 64, 64)
+
+
+def test_arrays_need_to_be_told_their_sensor(tmp_path):
+    for half in ("train", "test"):
+        folder = tmp_path / half / "only"
+        folder.mkdir(parents=True)
+        np.save(folder / "a.npy", ramp())
+    with pytest.raises(InputError, match="sensor: got None"):
+        load_dataset("eventfolder", tmp_path)
+    assert load_dataset("eventfolder", tmp_path, sensor=(128, 130)).input_shape == (2, 130, 128)
+
+
+def test_damaged_recordings_are_used_and_told(eventfolder, caplog):
+    path = eventfolder / "train" / "right" / "a.raw"
+    path.write_bytes(path.read_bytes()[:-3])
+    data = load_dataset("eventfolder", eventfolder, timesteps=1)
+    assert data.train.inputs.sum((1, 2, 3, 4)).tolist() == [120, 120, 119, 120]
+    assert "1 recordings are not whole" in caplog.text
+    assert "cut off within an event: 1 bytes" in caplog.text
+    path.write_bytes(b"% evt 2.0\n")
+    with pytest.raises(InputError, match="at least one event"):
+        load_dataset("eventfolder", eventfolder, timesteps=1)
+
+
+def test_frames_come_from_the_cache_until_content_or_options_change(eventfolder, tmp_path):
+    cache = tmp_path / "cache"
+
+    def entries(**options) -> int:
+        load_dataset("eventfolder", eventfolder, cache_dir=cache, **options)
+        return len(list(cache.glob("eventfolder-*")))
+
+    assert entries(timesteps=2) == 1
+    assert entries(timesteps=2) == 1
+    assert entries(timesteps=3) == 2
+    assert entries(timesteps=3, size=32) == 3
+    assert entries(timesteps=3, size=32, by="count") == 4
+    (eventfolder / "train" / "left" / "a.raw").write_bytes(evt2(ramp(50)))
+    assert entries(timesteps=2) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("cifar10dvs", {"split": "random"}, "split: got 'random'"),
+        ("cifar10dvs", {"by": "size"}, "by: got 'size'"),
+        ("cifar10dvs", {"timesteps": 0}, "timesteps: got 0"),
+        ("cifar10dvs", {"size": 129}, "at most the sensor's 128x128"),
+        ("cifar10-dvs-sim", {"size": 200}, None),
+    ],
+)
+def test_bad_options_are_refused(cifar10dvs, name, options, message):
+    with pytest.raises(InputError, match=message):
+        load_dataset(name, cifar10dvs, **options)
+
+
+@pytest.mark.parametrize("name", ["cifar10dvs", "dvsgesture", "nmnist", "eventfolder"])
+@pytest.mark.parametrize("folder", [None, "empty"])
+def test_absent_sets_say_what_is_missing(name, folder, tmp_path):
+    with pytest.raises(InputError, match=r"^data_dir: got .*a folder with"):
+        load_dataset(name, None if folder is None else tmp_path)
+
+
+def test_a_split_without_recordings_says_so(cifar10dvs, tmp_path):
+    shutil.copytree(cifar10dvs, tmp_path / "part", ignore=lambda _, names: [
+        name for name in names if name.endswith(("_950.aedat", "_909.aedat"))
+    ])  # fmt: skip
+    with pytest.raises(InputError, match="recordings of the test split 'tet'"):
+        load_dataset("cifar10dvs", tmp_path / "part", split="tet")
+
+
+def test_every_image_set_has_an_emulated_one():
+    images = {name for name, source in DATASETS.items() if not source.events}
+    emulated = {name for name in DATASETS if name.endswith("-dvs-sim")}
+    assert emulated == {f"{name}-dvs-sim" for name in images}
+    assert all(DATASETS[name].events for name in emulated)
+
+
+def test_emulated_digits_are_the_emulators_frames():
+    digits = load_dataset("digits")
+    data = load_dataset("digits-dvs-sim", size=16, timesteps=2, limit_train=30, limit_test=20)
+    assert data.train.inputs.shape == (30, 2, 2, 16, 16)
+    assert data.classes == digits.classes
+    chosen = digits.limited(30, 20)
+    torch.testing.assert_close(data.train.labels, chosen.train.labels)
+    for half, first in (("train", 0), ("test", len(digits.train))):
+        images = getattr(digits, half).inputs.numpy()
+        picked = getattr(chosen, half).inputs[7].numpy()
+        index = next(i for i, image in enumerate(images) if (image == picked).all())
+        expected = emulate_frames(picked[None], [first + index], size=16, timesteps=2)[0]
+        np.testing.assert_array_equal(getattr(data, half).inputs[7].numpy(), expected)
+        events = emulate_events(picked, first + index, size=16, timesteps=2)
+        assert len(events) == expected.sum(dtype=int)
+
+
+def test_limits_choose_samples_but_do_not_change_them():
+    options = {"size": 16, "timesteps": 1, "limit_test": 10}
+    few = load_dataset("digits-dvs-sim", limit_train=20, **options)
+    more = load_dataset("digits-dvs-sim", limit_train=60, **options)
+    every = {frames.tobytes() for frames in more.train.inputs.numpy()}
+    assert {frames.tobytes() for frames in few.train.inputs.numpy()} <= every
+    torch.testing.assert_close(few.test.inputs, more.test.inputs)
+    with pytest.raises(InputError, match="limit_train: got 5000"):
+        load_dataset("digits-dvs-sim", limit_train=5000, **options)
+
+
+def test_cifar10_dvs_sim_on_real_images(shared_data):
+    data = load_dataset(
+        "cifar10-dvs-sim", shared_data / "cifar10", limit_train=20, limit_test=10, timesteps=10
+    )
+    assert data.train.inputs.shape == (20, 10, 2, 64, 64)
+    assert data.train.labels.bincount().tolist() == [2] * 10
+    per_pixel = data.train.inputs.float().sum((1, 2)).mean()
+    assert 1 < per_pixel < 20  # CIFAR10-DVS has about 12 in six loops
