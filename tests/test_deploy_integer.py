@@ -183,12 +183,12 @@ def test_equals_the_float_network_as_weights_get_finer(
     if arch.startswith("ms"):  # potentials finer too, hence wider than the shipped int16
         for module in (bounds, integer_module):
             monkeypatch.setattr(module, "POTENTIAL_BITS", 40)
-        monkeypatch.setattr(quantise_module, "POTENTIAL_FRACTION", 20)
+        monkeypatch.setattr(quantise_module, "POTENTIAL_LEVEL", 2**20 - 1)
         monkeypatch.setattr(torch, "int32", torch.int64)
     monkeypatch.setattr(drives, "WEIGHT", np.int32)
     for module in (drives, quantise_module):
         monkeypatch.setattr(module, "WEIGHT_MAX", 2**21)
-    monkeypatch.setattr(quantise_module, "STEP_MAX", 2**26)
+    monkeypatch.setattr(quantise_module, "STEP_MAX", 2**26 - 1)
     monkeypatch.setattr(bounds, "INT32", 2**62)
     monkeypatch.setattr(torch, "int32", torch.int64)
     model = realistic(arch, timesteps, levels, **options)

@@ -8,7 +8,8 @@ sums        int32, levels added over the image by the global pooling
 
 A neuron's potential is int32 in units of its own, V_th/(N*D) a channel, chosen so that one level is
 a whole number D of them (`Neurons.step`). Firing then takes comparisons and subtractions only, and
-a soft reset leaves no rounding error behind.
+a soft reset leaves no rounding error behind. D is odd, so that runtimes that can only round find
+the same level: floor(H/D) = round((H - (D-1)/2) / D), with never a tie.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ IMAGE = "image"
 POTENTIAL_BITS = 16
 """Fixed-point width of potentials that cross a shortcut; they saturate at its ends."""
 
-POTENTIAL_FRACTION = 8
-"""Of those bits, the ones behind the point when one level (V_th/N) counts as 1."""
+POTENTIAL_LEVEL = 255
+"""Units of such a potential in one level (V_th/N)."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """From a float network to integers: batch norm folded, int8 weights, int32 thresholds.
 
-Every neuron's potential is counted in units of its own channel, u = V_th / (N * D): the whole
+Every neuron's potential is counted in units of its own channel, u = V_th / (N * D): the odd
 number D is the largest for which all weights of the channel, as potentials per level received, fit
 -127..127 units. Hence firing compares with k*D and the soft reset subtracts z*D, both exact.
 The bias is rounded down at T = 1, where H >= k*D asks no more of it, else to the nearest.
@@ -31,7 +31,7 @@ from multispike.deploy.drives import (
 from multispike.deploy.integer import IntegerNetwork
 from multispike.deploy.layers import (
     IMAGE,
-    POTENTIAL_FRACTION,
+    POTENTIAL_LEVEL,
     Bias,
     GlobalSum,
     Ints,
@@ -51,7 +51,7 @@ from multispike.models.network import Network
 from multispike.models.resnet import ResidualBlock
 from multispike.neurons import MultiLevelIF
 
-STEP_MAX = 2**20
+STEP_MAX = 2**20 - 1
 """Largest D; reached only by channels whose weights are next to nothing."""
 
 
@@ -111,7 +111,7 @@ class _Walker:
             level_of(neuron, None) for neuron in model.modules() if isinstance(neuron, MultiLevelIF)
         ]
         # One unit for all potentials that cross a shortcut, so that they add as they are.
-        self.unit = float(np.median(np.concatenate(steps))) / 2**POTENTIAL_FRACTION
+        self.unit = float(np.median(np.concatenate(steps))) / POTENTIAL_LEVEL
 
     def walk(self, model: Network, input_shape: Shape) -> tuple[Readout, float]:
         """All layers, and the readout with the worth of its unit."""
@@ -223,10 +223,10 @@ class _Walker:
                 largest = np.maximum(largest, np.abs(drive.weight).max(axis=(1, 2, 3)))
         if all(drive.weight is None for drive in drives):
             # Nothing but levels, or potentials in fixed point: their unit is given.
-            step = np.round(delta / drives[0].source.worth)
+            step = 2 * np.floor(delta / drives[0].source.worth / 2 + 1e-9) + 1
         else:
             with np.errstate(divide="ignore"):
-                step = np.floor(WEIGHT_MAX * delta / largest)
+                step = 2 * np.floor((WEIGHT_MAX * delta / largest - 1) / 2) + 1
         return step.clip(1, STEP_MAX).astype(np.int32)
 
     def potentials(self, name: str, drives: list[Drive]) -> Signal:

@@ -1,0 +1,83 @@
+"""ONNX Runtime and OpenVINO against the integer reference."""
+
+import numpy as np
+import pytest
+from test_deploy_integer import CASES, MEAN, NAMES, SHAPE, STD, images, realistic
+
+from multispike.deploy import runtimes
+from multispike.deploy.onnx_graph import build
+from multispike.deploy.quantise import quantise
+from multispike.deploy.runtimes import (
+    export_onnx,
+    export_openvino,
+    onnxruntime_session,
+    openvino_request,
+)
+from multispike.errors import InputError
+
+onnx = pytest.importorskip("onnx")
+
+
+def units(logits: np.ndarray, network) -> np.ndarray:
+    """Float logits as the integers that they stand for."""
+    return np.round(logits / network.logit_scale).astype(np.int64)
+
+
+@pytest.mark.parametrize(("timesteps", "levels"), [(1, 4), (3, 1)])
+@pytest.mark.parametrize(("arch", "options"), CASES, ids=NAMES)
+def test_onnx_runtime_gives_the_reference_logits(arch, options, timesteps, levels, tmp_path):
+    pytest.importorskip("onnxruntime")
+    network = quantise(realistic(arch, timesteps, levels, **options), MEAN, STD, SHAPE)
+    export_onnx(network, tmp_path / "model.onnx")
+    run = onnxruntime_session(tmp_path / "model.onnx", threads=1)
+    for batch in (1, 32):
+        pixels = images(batch, seed=7).numpy()
+        assert np.array_equal(units(run(pixels), network), network.forward(pixels))
+
+
+@pytest.mark.parametrize(("timesteps", "levels"), [(1, 4), (3, 1)])
+@pytest.mark.parametrize(("arch", "options"), CASES, ids=NAMES)
+def test_openvino_gives_the_reference_predictions(arch, options, timesteps, levels, tmp_path):
+    """Predictions equal; logits up to a unit or two, since OpenVINO moves scales about in float."""
+    pytest.importorskip("openvino")
+    network = quantise(realistic(arch, timesteps, levels, **options), MEAN, STD, SHAPE)
+    export_openvino(network, tmp_path / "model.xml")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "model.xml"]
+    run = openvino_request(tmp_path / "model.xml", threads=1)
+    for batch in (1, 32):
+        pixels = images(batch, seed=7).numpy()
+        got, expected = run(pixels), network.forward(pixels)
+        assert np.abs(units(got, network) - expected).max() <= 2
+        assert np.array_equal(got.argmax(1), expected.argmax(1))
+
+
+def test_event_frames(tmp_path):
+    pytest.importorskip("onnxruntime")
+    model = realistic("sparse_resnet", timesteps=3, levels=2)
+    network = quantise(model, MEAN, STD, SHAPE, events=True)
+    export_onnx(network, tmp_path / "model.onnx")
+    frames = images(5, frames=3).numpy()
+    logits = onnxruntime_session(tmp_path / "model.onnx", threads=1)(frames)
+    assert np.array_equal(units(logits, network), network.forward(frames))
+
+
+def test_weights_stay_8_bit_and_the_batch_is_free():
+    network = quantise(realistic("sew_resnet"), MEAN, STD, SHAPE)
+    model = build(network)
+    kinds = {node.op_type for node in model.graph.node}
+    assert {"Conv", "QuantizeLinear", "DequantizeLinear", "Clip"} <= kinds
+    assert all(node.domain == "" for node in model.graph.node)
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    every = [one for layer in network.layers for one in getattr(layer, "synapses", ())]
+    weights = sum(one.weight.size for one in every if one.weight is not None)
+    assert weights < model.ByteSize() < weights + 60_000
+
+
+def test_wrong_names_and_missing_packages_are_named(tmp_path, monkeypatch):
+    network = quantise(realistic("fastnet"), MEAN, STD, SHAPE)
+    with pytest.raises(InputError, match=r"^path: got .*model.bin.*\.onnx"):
+        export_onnx(network, tmp_path / "model.bin")
+    monkeypatch.setattr(runtimes, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"^onnx: not installed.*multispike\[deploy\]"):
+        export_onnx(network, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
