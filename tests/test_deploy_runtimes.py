@@ -1,5 +1,10 @@
 """ONNX Runtime and OpenVINO against the integer reference."""
 
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 from test_deploy_integer import CASES, MEAN, NAMES, SHAPE, STD, images, realistic
@@ -16,6 +21,12 @@ from multispike.deploy.runtimes import (
 from multispike.errors import InputError
 
 onnx = pytest.importorskip("onnx")
+
+
+def needs_openvino() -> None:
+    """Skip where it is absent; not `importorskip`, which would import it with its telemetry."""
+    if find_spec("openvino") is None:
+        pytest.skip("needs openvino")
 
 
 def units(logits: np.ndarray, network) -> np.ndarray:
@@ -39,7 +50,7 @@ def test_onnx_runtime_gives_the_reference_logits(arch, options, timesteps, level
 @pytest.mark.parametrize(("arch", "options"), CASES, ids=NAMES)
 def test_openvino_gives_the_reference_predictions(arch, options, timesteps, levels, tmp_path):
     """Predictions equal; logits up to a unit or two, since OpenVINO moves scales about in float."""
-    pytest.importorskip("openvino")
+    needs_openvino()
     network = quantise(realistic(arch, timesteps, levels, **options), MEAN, STD, SHAPE)
     export_openvino(network, tmp_path / "model.xml")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "model.xml"]
@@ -71,6 +82,14 @@ def test_weights_stay_8_bit_and_the_batch_is_free():
     every = [one for layer in network.layers for one in getattr(layer, "synapses", ())]
     weights = sum(one.weight.size for one in every if one.weight is not None)
     assert weights < model.ByteSize() < weights + 60_000
+
+
+def test_openvino_leaves_no_identifier_in_the_home_folder(tmp_path):
+    needs_openvino()
+    code = "from multispike.deploy.runtimes import _openvino; _openvino()"
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    assert not list(tmp_path.iterdir())
 
 
 def test_wrong_names_and_missing_packages_are_named(tmp_path, monkeypatch):

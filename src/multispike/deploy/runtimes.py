@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,10 +39,8 @@ def export_onnx(network: IntegerNetwork, path: str | os.PathLike[str]) -> None:
 def export_openvino(network: IntegerNetwork, path: str | os.PathLike[str]) -> None:
     """Write `network` as OpenVINO IR: `path` (.xml) and, beside it, its weights (.bin)."""
     _need("onnx")
-    _need("openvino")
     _need_suffix(path, ".xml")
-    import openvino
-
+    openvino = _openvino()
     model = openvino.Core().read_model(build(network).SerializeToString())
     with TemporaryDirectory() as folder:
         # OpenVINO insists on the suffix; the weights come first, so that no .xml lacks its .bin.
@@ -71,9 +71,7 @@ def openvino_request(path: str | os.PathLike[str], threads: int) -> Predict:
     Where the CPU has bfloat16, OpenVINO computes in it by default what is not int8. Its 8 bits of
     mantissa can't hold potentials, so float32 is asked for.
     """
-    _need("openvino")
-    import openvino
-
+    openvino = _openvino()
     options = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": str(threads),
@@ -82,6 +80,23 @@ def openvino_request(path: str | os.PathLike[str], threads: int) -> Predict:
     compiled = openvino.Core().compile_model(os.fspath(path), "CPU", options)
     request = compiled.create_infer_request()
     return lambda images: request.infer({0: np.ascontiguousarray(images)})[0].copy()
+
+
+def _openvino() -> Any:
+    """The openvino package, its telemetry off.
+
+    Importing it writes an identifier to the home folder and calls a statistics server, unless
+    its telemetry package can't be imported; then it takes a stub.
+    """
+    _need("openvino")
+    hidden = "openvino_telemetry"
+    if hidden in sys.modules or "openvino" in sys.modules:
+        return import_module("openvino")
+    sys.modules[hidden] = None  # pyright: ignore[reportArgumentType]
+    try:
+        return import_module("openvino")
+    finally:
+        del sys.modules[hidden]
 
 
 def _need(module: str) -> None:
