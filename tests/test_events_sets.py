@@ -211,7 +211,8 @@ def test_frames_come_from_the_cache_until_content_or_options_change(eventfolder,
         ("cifar10dvs", {"by": "size"}, "by: got 'size'"),
         ("cifar10dvs", {"timesteps": 0}, "timesteps: got 0"),
         ("cifar10dvs", {"size": 129}, "at most the sensor's 128x128"),
-        ("cifar10-dvs-sim", {"size": 200}, None),
+        ("cifar10-dvs-sim", {"size": 200}, "size: got 200"),
+        ("cifar10-dvs-sim", {"timesteps": 0}, "timesteps: got 0"),
     ],
 )
 def test_bad_options_are_refused(cifar10dvs, name, options, message):
