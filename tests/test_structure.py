@@ -11,13 +11,14 @@ SOURCE = Path(__file__).parent.parent / "src" / "multispike"
 
 LAYERS = [
     {"errors", "files"},
+    {"records"},
+    {"energy"},
     {"surrogate", "kernels"},
     {"neurons"},
     {"models", "data"},
     {"config", "environment"},
     {"training"},
-    {"records"},
-    {"activity", "energy"},
+    {"activity"},
     {"profiling"},
     {"report", "avalanche"},
     {"experiment", "deploy"},

@@ -16,9 +16,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from multispike.config import TrainConfig
-from multispike.data import DATASETS
-from multispike.errors import InputError, invalid, unknown
+from multispike.config import AvalancheConfig, TrainConfig
+from multispike.errors import InputError, invalid
 from multispike.models.table import ARCHITECTURES, Family, ResNet
 
 if TYPE_CHECKING:
@@ -35,63 +34,6 @@ BRANCHES: tuple[Branch, ...] = ("direct", "shortcut", "out")
 _WHOLE = 1e-3  # of a level: rounding of float sums of steps, not a potential
 _CALIBRATION = 4
 """Batches whose statistics untrained batch normalisations take, all weighted equally."""
-
-
-@dataclass(frozen=True)
-class AvalancheConfig:
-    """What to measure along the depth of residual networks.
-
-    Args:
-        arch: Residual architectures, comma-separated.
-        levels: N of the graded network, at T = 1.
-        timesteps: T of its binary twin, at N = 1.
-        data: Data set whose test images are sent through.
-        data_dir: Folder with the data; not needed for digits.
-        limit: Use this many test samples only.
-        batch_size: Samples at a time.
-        seed: Of the untrained weights.
-        runs: Folders of trained runs, comma-separated, measured on their own data as well.
-        out: Folder for avalanche.json, avalanche.png and avalanche.html.
-    """
-
-    arch: str = "spiking_resnet18,sew_resnet18,ms_resnet18,sparse_resnet18"
-    levels: int = 4
-    timesteps: int = 4
-    data: str = "digits"
-    data_dir: str | None = None
-    limit: int = 256
-    batch_size: int = 64
-    seed: int = 0
-    runs: str | None = None
-    out: str = "runs/avalanche"
-
-    @property
-    def architectures(self) -> list[str]:
-        """The names in `arch`."""
-        return _names(self.arch)
-
-    @property
-    def run_folders(self) -> list[str]:
-        """The folders in `runs`."""
-        return _names(self.runs or "")
-
-    def check(self) -> None:
-        """Raise `InputError` for the first value that is not allowed."""
-        residual = [name for name, row in ARCHITECTURES.items() if isinstance(row, ResNet)]
-        for name in self.architectures:
-            if name not in residual:
-                raise unknown("arch", name, residual)
-        if not self.architectures and not self.run_folders:
-            raise invalid("arch", self.arch, "one or more residual architectures, or --runs")
-        if self.data not in DATASETS:
-            raise unknown("data", self.data, DATASETS)
-        for name in ("levels", "timesteps", "limit"):
-            if getattr(self, name) < 1:
-                raise invalid(name, getattr(self, name), "an integer >= 1")
-        if self.batch_size < 2:
-            raise invalid("batch_size", self.batch_size, "an integer >= 2")
-        if not 0 <= self.seed < 2**32:
-            raise invalid("seed", self.seed, "an integer in [0, 2^32)")
 
 
 @dataclass(frozen=True)
@@ -383,7 +325,3 @@ def _loader(dataset: Dataset, settings: AvalancheConfig, split: str) -> BatchLoa
     return BatchLoader(
         getattr(limited, split), settings.batch_size, mean=dataset.mean, std=dataset.std
     )
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]

@@ -13,7 +13,13 @@ from typing import Any, NoReturn
 
 from jsonargparse import ActionYesNo, ArgumentParser
 
-from multispike.config import CompareConfig, EvaluateConfig, TrainConfig
+from multispike.config import (
+    AvalancheConfig,
+    CompareConfig,
+    EnergyConfig,
+    EvaluateConfig,
+    TrainConfig,
+)
 from multispike.errors import InputError, RunError
 from multispike.models.listing import ModelsConfig
 
@@ -64,6 +70,25 @@ COMMANDS = {
             "multispike evaluate RUN --checkpoint best.ckpt --json out.json",
         ),
         {"run": "folder of the run"},
+    ),
+    "energy": Command(
+        "multispike.experiment:energy",
+        EnergyConfig,
+        "Price a trained run, or an architecture at an assumed activity.",
+        (
+            "multispike energy RUN --profile castagnetti2025",
+            "multispike energy vgg16 --density 0.2 --levels 4 --bits 8 --json vgg16.json",
+        ),
+        {"target": "folder of a run, or name of an architecture"},
+    ),
+    "avalanche": Command(
+        "multispike.avalanche:run",
+        AvalancheConfig,
+        "Measure how activity grows along the depth of residual networks.",
+        (
+            "multispike avalanche --arch sparse_resnet18,sew_resnet18 --levels 4 --out DIR",
+            "multispike avalanche --runs RUN1,RUN2 --out DIR",
+        ),
     ),
     "compare": Command(
         "multispike.experiment:compare",

@@ -12,15 +12,19 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from multispike.config import CompareConfig, EvaluateConfig, TrainConfig, same_run
+from multispike.activity import record_activity
+from multispike.config import CompareConfig, EnergyConfig, EvaluateConfig, TrainConfig, same_run
 from multispike.data.loader import BatchLoader
+from multispike.data.progress import progress_bar
 from multispike.data.sets import Dataset
 from multispike.environment import environment
 from multispike.errors import InputError
 from multispike.files import write_json
-from multispike.profiling import measure
+from multispike.models import create_model
+from multispike.profiling import measure, prices
+from multispike.records import with_density
 from multispike.report.results import read_result, write_results
-from multispike.report.terminal import comparison_table
+from multispike.report.terminal import comparison_table, energy_notes, energy_table
 from multispike.training import RESULT, Interrupted, Run, fit, load_data, load_run
 from multispike.training.run import read_settings
 
@@ -76,6 +80,54 @@ def evaluate(settings: EvaluateConfig) -> None:
         write_json(settings.json, result)
 
 
+def energy(settings: EnergyConfig) -> None:
+    """Price a run or an architecture, layer by layer, beside its ANN and quantised twins."""
+    if Path(settings.target).is_dir():
+        run = load_run(settings.target)
+        config = replace(
+            run.config,
+            data_dir=settings.data_dir or run.config.data_dir,
+            limit_test=settings.limit_test or run.config.limit_test,
+        )
+        dataset = load_data(config, config.timesteps)
+        loader = evaluation_loader(run, dataset)
+        density = settings.density
+        with progress_bar(True) as bar:
+            task = bar.add_task("activity", total=len(dataset.test))
+            activity = record_activity(
+                run.network,
+                loader,
+                progress=lambda batches, samples: bar.update(task, completed=samples),
+            )
+    else:
+        network = create_model(
+            settings.target,
+            num_classes=settings.classes,
+            in_channels=settings.channels,
+            neuron=settings.neuron,
+            levels=settings.levels,
+            timesteps=settings.timesteps,
+        )
+        image = torch.ones(1, settings.channels, settings.size, settings.size)
+        activity = record_activity(network, [(image, torch.zeros(1, dtype=torch.long))])
+        density = 0.2 if settings.density is None else settings.density
+    if density is not None:
+        activity = replace(activity, records=with_density(activity.records, density))
+    priced = prices(
+        activity,
+        settings.profile,
+        settings.bits,
+        fanout=settings.fanout,
+        graded_op=settings.graded_op,
+    )
+    console = Console()
+    console.print(energy_table(priced))
+    for line in energy_notes(priced, density):
+        console.print(line, highlight=False, soft_wrap=True)
+    if settings.json:
+        write_json(settings.json, {**priced, "assumed_density": density})
+
+
 def _train(config: TrainConfig) -> tuple[int, dict[str, Any] | None]:
     """Exit code and result of a run; result None where this process has nothing to report."""
     folder = Path(config.folder)
@@ -112,6 +164,15 @@ def summarise(
     config = run.network.config
     seconds = run.train_seconds
     images = len(dataset.train) * int(last["epoch"])
+    with progress_bar(True) as bar:
+        task = bar.add_task(f"measuring {run.config.variant}", total=len(dataset.test))
+        measured = measure(
+            run.network,
+            loader,
+            profile,
+            bits,
+            progress=lambda batches, samples: bar.update(task, completed=samples),
+        )
     return {
         "name": run.config.variant,
         "arch": config["arch"],
@@ -125,7 +186,7 @@ def summarise(
         "train_seconds": seconds,
         "images_per_second": images / max(seconds, 1e-9),
         "best_accuracy": max(row["test_accuracy"] for row in run.rows),
-        **measure(run.network, loader, profile, bits),
+        **measured,
         "environment": environment(),
     }
 

@@ -68,6 +68,27 @@ def is_spiking(activity: Activity) -> bool:
     return any(record.levels_in or record.levels_out for record in activity.records)
 
 
+def prices(
+    activity: Activity,
+    energy: str | Profile = "lemaire2022",
+    bits: int = 32,
+    *,
+    fanout: Fanout = "lemaire",
+    graded_op: GradedOp = "mac",
+) -> dict[str, Any]:
+    """A report's `to_json()`; for spiking models also the prices of their ANN and quantised twins
+    ("baselines") and the densities at which they win or lose ("crossover")."""
+    result = _priced(activity, energy, bits, fanout, graded_op).to_json()
+    if is_spiking(activity):
+        twins = baselines(activity.records, energy, bits, fanout=fanout)
+        crossings = crossover_density(
+            activity.records, energy, bits, fanout=fanout, graded_op=graded_op
+        )
+        result["baselines"] = {name: twin.to_json()["energy_nj"] for name, twin in twins.items()}
+        result["crossover"] = {name: crossing.to_dict() for name, crossing in crossings.items()}
+    return result
+
+
 def measure(
     model: nn.Module,
     loader: Iterable[Any],
@@ -85,30 +106,5 @@ def measure(
     quantised twins with the densities at which they win or lose.
     """
     activity = record_activity(model, loader, confusion=True, progress=progress)
-    report = _priced(activity, energy, bits, fanout, graded_op)
-    measured = activity.to_dict()
-    result = {
-        **{
-            key: measured[key]
-            for key in (
-                "accuracy",
-                "loss",
-                "samples",
-                "events_per_inference",
-                "amplitude_per_inference",
-                "density",
-                "neurons",
-                "sums",
-                "confusion",
-            )
-        },
-        **report.to_json(),
-    }
-    if is_spiking(activity):
-        twins = baselines(activity.records, energy, bits, fanout=fanout)
-        crossings = crossover_density(
-            activity.records, energy, bits, fanout=fanout, graded_op=graded_op
-        )
-        result["baselines"] = {name: twin.to_json()["energy_nj"] for name, twin in twins.items()}
-        result["crossover"] = {name: crossing.to_dict() for name, crossing in crossings.items()}
-    return result
+    # "layers" and "not_counted" of the activity stand, with their prices, in the prices too.
+    return activity.to_dict() | prices(activity, energy, bits, fanout=fanout, graded_op=graded_op)

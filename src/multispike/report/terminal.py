@@ -32,3 +32,82 @@ def comparison_table(runs: list[dict[str, Any]]) -> Table:
             f"{run['images_per_second']:,.0f}",
         )
     return table
+
+
+CATEGORIES = {
+    "ops": "ops",
+    "addressing": "addr",
+    "weights": "weights",
+    "potentials": "potent.",
+    "bias": "bias",
+    "io": "io",
+    "total": "total",
+}
+"""Key of an energy -> heading that leaves room for eight columns of numbers."""
+
+
+def energy_table(priced: dict[str, Any]) -> Table:
+    """One row a layer, one column a category, µJ per inference, as `profiling.prices` gives it."""
+    energy = priced["energy_nj"]
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        title=f"µJ per inference, {energy['profile']}, {energy['bits']} bit",
+        show_footer=True,
+    )
+    table.add_column("layer", "total", no_wrap=True)
+    table.add_column("events", justify="right")
+    for category, heading in CATEGORIES.items():
+        table.add_column(heading, f"{energy[category] / 1e3:,.1f}", justify="right")
+    for layer in priced["layers"]:
+        parts = layer["energy_nj"]
+        table.add_row(
+            short_name(layer["name"]),
+            f"{layer['events_in']:,.0f}",
+            *(f"{parts[category] / 1e3:,.1f}" for category in CATEGORIES),
+        )
+    return table
+
+
+def short_name(layer: str) -> str:
+    """A layer's name without what every name repeats.
+
+    >>> short_name("body.stage2_block1.path.conv1"), short_name("body.conv3")
+    ('s2b1.conv1', 'conv3')
+    """
+    for long, short in _SHORT.items():
+        layer = layer.replace(long, short)
+    return layer
+
+
+_SHORT = {
+    "body.": "",
+    "classifier.": "",
+    ".path.": ".",
+    ".shortcut.conv0": ".down",
+    "stage": "s",
+    "_block": "b",
+}
+
+
+def energy_notes(priced: dict[str, Any], density: float | None) -> list[str]:
+    """Baselines, crossings and assumptions, a line each."""
+    assumptions, total = priced["assumptions"], priced["energy_nj"]["total"]
+    names = {
+        "ann": "the dense ANN",
+        "qann": "the quantised ANN",
+        "qann_skip": "the zero-skipping quantised ANN",
+    }
+    lines = []
+    for key, twin in priced.get("baselines", {}).items():
+        lines.append(
+            f"{names[key]}: {twin['total'] / 1e3:,.1f} µJ, {twin['total'] / total:.2f} times the"
+            f" SNN; {priced['crossover'][key]['verdict']}"
+        )
+    source = "measured" if density is None else f"assumed, {density:g} per neuron and timestep"
+    lines.append(
+        f"events: {source}; fan-out: {assumptions['fanout']}; graded event:"
+        f" {assumptions['graded_op']}; --json lists every constant with its source"
+    )
+    lines += [f"not counted: {line}" for line in priced["not_counted"]]
+    return lines

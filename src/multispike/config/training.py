@@ -1,4 +1,4 @@
-"""Settings of the commands, as typed dataclasses. Torch-free: bad usage answers at once."""
+"""Settings of the commands that train."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+from multispike.config.names import split_names
 from multispike.data import DATASETS
 from multispike.errors import InputError, invalid, unknown
 from multispike.models import DEFAULT_LEVELS
@@ -247,7 +248,7 @@ class CompareConfig(Recipe):
 
     def runs(self) -> list[TrainConfig]:
         """One run a variant, in the order given; a finished or begun one is resumed."""
-        names = [name.strip() for name in self.variants.split(",") if name.strip()]
+        names = split_names(self.variants)
         if not names or len(set(names)) != len(names):
             raise invalid("variants", self.variants, "one or more different names, comma-separated")
         recipe = {field.name: getattr(self, field.name) for field in fields(Recipe)}
@@ -261,36 +262,6 @@ class CompareConfig(Recipe):
         super().check()
         for run in self.runs():
             run.check()
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """What to measure of a trained run.
-
-    Args:
-        run: Folder of the run.
-        checkpoint: last.ckpt (the end of the training) or best.ckpt.
-        data_dir: Folder with the data, if it has moved since the training.
-        limit_test: Use this many test samples only.
-        flip: Report the accuracy over each image and its mirror image as well.
-        profile: Energy profile.
-        bits: Width of weights and potentials.
-        json: Write the result to this file.
-    """
-
-    run: str
-    checkpoint: Literal["last.ckpt", "best.ckpt"] = "last.ckpt"
-    data_dir: str | None = None
-    limit_test: int | None = None
-    flip: bool = False
-    profile: str = "lemaire2022"
-    bits: int = 32
-    json: str | None = None
-
-    def check(self) -> None:
-        """Raise `InputError` for the first value that is not allowed."""
-        if self.limit_test is not None and self.limit_test < 1:
-            raise invalid("limit_test", self.limit_test, "an integer >= 1")
 
 
 def same_run(old: dict[str, Any], new: TrainConfig) -> None:

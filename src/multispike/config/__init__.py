@@ -1,0 +1,25 @@
+"""Settings of the commands as typed dataclasses, each with a `check()`.
+
+Torch-free, so that bad usage answers at once; and no module here may have a TYPE_CHECKING block,
+since jsonargparse imports what stands in it.
+"""
+
+from multispike.config.measuring import AvalancheConfig, EnergyConfig, EvaluateConfig
+from multispike.config.training import (
+    CompareConfig,
+    Recipe,
+    TrainConfig,
+    parse_variant,
+    same_run,
+)
+
+__all__ = [
+    "AvalancheConfig",
+    "CompareConfig",
+    "EnergyConfig",
+    "EvaluateConfig",
+    "Recipe",
+    "TrainConfig",
+    "parse_variant",
+    "same_run",
+]

@@ -1,0 +1,148 @@
+"""Settings of the commands that measure: evaluate, energy, avalanche."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from multispike.config.names import split_names
+from multispike.data import DATASETS
+from multispike.energy import get_profile
+from multispike.errors import invalid, unknown
+from multispike.models.table import ARCHITECTURES, ResNet
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What to measure of a trained run.
+
+    Args:
+        run: Folder of the run.
+        checkpoint: last.ckpt (the end of the training) or best.ckpt.
+        data_dir: Folder with the data, if it has moved since the training.
+        limit_test: Use this many test samples only.
+        flip: Report the accuracy over each image and its mirror image as well.
+        profile: Energy profile.
+        bits: Width of weights and potentials.
+        json: Write the result to this file.
+    """
+
+    run: str
+    checkpoint: Literal["last.ckpt", "best.ckpt"] = "last.ckpt"
+    data_dir: str | None = None
+    limit_test: int | None = None
+    flip: bool = False
+    profile: str = "lemaire2022"
+    bits: int = 32
+    json: str | None = None
+
+    def check(self) -> None:
+        """Raise `InputError` for the first value that is not allowed."""
+        if self.limit_test is not None and self.limit_test < 1:
+            raise invalid("limit_test", self.limit_test, "an integer >= 1")
+
+
+@dataclass(frozen=True)
+class EnergyConfig:
+    """What to price: a trained run at its measured activity, or an architecture at an assumed one.
+
+    Args:
+        target: Folder of a run, or name of an architecture.
+        profile: Energy profile: castagnetti2025, lemaire2022, sram8k, or a YAML file.
+        bits: Width of weights, potentials and operations: 8, 16 or 32.
+        fanout: Synapses an event reaches: lemaire (ceil(K/S) an axis) or exact (borders, stride).
+        graded_op: A graded event meets a weight by one mac, or by repeat: z additions.
+        density: Assumed events per neuron and timestep; by default measured (run) or 0.2.
+        neuron: Of the architecture.
+        levels: N, of the architecture.
+        timesteps: T, of the architecture.
+        size: Side of the architecture's input image.
+        channels: Channels of the architecture's input.
+        classes: Classes of the architecture.
+        data_dir: Folder with the run's data, if it has moved since the training.
+        limit_test: Use this many test samples of the run only.
+        json: Write the result to this file.
+    """
+
+    target: str
+    profile: str = "lemaire2022"
+    bits: Literal[8, 16, 32] = 32
+    fanout: Literal["lemaire", "exact"] = "lemaire"
+    graded_op: Literal["mac", "repeat"] = "mac"
+    density: float | None = None
+    neuron: Literal["relu", "binary", "multilevel"] = "multilevel"
+    levels: int | None = None
+    timesteps: int = 1
+    size: int = 32
+    channels: int = 3
+    classes: int = 10
+    data_dir: str | None = None
+    limit_test: int | None = None
+    json: str | None = None
+
+    def check(self) -> None:
+        """Raise `InputError` for the first value that is not allowed."""
+        get_profile(self.profile)
+        if self.density is not None and not 0 <= self.density <= 1:
+            raise invalid("density", self.density, "events per neuron and timestep in [0, 1]")
+        if self.limit_test is not None and self.limit_test < 1:
+            raise invalid("limit_test", self.limit_test, "an integer >= 1")
+        if self.size < 1:
+            raise invalid("size", self.size, "an integer >= 1")
+
+
+@dataclass(frozen=True)
+class AvalancheConfig:
+    """What to measure along the depth of residual networks.
+
+    Args:
+        arch: Residual architectures, comma-separated.
+        levels: N of the graded network, at T = 1.
+        timesteps: T of its binary twin, at N = 1.
+        data: Data set whose test images are sent through.
+        data_dir: Folder with the data; not needed for digits.
+        limit: Use this many test samples only.
+        batch_size: Samples at a time.
+        seed: Of the untrained weights.
+        runs: Folders of trained runs, comma-separated, measured on their own data as well.
+        out: Folder for avalanche.json, avalanche.png and avalanche.html.
+    """
+
+    arch: str = "spiking_resnet18,sew_resnet18,ms_resnet18,sparse_resnet18"
+    levels: int = 4
+    timesteps: int = 4
+    data: str = "digits"
+    data_dir: str | None = None
+    limit: int = 256
+    batch_size: int = 64
+    seed: int = 0
+    runs: str | None = None
+    out: str = "runs/avalanche"
+
+    @property
+    def architectures(self) -> list[str]:
+        """The names in `arch`."""
+        return split_names(self.arch)
+
+    @property
+    def run_folders(self) -> list[str]:
+        """The folders in `runs`."""
+        return split_names(self.runs or "")
+
+    def check(self) -> None:
+        """Raise `InputError` for the first value that is not allowed."""
+        residual = [name for name, row in ARCHITECTURES.items() if isinstance(row, ResNet)]
+        for name in self.architectures:
+            if name not in residual:
+                raise unknown("arch", name, residual)
+        if not self.architectures and not self.run_folders:
+            raise invalid("arch", self.arch, "one or more residual architectures, or --runs")
+        if self.data not in DATASETS:
+            raise unknown("data", self.data, DATASETS)
+        for name in ("levels", "timesteps", "limit"):
+            if getattr(self, name) < 1:
+                raise invalid(name, getattr(self, name), "an integer >= 1")
+        if self.batch_size < 2:
+            raise invalid("batch_size", self.batch_size, "an integer >= 2")
+        if not 0 <= self.seed < 2**32:
+            raise invalid("seed", self.seed, "an integer in [0, 2^32)")
