@@ -19,7 +19,7 @@ from multispike.files import write_text
 WEIGHTS_PER_FILE = 1_000_000
 """More, and a compiler needs hundreds of megabytes a file."""
 
-_KERNELS = ("kernels.h", "kernels.c", "main.c")
+_KERNELS = ("kernels.h", "kernels.c", "main.c", "mps2.c", "mps2.ld")
 
 
 def export_c(
@@ -300,6 +300,7 @@ normalisation is folded in. Output: {network.readout.shape[0]} int32 logits, eac
     make dense && ./model-dense      # every input visited, zero or not, for comparison
     make count && ./model-count      # events, synaptic operations and updates on standard error
     make check && ./model-check      # address and undefined-behaviour sanitizers
+    make mps2                        # Arm Cortex-M4 with 64 KB of RAM, for qemu-system-arm
 
 In another program: `model.h`, `model.c`, `kernels.*` and `weights*.c`; call `model_run`.
 
