@@ -193,6 +193,7 @@ def _laws(studies: Sequence[Avalanche]) -> Content:
             Column("bound", ",d"),
             Column("Σz per neuron", ",.3f"),
             Column("growth in the stage", ".2f"),
+            Column("(k+1)/2", ".2f"),
         ),
         [row for study in studies for row in _growth_rows(study)],
         "Output of the last block of each stage, the k-th; growth: its Σz per neuron against"
@@ -200,7 +201,8 @@ def _laws(studies: Sequence[Avalanche]) -> Content:
     )
     text = (
         "A SEW block with ADD sends what it received plus up to N, so after k blocks of a stage a"
-        " value can reach (k+1)·N. A Sparse block ends in a barrier: never more than N. Where"
+        " value can reach (k+1)·N; if all paths carry the same amplitude, Σz is then (k+1)/2 times"
+        " that of the first block. A Sparse block ends in a barrier: never more than N. Where"
         " potentials cross instead of spikes there is no level z; the tables give |v|/(V_th/N)."
     )
     return Content([text], points=points, tables=[table])
@@ -211,9 +213,14 @@ def _law(study: Avalanche, held: bool) -> str:
     family = FAMILIES[study.family]
     if not family.fires_before_sum and not family.after_sum:
         return "potentials cross the shortcut, without a bound"
-    grows = family.merge == "add" and family.after_sum is None
-    text = "bound (k+1)·N" if grows else f"bound N = {study.levels}"
+    text = "bound (k+1)·N" if _adds_up(study) else f"bound N = {study.levels}"
     return f"{text} {'held' if held else 'BROKEN'} in every block"
+
+
+def _adds_up(study: Avalanche) -> bool:
+    """Whether levels pile up along the shortcut: SEW with ADD."""
+    family = FAMILIES[study.family]
+    return family.fires_before_sum and family.merge == "add" and family.after_sum is None
 
 
 def _growth_rows(study: Avalanche) -> list[tuple[str | float | int | None, ...]]:
@@ -222,7 +229,16 @@ def _growth_rows(study: Avalanche) -> list[tuple[str | float | int | None, ...]]
     for stage, factor in growth(study):
         last = [site for site in study.along("out") if site.stage == stage][-1]
         rows.append(
-            (title(study), stage, last.index, last.largest, last.bound, last.per_neuron, factor)
+            (
+                title(study),
+                stage,
+                last.index,
+                last.largest,
+                last.bound,
+                last.per_neuron,
+                factor,
+                (last.index + 1) / 2 if _adds_up(study) else None,
+            )
         )
     return rows
 
@@ -294,6 +310,7 @@ def write_png(path: Path, studies: Sequence[Avalanche]) -> None:
                 panel.set_title(_TITLES[branch])
             if row == len(_QUANTITIES) - 1:
                 panel.set_xlabel("block (stage.number)")
+                panel.tick_params(axis="x", rotation=90)
             if column == 0:
                 panel.set_ylabel(axis)
         grid[row, 0].set_ylim(bottom=0)  # of the whole row, once all of it is drawn

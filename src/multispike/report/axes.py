@@ -20,6 +20,7 @@ def label(text: str) -> str:
 def canvas(x: str, y: str, height: int = 360, **layout: Any) -> go.Figure:
     """An empty figure with titled axes."""
     figure = go.Figure()
+    figure.layout.template = None  # the page has its own
     figure.update_layout(height=height, xaxis_title=x or None, yaxis_title=y or None, **layout)
     return figure
 
@@ -49,14 +50,18 @@ def add_line(
 
 def layer_axis(figure: go.Figure, names: Sequence[str]) -> None:
     """Layers along x by `short_name`, in their order, upright where they would collide."""
-    blocks = any(re.match(r"\d+\.\d+", short_name(name)) for name in names)
+    short = [short_name(name) for name in names]
+    title = "layer"
+    if any(re.match(r"\d+\.\d+", name) for name in short):
+        alone = all(re.fullmatch(r"\d+\.\d+", name) for name in short)
+        title = "block (stage.number)" if alone else "layer (stage.block name)"
     figure.update_xaxes(
         type="category",
         categoryorder="array",
-        categoryarray=[label(short_name(name)) for name in names],
+        categoryarray=[label(name) for name in short],
         tickangle=-90 if len(names) > 6 else 0,
         tickfont_size=11,
-        title="layer (stage.block name)" if blocks else "layer",
+        title=title,
     )
 
 
@@ -66,13 +71,12 @@ def short_name(name: str) -> str:
     >>> short_name("body.stage2_block1.path.conv1"), short_name("body.stage2_block1.merge")
     ('2.1 conv1', '2.1 sum')
     >>> short_name("stem.conv0"), short_name("body.stage2_block1.shortcut.conv0")
-    ('conv0', '2.1 shortcut conv0')
+    ('conv0', '2.1 shortcut')
     """
     name = re.sub(r"^(stem|body|classifier)\.", "", name)
     name = re.sub(r"^stage(\d+)_block(\d+)\.?", r"\1.\2 ", name)
-    return (
-        name.replace("path.", "").replace("shortcut.", "shortcut ").replace("merge", "sum").strip()
-    )
+    name = re.sub(r"shortcut\.(conv|neuron)0", "shortcut", name)
+    return name.replace("path.", "").replace("merge", "sum").strip()
 
 
 def heat_map(
@@ -111,5 +115,5 @@ def rule(figure: go.Figure, y: float, text: str) -> None:
         y=y,
         line={"color": PAGE["muted"][0], "dash": "dot", "width": 1},
         annotation={"text": label(text), "font": {"color": PAGE["muted"][0], "size": 12}},
-        annotation_position="top left",
+        annotation_position="top right",
     )

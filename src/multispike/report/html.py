@@ -12,6 +12,7 @@ from multispike.report.assumption_sections import assumptions, baselines, enviro
 from multispike.report.blocks import Content, Section
 from multispike.report.comparison import Comparison, read_comparison, test_images
 from multispike.report.energy_sections import accuracy_energy, energy_by_category, energy_by_layer
+from multispike.report.information_sections import information
 from multispike.report.learning_sections import confusion, training
 from multispike.report.neuron_sections import neurons
 from multispike.report.overview import overview
@@ -35,6 +36,7 @@ SECTIONS = (
     Row("baselines", "Against ANNs", baselines),
     Row("density", "Density", density),
     Row("avalanche", "Avalanche", avalanche),
+    Row("information", "Information", information),
     Row("neurons", "Neurons", neurons),
     Row("training", "Training", training),
     Row("confusion", "Confusion", confusion),

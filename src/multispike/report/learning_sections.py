@@ -104,7 +104,7 @@ def _matrix(run: Json) -> Plot:
         count, true, predicted, _ = mistakes[0]
         worst = min(range(len(names)), key=lambda index: shares[index][index])
         summary += (
-            f" Most frequent mistake: {true} taken for {predicted}, {count:,} times."
+            f" Most frequent mistake: {true} taken for {predicted} ({count:,}×)."
             f" Hardest class: {names[worst]}, {shares[worst][worst]:.0%} right."
         )
     return Plot(f"{run['name']}: confusion matrix", figure, summary, table)

@@ -79,8 +79,8 @@ def _transfer(data: Comparison, runs: list[Json]) -> Plot:
     )
     offsets = {data.settings[run["name"]]["v_init"] for run in runs}
     rounding = (
-        f" Initial potential {', '.join(f'{value:g}' for value in sorted(offsets))} level(s):"
-        " 0 cuts off, 0.5 rounds; a level of N = 1 is the whole threshold."
+        f" Neurons start at {', '.join(f'{value:g}' for value in sorted(offsets))} of a level"
+        " (0 cuts off, 0.5 rounds). Codes of equal N·T have one curve, whatever T."
     )
     return Plot(
         "Transfer function: decoded output for a constant input",

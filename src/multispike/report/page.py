@@ -43,15 +43,16 @@ def render(title: str, lead: str, sections: Sequence[Section], footer: str) -> s
 
 
 def figure_json(figure: go.Figure) -> Markup:
-    """A figure without its template, as JSON that may stand in a script element."""
-    content = json.loads(figure.to_json() or "{}")
-    content["layout"].pop("template", None)
-    return _json(content)
+    """A figure as JSON that may stand in a script element."""
+    return _script(figure.to_json() or "{}")
 
 
 def _json(value: Any) -> Markup:
+    return _script(json.dumps(value, separators=(",", ":"), allow_nan=False))
+
+
+def _script(text: str) -> Markup:
     """JSON that cannot end the script element it stands in."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("<", r"\u003c"))
 
 
@@ -76,6 +77,8 @@ def _template() -> dict[str, Any]:
         "tickcolor": "rgba(0,0,0,0)",
         "automargin": True,
         "ticks": "outside",
+        "separatethousands": True,
+        "exponentformat": "none",
         "ticklen": 4,
         "title": {"standoff": 10, "font": {"color": muted, "size": 13}},
         "tickfont": {"color": muted, "size": 12},
@@ -100,6 +103,7 @@ def _template() -> dict[str, Any]:
             "xaxis": axis,
             "yaxis": axis,
             "hovermode": "closest",
+            "dragmode": False,
             "barmode": "stack",
             "bargap": 0.25,
         }

@@ -1,0 +1,402 @@
+"""The report: what it says follows from the numbers, and its pages work in a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from browser import CHROMIUM, DEADLINE, Browser
+from hypothesis import given
+from hypothesis import strategies as st
+
+from multispike import MultiLevelIF, create_model
+from multispike.avalanche import AvalancheConfig
+from multispike.avalanche import run as run_avalanche
+from multispike.config import CompareConfig
+from multispike.errors import InputError
+from multispike.experiment import compare
+from multispike.report.axes import short_name
+from multispike.report.blocks import Table
+from multispike.report.comparison import Comparison, read_comparison
+from multispike.report.energy_sections import pareto_front
+from multispike.report.html import SECTIONS, write_report
+from multispike.report.neuron_sections import transfer
+from multispike.report.overview import findings
+from multispike.report.style import BASELINE_COLOURS, CATEGORIES, PAGE, dark_colours, marks
+
+SMALL = CompareConfig(
+    data="digits", epochs=2, limit_train=64, limit_test=40, batch_size=32, threads=1
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real comparison of a residual network."""
+    out = tmp_path_factory.mktemp("compare")
+    variants = "ann,binary-T2,multilevel-T1-N2"
+    assert compare(replace(SMALL, arch="sew_resnet20", variants=variants, out=str(out))) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def pages(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Both kinds of page."""
+    out = tmp_path_factory.mktemp("avalanche")
+    run_avalanche(AvalancheConfig(arch="sew_resnet20,ms_resnet20", limit=20, out=str(out)))
+    return {"report": folder / "report.html", "avalanche": out / "avalanche.html"}
+
+
+@pytest.fixture
+def data(folder: Path) -> Comparison:
+    return read_comparison(folder)
+
+
+def result(name: str, accuracy: float, nj: float, **more: Any) -> dict[str, Any]:
+    """The part of a result that sentences are made of."""
+    run = {
+        "name": name, "neuron": "multilevel", "levels": 4, "timesteps": 1, "accuracy": accuracy,
+        "energy_nj": {"total": nj}, "events_per_inference": 100.0, "density": 0.25,
+    }  # fmt: skip
+    return {**run, **more}
+
+
+def ann(accuracy: float, nj: float) -> dict[str, Any]:
+    return result("ann", accuracy, nj, neuron="relu", levels=0)
+
+
+def said(*runs: dict[str, Any]) -> str:
+    return "\n".join(findings(Comparison(list(runs), {}, {})))
+
+
+# --- what it says -------------------------------------------------------------------------------
+
+
+def test_losses_are_named_as_losses() -> None:
+    text = said(ann(0.95, 100e3), result("snn", 0.90, 250e3))
+    assert "snn is 5.00 points less accurate than ann and needs 2.50 times as much energy" in text
+    assert "it loses both" in text
+    assert "ann leads with 95.00 %" in text
+    assert "ann needs least, 100 µJ" in text
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "nj", "verdict"),
+    [
+        (0.96, 50e3, "it wins both"),
+        (0.90, 50e3, "it loses accuracy and wins energy"),
+        (0.96, 200e3, "it wins accuracy and loses energy"),
+        (0.95, 200e3, "it loses energy"),
+        (0.95, 50e3, "it wins both"),
+    ],
+)
+def test_verdict_against_the_ann(accuracy: float, nj: float, verdict: str) -> None:
+    assert verdict in said(ann(0.95, 100e3), result("snn", accuracy, nj))
+
+
+def test_graded_against_binary() -> None:
+    binary = result("binary-T4", 0.90, 300e3, levels=1, timesteps=4)
+    graded = result("multilevel-T1-N4", 0.92, 100e3, events_per_inference=75.0)
+    text = said(binary, graded)
+    assert "against binary-T4: 3.00 times less energy, 25% fewer events, accuracy +2.00" in text
+
+
+def test_a_difference_within_chance_is_no_win() -> None:
+    matrix = [[45, 5], [5, 45]]  # 100 images: a standard error of 3 points each
+    close = said(result("a", 0.90, 1e3, confusion=matrix), result("b", 0.89, 1e3, confusion=matrix))
+    far = said(result("a", 0.90, 1e3, confusion=matrix), result("b", 0.5, 1e3, confusion=matrix))
+    assert "no proof of a difference" in close
+    assert "no proof" not in far
+    assert "lead together" in said(result("a", 0.9, 1e3), result("b", 0.9, 2e3))
+
+
+def test_zero_skipping_ann_that_wins_is_named() -> None:
+    prices = {"ann": {"total": 400e3}, "qann": {"total": 200e3}, "qann_skip": {"total": 50e3}}
+    crossover = {"qann_skip": {"verdict": "SNN wins below density 0.1"}}
+    text = said(result("snn", 0.9, 100e3, baselines=prices, crossover=crossover))
+    assert "4.00 times less than the dense ANN" in text
+    assert "2.00 times as much as the zero-skipping quantised ANN (50 µJ)" in text
+    assert "it loses against 1 of 3" in text
+    assert "SNN wins below density 0.1; measured density 0.250" in text
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(1, 1e9)), min_size=1, max_size=20))
+def test_pareto_front_holds_exactly_what_nothing_beats(points: list[tuple[float, float]]) -> None:
+    runs = [result(str(index), a, e) for index, (a, e) in enumerate(points)]
+    front = pareto_front(runs)
+
+    def beats(a: dict[str, Any], b: dict[str, Any]) -> bool:
+        pairs = [(r["accuracy"], -r["energy_nj"]["total"]) for r in (a, b)]
+        return pairs[0] != pairs[1] and all(x >= y for x, y in zip(*pairs, strict=True))
+
+    assert not any(beats(a, b) for a in front for b in front)
+    covered = {(r["accuracy"], r["energy_nj"]["total"]) for r in front}
+    for run in runs:
+        if (run["accuracy"], run["energy_nj"]["total"]) not in covered:
+            assert any(beats(other, run) for other in front)
+
+
+@given(
+    st.integers(1, 5),
+    st.integers(1, 8),
+    st.lists(st.floats(-1, 3, allow_nan=False), min_size=1, max_size=20),
+)
+def test_transfer_function_is_the_closed_form(
+    timesteps: int, levels: int, values: list[float]
+) -> None:
+    x = torch.tensor(values, dtype=torch.float64)
+    steps = timesteps * levels
+    exact = (x * steps).floor().clamp(0, steps) / steps
+    near_edge = ((x * steps) - (x * steps).round()).abs() < 1e-9  # float sums may fall either way
+    got = transfer(MultiLevelIF(levels), timesteps, x)
+    assert torch.allclose(got[~near_edge], exact[~near_edge], atol=1e-12)
+
+
+# --- how it looks -------------------------------------------------------------------------------
+
+
+def luminance(colour: str) -> float:
+    """WCAG 2 relative luminance of '#rrggbb'."""
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(a: str, b: str) -> float:
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("mode", [0, 1], ids=["light", "dark"])
+def test_colours_stand_out_from_the_page(mode: int) -> None:
+    panel, page = PAGE["panel"][mode], PAGE["background"][mode]
+    dark = dark_colours()
+    for mark in marks([str(index) for index in range(6)]).values():
+        assert contrast((mark.colour, dark[mark.colour])[mode], panel) >= 3  # WCAG 1.4.11, graphics
+    for name in ("text", "muted", "accent"):
+        for ground in (panel, page):
+            assert contrast(PAGE[name][mode], ground) >= 4.5  # WCAG 1.4.3, text
+
+
+def test_every_light_colour_has_one_partner() -> None:
+    pairs = [*PAGE.values(), *(pair for _, pair in CATEGORIES.values()), *BASELINE_COLOURS.values()]
+    assert len({light for light, _ in pairs}) == len(pairs)
+    assert all(dark_colours()[light] == dark for light, dark in pairs)
+
+
+def test_a_run_keeps_its_mark_and_no_two_look_the_same() -> None:
+    drawn = marks([str(index) for index in range(30)])
+    looks = {(mark.colour, mark.symbol, mark.dash) for mark in drawn.values()}
+    assert len(looks) == 30
+    assert len({mark.colour for mark in list(drawn.values())[:6]}) == 6
+
+
+@pytest.mark.parametrize("arch", ["fastnet", "vgg16", "sparse_resnet18", "ms_resnet20"])
+def test_short_names_stay_different(arch: str) -> None:
+    names = [
+        name for name, module in create_model(arch).named_modules() if not list(module.children())
+    ]
+    names = [name for name in names if re.search(r"conv|linear|pool|merge", name)]
+    assert len({short_name(name) for name in names}) == len(names)
+
+
+# --- what is in the page ------------------------------------------------------------------------
+
+
+def test_every_plot_has_a_title_units_and_a_text_equivalent(data: Comparison) -> None:
+    known = dark_colours()
+    plots = [plot for row in SECTIONS for plot in row.build(data).plots]
+    assert len(plots) > 15
+    for plot in plots:
+        figure = json.loads(plot.figure.to_json())
+        axes = figure["layout"]["xaxis"]["title"], figure["layout"].get("yaxis", {}).get("title")
+        assert plot.title
+        assert len(plot.summary) > 20
+        assert plot.table.rows
+        assert any(axes)
+        assert figure["layout"]["height"] >= 200
+        for colour in re.findall(r"#[0-9a-f]{6}", json.dumps(figure)):
+            assert colour in known
+
+
+def test_each_run_has_one_colour_in_all_plots(data: Comparison) -> None:
+    for row in SECTIONS:
+        for plot in row.build(data).plots:
+            for trace in plot.figure.data:
+                if trace.name in data.marks:
+                    assert trace.line.color == data.marks[trace.name].colour
+
+
+def test_tables_show_what_is_missing_as_a_dash(data: Comparison) -> None:
+    tables: list[Table] = []
+    for row in SECTIONS:
+        content = row.build(data)
+        tables += [*content.tables, *(plot.table for plot in content.plots)]
+    for table in tables:
+        for cells in table.cells():
+            assert len(cells) == len(table.columns)
+            assert not any(text in ("None", "nan") for text, _ in cells)
+
+
+def test_page_is_one_file_that_asks_for_nothing(pages: dict[str, Path]) -> None:
+    for page in pages.values():
+        html = page.read_text(encoding="utf-8")
+        assert html.count("* plotly.js v") == 1
+        assert "default-src 'none'" in html
+        markup = re.sub(r"<script>.*?</script>", "", html, flags=re.DOTALL)
+        assert not re.search(r"(src|href)\s*=\s*[\"'](?!#)", markup)
+        assert "url(" not in markup
+        assert "@import" not in markup
+        levels = [int(level) for level in re.findall(r"<h(\d)", markup)]
+        assert levels[0] == 1
+        assert set(levels[1:]) == {2}
+
+
+def test_architecture_without_sums_says_so(tmp_path: Path) -> None:
+    settings = replace(
+        SMALL, arch="fastnet", variants="multilevel-T1-N2", out=str(tmp_path), epochs=1
+    )
+    compare(settings)
+    contents = {row.key: row.build(read_comparison(tmp_path)) for row in SECTIONS}
+    assert not contents["avalanche"].plots
+    assert "no residual sum" in contents["avalanche"].paragraphs[0]
+    assert contents["front"].plots
+
+
+def test_results_without_their_run_folders_still_make_a_report(
+    folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "results.json").write_bytes((folder / "results.json").read_bytes())
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "No metrics.csv was found" in page
+    assert "No spiking run with its config.yaml" in page
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+
+def test_other_formats_damage_and_emptiness_are_refused(folder: Path, tmp_path: Path) -> None:
+    content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    for change, message in (
+        ({**content, "format": 0}, "of format 0"),
+        ({**content, "runs": []}, "without runs"),
+        ([], "a JSON object"),
+    ):
+        (tmp_path / "results.json").write_text(json.dumps(change), encoding="utf-8")
+        with pytest.raises(InputError, match=message):
+            write_report(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+    with pytest.raises(InputError, match="does not exist"):
+        write_report(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("metrics.csv", "epoch,test_accuracy\n1,high\n", "damaged table"),
+        ("metrics.csv", "epoch,test_accuracy\n1\n", "damaged table"),
+        ("config.yaml", "a: [", "not a YAML file"),
+        ("config.yaml", "- 1", "a mapping of settings"),
+    ],
+)
+def test_damaged_run_files_are_named(
+    folder: Path, tmp_path: Path, file: str, text: str, message: str
+) -> None:
+    (tmp_path / "results.json").write_bytes((folder / "results.json").read_bytes())
+    (tmp_path / "ann").mkdir()
+    (tmp_path / "ann" / file).write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=f"{file}.*{message}"):
+        write_report(tmp_path)
+
+
+def test_a_name_that_is_a_path_does_not_leave_the_folder(folder: Path, tmp_path: Path) -> None:
+    content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    content["runs"][0]["name"] = f"../{folder.name}/ann"
+    inside = tmp_path.parent / folder.name / "here"
+    inside.mkdir(parents=True, exist_ok=True)
+    (inside / "results.json").write_text(json.dumps(content), encoding="utf-8")
+    assert content["runs"][0]["name"] not in read_comparison(inside).settings
+
+
+# --- in the browser -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
+    opened = Browser(tmp_path_factory.mktemp("chromium"))
+    yield opened
+    opened.close()
+
+
+SHAPES = [(1280, "light"), (390, "dark")]
+
+FACTS = """({
+    plots: document.querySelectorAll(".plot").length,
+    drawn: [...document.querySelectorAll(".plot")].filter(
+        plot => plot.querySelector(".overplot path, .overplot image")).length,
+    overflow: document.documentElement.scrollWidth - innerWidth,
+    outside: [...document.querySelectorAll("main *, header *")].filter(
+        part => !part.closest(".scroll") && !part.closest("nav")
+            && part.getBoundingClientRect().right > innerWidth + 1).length,
+    background: getComputedStyle(document.body).backgroundColor,
+    ink: getComputedStyle(document.querySelector(".plot .xtick text, .plot .ytick text")).fill,
+    tables: [...document.querySelectorAll("figure table")].filter(
+        table => table.tBodies[0].rows.length > 0).length,
+})"""
+
+
+@pytest.mark.parametrize(("width", "scheme"), SHAPES)
+@pytest.mark.parametrize("kind", ["report", "avalanche"])
+def test_page_is_drawn_without_errors_requests_or_overflow(
+    browser: Browser, pages: dict[str, Path], kind: str, width: int, scheme: str
+) -> None:
+    browser.open(pages[kind], width, scheme)
+    assert browser.problems() == []
+    facts = browser.evaluate(FACTS)
+    assert facts["plots"] == facts["drawn"] == facts["tables"] > 8
+    assert facts["overflow"] == facts["outside"] == 0
+    light = facts["background"] == "rgb(255, 255, 255)"
+    assert light == (scheme == "light")
+    assert facts["ink"] == ("rgb(87, 96, 108)" if light else "rgb(163, 172, 184)")
+
+
+def test_colours_follow_the_system_while_the_page_is_open(
+    browser: Browser, pages: dict[str, Path]
+) -> None:
+    browser.open(pages["report"])
+    features = [{"name": "prefers-color-scheme", "value": "dark"}]
+    browser.call("Emulation.setEmulatedMedia", features=features)
+    wanted = "rgb(163, 172, 184)"
+    end = time.monotonic() + DEADLINE
+    while browser.evaluate(FACTS)["ink"] != wanted:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_names_from_a_file_are_text_not_code(
+    browser: Browser, folder: Path, tmp_path: Path
+) -> None:
+    nasty = "</script><img src=x onerror=document.title='owned'>"
+    content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    for run in content["runs"]:
+        run["name"] += nasty
+        run["classes"] = [f"{index}{nasty}" for index in range(10)]
+        run["arch"] = run["data"] = nasty
+        run["environment"]["cpu"] = nasty
+        run["layers"][0]["name"] = nasty
+    (tmp_path / "results.json").write_text(json.dumps(content), encoding="utf-8")
+    browser.open(write_report(tmp_path))
+    assert browser.problems() == []
+    facts = browser.evaluate(FACTS)
+    assert facts["plots"] == facts["drawn"] > 5
+    assert nasty in browser.evaluate("document.title")
+    assert browser.evaluate("document.images.length") == 0
+    assert nasty in browser.evaluate("document.querySelector('.plot .xtick text, h1').textContent")
