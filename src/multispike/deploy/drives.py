@@ -17,6 +17,8 @@ Floats = NDArray[np.float64]
 
 WEIGHT = np.int8
 WEIGHT_MAX = 127
+GRID = 1 + 1e-6
+"""Room for the rounding of float32, so that weights that lie on an 8-bit grid find it again."""
 
 
 def int32(values: Floats) -> Ints:
@@ -123,7 +125,7 @@ def largest_shift(drive: Drive, unit: Floats) -> Ints:
     """The largest power of two a channel that keeps weights within -127..127."""
     assert drive.weight is not None
     largest = np.abs(drive.weight).max(axis=(1, 2, 3)) / unit
-    shift = np.floor(np.log2(WEIGHT_MAX / np.maximum(largest, WEIGHT_MAX / 2.0**16)))
+    shift = np.floor(np.log2(GRID * WEIGHT_MAX / np.maximum(largest, WEIGHT_MAX / 2.0**16)))
     return shift.clip(-16, 16).astype(np.int32)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from torch import nn
 
 from multispike.deploy.drives import (
+    GRID,
     WEIGHT_MAX,
     Drive,
     Floats,
@@ -226,7 +227,7 @@ class _Walker:
             step = 2 * np.floor(delta / drives[0].source.worth / 2 + 1e-9) + 1
         else:
             with np.errstate(divide="ignore"):
-                step = 2 * np.floor((WEIGHT_MAX * delta / largest - 1) / 2) + 1
+                step = 2 * np.floor((GRID * WEIGHT_MAX * delta / largest - 1) / 2) + 1
         return step.clip(1, STEP_MAX).astype(np.int32)
 
     def potentials(self, name: str, drives: list[Drive]) -> Signal:
