@@ -422,3 +422,24 @@ def test_a_broken_library_does_not_stop_the_neurons(afresh):
     found.write_bytes(b"")
     assert library() is not None
     assert kernels.usable(torch.randn(1, 2, 3), None, 1.0, spec())
+
+
+def test_kept_memory_costs_no_page_faults():
+    """In a process of its own: once warm, taking and freeing large blocks touches no new page."""
+    code = """
+import resource, sys, torch
+from multispike.allocator import keep_freed_memory
+sys.exit(0) if not keep_freed_memory() else None
+def step():
+    kept = [torch.zeros(2**24 - 2**20 * i) for i in range(4)]
+for _ in range(5):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    if not done.stdout:
+        pytest.skip("this C library has no mallopt")
+    assert int(done.stdout) < 30_000, "taken anew, five steps are 300,000 pages"

@@ -15,9 +15,12 @@
 #define MULTIPLY_ADD(a, b, c) ((a) * (b) + (c))
 #endif
 
-/* Elements that go through all timesteps together; a dozen arrays of this many floats stay in L1.
- * Not 1024: arrays at equal offsets in their 4 KiB pages make stores and loads wait for each other. */
+/* Elements that go through all timesteps together: at most BLOCK, of which a dozen arrays stay in L1.
+ * Not 1024: arrays at equal offsets in their 4 KiB pages make stores and loads wait for each other.
+ * Short visits to each of the 3 T streams of several timesteps let the prefetcher keep up with them
+ * (T = 4: up to twice as fast as with 256). */
 #define BLOCK 256
+#define BLOCK_OVER_TIME 96
 #define INLINE static inline __attribute__((always_inline))
 
 /* One layer of neurons; the same fields, in this order, stand in kernels.py. */
@@ -208,11 +211,13 @@ INLINE void add_threshold_gradient(int64_t n, const Layer *layer, const Constant
     }
 }
 
+static int64_t block_size(const Layer *layer) { return layer->steps > 1 ? BLOCK_OVER_TIME : BLOCK; }
+
 /* The elements that one of the threads works on: whole blocks, [first, end). */
 static int64_t share(const Layer *layer, int64_t thread, int64_t *end) {
-    int64_t blocks = (layer->elements + BLOCK - 1) / BLOCK;
-    *end = least(layer->elements, blocks * (thread + 1) / layer->threads * BLOCK);
-    return blocks * thread / layer->threads * BLOCK;
+    int64_t block = block_size(layer), blocks = (layer->elements + block - 1) / block;
+    *end = least(layer->elements, blocks * (thread + 1) / layer->threads * block);
+    return blocks * thread / layer->threads * block;
 }
 
 /* x [T, elements], its timesteps x_stride apart -> s [T, elements]; v, mask and last may be NULL. */
@@ -222,10 +227,10 @@ void multispike_forward(const Layer *layer, const float *x, int64_t x_stride, co
     for (int64_t thread = 0; thread < layer->threads; thread++) {
         Constants c;
         float state[BLOCK];
-        int64_t end, at = share(layer, thread, &end);
+        int64_t end, at = share(layer, thread, &end), block = block_size(layer);
         if (layer->channels == 1) spread(layer, 0, BLOCK, &c);
-        for (; at < end; at += BLOCK) {
-            int64_t n = least(BLOCK, end - at);
+        for (; at < end; at += block) {
+            int64_t n = least(block, end - at);
             if (layer->channels > 1) spread(layer, at, n, &c);
             begin(n, layer, &c, v ? v + at : NULL, state);
             for (int64_t t = 0; t < layer->steps; t++) {
@@ -249,10 +254,10 @@ void multispike_backward(const Layer *layer, const float *x, int64_t x_stride, c
     for (int64_t thread = 0; thread < layer->threads; thread++) {
         Constants c;
         float state[BLOCK], slope[BLOCK];
-        int64_t end, at = share(layer, thread, &end);
+        int64_t end, at = share(layer, thread, &end), block = block_size(layer);
         if (layer->channels == 1) spread(layer, 0, BLOCK, &c);
-        for (; at < end; at += BLOCK) {
-            int64_t n = least(BLOCK, end - at);
+        for (; at < end; at += block) {
+            int64_t n = least(block, end - at);
             if (layer->channels > 1) spread(layer, at, n, &c);
             begin(n, layer, &c, v ? v + at : NULL, state);
             for (int64_t t = 0; t < layer->steps && !mask; t++)

@@ -1,0 +1,353 @@
+"""How fast are neurons, training steps and inference, against ReLU and against other libraries?
+
+    python benchmarks/speed.py [--peers FOLDER] [--parts neuron,training,inference,memory]
+                               [--repeats 30] [--threads 2] [--tune-peers] [--out FILE.json]
+
+Our cases run in one process, those of SpikingJelly and snnTorch (with --peers, an environment made
+by peers.sh) in another. Their repetitions take turns, one of each case at a time, so that whatever
+else the machine does meets all of them alike. A ratio is the median over repetitions of the time of
+a case by that of its reference in the same repetition, with its quartiles. Our process keeps freed
+memory (`multispike.allocator`), as `multispike train` does; that of the peers runs as their users
+have it, unless --tune-peers gives it the same setting. Memory is the peak of a fresh process by
+case, less what it held before the model was made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+SHAPE = (128, 64, 16, 16)  # of one timestep of a neuron layer
+BATCH = 64  # images of 3x32x32 in a training step
+VGG11 = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
+
+LIMITS = [  # case, reference, largest ratio that the project promises
+    ("neuron/ste T=1 N=4", "neuron/relu T=1", 1.5),
+    ("neuron/sigmoid T=1 N=4", "neuron/relu T=1", 3.5),
+    ("neuron/sigmoid T=1 N=4", "neuron/spikingjelly I-LIF T=1", 1 / 10),
+    ("neuron/sigmoid T=4 N=1", "neuron/spikingjelly IF T=4", 1 / 5),
+    ("neuron/sigmoid T=4 N=1", "neuron/snntorch Leaky T=4", 1 / 8),
+    ("training/vgg11 T=1 N=4", "training/vgg11 relu", 1 / 0.9),
+    ("training/vgg16 T=1 N=4", "training/vgg16 relu", 1 / 0.9),
+    ("training/sparse_resnet18 T=1 N=4", "training/sparse_resnet18 relu", 1 / 0.9),
+    ("training/vgg11 T=4 N=1", "training/spikingjelly vgg11 T=4", 1 / 1.5),
+    ("training/vgg11 T=1 N=4", "training/spikingjelly vgg11 T=4", 1 / 5),
+    ("inference/vgg11 T=1 N=4", "inference/vgg11 relu", 1.1),
+    ("memory/vgg11 T=4 N=1", "memory/spikingjelly vgg11 T=4", 0.6),
+]
+
+Case = Callable[[], Any]
+
+
+def neuron_case(make: Callable[[], Any], timesteps: int, call: Any = None) -> Case:
+    """Forward and backward of one layer with a given output gradient."""
+    import torch
+
+    neuron = make()
+    x = torch.randn(timesteps, *SHAPE, requires_grad=True)
+    grad = torch.randn(timesteps, *SHAPE)
+    return lambda: torch.autograd.grad(call(neuron, x) if call else neuron(x), x, grad)
+
+
+def network_case(network: Any, training: bool, logits: Any = None) -> Case:
+    """A step of SGD, or a forward pass, on one batch of random images."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    network.to(memory_format=torch.channels_last).train(training)
+    images = torch.randn(BATCH, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, 10, (BATCH,))
+    optimiser = torch.optim.SGD(network.parameters(), 0.01, 0.9)
+    logits = logits or network
+
+    def step():
+        optimiser.zero_grad()
+        cross_entropy(logits(images), labels).backward()
+        optimiser.step()
+
+    def infer():
+        with torch.no_grad():
+            logits(images)
+
+    return step if training else infer
+
+
+def our_cases() -> dict[str, Callable[[], Case]]:
+    """Name -> a function that prepares the case."""
+    import torch
+
+    from multispike import MultiLevelIF, create_model
+
+    cases: dict[str, Callable[[], Case]] = {}
+    for steps in (1, 4):
+        cases[f"neuron/relu T={steps}"] = lambda t=steps: neuron_case(torch.nn.ReLU, t)
+    for steps, levels in ((1, 4), (4, 1)):
+        for surrogate in ("ste", "sigmoid"):
+            for learn in (False, True):
+                name = f"neuron/{surrogate} T={steps} N={levels}{' learned' if learn else ''}"
+                cases[name] = lambda t=steps, n=levels, s=surrogate, k=learn: neuron_case(
+                    lambda: MultiLevelIF(n, surrogate=s, learn_threshold=k), t
+                )
+    networks = {
+        "relu": {"neuron": "relu"},
+        "T=1 N=4": {"levels": 4},
+        "T=1 N=4 ste": {"levels": 4, "surrogate": "ste"},
+        "T=4 N=1": {"neuron": "binary", "timesteps": 4},
+    }
+    for arch in ("vgg11", "vgg16", "sparse_resnet18"):
+        for label, options in networks.items():
+            if arch != "vgg11" and label not in ("relu", "T=1 N=4"):
+                continue
+            for part in ("training", "inference", "memory"):
+                cases[f"{part}/{arch} {label}"] = lambda a=arch, o=options, p=part: network_case(
+                    create_model(a, **o), p != "inference"
+                )
+    return cases
+
+
+def peer_cases() -> dict[str, Callable[[], Case]]:
+    """SpikingJelly 2 and snnTorch, each as its documentation uses it (soft reset as ours)."""
+    import snntorch  # pyright: ignore[reportMissingImports]
+    import torch
+    from spikingjelly.activation_based import (  # pyright: ignore[reportMissingImports]
+        functional,
+        layer,
+        neuron,
+    )
+
+    def spikingjelly(node, x):
+        functional.reset_net(node)
+        return node(x if node.step_mode == "m" else x[0]).view_as(x)
+
+    def leaky(node, x):
+        membrane, spikes = node.init_leaky(), []
+        for x_t in x:
+            spike, membrane = node(x_t, membrane)
+            spikes.append(spike)
+        return torch.stack(spikes)
+
+    def integrate(mode):
+        return neuron.IFNode(v_reset=None, detach_reset=True, step_mode=mode)
+
+    def network(part):
+        layers, channels = [], 3
+        for width in VGG11:
+            if width == "M":
+                layers.append(layer.MaxPool2d(2, ceil_mode=True, step_mode="m"))
+                continue
+            layers.append(layer.Conv2d(channels, width, 3, padding=1, bias=False, step_mode="m"))
+            layers.append(layer.BatchNorm2d(width, step_mode="m"))
+            layers.append(integrate("m"))
+            channels = width
+        layers.append(layer.AdaptiveAvgPool2d(1, step_mode="m"))
+        model = torch.nn.Sequential(*layers, torch.nn.Flatten(2), torch.nn.Linear(channels, 10))
+
+        def logits(images):
+            functional.reset_net(model)
+            return model(images.expand(4, *images.shape)).mean(0)
+
+        return network_case(model, part != "inference", logits)
+
+    cases: dict[str, Callable[[], Case]] = {
+        "neuron/spikingjelly I-LIF T=1": lambda: neuron_case(
+            lambda: neuron.ILIFNode(step_mode="s"), 1, spikingjelly
+        ),
+        "neuron/spikingjelly IF T=1": lambda: neuron_case(lambda: integrate("s"), 1, spikingjelly),
+        "neuron/spikingjelly IF T=4": lambda: neuron_case(lambda: integrate("m"), 4, spikingjelly),
+    }
+    for steps in (1, 4):
+        cases[f"neuron/snntorch Leaky T={steps}"] = lambda t=steps: neuron_case(
+            lambda: snntorch.Leaky(beta=0.9), t, leaky
+        )
+    for part in ("training", "inference", "memory"):
+        cases[f"{part}/spikingjelly vgg11 T=4"] = lambda p=part: network(p)
+    return cases
+
+
+def tune() -> None:
+    """`keep_freed_memory` of a file that needs nothing else of this package."""
+    where = ROOT / "src" / "multispike" / "allocator.py"
+    spec = importlib.util.spec_from_file_location("allocator", where)
+    assert spec is not None
+    assert spec.loader is not None
+    allocator = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(allocator)
+    allocator.keep_freed_memory()
+
+
+def work(kind: str, threads: int, tuned: bool) -> None:
+    """Answer lines from standard input: "list", "versions", "prepare NAME", "run NAME", "peak"."""
+    if kind == "ours" or tuned:
+        tune()
+    answers = sys.stdout
+    sys.stdout = sys.stderr  # whatever a library prints must not become an answer
+
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    table = our_cases() if kind == "ours" else peer_cases()
+    ready: dict[str, Case] = {}
+    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for line in sys.stdin:
+        command, _, name = line.strip().partition(" ")
+        answer: Any = None
+        if command == "list":
+            answer = list(table)
+        elif command == "versions":
+            packages = ("torch", "multispike", "spikingjelly", "snntorch")
+            loaded = {name: sys.modules.get(name) for name in packages}
+            answer = {n: str(getattr(m, "__version__", "2.0.0")) for n, m in loaded.items() if m}
+        elif command == "prepare":
+            ready[name] = table[name]()
+            ready[name]()
+        elif command == "run":
+            start = time.perf_counter()
+            ready[name]()
+            answer = time.perf_counter() - start
+        elif command == "peak":
+            answer = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) / 1024
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+class Worker:
+    """A process that runs cases on demand."""
+
+    def __init__(self, command: list[str]) -> None:
+        self.command = command
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __call__(self, message: str) -> Any:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(message, file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"{self.command[0]} ended at {message!r}, see above")
+        return json.loads(answer)
+
+    def close(self) -> None:
+        self.process.communicate()
+
+
+def measure(workers: list[Worker], parts: list[str], repeats: int) -> dict[str, list[float]]:
+    """Seconds (or MiB, for memory) of every case, one entry a repetition."""
+    homes = {name: worker for worker in workers for name in worker("list")}
+    found: dict[str, list[float]] = {}
+    for part in parts:
+        names = [name for name in homes if name.startswith(f"{part}/")]
+        if part == "memory":
+            found |= {name: [peak(homes[name].command, name)] for name in names}
+            continue
+        for name in names:
+            homes[name](f"prepare {name}")
+        found |= {name: [] for name in names}
+        for done in range(repeats):
+            for name in names:
+                found[name].append(homes[name](f"run {name}"))
+            print(f"\r{part}: {done + 1}/{repeats}", end="", file=sys.stderr)
+        print(file=sys.stderr)
+    return found
+
+
+def peak(command: list[str], name: str) -> float:
+    """Peak memory of training steps in a process of their own, in MiB."""
+    worker = Worker(command)
+    worker(f"prepare {name}")
+    for _ in range(2):
+        worker(f"run {name}")
+    answer = worker("peak")
+    worker.close()
+    return answer
+
+
+def ratio(case: list[float], reference: list[float]) -> dict[str, float]:
+    """Median and quartiles of the ratios within one repetition; ratio of the fastest repetitions.
+
+    The last is the one to read on a machine whose cores other programs take away.
+    """
+    ratios = [a / b for a, b in zip(case, reference, strict=True)]
+    low, median, high = statistics.quantiles(ratios * 2 if len(ratios) == 1 else ratios, n=4)
+    return {"median": median, "low": low, "high": high, "fastest": min(case) / min(reference)}
+
+
+def summary(found: dict[str, list[float]]) -> dict[str, Any]:
+    """Medians of all cases, and the ratios that the project promises."""
+    cases = {}
+    for name, values in found.items():
+        kind = "MiB" if name.startswith("memory/") else "ms"
+        median = statistics.median(values) * (1 if kind == "MiB" else 1e3)
+        cases[name] = {kind: round(median, 3), "n": len(values)}
+        if kind == "ms":
+            cases[name]["fastest_ms"] = round(min(values) * 1e3, 3)
+        if name.startswith(("training/", "inference/")):
+            cases[name]["images_per_second"] = round(BATCH / statistics.median(values), 1)
+    ratios = []
+    for case, reference, limit in LIMITS:
+        if case in found and reference in found:
+            row = {"case": case, "reference": reference, "limit": round(limit, 3)}
+            row |= {k: round(v, 3) for k, v in ratio(found[case], found[reference]).items()}
+            ratios.append(row | {"holds": row["median"] <= row["limit"]})
+    return {"cases": cases, "ratios": ratios}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--peers", help="environment made by peers.sh")
+    parser.add_argument("--parts", default="neuron,training,inference,memory")
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--tune-peers", action="store_true", help="our allocator setting for all")
+    parser.add_argument("--out", help="JSON file to write")
+    parser.add_argument("--worker", choices=("ours", "peers"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        work(arguments.worker, arguments.threads, arguments.tune_peers)
+        return
+
+    pythons = {"ours": sys.executable}
+    if arguments.peers:
+        pythons["peers"] = str(Path(arguments.peers) / "bin" / "python")
+    rest = ["--threads", str(arguments.threads)] + ["--tune-peers"] * arguments.tune_peers
+    workers = [Worker([p, __file__, "--worker", kind, *rest]) for kind, p in pythons.items()]
+    result = summary(measure(workers, arguments.parts.split(","), arguments.repeats))
+    versions: dict[str, Any] = {}
+    for kind, worker in zip(pythons, workers, strict=True):
+        versions[kind] = worker("versions")
+        worker.close()
+
+    from multispike.environment import environment
+
+    result["environment"] = environment() | {
+        "threads": arguments.threads,
+        "tuned_peers": arguments.tune_peers,
+        "versions": versions,
+    }
+    for name, values in result["cases"].items():
+        print(f"{name:42}", *(f"{value:>9} {unit}" for unit, value in values.items()))
+    for row in result["ratios"]:
+        verdict = "holds" if row["holds"] else "DOES NOT HOLD"
+        print(
+            f"{row['case']} / {row['reference']}: {row['median']} [{row['low']}, {row['high']}],"
+            f" fastest {row['fastest']}, limit {row['limit']}: {verdict}"
+        )
+    if arguments.out:
+        from multispike.files import write_json
+
+        write_json(arguments.out, result)
+
+
+if __name__ == "__main__":
+    main()
