@@ -67,7 +67,7 @@ def test_cifar10dvs_from_its_own_files_to_frames(cifar10dvs, split):
 
 @pytest.mark.parametrize("suffix", [".aedat4", ".npz"])
 def test_cifar10dvs_as_tonic_and_spikingjelly_keep_it(tmp_path, suffix):
-    """Their recordings are upright already; Tonic's lie in a folder of the set's name."""
+    """Their recordings are taken as they are; Tonic's lie in a folder of the set's name."""
     content = FILES["aedat4 lz4"][1] if suffix == ".aedat4" else npz(ramp())
     for number in (100, 50):
         for name in ("cat", "dog"):

@@ -160,8 +160,8 @@ def _find_cifar10dvs(data_dir: Path | None) -> tuple[Path | None, dict[str, dict
 def _read_cifar10dvs(path: Path) -> Sample:
     sample = _read_recording(path, (128, 128))
     if path.suffix == ".aedat":
-        # The camera stood on its side: mirrored at the diagonal, the images are upright, as in
-        # SpikingJelly's and Tonic's files.
+        # The camera stood on its side: mirrored at the diagonal, as SpikingJelly does, the images
+        # are upright. Tonic's files are taken as they are.
         events = sample.events
         events["x"], events["y"] = events["y"].copy(), events["x"].copy()
     return sample
