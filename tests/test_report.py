@@ -108,9 +108,9 @@ def test_graded_against_binary() -> None:
 
 
 def test_a_difference_within_chance_is_no_win() -> None:
-    matrix = [[45, 5], [5, 45]]  # 100 images: a standard error of 3 points each
-    close = said(result("a", 0.90, 1e3, confusion=matrix), result("b", 0.89, 1e3, confusion=matrix))
-    far = said(result("a", 0.90, 1e3, confusion=matrix), result("b", 0.5, 1e3, confusion=matrix))
+    # 100 images: a standard error of 3 points each
+    close = said(result("a", 0.90, 1e3, samples=100), result("b", 0.89, 1e3, samples=100))
+    far = said(result("a", 0.90, 1e3, samples=100), result("b", 0.5, 1e3, samples=100))
     assert "no proof of a difference" in close
     assert "no proof" not in far
     assert "lead together" in said(result("a", 0.9, 1e3), result("b", 0.9, 2e3))

@@ -143,8 +143,23 @@ def energy_by_category(data: Comparison) -> Content:
     summary = f"The largest part of each: {'; '.join(sentences)}."
     return Content(
         legend=_SHARED,
+        tables=[_synops(data)],
         plots=[Plot("Energy per inference by category, µJ", total, summary, table)],
         plot_width=WHOLE_ROW,
+    )
+
+
+def _synops(data: Comparison) -> Table:
+    """Operations as other work counts them."""
+    keys = {
+        "effective_acs": "effective ACs",
+        "effective_macs": "effective MACs",
+        "dense": "dense operations",
+    }
+    return Table(
+        (Column("run"), *(Column(title, ",.0f") for title in keys.values())),
+        [(run["name"], *(run["synops"][key] for key in keys)) for run in data.runs],
+        "Synaptic operations per inference in NeuroBench's convention",
     )
 
 

@@ -49,6 +49,7 @@ CATEGORIES = {
 def energy_table(priced: dict[str, Any]) -> Table:
     """One row a layer, one column a category, µJ per inference, as `profiling.prices` gives it."""
     energy = priced["energy_nj"]
+    decimals = 1 if energy["total"] < 1e6 else 0
     table = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -58,13 +59,13 @@ def energy_table(priced: dict[str, Any]) -> Table:
     table.add_column("layer", "total", no_wrap=True)
     table.add_column("events", justify="right")
     for category, heading in CATEGORIES.items():
-        table.add_column(heading, f"{energy[category] / 1e3:,.1f}", justify="right")
+        table.add_column(heading, f"{energy[category] / 1e3:,.{decimals}f}", justify="right")
     for layer in priced["layers"]:
         parts = layer["energy_nj"]
         table.add_row(
             short_name(layer["name"]),
             f"{layer['events_in']:,.0f}",
-            *(f"{parts[category] / 1e3:,.1f}" for category in CATEGORIES),
+            *(f"{parts[category] / 1e3:,.{decimals}f}" for category in CATEGORIES),
         )
     return table
 
