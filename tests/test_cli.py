@@ -180,6 +180,49 @@ def test_evaluate_repeats_the_result(comparison, tmp_path, capsys):
     assert "with mirror images" in capsys.readouterr().out
 
 
+def test_energy_of_a_run_equals_its_result(comparison, tmp_path, capsys):
+    run = comparison / "multilevel-T1-N4"
+    assert main(["energy", str(run), "--json", str(tmp_path / "out.json")]) == 0
+    priced = json.loads((tmp_path / "out.json").read_text())
+    first = json.loads((run / "result.json").read_text())
+    for key in ("energy_nj", "synops", "layers", "not_counted", "baselines"):
+        assert priced[key] == first[key]
+    printed = capsys.readouterr().out
+    assert "times the SNN" in printed
+    assert "events: measured; fan-out: lemaire; graded event: mac" in printed
+
+
+def test_energy_of_an_architecture(tmp_path, capsys):
+    """The reference figures of the energy model, from the command line (DESIGN 2.7)."""
+    target = tmp_path / "out.json"
+    arguments = ["energy", "vgg16", "--neuron", "relu", "--json", str(target)]
+    assert main([*arguments, "--profile", "castagnetti2025"]) == 0
+    assert json.loads(target.read_text())["energy_nj"]["total"] == pytest.approx(12.9e6, rel=0.01)
+    assert main(arguments) == 0
+    assert json.loads(target.read_text())["energy_nj"]["weights"] == pytest.approx(
+        117.71e6, rel=1e-4
+    )
+    table = capsys.readouterr().out.split("\nevents:")[0]
+    assert max(map(len, table.splitlines())) <= 80
+    assert "…" not in table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("vgg17", "arch: got 'vgg17', nearest: vgg16"),
+        ("vgg16 --profile lemaire", "profile: got 'lemaire'"),
+        ("vgg16 --density 1.5", "density: got 1.5"),
+        ("vgg16 --bits 7", "bits"),
+        ("vgg16 --profile broken.yaml", "broken.yaml"),
+    ],
+)
+def test_bad_energy_requests_are_one_line(arguments, expected, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.yaml").write_text("name: x\n")
+    assert expected in refused(capsys, "energy", *arguments.split())
+
+
 def test_train_refuses_a_used_folder(comparison, capsys):
     folder = str(comparison / "ann")
     assert "allowed: another folder, or --resume, or --overwrite" in refused(

@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "multispike"
 
 LAYERS = [
-    {"errors", "files"},
+    {"errors", "files", "allocator"},
     {"records"},
     {"energy"},
     {"surrogate", "kernels"},
