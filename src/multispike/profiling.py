@@ -43,7 +43,7 @@ def profile(
     >>> import torch
     >>> loader = [(torch.rand(2, 4), torch.tensor([0, 1]))]
     >>> round(profile(nn.Linear(4, 3), loader, "lemaire2022").total_nj, 3)
-    0.331
+    0.33
     """
     activity = record_activity(model, loader, max_batches=max_batches)
     return _priced(activity, energy, bits, fanout, graded_op)

@@ -1,0 +1,187 @@
+"""Recorded activity: one evaluation pass, and what every layer read and sent during it.
+
+`record_activity` works on any `nn.Module`: our networks, plain PyTorch, and models with neurons of
+other libraries, which are recognised by their output. What it assumes:
+
+- Batch normalisation behind a convolution or linear layer, also with a pooling between, is folded
+  into it (a max-pooling commutes with a positive scale; a negative one turns it into a minimum).
+- Constant factors, copies, reshapes and means of potentials over time cost nothing.
+- ReLUs are free, other activation functions are named in `not_counted`.
+- The first axis of stacked timesteps is time, [T, B, ...] or [T*B, ...].
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from multispike.activity.recorder import Recorder
+from multispike.activity.result import Activity, ResidualSum, SpikeLayer
+from multispike.activity.summary import summarise
+from multispike.errors import InputError, invalid
+
+__all__ = ["Activity", "ResidualSum", "SpikeLayer", "record_activity"]
+
+
+def record_activity(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    max_batches: int | None = None,
+    confusion: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Activity:
+    """Run `model` once over `loader` and record what every layer read and sent.
+
+    Args:
+        model: maps inputs to logits [B, classes] (or [T, B, classes], added up over time). It is
+            put into evaluation mode and back; hooks are there during the pass only. Modules that
+            keep state are reset before every batch by their own `reset()` or `reset_mem()`.
+        loader: batches (inputs, targets), inputs [B, C, H, W] or event frames [T, B, C, H, W].
+        max_batches: stop after so many.
+        confusion: also count predictions by target.
+        progress: called with (batches, samples) after each batch.
+
+    Raises:
+        InputError: an empty loader, a batch that is not (inputs, targets), a forward that fails
+            (which batch, why), NaN or infinite values (which layer), a model without layers.
+
+    >>> layer = nn.Linear(4, 2, bias=False)
+    >>> activity = record_activity(layer, [(torch.eye(4), torch.zeros(4, dtype=torch.long))])
+    >>> activity.records[0].events_in, activity.records[0].taps_in
+    (1.0, 1.0)
+    """
+    if max_batches is not None and max_batches < 1:
+        raise invalid("max_batches", max_batches, "an integer >= 1, or None")
+    model = getattr(model, "_orig_mod", model)  # a compiled module calls no hooks
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    recorder = Recorder(model)
+    trace = recorder.trace
+    samples, score = 0, Score(confusion)
+    with torch.no_grad(), _evaluating(model), _uncompiled(model), recorder.hooks():
+        for index, batch in enumerate(loader):
+            if index == max_batches:
+                break
+            inputs, targets = _unpacked(batch)
+            _reset(model)
+            logits = _forward(model, recorder, inputs.to(device), len(targets), index)
+            score.add(_summed(logits), targets.to(device))
+            samples += len(targets)
+            if progress is not None:
+                progress(index + 1, samples)
+        _reset(model)
+    if not samples:
+        raise invalid("loader", "no batches", "at least one batch (inputs, targets)")
+    activity = summarise(
+        trace.nodes.values(), trace.notes, samples, score.accuracy, score.loss, score.confusion
+    )
+    if not activity.records:
+        raise invalid("model", type(model).__name__, "a module with layers that PyTorch runs")
+    return activity
+
+
+def _forward(model: nn.Module, recorder: Recorder, inputs: Tensor, samples: int, index: int) -> Any:
+    """Logits of one batch, under the eyes of `recorder`."""
+    inputs = recorder.start(inputs, samples)
+    try:
+        with recorder:
+            logits = model(inputs)
+    except Exception as error:
+        first = str(error).strip().split("\n")[0]
+        raise InputError(
+            f"model: forward failed on batch {index}, inputs {list(inputs.shape)}:"
+            f" {type(error).__name__}: {first}"
+        ) from error
+    if (total := _summed(logits)) is not None:
+        recorder.trace.check("outputs", total.sum())
+    broken = recorder.trace.broken()
+    if broken is not None:
+        raise invalid(broken, f"NaN or infinite values in batch {index}", "finite numbers")
+    return logits
+
+
+class Score:
+    """Right predictions, cross-entropy, and on request the confusion matrix."""
+
+    def __init__(self, confusion: bool) -> None:
+        self._wanted = confusion
+        self._right = self._seen = 0
+        self._loss = 0.0
+        self.confusion: Tensor | None = None
+
+    def add(self, logits: Tensor | None, targets: Tensor) -> None:
+        """Logits [B, classes] and class indices [B]; anything else has no accuracy."""
+        classes = targets.dim() == 1 and not targets.is_floating_point()
+        if logits is None or not classes or logits.shape[:-1] != targets.shape:
+            return
+        predictions, size = logits.argmax(1), logits.shape[1]
+        self._seen += len(targets)
+        self._right += int((predictions == targets).sum())
+        self._loss += nn.functional.cross_entropy(logits, targets, reduction="sum").item()
+        if self._wanted:
+            pairs = torch.bincount(targets * size + predictions, minlength=size * size)
+            table = pairs.view(size, size).cpu()
+            self.confusion = table if self.confusion is None else self.confusion + table
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of right predictions."""
+        return self._right / self._seen if self._seen else None
+
+    @property
+    def loss(self) -> float | None:
+        """Mean cross-entropy."""
+        return self._loss / self._seen if self._seen else None
+
+
+def _unpacked(batch: Any) -> tuple[Tensor, Tensor]:
+    pair = isinstance(batch, (tuple, list)) and len(batch) == 2
+    if not pair or not all(isinstance(part, Tensor) for part in batch):
+        raise invalid("loader", type(batch).__name__, "batches (inputs, targets) of tensors")
+    if not len(batch[1]):
+        raise invalid("loader", "a batch of no targets", "at least one sample a batch")
+    return batch[0], batch[1]
+
+
+def _summed(output: Any) -> Tensor | None:
+    """[B, classes] of an output, of its first part, or summed over time."""
+    if isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    if not isinstance(output, Tensor):
+        return None
+    return output.sum(0) if output.dim() == 3 else output
+
+
+def _reset(model: nn.Module) -> None:
+    """Reset neurons that keep state (SpikingJelly: `reset`, snnTorch: `reset_mem`)."""
+    for module in model.modules():
+        if hasattr(module, "compute"):  # a metric, which has a reset() too
+            continue
+        for name in ("reset", "reset_mem"):
+            if callable(reset := getattr(module, name, None)):
+                reset()
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards every module is in the mode that it was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _uncompiled(model: nn.Module) -> Any:
+    """Run compiled modules eagerly: a graph shows neither operations nor hooks."""
+    compiled = any(getattr(m, "_compiled_call_impl", None) is not None for m in model.modules())
+    if compiled or "torch._dynamo" in sys.modules:
+        return torch.compiler.set_stance("force_eager")
+    return nullcontext()

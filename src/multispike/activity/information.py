@@ -1,0 +1,232 @@
+"""How much a spike tells: entropy of the levels, levels in use, error against the ReLU.
+
+A neuron stands for a ReLU: what it sends, decoded, approximates max(x, 0) of its mean input x, and
+can't exceed V_th, so the error against the clipped ReLU min(max(x, 0), V_th) is that of the code
+alone. Both are given, as root mean squares in units of V_th.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from multispike.activity import Activity, record_activity
+from multispike.activity.recorder import own_grid
+from multispike.activity.result import SpikeLayer
+from multispike.errors import invalid
+from multispike.neurons import MultiLevelIF
+
+
+@dataclass(frozen=True)
+class LayerInformation:
+    """What the neurons of one layer tell per inference, taken as draws of one distribution."""
+
+    name: str
+    timesteps: int
+    levels: int
+    neurons: int
+    events: float
+    """Per inference, of the whole layer."""
+    bits_per_step: float
+    """Entropy of z at one timestep, per neuron."""
+    bits: float | None
+    """Entropy of the levels added up over time, per neuron: the most the next layer can learn
+    from the decoded value. None where timesteps came one by one (T times `bits_per_step` is a
+    bound)."""
+    levels_used: float
+    """Share of 0..N that occurs."""
+    error_relu: float | None = None
+    """RMS of decoded output minus ReLU of the mean input, in V_th; None where not measured."""
+    error_clipped: float | None = None
+    """The same against the ReLU clipped at V_th."""
+
+    @property
+    def bits_per_event(self) -> float | None:
+        """What one event buys; None without events or without `bits`."""
+        if self.bits is None or not self.events:
+            return None
+        return self.bits * self.neurons / self.events
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers."""
+        return {**asdict(self), "bits_per_event": self.bits_per_event}
+
+
+def entropy(counts: Sequence[float]) -> float:
+    """Shannon entropy, in bits, of how often each value occurs.
+
+    >>> entropy([2, 1, 1]), entropy([5, 0])
+    (1.5, 0.0)
+    """
+    total = sum(counts)
+    shares = [count / total for count in counts if count > 0]
+    return sum(-share * math.log2(share) for share in shares) + 0.0
+
+
+def information(activity: Activity) -> tuple[LayerInformation, ...]:
+    """Entropies of all neuron layers of a recorded pass (sums and ReLUs have none)."""
+    return tuple(
+        _of_layer(layer) for layer in activity.neurons if layer.histogram and layer.path != "sum"
+    )
+
+
+def _of_layer(layer: SpikeLayer) -> LayerInformation:
+    return LayerInformation(
+        name=layer.name,
+        timesteps=layer.timesteps,
+        levels=layer.levels,
+        neurons=layer.neurons,
+        events=layer.events,
+        bits_per_step=entropy(layer.histogram),
+        bits=entropy(layer.decoded) if layer.decoded else None,
+        levels_used=sum(count > 0 for count in layer.histogram) / (layer.levels + 1),
+    )
+
+
+def record_information(
+    model: nn.Module, loader: Iterable[Any], *, max_batches: int | None = None
+) -> tuple[LayerInformation, ...]:
+    """`information` of a pass over `loader`, with the errors of our neurons on their real inputs.
+
+    Slower than `record_activity`: every neuron's input is read several times. Arguments and
+    errors are those of `record_activity`.
+    """
+    errors: dict[str, _Errors] = {}
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            if isinstance(module, MultiLevelIF):
+                errors[name] = _Errors(module)
+                stack.callback(module.register_forward_hook(errors[name].add).remove)
+        layers = information(record_activity(model, loader, max_batches=max_batches))
+    # A layer is named after its neuron, or after the module that wraps it.
+    found = {name.removesuffix(".neuron"): error for name, error in errors.items()} | errors
+    return tuple(
+        replace(layer, error_relu=error.relu, error_clipped=error.clipped)
+        if (error := found.get(layer.name)) is not None
+        else layer
+        for layer in layers
+    )
+
+
+class _Errors:
+    """Sums of squared differences between a neuron's decoded output and what it stands for."""
+
+    def __init__(self, neuron: MultiLevelIF) -> None:
+        self._neuron = neuron
+        self._count = 0
+        self._relu = self._clipped = 0.0
+
+    def add(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        """A forward hook: inputs and spikes [T, B, ...]."""
+        grid = own_grid(self._neuron)
+        threshold = torch.as_tensor(grid.unit(args[0].shape[2:])) * grid.levels
+        threshold = threshold.to(args[0])
+        mean, decoded = args[0].mean(0) / threshold, output.mean(0) / threshold
+        self._count += mean.numel()
+        self._relu += _squares(decoded - mean.clamp(min=0))
+        self._clipped += _squares(decoded - mean.clamp(0, 1))
+
+    @property
+    def relu(self) -> float:
+        """RMS error against the ReLU."""
+        return math.sqrt(self._relu / self._count)
+
+    @property
+    def clipped(self) -> float:
+        """RMS error against the clipped ReLU."""
+        return math.sqrt(self._clipped / self._count)
+
+
+def _squares(x: Tensor) -> float:
+    return x.double().square().sum().item()
+
+
+@dataclass(frozen=True)
+class CodeQuality:
+    """One code (T, N) for inputs that change from timestep to timestep."""
+
+    timesteps: int
+    levels: int
+    jitter: float
+    error_relu: float
+    """RMS of decoded output minus ReLU of the mean input, in V_th."""
+    error_clipped: float
+    """The same against the ReLU clipped at V_th."""
+    bits: float
+    """Entropy of the decoded output, per neuron; what jitter adds to it tells nothing of m."""
+    events: float
+    """Per neuron and inference."""
+
+    @property
+    def bits_per_event(self) -> float:
+        """What one event buys."""
+        return self.bits / self.events if self.events else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers."""
+        return {**asdict(self), "bits_per_event": self.bits_per_event}
+
+
+@torch.no_grad()
+def quantisation_study(
+    product: int,
+    jitters: Sequence[float] = (0.0, 0.5, 1.0),
+    *,
+    spread: float = 0.6,
+    v_init: float = 0.0,
+    samples: int = 20_000,
+    seed: int = 0,
+) -> tuple[CodeQuality, ...]:
+    """All codes with N*T = `product`, for neurons alone (V_th = 1).
+
+    Inputs are x[t] = m + e[t]: m ~ N(0, spread²) is the mean of the inference, e[t] ~ N(0,
+    (jitter*spread)²) changes from step to step and has mean 0 over them, so that every code is
+    asked for the same max(m, 0). Constant inputs (jitter 0) are decoded alike by all codes
+    (DESIGN 2.2). With jitter, spikes that come before a negative input can't be taken back and
+    what exceeds V_th at one step is late: timesteps then cost accuracy as well as events.
+
+    Raises:
+        InputError: product below 1, negative jitter or spread.
+
+    >>> codes = quantisation_study(4, [1.0])
+    >>> [(code.timesteps, code.levels) for code in codes]
+    [(1, 4), (2, 2), (4, 1)]
+    >>> all(codes[0].error_clipped < code.error_clipped for code in codes[1:])
+    True
+    """
+    if product < 1:
+        raise invalid("product", product, "an integer >= 1")
+    if spread <= 0 or min(jitters, default=0.0) < 0:
+        raise invalid("jitters, spread", (jitters, spread), "numbers >= 0, and a spread > 0")
+    random = torch.Generator().manual_seed(seed)
+    mean = spread * torch.randn(samples, generator=random, dtype=torch.float64)
+    noise = torch.randn(product, samples, generator=random, dtype=torch.float64)
+    codes = [(t, product // t) for t in range(1, product + 1) if product % t == 0]
+    return tuple(
+        _quality(mean, spread * jitter * (noise[:t] - noise[:t].mean(0)), levels, v_init, jitter)
+        for jitter in jitters
+        for t, levels in codes
+    )
+
+
+def _quality(mean: Tensor, noise: Tensor, levels: int, v_init: float, jitter: float) -> CodeQuality:
+    """Inputs mean [samples] + noise [T, samples] to one neuron each."""
+    spikes = MultiLevelIF(levels, v_init=v_init)((mean + noise)[:, None])[:, 0]
+    timesteps = len(spikes)
+    decoded = spikes.mean(0)
+    levels_sent = (spikes.sum(0) * levels).round().long()
+    return CodeQuality(
+        timesteps,
+        levels,
+        jitter,
+        math.sqrt(_squares(decoded - mean.clamp(min=0)) / len(mean)),
+        math.sqrt(_squares(decoded - mean.clamp(0, 1)) / len(mean)),
+        entropy(torch.bincount(levels_sent).tolist()),
+        (spikes > 0).sum().item() / len(mean),
+    )

@@ -1,0 +1,199 @@
+"""The pass itself: a `TorchFunctionMode` sees every operation, module hooks say where it happens.
+
+A neuron is a module without weights whose output is whole steps; what happens inside it is its own
+business. Operations outside are counted by the rules of `operations`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import activation, batchnorm, conv, normalization, pooling, rnn, sparse
+from torch.overrides import TorchFunctionMode
+
+from multispike.activity.graph import Node, Source
+from multispike.activity.operations import RULES
+from multispike.activity.statistics import Grid
+from multispike.activity.tally import Signal, decoded_levels, longer_plus
+from multispike.activity.trace import Frame, Trace, is_function
+from multispike.neurons import MIN_THRESHOLD, MultiLevelIF
+
+_LAYERS = (
+    conv._ConvNd,
+    nn.Linear,
+    nn.Bilinear,
+    batchnorm._NormBase,
+    normalization.LayerNorm,
+    normalization.GroupNorm,
+    normalization.LocalResponseNorm,
+    nn.RMSNorm,
+    pooling._MaxPoolNd,
+    pooling._AvgPoolNd,
+    pooling._AdaptiveAvgPoolNd,
+    pooling._AdaptiveMaxPoolNd,
+    pooling._LPPoolNd,
+    rnn.RNNBase,
+    rnn.RNNCellBase,
+    sparse.Embedding,
+    activation.MultiheadAttention,
+)
+"""A module that contains one of these is not a neuron."""
+
+
+class Recorder(TorchFunctionMode):
+    """Fills a `Trace` while a model runs under it, `with recorder: model(inputs)`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.trace = Trace()
+        self._root = model
+        self._muted = 0
+
+    def start(self, inputs: Tensor, samples: int) -> Tensor:
+        """Begin a batch; see `Trace.start`."""
+        self._muted = 0
+        return self.trace.start(inputs, samples)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self._muted:
+            return func(*args, **kwargs)
+        operation = getattr(func, "__name__", "")
+        rule, run = RULES.get(operation), partial(func, *args, **kwargs)
+        if rule is not None:
+            return rule(self.trace, run, *args, **kwargs)
+        return self.trace.unknown(operation, run, *args, *kwargs.values())
+
+    @contextmanager
+    def hooks(self) -> Iterator[None]:
+        """Hooks on every module, removed at the end whatever happens."""
+        handles = []
+        try:
+            for name, module in self._root.named_modules():
+                frame = partial(Frame, module, name)
+                handles += [
+                    module.register_forward_pre_hook(partial(self._enter, frame), with_kwargs=True),
+                    module.register_forward_hook(self._leave),
+                ]
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _enter(self, frame: Callable[[], Frame], module: nn.Module, args: Any, kwargs: Any) -> None:
+        entered = frame()
+        values = (*args, *kwargs.values())
+        carried = [signal for value in values if (signal := self.trace.signal(value)) is not None]
+        fed = [signal for signal in carried if not is_function(signal.node)]
+        known = {signal.node for signal in fed}
+        entered.source = next(iter([*fed, *carried]), None)
+        if isinstance(module, MultiLevelIF):
+            self._muted += 1
+        elif module is not self._root and not self.trace.atomic and len(known) <= 1:
+            entered.atomic = _weightless(module)
+        self.trace.frames.append(entered)
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        while self.trace.frames and self.trace.frames[-1].module is not module:
+            self.trace.frames.pop()  # modules that an exception left
+        if not self.trace.frames:
+            return
+        frame = self.trace.frames[-1]
+        muted, self._muted = self._muted, self._muted + 1
+        if isinstance(module, MultiLevelIF):
+            muted -= 1
+            self._own_neuron(frame, module, output)
+        elif module is not self._root and not any(outer.atomic for outer in self.trace.frames[:-1]):
+            self._foreign(frame, output)
+        self._muted = muted
+        self.trace.frames.pop()
+
+    def _own_neuron(self, frame: Frame, module: MultiLevelIF, output: Tensor) -> None:
+        """Output [T, B, ...] of our neuron: the grid is known."""
+        outer = next((outer for outer in self.trace.frames if outer.atomic), frame)
+        self._neuron(outer.name, frame.source, output, 0, lambda name, inputs: Source(
+            name, inputs, grid=own_grid(module), leak=module.spec.beta != 1
+        ))  # fmt: skip
+
+    def _foreign(self, frame: Frame, output: Any) -> None:
+        """The output of a module, if no rule explains it: spikes, or an unknown function."""
+        outputs = output if isinstance(output, (tuple, list)) else (output,)
+        tensors = [x for x in outputs if isinstance(x, Tensor) and x.is_floating_point()]
+        for index, x in enumerate(tensors):
+            signal = self.trace.signal(x)
+            if (signal is not None and not is_function(signal.node)) or not x.numel():
+                break
+            source = signal if frame.source is None or not frame.atomic else frame.source
+            neuron = self._neuron(
+                frame.name, source, x, index,
+                lambda name, inputs: Source(name, inputs, leak=_leaks(frame.module)),
+            )  # fmt: skip
+            if neuron.carries == "spikes":
+                return
+            if signal is None:
+                kind = type(frame.module).__name__
+                self.trace.notes[f"{kind} at {frame.name}: what it computes was not seen"] = None
+        self.trace.notes.update(dict.fromkeys(frame.notes))
+
+    def _neuron(
+        self,
+        name: str,
+        source: Signal | None,
+        output: Tensor,
+        index: int,
+        make: Callable[[str, tuple[Node, ...]], Source],
+    ) -> Source:
+        """The neuron layer `name` sends `output`."""
+        inputs = () if source is None else (source.node,)
+        key = (name, "neuron", index, inputs)
+        neuron = self.trace.place(key, name, lambda name: make(name, inputs), inputs)
+        self.trace.learn(neuron, output)
+        if neuron.carries == "analog":
+            self.trace.tag(output, Signal(neuron))
+            return neuron
+        # The layer knows the shape of one row; [T, B, F] and [B, C, L] look alike.
+        layer = neuron.integrates
+        neuron.shape = self.trace.row_shape(output, layer or (inputs[0] if inputs else neuron))
+        self.trace.sent(neuron, output, output, neuron.shape)
+        steps = output.numel() // math.prod(neuron.shape) // self.trace.batch
+        if neuron.grid is not None and steps > 1:
+            decoded = decoded_levels(output, neuron.shape, steps, neuron.grid)
+            if decoded is not None:
+                neuron.decoded = longer_plus(neuron.decoded, decoded)
+        return neuron
+
+
+def _weightless(module: nn.Module) -> bool:
+    """Whether a module may be a neuron: no layers inside, no parameters but one per channel."""
+    vectors = all(sum(size > 1 for size in p.shape) <= 1 for p in module.parameters())
+    return vectors and not any(isinstance(part, _LAYERS) for part in module.modules())
+
+
+def own_grid(module: MultiLevelIF) -> Grid:
+    """The values that our neuron can send."""
+    threshold = module.threshold
+    if not isinstance(threshold, Tensor):
+        return Grid(threshold / module.levels, module.levels)
+    threshold = threshold.detach().clamp_min(MIN_THRESHOLD).double().cpu()
+    if threshold.dim() == 0:
+        return Grid(threshold.item() / module.levels, module.levels)
+    return Grid(1 / module.levels, module.levels, threshold)
+
+
+def _leaks(module: nn.Module) -> bool:
+    """By the usual names: `beta` below 1 (snnTorch), `tau` or its logit `w` (SpikingJelly)."""
+    for part in module.modules():
+        beta = getattr(part, "beta", None)
+        if isinstance(beta, (float, Tensor)) and bool((torch.as_tensor(beta) != 1).any()):
+            return True
+        if hasattr(part, "tau") or isinstance(getattr(part, "w", None), Tensor):
+            return True
+    return False

@@ -1,0 +1,203 @@
+"""How often each level occurs in a spike tensor, counted exactly and in few passes over memory.
+
+Reading floats costs most, and `count_nonzero`, `unique` and `bincount` many times a plain sum. So
+the levels are written once as bytes; minima and sums of bytes, eight to a machine word, are cheap.
+The sums of min(z, k) for k = 1..N are the events (k = 1) and the amplitude (k = N); their
+differences are the histogram.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+BYTE_LEVELS = 31
+"""Up to this many levels are counted as bytes: sums of at least 8 rows fit into one."""
+MAX_LEVELS = 255
+"""More levels than this are taken for analog values."""
+_SAMPLE = 65536  # elements looked at before a tensor is searched for a step
+_CHUNK = 2**19  # elements whose floats stay in the cache between two operations
+_TOLERANCE = 1e-3  # of a step: float sums of steps, not other values
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The values that a spike tensor can hold: step * channel[c] * {0..levels}.
+
+    `channel`, float64 [C], is there where thresholds differ from channel to channel.
+    """
+
+    step: float
+    levels: int
+    channel: Tensor | None = None
+
+    def unit(self, shape: tuple[int, ...]) -> float | Tensor:
+        """One step, broadcastable against a tensor [..., *shape]."""
+        if self.channel is None:
+            return self.step
+        channels = self.channel.numel()
+        if len(shape) == 1 and shape[0] % channels == 0:  # [C, H, W] flattened
+            return self.step * self.channel.repeat_interleave(shape[0] // channels)
+        return self.step * self.channel.view(-1, *[1] * (len(shape) - 1))
+
+    def scaled(self, factor: float | Tensor, levels: int) -> Grid:
+        """The same steps times a positive factor (a number, or one per channel)."""
+        if isinstance(factor, Tensor):
+            channel = factor.double().cpu().flatten()
+            return replace(self, levels=levels, channel=channel * _channels(self, channel))
+        return replace(self, step=self.step * factor, levels=levels)
+
+    def times(self, other: Grid) -> Grid:
+        """Products of values of both."""
+        channel = None
+        if self.channel is not None or other.channel is not None:
+            channel = _channels(self, other.channel) * _channels(other, self.channel)
+        return Grid(self.step * other.step, self.levels * other.levels, channel)
+
+    def aligned(self, other: Grid) -> bool:
+        """Whether sums of values of both are whole steps again."""
+        if not math.isclose(self.step, other.step, rel_tol=1e-6):
+            return False
+        if self.channel is None or other.channel is None:
+            return self.channel is other.channel
+        return torch.equal(self.channel, other.channel)
+
+
+def _channels(grid: Grid, like: Tensor | None) -> Tensor:
+    if grid.channel is not None:
+        return grid.channel
+    assert like is not None
+    return torch.ones_like(like)
+
+
+@dataclass
+class Stats:
+    """What one tensor [rows, *shape] holds, over rows and channels; float64 on the CPU.
+
+    events: non-zeros at each position, [H, W], or one number for a shape (F,).
+    amplitude: the same, weighted by value (levels times step); None for analog values.
+    histogram: elements at each level 0..levels; None for analog values and for many levels.
+    top: the largest level.
+    """
+
+    shape: tuple[int, ...]
+    elements: int
+    events: Tensor
+    amplitude: Tensor | None = None
+    histogram: Tensor | None = None
+    top: int = 0
+
+
+def measure(x: Tensor, shape: tuple[int, ...], grid: Grid | None) -> Stats:
+    """Statistics of x [..., *shape]; of analog values where `grid` is None.
+
+    >>> stats = measure(torch.tensor([[0.0, 0.5, 1.0]]), (3,), Grid(0.5, 2))
+    >>> stats.events.item(), stats.amplitude.item(), stats.histogram.tolist(), stats.top
+    (2.0, 1.5, [1.0, 1.0, 1.0], 2)
+    """
+    rows, elements = x.reshape(-1, *shape), x.numel()
+    if grid is None:
+        return Stats(shape, elements, _sum(nonzeros(rows)).sum(0))
+    unit, top = grid.unit(shape), 0
+    if grid.levels == 1:
+        sums = [_in_levels(_sum(rows), unit)]
+    elif grid.levels <= BYTE_LEVELS:
+        sums = _byte_sums(rows, unit, grid.levels)
+    else:
+        amplitude = _in_levels(_sum(rows), unit)
+        largest = torch.nan_to_num(rows.amax(0).cpu().double() / unit)
+        events = _sum(nonzeros(rows)).sum(0)
+        top = round(largest.max().item())
+        return Stats(shape, elements, events, amplitude.sum(0) * grid.step, None, top)
+    totals = torch.stack([part.sum() for part in sums])
+    reached = totals.diff(prepend=totals.new_zeros(1))  # elements at level k or above, k = 1..N
+    at = reached.diff(append=totals.new_zeros(1)).neg()
+    histogram = torch.cat([elements - reached[:1], at])
+    top = int((reached > 0).sum())
+    return Stats(shape, elements, sums[0].sum(0), sums[-1].sum(0) * grid.step, histogram, top)
+
+
+def nonzeros(x: Tensor) -> Tensor:
+    """1 where x is not zero, else 0, in x's dtype (summing booleans is ten times slower)."""
+    return torch.ne(x, 0, out=torch.empty_like(x))
+
+
+def _sum(rows: Tensor) -> Tensor:
+    """Sum over the first axis, at least in float32, handed over as float64 on the CPU."""
+    narrow = rows.dtype in (torch.float16, torch.bfloat16)
+    return rows.sum(0, dtype=torch.float32 if narrow else None).cpu().double()
+
+
+def _in_levels(total: Tensor, unit: float | Tensor) -> Tensor:
+    """A sum of levels as whole numbers, exact while one position gets less than 10^6 a batch."""
+    return torch.nan_to_num(total / unit).round()
+
+
+def _byte_sums(rows: Tensor, unit: float | Tensor, levels: int) -> list[Tensor]:
+    """Sums of min(z, k) over the first axis, k = 1..levels, each of the shape of one row."""
+    order = sorted(range(1, rows.dim()), key=lambda axis: -rows.stride(axis))
+    laid_out = rows.permute(0, *order)  # as in memory: channels_last has channels innermost
+    shape = laid_out.shape[1:]
+    size = math.prod(shape)
+    few = max(1, _CHUNK // size)
+    codes = torch.zeros if size % 8 else torch.empty  # whole words a row
+    z = codes((len(rows), -(-size // 8) * 8), dtype=torch.uint8, device=rows.device)
+    planes = z[:, :size].view(laid_out.shape)
+    for part, target in zip(laid_out.split(few), planes.split(few), strict=True):
+        target.copy_(_rounded_up_half(part, unit, order))
+    sums = []
+    for k in range(1, levels + 1):
+        bounded = z.clamp(max=k) if k < levels else z
+        words = bounded.view(torch.int64)
+        # Bytes may not overflow into their neighbours; the sum is bytes again.
+        parts = [part.sum(0).view(torch.uint8) for part in words.split(255 // k)]
+        total = torch.stack(parts).sum(0, dtype=torch.int64)[:size].view(shape)
+        back = [order.index(axis) for axis in range(1, rows.dim())]
+        sums.append(total.permute(back).cpu().double())
+    return sums
+
+
+def _rounded_up_half(x: Tensor, unit: float | Tensor, order: list[int]) -> Tensor:
+    """x in levels plus one half: what truncates to the nearest level."""
+    if isinstance(unit, Tensor):
+        unit = unit.to(x.device, x.dtype)
+        if unit.dim() > 1:
+            unit = unit.permute([axis - 1 for axis in order])
+        return x / unit + 0.5
+    return torch.add(x.new_tensor(0.5), x, alpha=1 / unit)
+
+
+def find_grid(x: Tensor) -> Grid | None:
+    """The step and largest level of x, or None where x is not {0..N} times one step.
+
+    x must be non-negative and have a non-zero. Only what is there can be found: a step is a
+    multiple of the true one where x holds even levels only.
+
+    >>> find_grid(torch.tensor([0.0, 1.0, 1.5]))
+    Grid(step=0.5, levels=3, channel=None)
+    >>> find_grid(torch.tensor([0.0, 1.0, 1.41])) is None
+    True
+    """
+    flat = x.detach().flatten().float()
+    sample = flat[:: max(1, flat.numel() // _SAMPLE)]
+    if sample.unique().numel() > MAX_LEVELS + 1:
+        return None
+    top = flat.max().item()
+    least = torch.where(flat > 0, flat, math.inf).min().item()
+    for divisor in range(1, 9):  # 2 and 3 steps are seen before 1
+        step = least / divisor
+        levels = round(top / step)
+        if levels > MAX_LEVELS:
+            return None
+        if on_grid(flat, step):
+            return Grid(top / levels, levels)
+    return None
+
+
+def on_grid(x: Tensor, step: float) -> bool:
+    """Whether all of x are whole multiples of `step`, up to rounding."""
+    z = x / step
+    return bool((z - z.round()).abs().max() < _TOLERANCE)

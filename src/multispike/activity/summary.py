@@ -1,0 +1,281 @@
+"""From the nodes of a finished pass to its result: means per inference, paths, records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+from multispike.activity.graph import Activation, Layer, Node, Pool, Source, Sum, Through
+from multispike.activity.result import Activity, Path, ResidualSum, SpikeLayer
+from multispike.activity.tally import Tally
+from multispike.records import InputKind, LayerRecord, Shortcut
+
+
+def summarise(
+    nodes: Iterable[Node],
+    notes: Iterable[str],
+    samples: int,
+    accuracy: float | None,
+    loss: float | None,
+    confusion: Tensor | None,
+) -> Activity:
+    """The result of a pass over `samples` samples."""
+    nodes, lines = list(nodes), dict.fromkeys(notes)
+    followers = _followers(nodes, samples, lines)
+    layers = [node for node in nodes if isinstance(node, Layer)]
+    rows = [_row(n, n.out, _path(n), samples) for n in nodes if _sends(n, followers)]
+    return Activity(
+        records=tuple(_record(layer, followers.get(layer), samples) for layer in layers),
+        neurons=tuple(rows),
+        sums=tuple(_residual(node, samples) for node in layers if isinstance(node, Sum)),
+        samples=samples,
+        accuracy=accuracy,
+        loss=loss,
+        not_counted=tuple(lines),
+        confusion=None if confusion is None else tuple(map(tuple, confusion.tolist())),
+    )
+
+
+# --- neurons and sums ---------------------------------------------------------------------------
+
+
+def _followers(nodes: Iterable[Node], samples: int, lines: dict[str, None]) -> dict[Layer, Source]:
+    """The neurons behind each layer; those that can't be part of a record are noted."""
+    followers: dict[Layer, Source] = {}
+    for node in nodes:
+        if not (isinstance(node, Source) and _is_neuron(node)):
+            continue
+        layer, why = node.integrates, None
+        if layer is None:
+            why = "no layer here computes its input"
+        elif layer in followers:
+            why = f"{followers[layer].name} already follows {layer.name}"
+        elif _steps(node, samples) != _steps(layer, samples) > 1:
+            why = f"runs more or less often than {layer.name}"
+        else:
+            followers[layer] = node
+        if why:
+            lines[f"neuron at {node.name}: {why}; only its events are counted"] = None
+    return followers
+
+
+def _is_neuron(source: Source) -> bool:
+    return source.what != "input" and _spikes(source) and source.out.elements > 0
+
+
+def _sends(node: Any, followers: dict[Layer, Source]) -> bool:
+    """Whether a node is a row of the table of what is sent."""
+    if isinstance(node, Sum):
+        return node.carries == "spikes" and node not in followers
+    return isinstance(node, Activation) or (isinstance(node, Source) and _is_neuron(node))
+
+
+def _path(node: Node) -> Path:
+    if isinstance(node, Sum):
+        return "sum"
+    ends = [
+        isinstance(reader, Sum) and reader.inputs[reader.direct] is not read
+        for read, reader in _readers(node)
+    ]
+    return "shortcut" if ends and all(ends) else "direct"
+
+
+def _readers(node: Node) -> list[tuple[Node, Node]]:
+    """(what is read, who reads it), looking through what costs nothing."""
+    pairs = []
+    for reader in node.readers:
+        pairs += _readers(reader) if isinstance(reader, Through) else [(node, reader)]
+    return pairs
+
+
+def _row(node: Any, tally: Tally, path: Path, samples: int) -> SpikeLayer:
+    """`node`, as far as it was added to `tally`."""
+    steps, spikes = _whole(tally.elements / samples / math.prod(node.shape)), _spikes(node)
+    levels = _levels(node)
+    histogram = _histogram(tally.histogram, tally, levels, samples) if spikes else ()
+    decoded = histogram if steps == 1 else ()
+    if isinstance(node, Source) and node.decoded is not None:
+        decoded = _histogram(node.decoded, tally, levels * steps, samples, steps)
+    return SpikeLayer(
+        name=_origin(node).name,
+        path=path,
+        shape=node.shape,
+        timesteps=steps,
+        levels=levels,
+        events=_sum(tally.events) / samples,
+        amplitude=_amplitude(node, tally) / samples,
+        max_level=_top(node, tally),
+        histogram=histogram,
+        decoded=decoded,
+    )
+
+
+def _origin(node: Node) -> Node:
+    """What is read, looking through what costs nothing (V_th of AND and IAND)."""
+    while isinstance(node, Through) and len(node.inputs) == 1:
+        node = node.inputs[0]
+    return node
+
+
+def _histogram(
+    counted: Tensor | None, tally: Tally, levels: int, samples: int, steps: int = 1
+) -> tuple[float, ...]:
+    """Means at 0..levels: what was not counted above zero is zero."""
+    if counted is None and _sum(tally.events):
+        return ()
+    above = [] if counted is None else counted.tolist()[1 : levels + 1]
+    above += [0.0] * (levels - len(above))
+    return tuple(count / samples for count in [tally.elements / steps - sum(above), *above])
+
+
+def _residual(node: Sum, samples: int) -> ResidualSum:
+    rows: list[SpikeLayer | None] = [
+        _row(source, port, path, samples) if _spikes(source) else None
+        for source, port, path in zip(node.inputs, node.ports, _paths(node), strict=True)
+    ]
+    total = _row(node, node.out, "sum", samples) if _spikes(node) else None
+    return ResidualSum(node.name, rows[node.direct], rows[1 - node.direct], total)
+
+
+def _paths(node: Sum) -> tuple[Path, Path]:
+    return ("shortcut", "direct") if node.direct else ("direct", "shortcut")
+
+
+# --- records ------------------------------------------------------------------------------------
+
+
+def _record(layer: Layer, neuron: Source | None, samples: int) -> LayerRecord:
+    """The layer as the energy model reads it."""
+    window, first = layer.window, _first(layer)
+    source, port = layer.inputs[first], layer.ports[first]
+    kind: InputKind = "spikes" if _spikes(source) else "analog"
+    crossing = _crossing(layer, first)
+    other = layer.ports[1 - first] if crossing == "events" else None
+    steps = _steps(layer, samples)
+    spikes = kind == "spikes"
+    bounds = [_levels(node) for node in layer.inputs if _spikes(node)]
+    sends = neuron or (layer if spikes and layer.kind in ("add", "pool") else None)
+    synapses = layer.kind in ("conv", "linear")
+    return LayerRecord(
+        name=layer.name,
+        kind=layer.kind,
+        in_shape=_padded(layer) if layer.kind == "conv" else window.in_shape,
+        out_shape=window.out_shape,
+        kernel=window.kernel,
+        stride=window.stride,
+        padding=window.padding,
+        dilation=window.dilation,
+        groups=window.groups,
+        bias=layer.bias,
+        timesteps=steps,
+        timesteps_out=_steps(neuron, samples) if neuron else None,
+        input_kind=kind,
+        levels_in=max(bounds, default=0),
+        levels_out=_levels(sends) if sends else 0,
+        events_in=_sum(port.events) / samples,
+        amplitude_in=_amplitude(source, port) / samples,
+        taps_in=_taps(layer, port.events) / samples,
+        amplitude_taps_in=_in_steps(_taps(layer, port.amplitude), source) / samples,
+        active_in=port.active / samples
+        if spikes and synapses and port.active is not None
+        else None,
+        events_out=_sum(sends.out.events) / samples if sends else 0.0,
+        amplitude_out=_amplitude(sends, sends.out) / samples if sends else 0.0,
+        neuron=neuron is not None,
+        leak=neuron is not None and neuron.leak,
+        max_level=_top(sends, sends.out) if sends else 0,
+        shortcut=crossing,
+        shortcut_events=_sum(other.events) / samples if other else 0.0,
+    )
+
+
+def _first(layer: Layer) -> int:
+    """The input that a record calls its own: of a sum the direct path, but never spikes beside
+    potentials, which they are added to."""
+    if not isinstance(layer, Sum):
+        return 0
+    lone = _spikes(layer.inputs[layer.direct]) and not _spikes(layer.inputs[1 - layer.direct])
+    return 1 - layer.direct if lone else layer.direct
+
+
+def _crossing(layer: Layer, first: int) -> Shortcut:
+    """What crosses the shortcut of a sum."""
+    if not isinstance(layer, Sum):
+        return "none"
+    other = layer.inputs[1 - first]
+    if _spikes(other):
+        return "events"
+    owner = other.owner if other.carries == "potential" else None
+    alone = owner is not None and {reader for _, reader in _readers(owner)} == {layer}
+    return "none" if owner and alone and owner.kind in ("conv", "linear") else "dense"
+
+
+def _padded(layer: Layer) -> tuple[int, ...]:
+    """The input shape, enlarged by what asymmetric "same" padding adds on its further side."""
+    w = layer.window
+    needed = [
+        (out - 1) * stride + dilation * (kernel - 1) + 1 - 2 * padding
+        for out, stride, dilation, kernel, padding in zip(
+            w.out_shape[1:], w.stride, w.dilation, w.kernel, w.padding, strict=True
+        )
+    ]
+    return (w.in_shape[0], *map(max, zip(w.in_shape[1:], needed, strict=True)))
+
+
+def _taps(layer: Layer, counts: Tensor) -> float:
+    return layer.window.taps(counts) if layer.kind in ("conv", "pool") else _sum(counts)
+
+
+# --- units --------------------------------------------------------------------------------------
+
+
+def _spikes(node: Node) -> bool:
+    return node.carries == "spikes"
+
+
+def _levels(node: Node) -> int:
+    """Largest level by construction; 1 where nothing but zeros came."""
+    if node.grid is not None:
+        return node.grid.levels
+    if _spikes(node):
+        return 1
+    # Spikes in, but no common step any more: a bound is all there is.
+    below = sum(_levels(source) for source in node.inputs if _spikes(source))
+    return below * (math.prod(node.window.kernel) if isinstance(node, Pool) else 1)
+
+
+def _amplitude(node: Node, tally: Tally) -> float:
+    """Sum of levels; without a common step, one for each event."""
+    if node.grid is not None:
+        return _in_steps(_sum(tally.amplitude), node)
+    stepless = isinstance(node, Layer) and node.carries == "analog"
+    below = stepless and any(_spikes(source) for source in node.inputs)
+    return _sum(tally.events) if below else 0.0
+
+
+def _in_steps(value: float, node: Node) -> float:
+    return float(round(value / node.grid.step)) if node.grid is not None else 0.0
+
+
+def _top(node: Node, tally: Tally) -> int:
+    return round(tally.top / node.grid.step) if node.grid is not None else 0
+
+
+def _sum(counts: Tensor) -> float:
+    return float(counts.sum())
+
+
+def _steps(node: Layer | Source, samples: int) -> int:
+    """How often a layer or neuron runs per inference."""
+    if isinstance(node, Layer):
+        port = node.ports[_first(node)]
+        return _whole(port.elements / samples / math.prod(node.window.in_shape))
+    return _whole(node.out.elements / samples / math.prod(node.shape))
+
+
+def _whole(steps: float) -> int:
+    """At least 1; up where a layer did not run in every batch."""
+    return max(1, math.ceil(steps - 1e-9))

@@ -1,0 +1,111 @@
+"""Adding up what tensors held, over calls and batches."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from multispike.activity.statistics import BYTE_LEVELS, Grid, Stats, measure, nonzeros
+
+if TYPE_CHECKING:
+    from multispike.activity.graph import Node
+
+
+class Tally:
+    """The sum of `Stats` over all calls and batches."""
+
+    def __init__(self) -> None:
+        self.elements = 0
+        self.events: Tensor = torch.zeros((), dtype=torch.float64)
+        self.amplitude: Tensor = torch.zeros((), dtype=torch.float64)
+        self.histogram: Tensor | None = None
+        self.top = 0.0  # in steps at the time; a value once multiplied by `step`
+        self.active: float | None = 0.0
+
+    def add(self, stats: Stats, step: float = 0.0) -> None:
+        """Add one tensor; `step` turns its largest level into a value."""
+        self.elements += stats.elements
+        self.events = _plus(self.events, stats.events)
+        if stats.amplitude is not None:
+            self.amplitude = _plus(self.amplitude, stats.amplitude)
+        if stats.histogram is not None:
+            self.histogram = longer_plus(self.histogram, stats.histogram)
+        self.top = max(self.top, stats.top * step)
+
+    def add_dense(self, elements: int, shape: tuple[int, ...]) -> None:
+        """Add a tensor [..., *shape] that is taken as non-zero everywhere, unread."""
+        self.elements += elements
+        places = shape[1:] if len(shape) == 3 else ()
+        share = torch.full(places, elements / math.prod(places), dtype=torch.float64)
+        self.events = _plus(self.events, share)
+
+    def add_active(self, active: float | None) -> None:
+        """Add the inputs that were active at least once; None once makes the sum unknown."""
+        self.active = None if self.active is None or active is None else self.active + active
+
+
+def _plus(a: Tensor, b: Tensor) -> Tensor:
+    """a + b where both have a shape, else the sum of both totals (a layer of several shapes)."""
+    return a + b if a.shape == b.shape or (not a.dim() and not float(a)) else a.sum() + b.sum()
+
+
+def longer_plus(a: Tensor | None, b: Tensor) -> Tensor:
+    """Sum of two histograms of perhaps different length."""
+    if a is None:
+        return b.clone()
+    if len(a) < len(b):
+        a, b = b, a
+    return torch.cat([a[: len(b)] + b, a[len(b) :]])
+
+
+@dataclass
+class Signal:
+    """The content of one tensor, and of its views, during one batch."""
+
+    node: Node
+    stats: list[Stats] = field(default_factory=list)
+    active: float | None = None
+    inverted: Signal | None = None
+    """The spikes a that this is V_th - a of."""
+
+    def measured(self, x: Tensor, shape: tuple[int, ...]) -> Stats:
+        """Statistics of x [..., *shape], from memory if there are any."""
+        for stats in self.stats:
+            if stats.shape == shape or len(shape) == 1:
+                return stats
+        stats = measure(x, shape, self.node.grid)
+        self.stats.append(stats)
+        return stats
+
+    def ever_active(self, x: Tensor, timesteps: int) -> float | None:
+        """Elements of x [T*B, ...] or [T, B, ...] that are not zero at every timestep."""
+        if self.active is None:
+            if timesteps == 1:
+                self.active = float(sum(stats.events.sum() for stats in self.stats[:1]))
+            else:
+                over_time = steps_first(x, timesteps)
+                if over_time is None:
+                    return None
+                used = nonzeros(over_time.amax(0))
+                self.active = used.sum(0).double().sum().item()
+        return self.active
+
+
+def steps_first(x: Tensor, timesteps: int) -> Tensor | None:
+    """x [T, B, ...] or, with merged axes, [T*B, ...] as [T, ...]; None for other layouts."""
+    if x.shape[0] == timesteps:
+        return x
+    return x.unflatten(0, (timesteps, -1)) if x.shape[0] % timesteps == 0 else None
+
+
+def decoded_levels(x: Tensor, shape: tuple[int, ...], timesteps: int, grid: Grid) -> Tensor | None:
+    """Histogram of the levels summed over time, 0..N*T, of spikes x."""
+    over_time = steps_first(x, timesteps)
+    if over_time is None or grid.levels * timesteps > BYTE_LEVELS:
+        return None
+    whole = grid.scaled(1.0, grid.levels * timesteps)
+    return measure(over_time.sum(0), shape, whole).histogram

@@ -1,0 +1,286 @@
+"""What is known while a batch runs: where we are, and what every tensor carries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from multispike.activity.graph import Activation, Layer, Node, Source
+from multispike.activity.tally import Signal, Tally
+from multispike.errors import InputError
+
+Run = Callable[[], Any]
+Rule = Callable[..., Any]
+"""Called instead of an operation, `rule(trace, run, *arguments)`; `run()` computes the result."""
+
+ELEMENTWISE = frozenset(
+    (
+        *("bool", "int", "long", "add", "sub", "mul", "div", "eq", "ne", "lt", "le", "gt", "ge"),
+        *("where", "sign", "heaviside", "floor", "ceil", "round", "trunc", "abs", "neg", "pow"),
+        *("exp", "log", "sqrt", "square", "minimum", "maximum", "remainder", "fmod", "lerp"),
+        *("logical_and", "logical_or", "logical_not", "masked_fill", "masked_fill_", "clamp_max"),
+        *("clamp_max_", "floor_", "ceil_", "round_", "exp_", "neg_", "sub_", "mul_", "div_"),
+        *("pow_", "activation"),
+    )
+)
+"""Unknown functions that a neuron may consist of: what comes out belongs to the same layer."""
+
+N = TypeVar("N", bound=Node)
+
+
+@dataclass
+class Frame:
+    """A module that is running.
+
+    `atomic`: it has no weights, is fed by one signal and is not inside another one like it.
+    """
+
+    module: nn.Module
+    name: str
+    atomic: bool = False
+    source: Signal | None = None
+    notes: list[str] = field(default_factory=list)
+    """Of an atomic module; forgotten if it turns out to be a neuron."""
+
+
+class Trace:
+    """All nodes of the network, and what the tensors of the current batch carry.
+
+    Attributes:
+        batch: samples in the current batch.
+        nodes: by place, operation and inputs; the same in every batch and at every timestep.
+        notes: what could not be counted, in order.
+        checks: (layer, value) that are finite if all of the layer's values are.
+    """
+
+    def __init__(self) -> None:
+        self.batch = 1
+        self.nodes: dict[Hashable, Node] = {}
+        self.notes: dict[str, None] = {}
+        self.checks: list[tuple[str, Tensor]] = []
+        self._names: set[str] = set()
+        self._unlisted: set[str] = set()
+        self._signals = WeakTensorKeyDictionary()
+        self._called: set[Node] = set()
+        self.frames: list[Frame] = []
+        self.row: tuple[int, ...] | None = None
+        """Shape and number of elements of one sample's inputs."""
+
+    # --- a batch ----------------------------------------------------------------------------
+
+    def start(self, inputs: Tensor, samples: int) -> Tensor:
+        """Begin a batch; returns the inputs as a new tensor that carries their signal."""
+        self.batch = samples
+        self.checks = []
+        self._called = set()
+        self.frames = []
+        self._signals = WeakTensorKeyDictionary()
+        inputs = inputs.detach()
+        source = self.place(("inputs",), "inputs", lambda name: Source(name, what="input"))
+        if inputs.dim() in (3, 5) and inputs.shape[1] == samples:  # frames [T, B, ...]
+            self.learn(source, inputs)
+        else:
+            source.settled = True
+        shape = tuple(inputs.shape[-3:] if inputs.dim() > 3 else inputs.shape[-1:])
+        row = (*shape, inputs.numel() // samples)
+        if self.row not in (None, row):
+            raise InputError(
+                f"loader: got inputs {list(inputs.shape)} for {samples} targets, allowed: as many"
+                " elements in the same shape for every sample"
+            )
+        self.row, source.shape = row, shape
+        self.check("inputs", inputs.sum())
+        self.tag(inputs, Signal(source))
+        return inputs
+
+    def broken(self) -> str | None:
+        """The first layer of this batch that held NaN or an infinity."""
+        if not self.checks:
+            return None
+        values = torch.stack([value.detach().cpu().double() for _, value in self.checks])
+        bad = (~values.isfinite()).nonzero()
+        return self.checks[int(bad[0])][0] if len(bad) else None
+
+    @property
+    def atomic(self) -> bool:
+        """Whether a module that may be a neuron is running."""
+        return any(frame.atomic for frame in self.frames)
+
+    def signal(self, x: Any) -> Signal | None:
+        """What a tensor carries; None if it did not come out of the network."""
+        return self._signals.get(x) if isinstance(x, Tensor) else None
+
+    def known(self, x: Any) -> Signal | None:
+        """`signal`, without the results of unknown functions unless they are spikes."""
+        signal = self.signal(x)
+        if signal is None or not is_function(signal.node):
+            return signal
+        if self.atomic:
+            return None
+        self.learn(signal.node, x)
+        return signal if signal.node.grid is not None else None
+
+    def read(self, x: Tensor, operation: str) -> Signal:
+        """What a layer reads; values of unknown origin are looked at."""
+        signal = self.signal(x)
+        if signal is None:
+            self.note(operation, "its input comes from no operation that was seen")
+            name = f"{self.here(operation)}.input"
+            signal = Signal(self.place((name,), name, lambda name: Source(name, what="function")))
+            self.tag(x, signal)
+        if isinstance(signal.node, Source) and signal.node.what != "neuron":
+            self.learn(signal.node, x)
+        if signal.inverted is not None:
+            signal = Signal(signal.node)
+        return signal
+
+    def tag(self, out: Any, signal: Signal) -> Any:
+        """Say that a tensor (or each of several) carries a signal; returns `out`."""
+        if isinstance(out, Tensor):
+            self._signals[out] = signal
+        elif isinstance(out, (tuple, list)):
+            for part in out:
+                self.tag(part, Signal(signal.node))
+        return out
+
+    def node(
+        self,
+        operation: str,
+        inputs: tuple[Node, ...],
+        make: Callable[[str], N],
+        apart: Hashable = None,
+    ) -> N:
+        """The node of a layer or activation at this place, made at its first call.
+
+        `apart` tells operations of one module on the same input apart.
+        """
+        place = self.here(operation)
+        return self.place((place, operation, apart, inputs), place, make, inputs)
+
+    def unlisted(self, operation: str, inputs: tuple[Node, ...], make: Callable[[str], N]) -> N:
+        """The same for what is no row of a table, so that it takes no layer's name."""
+        place = self.here(operation)
+        return self.place((place, operation, inputs), place, make, inputs, self._unlisted)
+
+    def count(self, port: Tally, signal: Signal, x: Tensor, shape: tuple[int, ...]) -> None:
+        """Add what a layer reads through one port; potentials are dense, only synapses look."""
+        node, fresh = signal.node, not signal.stats
+        if node.carries == "potential":
+            port.add_dense(x.numel(), shape)
+            return
+        stats, step = signal.measured(x, shape), node.grid.step if node.grid else 0.0
+        port.add(stats, step)
+        if fresh and is_function(node) and node.carries == "spikes":  # a neuron, written out
+            node.shape = self.row_shape(x, node)
+            node.out.add(stats, step)
+
+    def sent(
+        self,
+        node: Layer | Activation | Source,
+        out: Tensor,
+        x: Tensor,
+        shape: tuple[int, ...],
+    ) -> None:
+        """Tag `out`, and count it (seen as x [..., *shape]) unless it is potentials."""
+        signal = Signal(node)
+        self.tag(out, signal)
+        if node.carries != "potential":
+            node.out.add(signal.measured(x, shape), node.grid.step if node.grid else 0.0)
+
+    def unknown(self, operation: str, run: Callable[[], Any], *args: Any, **kwargs: Any) -> Any:
+        """Run an operation that no rule counts, note it, and mark its result."""
+        signals = [kwargs["signal"]] if "signal" in kwargs else []
+        for arg in args:
+            parts = arg if isinstance(arg, (tuple, list)) else (arg,)
+            signals += [signal for part in parts if (signal := self.signal(part)) is not None]
+        out = run()
+        tensors = [t for t in (out if isinstance(out, (tuple, list)) else (out,))
+                   if isinstance(t, Tensor)]  # fmt: skip
+        if not signals or not tensors:
+            return out
+        self.note(operation, "no rule counts it")
+        inputs = (signals[0].node,)
+        node = self.unlisted(operation, inputs, lambda name: Source(
+            name, inputs, what="function", elementwise=operation in ELEMENTWISE
+        ))  # fmt: skip
+        node.shape = inputs[0].shape
+        for tensor in tensors:
+            self.tag(tensor, Signal(node))
+        return out
+
+    def note(self, operation: str, why: str) -> None:
+        """Add a line to what was not counted."""
+        module = self.frames[-1].name if self.frames else ""
+        line = f"{operation} at {module or 'the network itself'}: {why}"
+        atomic = [frame for frame in self.frames if frame.atomic]
+        if atomic:
+            atomic[0].notes.append(line)
+        else:
+            self.notes[line] = None
+
+    def check(self, name: str, value: Tensor) -> None:
+        """Report `name` at the end of the batch unless `value` is finite."""
+        self.checks.append((name, value))
+
+    def first_call(self, node: Node) -> bool:
+        """Whether a node is called for the first time in this batch."""
+        first = node not in self._called
+        self._called.add(node)
+        return first
+
+    def row_shape(self, x: Tensor, node: Node) -> tuple[int, ...]:
+        """One row of x: that of the node it comes from, else (C, H, W) or (F,) by rank."""
+        shape = node.shape
+        if shape and x.numel() % math.prod(shape) == 0 and x.shape[-1] == shape[-1]:
+            return shape
+        return tuple(x.shape[-3:] if x.dim() >= 4 else x.shape[-1:])
+
+    # --- places and nodes -------------------------------------------------------------------
+
+    def here(self, operation: str) -> str:
+        """Where we are: the module if it has no parts, else module.operation."""
+        if not self.frames:
+            return operation
+        frame = self.frames[-1]
+        if frame.name and not any(True for _ in frame.module.children()):
+            return frame.name
+        return f"{frame.name}.{operation}" if frame.name else operation
+
+    def place(
+        self,
+        key: Hashable,
+        place: str,
+        make: Callable[[str], N],
+        inputs: tuple[Node, ...] = (),
+        names: set[str] | None = None,
+    ) -> N:
+        names = self._names if names is None else names
+        node = self.nodes.get(key)
+        if node is None:
+            name, copies = place, 1
+            while name in names:
+                copies += 1
+                name = f"{place}#{copies}"
+            names.add(name)
+            node = self.nodes[key] = make(name)
+            for reader in inputs:
+                reader.readers.add(node)
+        return node  # pyright: ignore[reportReturnType]
+
+    def learn(self, source: Node, x: Tensor) -> None:
+        """Let a source look at its values; if that was news, everything behind it changes."""
+        assert isinstance(source, Source)
+        if source.look(x):
+            for node in self.nodes.values():
+                node.refresh()
+
+
+def is_function(node: Node) -> bool:
+    """Whether nobody knows what a node's values are, other than by looking."""
+    return isinstance(node, Source) and node.what == "function"
