@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import sys
@@ -11,7 +12,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, NoReturn
 
-from jsonargparse import ActionYesNo, ArgumentParser
+from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter
 
 from multispike.config import (
     AvalancheConfig,
@@ -19,6 +20,7 @@ from multispike.config import (
     EnergyConfig,
     EvaluateConfig,
     TrainConfig,
+    ViewConfig,
 )
 from multispike.errors import InputError, RunError
 from multispike.models.listing import ModelsConfig
@@ -90,6 +92,16 @@ COMMANDS = {
             "multispike avalanche --runs RUN1,RUN2 --out DIR",
         ),
     ),
+    "view": Command(
+        "multispike.viewer:show",
+        ViewConfig,
+        "Show a recording of an event camera as PNG, GIF or HTML.",
+        (
+            "multispike view recording.raw --out frames.png",
+            "multispike view recording.raw --out film.gif --window-us 10000",
+        ),
+        {"events": "recording to look at"},
+    ),
     "compare": Command(
         "multispike.experiment:compare",
         CompareConfig,
@@ -100,6 +112,10 @@ COMMANDS = {
         ),
     ),
 }
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """jsonargparse's help with the examples' line ends kept."""
 
 
 class Parser(ArgumentParser):
@@ -157,16 +173,16 @@ def build_parser() -> Parser:
     for name, command in COMMANDS.items():
         examples = "\n".join(f"  {line}" for line in command.examples)
         sub = Parser(
-            prog=f"multispike {name}",
             description=command.help,
             epilog=f"examples:\n{examples}",
-            formatter_class=parser.formatter_class,
         )
         sub.add_argument("--config", action="config", help="settings as YAML")
         for positional, help_text in command.positional.items():
             sub.add_argument(positional, type=str, help=help_text)
         sub.add_class_arguments(command.settings, as_group=False, skip={*command.positional})
         commands.add_subcommand(name, sub, help=command.help)
+        # Adding a sub-parser gives it a name with "[options]" and its parent's formatter.
+        sub.prog, sub.formatter_class = f"multispike {name}", HelpFormatter
         parser.commands[name] = sub
     return parser
 

@@ -177,6 +177,7 @@ def summarise(
         "name": run.config.variant,
         "arch": config["arch"],
         "data": run.data["name"],
+        "classes": run.data["classes"],
         "neuron": config["neuron"],
         "levels": config["levels"],
         "timesteps": config["timesteps"],

@@ -12,6 +12,7 @@ from multispike.config.training import (
     parse_variant,
     same_run,
 )
+from multispike.config.viewing import ViewConfig
 
 __all__ = [
     "AvalancheConfig",
@@ -20,6 +21,7 @@ __all__ = [
     "EvaluateConfig",
     "Recipe",
     "TrainConfig",
+    "ViewConfig",
     "parse_variant",
     "same_run",
 ]

@@ -60,7 +60,7 @@ def make_schedule(
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],
         total_steps=total_steps + 1,  # the schedule also steps after the last update
-        pct_start=max(recipe.warmup, 1.5 / total_steps),  # at least one step up
+        pct_start=min(1.0, max(recipe.warmup, 1.5 / total_steps)),  # at least one step up
         anneal_strategy="linear" if recipe.schedule == "onecycle" else "cos",
         cycle_momentum=False,
         div_factor=10,
