@@ -160,6 +160,9 @@ def peer_cases() -> dict[str, Callable[[], Case]]:
 
     cases: dict[str, Callable[[], Case]] = {
         "neuron/spikingjelly I-LIF T=1": lambda: neuron_case(
+            lambda: neuron.ILIFNode(step_mode="m"), 1, spikingjelly
+        ),
+        "neuron/spikingjelly I-LIF single step": lambda: neuron_case(
             lambda: neuron.ILIFNode(step_mode="s"), 1, spikingjelly
         ),
         "neuron/spikingjelly IF T=1": lambda: neuron_case(lambda: integrate("s"), 1, spikingjelly),

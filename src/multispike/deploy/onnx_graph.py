@@ -278,7 +278,9 @@ class _Writer:
         return self.op("QuantizeLinear", [value, *unit], name)
 
     def clipped(self, level: str, layer: Neurons) -> str:
-        """At most N."""
+        """At most N; a byte saturates at 255 by itself."""
+        if layer.levels == 255:
+            return level
         ends = [
             self.constant("zero8", np.uint8(0)),
             self.constant(f"levels{layer.levels}", np.uint8(layer.levels)),

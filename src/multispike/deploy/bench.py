@@ -1,0 +1,222 @@
+"""Speed, latency and size of one trained network in torch, ONNX Runtime, OpenVINO and C.
+
+All engines take turns call by call, so that whatever else the machine does slows them alike: their
+ratios hold where single figures may not. `threads` holds for all but C, which has one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from multispike.data import load_dataset
+from multispike.deploy.c_export import export_c, flash_bytes
+from multispike.deploy.integer import IntegerNetwork
+from multispike.deploy.quantise import quantise
+from multispike.deploy.runtimes import (
+    export_onnx,
+    export_openvino,
+    onnxruntime_session,
+    openvino_request,
+)
+from multispike.environment import environment
+from multispike.errors import RunError, invalid
+from multispike.models.network import Network
+from multispike.training.run import load_run
+
+Call = Callable[[NDArray[np.uint8]], NDArray[Any]]
+"""uint8 images [B, C, H, W] -> logits [B, classes]."""
+
+COMPILE = ["cc", "-std=c99", "-O3", "-march=native", "-fPIC", "-shared", "-o", "model.so"]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One engine at one batch size.
+
+    Attributes:
+        images_per_second: images over the time spent in calls.
+        p50_ms, p99_ms: percentiles of the time of one call.
+        bytes: of the engine's files (torch: parameters and buffers; C: weights and tables).
+        agreement: share of images whose predicted class is the integer reference's.
+    """
+
+    engine: str
+    batch: int
+    images_per_second: float
+    p50_ms: float
+    p99_ms: float
+    bytes: int
+    agreement: float
+
+
+def bench_run(
+    folder: str | Path,
+    checkpoint: str = "last.ckpt",
+    threads: int = 2,
+    seconds: float = 5.0,
+    batches: Iterable[int] = (1, 64),
+    images: int = 256,
+) -> dict[str, Any]:
+    """Time a run's network on its own test images.
+
+    Args:
+        folder, checkpoint: as for `load_run`.
+        threads: of torch, ONNX Runtime and OpenVINO.
+        seconds: of calls, per engine and batch size.
+        batches: images a call.
+        images: test images that the calls take turns through.
+
+    Returns:
+        {"arch", "data", "threads", "environment", "rows": [one dict a `Speed`]}.
+
+    Raises:
+        InputError: for a run that can't be exported, or numbers out of range.
+        RunError: where a C compiler is missing or fails.
+    """
+    if not seconds > 0:
+        raise invalid("seconds", seconds, "a number > 0")
+    run = load_run(folder, checkpoint)
+    dataset = load_dataset(run.data["name"], run.config.data_dir, progress=False)
+    if dataset.test.inputs.dim() != 4:
+        raise invalid("data", run.data["name"], "image sets")
+    pixels = dataset.test.inputs[:images].numpy()
+    mean, std = run.data["mean"], run.data["std"]
+    network = quantise(run.network, mean, std, pixels.shape[1:])  # pyright: ignore[reportArgumentType]
+    with TemporaryDirectory() as temporary:
+        engines = engines_of(run.network, network, mean, std, Path(temporary), threads)
+        rows = race(engines, network, pixels, batches, seconds)
+    return {
+        "arch": network.arch,
+        "data": run.data["name"],
+        "threads": threads,
+        "environment": environment(),
+        "rows": [asdict(row) for row in rows],
+    }
+
+
+def engines_of(
+    model: Network,
+    network: IntegerNetwork,
+    mean: list[float],
+    std: list[float],
+    folder: Path,
+    threads: int,
+) -> dict[str, tuple[Call, int]]:
+    """Every engine's call and size in bytes; files go to `folder`."""
+    onnx, xml = folder / "model.onnx", folder / "model.xml"
+    export_onnx(network, onnx)
+    export_openvino(network, xml)
+    tensors = [*model.parameters(), *model.buffers()]
+    return {
+        "torch float32": (
+            torch_call(model, mean, std, threads),
+            sum(tensor.nbytes for tensor in tensors),
+        ),
+        "onnxruntime int8": (onnxruntime_session(onnx, threads), onnx.stat().st_size),
+        "openvino int8": (
+            openvino_request(xml, threads),
+            xml.stat().st_size + xml.with_suffix(".bin").stat().st_size,
+        ),
+        "c event-driven": (c_call(network, folder / "c"), flash_bytes(network)),
+    }
+
+
+def torch_call(model: Network, mean: list[float], std: list[float], threads: int) -> Call:
+    """The float network, normalisation included, channels last as oneDNN likes it."""
+    shape = (-1, 1, 1)
+    centre, scale = torch.tensor(mean).view(shape), torch.tensor(std).view(shape)
+    model = model.eval().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def call(images: NDArray[np.uint8]) -> NDArray[Any]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            with torch.inference_mode():
+                inputs = (torch.from_numpy(images).float() / 255 - centre) / scale
+                return model(inputs.contiguous(memory_format=torch.channels_last)).numpy()
+        finally:
+            torch.set_num_threads(before)
+
+    return call
+
+
+def c_call(network: IntegerNetwork, folder: Path) -> Call:
+    """The exported C program as a shared library; images one after the other."""
+    if shutil.which("cc") is None:
+        raise RunError("c: got no C compiler (cc) in PATH, allowed: gcc or clang")
+    export_c(network, folder)
+    sources = sorted(path.name for path in folder.glob("weights*.c"))
+    command = [*COMPILE, "kernels.c", "model.c", *sources]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        raise RunError(f"c: the compiler failed: {done.stderr.strip().splitlines()[-1]}")
+    run = ctypes.CDLL(str(folder / "model.so")).model_run
+    run.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t]
+    classes = network.readout.shape[0]
+
+    def call(images: NDArray[np.uint8]) -> NDArray[Any]:
+        images = np.ascontiguousarray(images)
+        logits = np.empty((len(images), classes), np.int32)
+        for image, row in zip(images, logits, strict=True):
+            if run(image.ctypes.data, image.nbytes, row.ctypes.data, classes):
+                raise RunError("c: model_run refused its input")
+        return logits
+
+    return call
+
+
+def race(
+    engines: dict[str, tuple[Call, int]],
+    network: IntegerNetwork,
+    pixels: NDArray[np.uint8],
+    batches: Iterable[int],
+    seconds: float,
+) -> list[Speed]:
+    """Time all engines in turns, until each has had `seconds` of calls at each batch size."""
+    expected = network.forward(pixels).argmax(1)
+    rows = []
+    for batch in batches:
+        if not 1 <= batch <= len(pixels):
+            raise invalid("batches", batch, f"1 to {len(pixels)}, the images at hand")
+        times: dict[str, list[float]] = {name: [] for name in engines}
+        matches: dict[str, list[float]] = {name: [] for name in engines}
+        for call, _ in engines.values():
+            call(pixels[:batch])  # allocate and choose kernels before the clock runs
+        start = 0
+        while min(sum(spent) for spent in times.values()) < seconds:
+            part = slice(start, start + batch)
+            start = (start + batch) if start + 2 * batch <= len(pixels) else 0
+            for name, (call, _) in engines.items():
+                if sum(times[name]) >= 4 * seconds:
+                    continue  # a slow engine doesn't make the fast ones wait for ever
+                began = time.perf_counter()
+                logits = call(pixels[part])
+                times[name].append(time.perf_counter() - began)
+                matches[name].append(float((logits.argmax(1) == expected[part]).mean()))
+        for name, (_, size) in engines.items():
+            spent = np.array(times[name])
+            p50, p99 = 1000 * np.percentile(spent, [50, 99])
+            rows.append(
+                Speed(
+                    engine=name,
+                    batch=batch,
+                    images_per_second=float(batch * len(spent) / spent.sum()),
+                    p50_ms=float(p50),
+                    p99_ms=float(p99),
+                    bytes=size,
+                    agreement=float(np.mean(matches[name])),
+                )
+            )
+    return rows

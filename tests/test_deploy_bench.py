@@ -1,0 +1,47 @@
+"""The comparison of engines: every engine runs, agrees, and is measured; no absolute times."""
+
+import shutil
+from importlib.util import find_spec
+
+import pytest
+from test_deploy_integer import MEAN, SHAPE, STD, images, realistic
+
+from multispike.deploy.bench import bench_run, engines_of, race
+from multispike.deploy.quantise import quantise
+from multispike.errors import InputError
+
+NEEDED = [name for name in ("onnx", "onnxruntime", "openvino") if find_spec(name) is None]
+if shutil.which("cc") is None:
+    NEEDED.append("cc")
+pytestmark = pytest.mark.skipif(bool(NEEDED), reason=f"needs {', '.join(NEEDED)}")
+
+
+def test_all_engines_run_and_agree(tmp_path):
+    model = realistic("sparse_resnet")
+    network = quantise(model, MEAN, STD, SHAPE)
+    engines = engines_of(model, network, MEAN, STD, tmp_path, threads=1)
+    rows = race(engines, network, images(16).numpy(), (1, 8), seconds=0.02)
+    assert [(row.engine, row.batch) for row in rows] == [
+        (name, batch) for batch in (1, 8) for name in engines
+    ]
+    for row in rows:
+        assert row.bytes > 0
+        assert row.images_per_second > 0
+        assert 0 < row.p50_ms <= row.p99_ms
+        # Untrained logits lie close together, hence the float network's may rank otherwise.
+        assert row.agreement == 1 or row.engine.startswith("torch")
+
+
+def test_batches_beyond_the_images_are_refused(tmp_path):
+    model = realistic("fastnet")
+    network = quantise(model, MEAN, STD, SHAPE)
+    engines = engines_of(model, network, MEAN, STD, tmp_path, threads=1)
+    with pytest.raises(InputError, match=r"^batches: got 9, allowed: 1 to 8"):
+        race(engines, network, images(8).numpy(), (9,), seconds=0.01)
+
+
+def test_no_run_and_no_time_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"^run: got"):
+        bench_run(tmp_path / "absent")
+    with pytest.raises(InputError, match=r"^seconds: got 0"):
+        bench_run(tmp_path, seconds=0)
