@@ -14,7 +14,8 @@ def keep_freed_memory() -> bool:
     By default glibc maps every block above 32 MiB anew and trims its heap, so that each training
     step takes thousands of page faults for the same activations: 5 to 15 % of the time of a
     VGG-11's step. The price is that memory once used stays with the process until it ends, and
-    fragmentation: none to a fifth of the peak, the more the larger the activations are. Call it before the first large tensor is made.
+    fragmentation: none to a fifth of the peak, the more the larger the activations are. Call it
+    before the first large tensor is made.
 
     Returns:
         Whether it took effect: False without glibc (macOS, Windows, musl), where nothing changes.
