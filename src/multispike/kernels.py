@@ -19,7 +19,7 @@ import subprocess
 import tempfile
 import threading
 import warnings
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -274,6 +274,10 @@ def _constants(threshold: float | Tensor, spec: NeuronSpec) -> Tensor:
     return torch.stack([threshold, rest.float(), rounded, (scale - rounded).float()])
 
 
+_fixed_constants = lru_cache(maxsize=256)(_constants)
+"""For thresholds that are numbers: small layers would notice the twenty microseconds."""
+
+
 def _pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
@@ -305,13 +309,14 @@ class FusedSpikes(torch.autograd.Function):
         if masked and any(ctx.needs_input_grad):
             mask = torch.empty_strided(spikes.shape, spikes.stride(), dtype=torch.uint8)
         state = torch.empty_strided(x.shape[1:], strides, dtype=x.dtype) if last else None
-        constants = _constants(threshold, spec)
+        learned = isinstance(threshold, Tensor)
+        constants = (_constants if learned else _fixed_constants)(threshold, spec)
         layer = _layer(spikes, constants, spec)
         kernels.multispike_forward(
             layer, x.data_ptr(), x.stride(0), _pointer(v), *map(_pointer, (spikes, mask, state))
         )
         ctx.spec, ctx.has_state, ctx.strides = spec, v is not None, spikes.stride()
-        ctx.threshold_shape = threshold.shape if isinstance(threshold, Tensor) else None
+        ctx.threshold_shape = threshold.shape if learned else None
         ctx.save_for_backward(mask, None if masked else x, None if masked else v, constants)
         return spikes, state
 
