@@ -78,6 +78,8 @@ class Recorder(TorchFunctionMode):
         handles = []
         try:
             for name, module in self._root.named_modules():
+                if isinstance(module, torch.jit.ScriptModule):
+                    continue  # takes no hooks; what reads its output notes that
                 frame = partial(Frame, module, name)
                 handles += [
                     module.register_forward_pre_hook(partial(self._enter, frame), with_kwargs=True),

@@ -47,7 +47,8 @@ class SpikeLayer:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists."""
-        return {**asdict(self), "neurons": self.neurons, "density": self.density}
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return {**plain, "neurons": self.neurons, "density": self.density}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,381 @@
+"""Models that this project did not write: plain PyTorch, other libraries' neurons, odd ones out."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from multispike import create_model, list_models
+from multispike.activity import record_activity
+from multispike.energy import energy
+
+
+def record(model, *batches):
+    """Activity of batches of inputs, all of class 0."""
+    return record_activity(model, [(x, torch.zeros(len(x), dtype=torch.long)) for x in batches])
+
+
+@pytest.mark.parametrize("arch", list_models())
+@pytest.mark.parametrize("neuron", ["relu", "binary", "multilevel"])
+def test_every_model_of_ours_is_recorded_whole(arch, neuron):
+    torch.manual_seed(0)
+    model = create_model(arch, neuron=neuron, timesteps=2 if neuron == "binary" else 1)
+    model(torch.randn(4, 3, 8, 8))
+    activity = record(model, torch.randn(2, 3, 8, 8))
+    layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    recorded = [layer for layer in activity.records if layer.kind in ("conv", "linear")]
+    assert len(recorded) == len(layers)
+    assert all(layer.bias for layer in recorded)
+    sums = [layer for layer in activity.records if layer.kind == "add"]
+    if neuron != "relu" or "and" not in arch:  # products of analog values are no sums
+        assert not activity.not_counted
+        blocks = [name for name, _ in model.named_modules() if name.endswith(".merge")]
+        assert [layer.name for layer in sums] == blocks
+    assert {layer.levels_in for layer in recorded[:1]} == {0}
+    assert energy(activity.records).total_nj > 0
+
+
+class Block(nn.Module):
+    """A residual block as most write it: functional, in place, one ReLU module used twice."""
+
+    def __init__(self, inputs, outputs, stride, style):
+        super().__init__()
+        self.style = style
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.down = None
+        if stride > 1:
+            self.down = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x):
+        out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        shortcut = x if self.down is None else self.down(x)
+        if self.style == "+=":
+            out += shortcut
+        elif self.style == "reversed":
+            out = shortcut + out
+        else:
+            out = torch.add(out, shortcut)
+        return self.relu(out)
+
+
+class PlainResNet(nn.Module):
+    def __init__(self, style):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.blocks = nn.Sequential(Block(4, 4, 1, style), Block(4, 8, 2, style))
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = self.blocks(F.relu(self.stem(x)))
+        return self.fc(torch.flatten(F.avg_pool2d(x, x.shape[-1]), 1))
+
+
+@pytest.mark.parametrize("style", ["+=", "reversed", "torch.add"])
+def test_a_plain_resnet_with_functional_sums(style):
+    torch.manual_seed(0)
+    model = PlainResNet(style)
+    x = torch.rand(4, 3, 8, 8)
+    sent = []
+    model.blocks[0].relu.register_forward_hook(lambda m, args, out: sent.append(out.clone()))
+    activity = record(model, x)
+    names = [layer.name for layer in activity.records]
+    assert names[:4] == ["stem", "blocks.0.conv1", "blocks.0.conv2", "blocks.0.add"]
+    assert names[4:] == [
+        *("blocks.1.conv1", "blocks.1.conv2", "blocks.1.down.0", "blocks.1.add", "pool", "fc")
+    ]
+    records = dict(zip(names, activity.records, strict=True))
+    assert not activity.not_counted
+    assert all(layer.input_kind == "analog" for layer in activity.records)
+    assert all(layer.bias for layer in activity.records if layer.kind == "conv")
+    assert (records["blocks.0.add"].shortcut, records["blocks.1.add"].shortcut) == ("dense", "none")
+    assert records["blocks.0.conv2"].events_in == (sent[0] > 0).sum().item() / 4
+    assert records["blocks.1.conv1"].events_in == (sent[1] > 0).sum().item() / 4
+    rows = {row.name: row for row in activity.neurons}
+    assert rows["blocks.0.relu#2"].events == (sent[1] > 0).sum().item() / 4
+    assert rows["blocks.0.relu#2"].levels == 0
+
+
+class StepNeuron(nn.Module):
+    """As snnTorch: (input, potential) -> (spike, potential), one timestep a call."""
+
+    def __init__(self, beta=0.9):
+        super().__init__()
+        self.register_buffer("beta", torch.tensor(beta))
+
+    def forward(self, x, v):
+        v = self.beta * v + x
+        spike = (v > 1.0).float()
+        return spike, v - spike
+
+
+class StepModel(nn.Module):
+    def __init__(self, timesteps=3):
+        super().__init__()
+        self.timesteps = timesteps
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.fire1 = StepNeuron()
+        self.fc = nn.Linear(4 * 16, 10)
+        self.fire2 = StepNeuron(beta=1.0)
+
+    def forward(self, x):
+        v1, v2, sent = torch.zeros(1), torch.zeros(1), []
+        for _ in range(self.timesteps):
+            spikes, v1 = self.fire1(F.max_pool2d(self.conv(x), 2), v1)
+            spikes, v2 = self.fire2(self.fc(spikes.flatten(1)), v2)
+            sent.append(spikes)
+        return torch.stack(sent)
+
+
+def test_neurons_with_tuples_called_step_by_step():
+    torch.manual_seed(0)
+    model = StepModel()
+    with torch.no_grad():
+        model.conv.bias += 0.3
+    seen = []
+    model.fire1.register_forward_hook(lambda m, args, out: seen.append(out[0]))
+    x = torch.rand(5, 1, 8, 8)
+    activity = record(model, x, x)
+    conv, pool, fc = activity.records
+    events = sum(spikes.sum().item() for spikes in seen) / 10
+    assert 0 < events < 64 * 3
+    assert (conv.timesteps, pool.timesteps, fc.timesteps) == (3, 3, 3)
+    assert (pool.neuron, pool.leak, pool.events_out) == (True, True, events)
+    assert (fc.neuron, fc.leak) == (True, False)
+    assert (fc.input_kind, fc.levels_in, fc.events_in) == ("spikes", 1, events)
+    assert [row.name for row in activity.neurons] == ["fire1", "fire2"]
+    assert activity.neurons[0].histogram == (64 * 3 - events, events)
+    assert activity.neurons[0].decoded == ()  # timesteps came one by one
+    assert not activity.not_counted
+    assert activity.accuracy is not None
+
+
+class Surrogate(nn.Module):
+    """A part of its own, as in SpikingJelly."""
+
+    def forward(self, x):
+        return (x >= 0).to(x)
+
+
+class HiddenState(nn.Module):
+    """As SpikingJelly: [T, B, ...], the potential stays inside and must be reset by hand."""
+
+    def __init__(self, levels=1, threshold=0.7):
+        super().__init__()
+        self.levels, self.threshold, self.v = levels, threshold, 0.0
+        self.surrogate = Surrogate()
+
+    def reset(self):
+        self.v = 0.0
+
+    def forward(self, x):
+        sent = []
+        for x_t in x:
+            self.v = self.v + x_t
+            z = sum(
+                self.surrogate(self.v - self.threshold * k / self.levels)
+                for k in range(1, self.levels + 1)
+            )
+            spike = z * (self.threshold / self.levels)
+            self.v = self.v - spike
+            sent.append(spike)
+        return torch.stack(sent)
+
+
+class MergedTime(nn.Module):
+    """A layer for [T, B, ...] tensors."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+def hidden_state_model(levels):
+    return nn.Sequential(
+        MergedTime(nn.Conv2d(2, 4, 3, padding=1, bias=False)),
+        MergedTime(nn.BatchNorm2d(4)),
+        HiddenState(levels),
+        MergedTime(nn.AvgPool2d(2)),
+        MergedTime(nn.Conv2d(4, 4, 3)),
+        HiddenState(levels),
+        nn.Flatten(2),
+        nn.Linear(16, 3),
+    )
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+def test_neurons_with_hidden_state_over_stacked_time(levels):
+    torch.manual_seed(0)
+    model = hidden_state_model(levels)
+    seen = []
+    model[2].register_forward_hook(lambda m, args, out: seen.append(out / (0.7 / levels)))
+    x = 3 * torch.rand(4, 5, 2, 8, 8)
+    loader = [(x, torch.zeros(5, dtype=torch.long)), (x[:, :3], torch.zeros(3, dtype=torch.long))]
+    activity = record_activity(model, loader)
+    conv, pool, conv2, fc = activity.records
+    z = torch.cat(seen, 1).round()
+    assert conv.events_out == pool.events_in == (z > 0).sum().item() / 8
+    assert conv.amplitude_out == pool.amplitude_in == z.sum().item() / 8
+    assert (conv.levels_out, conv.max_level, conv.bias, conv.neuron) == (levels, levels, True, True)
+    assert pool.levels_out == conv2.levels_in == 4 * levels
+    assert [row.name for row in activity.neurons] == ["2", "5"]
+    assert activity.neurons[0].histogram == tuple(
+        (z == k).sum().item() / 8 for k in range(levels + 1)
+    )
+    assert sum(activity.neurons[0].decoded) == 4 * 64
+    assert (fc.timesteps, fc.input_kind) == (4, "spikes")
+    assert not activity.not_counted
+    assert isinstance(model[2].v, float)  # reset, before every batch and at the end
+
+
+def test_levels_first_seen_later():
+    """The first batch holds even levels only; counts of both batches are in the true step."""
+
+    class Quantised(nn.Module):
+        def forward(self, x):
+            return torch.floor(x) / 4
+
+    model = nn.Sequential(Quantised(), nn.Linear(4, 2))
+    even, odd = torch.tensor([[0.0, 2.0, 4.0, 2.0]]), torch.tensor([[1.0, 3.0, 0.0, 4.0]])
+    activity = record(model, even, odd)
+    layer = activity.records[0]
+    assert (layer.levels_in, layer.events_in, layer.amplitude_in) == (4, 3.0, 8.0)
+    assert activity.neurons[0].histogram == (1.0, 0.5, 1.0, 0.5, 1.0)
+
+
+def test_neurons_written_out_in_the_forward():
+    class Inline(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.conv2 = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3)
+            self.fc = nn.Linear(64, 3)
+
+        def forward(self, x):
+            v1, v2, out = 0.0, 0.0, 0.0
+            for _ in range(2):
+                v1 = 0.9 * v1 + self.conv1(x)
+                s1 = (v1 >= 0.2).float()
+                v1 = v1 - s1 * 0.2
+                v2 = v2 + self.conv2(s1)
+                s2 = (v2 >= 0.2).float()
+                v2 = v2 - s2 * 0.2
+                out = out + self.fc(s2.flatten(1))
+            return out / 2
+
+    torch.manual_seed(0)
+    activity = record(Inline(), torch.rand(3, 1, 8, 8))
+    conv1, conv2, fc = activity.records
+    assert (conv1.neuron, conv1.events_out) == (True, conv2.events_in)
+    assert (conv2.input_kind, conv2.levels_in, conv2.timesteps) == ("spikes", 1, 2)
+    assert conv2.events_out == fc.events_in > 0
+    # Nobody said what these operations are, so they are named.
+    assert {line.split(" ")[0] for line in activity.not_counted} >= {"ge", "sub"}
+
+
+def test_layers_inside_spiking_modules_are_not_swallowed():
+    class SpikingLinear(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.rand(4, 3))
+
+        def forward(self, x):
+            return (x @ self.weight.T > 1).float()
+
+    model = nn.Sequential(nn.Linear(3, 3), SpikingLinear(), nn.Linear(4, 2))
+    torch.manual_seed(0)
+    activity = record(model, torch.rand(8, 3))
+    assert activity.records[1].input_kind == "spikes"
+    assert "matmul at 1: no rule counts it" in activity.not_counted
+    assert any(line.startswith("neuron at 1: no layer") for line in activity.not_counted)
+
+
+class Cosine(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.cos()
+
+
+class Custom(nn.Module):
+    def forward(self, x):
+        return Cosine.apply(x)
+
+
+class Attention(nn.Module):
+    def forward(self, x):
+        return torch.softmax(x @ x.transpose(-1, -2), -1) @ x
+
+
+@pytest.mark.parametrize(
+    ("layer", "named"),
+    [
+        (nn.ConvTranspose2d(4, 4, 2), {"conv_transpose2d at 1"}),
+        (nn.LayerNorm(6), {"norm at 1"}),
+        (nn.SiLU(), {"activation at 1"}),
+        (nn.Upsample(scale_factor=2), {"interpolate at 1"}),
+        (nn.Upsample(scale_factor=2, mode="bilinear"), {"interpolate at 1"}),
+        (nn.ReflectionPad2d(1), {"pad at 1"}),
+        (nn.LPPool2d(2, 2), {"lp_pool2d at 1"}),
+        (Custom(), {"cos at 1"}),
+        (Attention(), {"matmul at 1", "activation at 1"}),
+    ],
+)
+def test_what_can_not_be_counted_is_named(layer, named):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), layer, nn.Conv2d(4, 2, 1), nn.Flatten())
+    activity = record(model, torch.rand(2, 1, 8, 8))
+    assert [r.name for r in activity.records if r.kind == "conv"] == ["0", "2"]
+    assert named <= {line.split(":")[0] for line in activity.not_counted}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_what_a_scripted_module_hides_is_named():
+    class Inner(nn.Module):
+        def forward(self, x):
+            return x.cos() * 2
+
+    scripted = torch.jit.script(Inner())
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), scripted, nn.Conv2d(4, 2, 1), nn.Flatten())
+    activity = record(model, torch.rand(2, 1, 8, 8))
+    assert activity.not_counted == ("conv at 2: its input comes from no operation that was seen",)
+
+
+def test_a_compiled_model_counts_as_its_original():
+    torch.manual_seed(0)
+    model = create_model("fastnet", in_channels=1, levels=2)
+    model(torch.randn(8, 1, 8, 8))
+    x = torch.randn(4, 1, 8, 8)
+    expected = record(model, x)
+    compiled = torch.compile(model, backend="eager")
+    assert record(compiled, x).records == expected.records
+    model.compile(backend="eager")
+    assert record(model, x).records == expected.records
+
+
+def test_concatenated_branches():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(1, 3, 1)
+            self.fire = HiddenState()
+            self.last = nn.Conv2d(5, 2, 1)
+
+        def forward(self, x):
+            joined = torch.cat([self.a(x), self.b(x)], 1)
+            return self.last(self.fire(joined[None])[0]).flatten(1)
+
+    torch.manual_seed(0)
+    activity = record(Branches(), 4 * torch.rand(2, 1, 6, 6))
+    a, b, last = activity.records
+    assert not a.neuron
+    assert not b.neuron
+    assert (last.input_kind, last.in_shape) == ("spikes", (5, 6, 6))
+    assert last.events_in == activity.neurons[0].events
+    assert any("no layer here computes its input" in line for line in activity.not_counted)

@@ -1,0 +1,84 @@
+"""One call from a model to nJ."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from multispike import create_model, profile
+from multispike.activity import record_activity
+from multispike.energy import energy
+from multispike.errors import InputError
+from multispike.profiling import measure
+
+
+def loader(batches=2, channels=1):
+    torch.manual_seed(1)
+    return [(torch.randn(4, channels, 8, 8), torch.tensor([0, 1, 2, 3])) for _ in range(batches)]
+
+
+def warmed(arch="fastnet", **options):
+    torch.manual_seed(0)
+    model = create_model(arch, in_channels=1, **options)
+    model(torch.randn(8, 1, 8, 8))
+    return model
+
+
+def test_is_the_price_of_the_recorded_activity():
+    model = warmed(levels=2)
+    report = profile(model, loader(), "sram8k", 16, fanout="exact", graded_op="repeat")
+    records = record_activity(model, loader()).records
+    expected = energy(records, "sram8k", 16, fanout="exact", graded_op="repeat")
+    assert report.total_nj == expected.total_nj > 0
+    assert {layer.record.name for layer in report.layers} == {layer.name for layer in records}
+    content = report.to_json()
+    assert {"energy_nj", "synops", "layers", "not_counted"} <= content.keys()
+    json.dumps(content, allow_nan=False)
+
+
+def test_a_plain_model_is_a_dense_ann_whatever_it_reads():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten())
+    data = loader()
+    blank = [(0 * x, y) for x, y in data]
+    report = profile(model, data)
+    assert report.network == "ann"
+    assert report.total_nj == profile(model, blank).total_nj
+    assert report.layers[0].counts.mac == 6 * 6 * 4 * 9
+    assert report.layers[0].counts.read_bias == 6 * 6 * 4
+
+
+def test_what_was_not_counted_reaches_the_report():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.GELU(), nn.Flatten())
+    assert any("activation at 1" in line for line in profile(model, loader()).not_counted)
+
+
+def test_silence_costs_less_than_activity():
+    model = warmed(neuron="binary", timesteps=2)
+    loud = profile(model, loader()).total_nj
+    with torch.no_grad():
+        model.stem.bn0.bias -= 100
+    assert profile(model, loader()).total_nj < loud
+
+
+def test_limits_and_errors():
+    model = warmed()
+    first = profile(model, loader(1)).total_nj
+    assert profile(model, loader(2), max_batches=1).total_nj == first
+    with pytest.raises(InputError, match="bits"):
+        profile(model, loader(), bits=12)
+    with pytest.raises(InputError, match="loader"):
+        profile(model, [])
+
+
+@pytest.mark.parametrize("arch", ["fastnet", "sew_resnet20"])
+def test_measures_all_that_a_result_holds(arch):
+    result = measure(warmed(arch, levels=2), loader())
+    json.dumps(result, allow_nan=False)
+    assert 0 <= result["accuracy"] <= 1
+    assert sum(map(sum, result["confusion"])) == result["samples"] == 8
+    assert result["events_per_inference"] == sum(row["events"] for row in result["neurons"])
+    assert result["baselines"].keys() == result["crossover"].keys() == {"ann", "qann", "qann_skip"}
+    dense = measure(warmed(arch, neuron="relu"), loader())
+    assert "baselines" not in dense
+    assert dense["energy_nj"]["total"] == pytest.approx(result["baselines"]["ann"]["total"])
