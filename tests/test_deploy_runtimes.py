@@ -48,8 +48,7 @@ def test_onnx_runtime_gives_the_reference_logits(arch, options, timesteps, level
 
 @pytest.mark.parametrize(("timesteps", "levels"), [(1, 4), (3, 1)])
 @pytest.mark.parametrize(("arch", "options"), CASES, ids=NAMES)
-def test_openvino_gives_the_reference_predictions(arch, options, timesteps, levels, tmp_path):
-    """Predictions equal; logits up to a unit or two, since OpenVINO moves scales about in float."""
+def test_openvino_gives_the_reference_logits(arch, options, timesteps, levels, tmp_path):
     needs_openvino()
     network = quantise(realistic(arch, timesteps, levels, **options), MEAN, STD, SHAPE)
     export_openvino(network, tmp_path / "model.xml")
@@ -57,9 +56,7 @@ def test_openvino_gives_the_reference_predictions(arch, options, timesteps, leve
     run = openvino_request(tmp_path / "model.xml", threads=1)
     for batch in (1, 32):
         pixels = images(batch, seed=7).numpy()
-        got, expected = run(pixels), network.forward(pixels)
-        assert np.abs(units(got, network) - expected).max() <= 2
-        assert np.array_equal(got.argmax(1), expected.argmax(1))
+        assert np.array_equal(units(run(pixels), network), network.forward(pixels))
 
 
 def test_event_frames(tmp_path):
