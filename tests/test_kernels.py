@@ -17,8 +17,8 @@ from torch.testing import assert_close
 
 from multispike import MultiLevelIF, kernels
 from multispike.kernels import FusedSpikes, library, usable
-from multispike.neurons import NeuronSpec, _Spikes
-from multispike.surrogate import SURROGATES, level, threshold_gradient
+from multispike.neurons import _Spikes
+from multispike.surrogate import SURROGATES, NeuronSpec, level, threshold_gradient
 
 SLOPE = dict(rtol=1e-4, atol=1e-5)
 """The *eager* sigmoid loses digits in 1 - s and in alpha * N * h/V_th (the fused one is held to

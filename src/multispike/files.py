@@ -44,3 +44,8 @@ def sha256(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's content as hexadecimal digits, read in chunks."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def default_cache_dir() -> Path:
+    """`$MULTISPIKE_CACHE`, or else `~/.cache/multispike`."""
+    return Path(os.environ.get("MULTISPIKE_CACHE") or Path.home() / ".cache" / "multispike")

@@ -27,10 +27,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from multispike.files import replacing
+from multispike.files import default_cache_dir, replacing
 
 if TYPE_CHECKING:
-    from multispike.neurons import NeuronSpec
+    from multispike.surrogate import NeuronSpec
 
 SOURCE = Path(__file__).with_suffix(".c")
 
@@ -133,8 +133,7 @@ def _built(compiler: list[str], flags: tuple[str, ...]) -> Path:
 def _folder() -> Path:
     """Below `$MULTISPIKE_CACHE`, or else `~/.cache/multispike`; where that can't be written, a
     folder that lasts as long as this process."""
-    root = Path(os.environ.get("MULTISPIKE_CACHE") or Path.home() / ".cache" / "multispike")
-    folder = root / "kernels"
+    folder = default_cache_dir() / "kernels"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

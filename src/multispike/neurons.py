@@ -9,42 +9,17 @@ One spike function serves a whole sequence and a single step. It follows arXiv 2
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from multispike.errors import InputError, invalid, unknown
+from multispike.errors import InputError, invalid
 from multispike.kernels import FusedSpikes, empty_like_steps, usable
-from multispike.surrogate import SURROGATES, Threshold, level, threshold_gradient
+from multispike.surrogate import SURROGATES, NeuronSpec, Threshold, level, threshold_gradient
 
 MIN_THRESHOLD = 1e-3
 """A learned threshold is held at or above this value: at 0 the levels would fall together."""
-
-
-@dataclass(frozen=True)
-class NeuronSpec:
-    """The constants of a multi-level IF neuron; see `MultiLevelIF` for their meaning."""
-
-    levels: int
-    surrogate: str
-    alpha: float
-    v_init: float
-    beta: float
-    detach_reset: bool
-
-    def __post_init__(self) -> None:
-        if isinstance(self.levels, bool) or not isinstance(self.levels, int) or self.levels < 1:
-            raise invalid("levels", self.levels, "an integer >= 1")
-        if self.surrogate not in SURROGATES:
-            raise unknown("surrogate", str(self.surrogate), SURROGATES)
-        if not self.alpha > 0:
-            raise invalid("alpha", self.alpha, "a number > 0")
-        if not 0 <= self.v_init < 1:
-            raise invalid("v_init", self.v_init, "a number of levels in [0, 1)")
-        if not 0 < self.beta <= 1:
-            raise invalid("beta", self.beta, "a number in (0, 1]")
 
 
 class _Spikes(torch.autograd.Function):

@@ -8,9 +8,12 @@ error of an edge, so the quotient is only a first guess that two comparisons set
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from multispike.errors import invalid, unknown
 
 Threshold = float | Tensor
 """V_th: one number, or a tensor that broadcasts against the potential."""
@@ -72,3 +75,27 @@ SURROGATES: dict[str, Callable[[Tensor, Threshold, int, float], Tensor]] = {
     "ste": ste_gradient,
 }
 """Name -> stand-in for dz*D/dh; a new gradient is a new row."""
+
+
+@dataclass(frozen=True)
+class NeuronSpec:
+    """The constants of a multi-level IF neuron; see `MultiLevelIF` for their meaning."""
+
+    levels: int
+    surrogate: str
+    alpha: float
+    v_init: float
+    beta: float
+    detach_reset: bool
+
+    def __post_init__(self) -> None:
+        if isinstance(self.levels, bool) or not isinstance(self.levels, int) or self.levels < 1:
+            raise invalid("levels", self.levels, "an integer >= 1")
+        if self.surrogate not in SURROGATES:
+            raise unknown("surrogate", str(self.surrogate), SURROGATES)
+        if not self.alpha > 0:
+            raise invalid("alpha", self.alpha, "a number > 0")
+        if not 0 <= self.v_init < 1:
+            raise invalid("v_init", self.v_init, "a number of levels in [0, 1)")
+        if not 0 < self.beta <= 1:
+            raise invalid("beta", self.beta, "a number in (0, 1]")

@@ -25,7 +25,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import DTypeLike
 
 from multispike.errors import invalid
-from multispike.files import sha256, write_json
+from multispike.files import default_cache_dir, sha256, write_json
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +48,6 @@ class Allocate(Protocol):
 
 class _Unwritable(Exception):
     """The cache can't take the entry; the data can still be decoded without it."""
-
-
-def default_cache_dir() -> Path:
-    """`$MULTISPIKE_CACHE`, or else `~/.cache/multispike`."""
-    return Path(os.environ.get("MULTISPIKE_CACHE") or Path.home() / ".cache" / "multispike")
 
 
 class Cache:

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from multispike.allocator import keep_freed_memory
 from multispike.config import Recipe, TrainConfig
 from multispike.data import DATASETS, load_dataset
 from multispike.data.augment import Augmentation
@@ -108,6 +109,7 @@ def fit(config: TrainConfig) -> bool:
         callbacks.Interrupted: after Ctrl-C or SIGTERM, with last.ckpt written.
     """
     config.check()
+    keep_freed_memory()
     folder = Path(config.folder)
     first = int(os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0"))) == 0
     if not first:  # started by rank 0 or torchrun: the folder is rank 0's business
