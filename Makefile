@@ -11,7 +11,7 @@ demo: $(VENV)/installed
 	@echo "The report: runs/demo/report.html"
 
 test: $(VENV)/installed-test lint
-	$(RUN)/pytest -q
+	$(RUN)/pytest -q -n auto
 
 lint: $(VENV)/installed-test
 	$(RUN)/ruff check .
