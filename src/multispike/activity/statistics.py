@@ -148,15 +148,15 @@ def _byte_sums(rows: Tensor, unit: float | Tensor, levels: int) -> list[Tensor]:
     planes = z[:, :size].view(laid_out.shape)
     for part, target in zip(laid_out.split(few), planes.split(few), strict=True):
         target.copy_(_rounded_up_half(part, unit, order))
+    back = [order.index(axis) for axis in range(1, rows.dim())]
     sums = []
     for k in range(1, levels + 1):
-        bounded = z.clamp(max=k) if k < levels else z
-        words = bounded.view(torch.int64)
-        # Bytes may not overflow into their neighbours; the sum is bytes again.
-        parts = [part.sum(0).view(torch.uint8) for part in words.split(255 // k)]
-        total = torch.stack(parts).sum(0, dtype=torch.int64)[:size].view(shape)
-        back = [order.index(axis) for axis in range(1, rows.dim())]
-        sums.append(total.permute(back).cpu().double())
+        words = (z.clamp(max=k) if k < levels else z).view(torch.int64)
+        total = torch.zeros(size, dtype=torch.float64, device=rows.device)
+        # So few rows at a time that no byte overflows into its neighbour.
+        for part in words.split(255 // k):
+            total += part.sum(0).view(torch.uint8)[:size]
+        sums.append(total.view(shape).permute(back).cpu())
     return sums
 
 
