@@ -40,6 +40,7 @@ class Drive:
     """Synapses in floating point, on their way to a layer.
 
     weight: potential per unit of the source; None for an identity.
+    factor: what the module's own weights were multiplied by to get there, [Co, Ci, 1, 1].
     sign: set where a max-pool stands before batch norm, and `shape` is behind it.
     """
 
@@ -48,6 +49,7 @@ class Drive:
     shape: Shape
     bias: Floats
     weight: Floats | None = None
+    factor: Floats | None = None
     stride: int = 1
     padding: int = 0
     pools: bool = False
@@ -80,7 +82,8 @@ def project(name: str, module: nn.Conv2d | nn.Linear, x: Signal) -> Drive:
     if module.bias is not None:
         bias = module.bias.detach().double().numpy()
     shape = Synapses(name, x.name, weight=weight, stride=stride, padding=padding).reach(x.shape)  # pyright: ignore[reportArgumentType]
-    return Drive(name, x, shape, bias, weight * x.worth[:, None, None], stride, padding)
+    factor = np.broadcast_to(x.worth[:, None, None], (*weight.shape[:2], 1, 1))
+    return Drive(name, x, shape, bias, weight * factor, factor, stride, padding)
 
 
 def identity(name: str, x: Signal) -> Drive:
@@ -93,6 +96,7 @@ def fold(norm: nn.BatchNorm2d, drive: Drive) -> Drive:
     assert norm.running_var is not None
     assert norm.running_mean is not None
     assert drive.weight is not None
+    assert drive.factor is not None
     scale = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
     offset = norm.bias.detach().double() - norm.running_mean.double() * scale
     factor = scale.numpy()
@@ -101,7 +105,10 @@ def fold(norm: nn.BatchNorm2d, drive: Drive) -> Drive:
     if drive.pools:
         sign = np.where(factor < 0, -1, 1).astype(np.int32)
         factor = np.abs(factor)
-    return replace(drive, weight=drive.weight * factor[:, None, None, None], bias=bias, sign=sign)
+    each = factor[:, None, None, None]
+    return replace(
+        drive, weight=drive.weight * each, factor=drive.factor * each, bias=bias, sign=sign
+    )
 
 
 def whole(drive: Drive, unit: Floats, shift: Ints | None = None) -> Synapses:
@@ -109,7 +116,7 @@ def whole(drive: Drive, unit: Floats, shift: Ints | None = None) -> Synapses:
     if drive.weight is None:
         gain = int32(np.round(drive.source.worth / unit))
         return Synapses(drive.name, drive.source.name, gain=gain)
-    fine = unit if shift is None else unit / 2.0**shift
+    fine = finest(unit, shift)
     weight = np.round(drive.weight / fine[:, None, None, None]).clip(-WEIGHT_MAX, WEIGHT_MAX)
     return Synapses(
         drive.name,
@@ -119,6 +126,22 @@ def whole(drive: Drive, unit: Floats, shift: Ints | None = None) -> Synapses:
         padding=drive.padding,
         shift=shift,
     )
+
+
+def finest(unit: Floats, shift: Ints | None) -> Floats:
+    """What a weight of 1 is worth."""
+    return unit if shift is None else unit / 2.0**shift
+
+
+def rounded(drive: Drive, synapses: Synapses, unit: Floats) -> Floats:
+    """The module's own weights as `synapses` has them, rounded; [Co, Ci, Kh, Kw].
+
+    Those that no scale lets through (a batch norm's scale of 0) are 0.
+    """
+    assert drive.factor is not None
+    assert synapses.weight is not None
+    worth = synapses.weight * finest(unit, synapses.shift)[:, None, None, None]
+    return np.divide(worth, drive.factor, out=np.zeros_like(worth), where=drive.factor != 0)
 
 
 def largest_shift(drive: Drive, unit: Floats) -> Ints:

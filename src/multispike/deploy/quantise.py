@@ -26,6 +26,7 @@ from multispike.deploy.drives import (
     largest_shift,
     level_of,
     project,
+    rounded,
     taps,
     whole,
 )
@@ -89,7 +90,7 @@ def quantise(
             raise invalid(name, list(values), f"{channels} finite numbers")
     if min(std) <= 0:
         raise invalid("std", list(std), "numbers > 0")
-    walker = _Walker(model, np.array(mean, np.float64), np.array(std, np.float64))
+    walker = _Walker(model, mean, std)
     readout, unit = walker.walk(model, input_shape)
     return IntegerNetwork(
         arch=model.config["arch"],
@@ -101,13 +102,27 @@ def quantise(
     )
 
 
+def rounded_weights(
+    model: Network, mean: Sequence[float], std: Sequence[float], input_shape: Shape
+) -> dict[str, Floats]:
+    """Each convolution's and linear layer's own weights as `quantise` rounds them, by name.
+
+    Arguments and errors as for `quantise`. Linear weights are [No, Ni, 1, 1].
+    """
+    _refuse(model)
+    walker = _Walker(model, mean, std)
+    walker.walk(model, input_shape)
+    return walker.rounded
+
+
 class _Walker:
     """Walks a `Network` in execution order and collects integer layers."""
 
-    def __init__(self, model: Network, mean: Floats, std: Floats) -> None:
+    def __init__(self, model: Network, mean: Sequence[float], std: Sequence[float]) -> None:
         self.layers: list[Layer] = []
+        self.rounded: dict[str, Floats] = {}
         self.timesteps = model.timesteps
-        self.mean, self.std = mean, std
+        self.mean, self.std = np.array(mean, np.float64), np.array(std, np.float64)
         steps = [
             level_of(neuron, None) for neuron in model.modules() if isinstance(neuron, MultiLevelIF)
         ]
@@ -201,7 +216,7 @@ class _Walker:
             bias = bias + spec.beta * spec.v_init * step
         else:
             start = np.floor(spec.v_init * step).astype(np.int32)
-        synapses = tuple(whole(drive, unit) for drive in drives)
+        synapses = tuple(self.whole(drive, unit) for drive in drives)
         self.layers.append(
             Neurons(
                 name=name,
@@ -234,7 +249,9 @@ class _Walker:
         """Potentials in the network's fixed-point unit, each path with shifts of its own."""
         unit = np.full(drives[0].shape[0], self.unit)
         synapses = tuple(
-            whole(drive, unit, largest_shift(drive, unit) if drive.weight is not None else None)
+            self.whole(
+                drive, unit, largest_shift(drive, unit) if drive.weight is not None else None
+            )
             for drive in drives
         )
         bias = np.sum([drive.bias for drive in drives], axis=0) / unit
@@ -244,13 +261,20 @@ class _Walker:
         )
         return Signal(name, shape, unit)
 
+    def whole(self, drive: Drive, unit: Floats, shift: Ints | None = None) -> Synapses:
+        """`drive` in whole units, and what that makes of its module's weights."""
+        synapses = whole(drive, unit, shift)
+        if drive.weight is not None:
+            self.rounded[drive.name] = rounded(drive, synapses, unit)
+        return synapses
+
     def readout(self, drive: Drive) -> tuple[Readout, float]:
         """The last linear layer with one unit for all classes, and that unit."""
         assert drive.weight is not None
         unit = max(float(np.abs(drive.weight).max()), 1e-30) / WEIGHT_MAX
         units = np.full(drive.shape[0], unit)
         bias = Bias.uniform(int32(np.round(drive.bias / units)), drive.shape)
-        return Readout("logits", drive.shape, (whole(drive, units),), bias), unit
+        return Readout("logits", drive.shape, (self.whole(drive, units),), bias), unit
 
     def bias(
         self,
@@ -261,9 +285,9 @@ class _Walker:
         down: bool,
     ) -> Bias:
         """`values` [C] in units, with the constant of the image's normalisation on it."""
-        rounded = np.floor if down else np.round
+        nearest = np.floor if down else np.round
         if drives[0].source.name != IMAGE:
-            return Bias.uniform(int32(rounded(values)), shape)
+            return Bias.uniform(int32(nearest(values)), shape)
         weight = synapses[0].weight
         assert weight is not None
         shift = np.zeros(shape[0]) if synapses[0].shift is None else synapses[0].shift
@@ -275,7 +299,7 @@ class _Walker:
         rows, row_taps = taps(size[1], weight.shape[2], drives[0], shape[1])
         columns, column_taps = taps(size[2], weight.shape[3], drives[0], shape[2])
         inside = np.einsum("okl,rk,sl->rso", zero, row_taps, column_taps)
-        return Bias(int32(rounded(values - inside)), rows, columns)
+        return Bias(int32(nearest(values - inside)), rows, columns)
 
 
 def _refuse(model: Network) -> None:

@@ -1,0 +1,75 @@
+"""Fine-tuning sees what the integer network computes, and helps it."""
+
+import numpy as np
+import pytest
+import torch
+from test_deploy_integer import CASES, MEAN, NAMES, SHAPE, STD, images, normalised, realistic
+
+from multispike.data import load_dataset
+from multispike.deploy import drives
+from multispike.deploy import quantise as quantise_module
+from multispike.deploy.finetune import finetune
+from multispike.deploy.quantise import quantise, rounded_weights
+from multispike.models import create_model
+
+
+@pytest.mark.parametrize(("arch", "options"), CASES, ids=NAMES)
+def test_rounded_weights_are_those_of_the_integer_network(arch, options):
+    """Put into the float network, they quantise to the same integers again."""
+    model = realistic(arch, **options)
+    network = quantise(model, MEAN, STD, SHAPE)
+    modules = dict(model.named_modules())
+    with torch.no_grad():
+        for name, values in rounded_weights(model, MEAN, STD, SHAPE).items():
+            weight = modules[name].weight
+            assert not torch.equal(weight, torch.from_numpy(values).to(weight).view_as(weight))
+            weight.copy_(torch.from_numpy(values).view_as(weight))
+    again = quantise(model, MEAN, STD, SHAPE)
+    same = []
+    for before, after in zip(network.layers, again.layers, strict=True):
+        for a, b in zip(
+            getattr(before, "synapses", ()), getattr(after, "synapses", ()), strict=True
+        ):
+            if a.weight is not None:
+                # A channel whose largest weight was rounded to 126 or less is scaled anew.
+                same.append((a.weight == b.weight).mean())
+    assert np.mean(same) > 0.5
+
+
+def test_fine_tuning_leaves_unrounded_weights_and_statistics():
+    model = realistic("sparse_resnet")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    batch = (normalised(images(16)), torch.arange(16) % 5)
+    losses = finetune(model, [batch], MEAN, STD, SHAPE, lr=0.0)
+    after = model.state_dict()
+    assert len(losses) == 1
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_fine_tuning_makes_up_for_coarse_weights(monkeypatch):
+    """With weights of -7..7 rounding hurts at once, not only networks as large as CIFAR's."""
+    for module in (drives, quantise_module):
+        monkeypatch.setattr(module, "WEIGHT_MAX", 7)
+    digits = load_dataset("digits", progress=False)
+    mean, std = [float(v) for v in digits.mean], [float(v) for v in digits.std]
+    torch.manual_seed(0)
+    model = create_model("sparse_resnet20", in_channels=1)
+    pixels, labels = digits.train.inputs[:256], digits.train.labels[:256]
+    inputs = (pixels.float() / 255 - mean[0]) / std[0]
+    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+    for part in torch.arange(256).repeat(10).split(64):
+        loss = torch.nn.functional.cross_entropy(model.train()(inputs[part]), labels[part])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def integer_loss() -> float:
+        network = quantise(model.eval(), mean, std, (1, 8, 8))
+        logits = torch.from_numpy(network.forward(pixels)).double() * network.logit_scale
+        return torch.nn.functional.cross_entropy(logits, labels).item()
+
+    before = integer_loss()
+    batches = [(inputs[part], labels[part]) for part in torch.arange(256).repeat(3).split(64)]
+    losses = finetune(model, batches, mean, std, (1, 8, 8), lr=0.05)
+    assert len(losses) == 12
+    assert integer_loss() < 0.9 * before
