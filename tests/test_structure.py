@@ -22,7 +22,7 @@ LAYERS = [
     {"profiling"},
     {"report", "avalanche"},
     {"experiment", "deploy"},
-    {"stream", "viewer"},
+    {"live", "stream", "viewer"},
     {"cli"},
 ]
 """From the ground up: a module may import from its own set and from those before it."""

@@ -19,6 +19,7 @@ from multispike.config import (
     CompareConfig,
     EnergyConfig,
     EvaluateConfig,
+    StreamConfig,
     TrainConfig,
     ViewConfig,
 )
@@ -101,6 +102,17 @@ COMMANDS = {
             "multispike view recording.raw --out film.gif --window-us 10000",
         ),
         {"events": "recording to look at"},
+    ),
+    "stream": Command(
+        "multispike.stream:stream",
+        StreamConfig,
+        "Classify a recording, or what a camera sends, slice by slice.",
+        (
+            "multispike stream RUN recording.raw",
+            "multispike stream RUN recording.raw --count 5000 --overlap 2500 --json -",
+            "camera | multispike stream RUN - --realtime --view",
+        ),
+        {"run": "folder of the run", "events": "recording, or - for standard input"},
     ),
     "compare": Command(
         "multispike.experiment:compare",

@@ -5,6 +5,7 @@ since jsonargparse imports what stands in it.
 """
 
 from multispike.config.measuring import AvalancheConfig, EnergyConfig, EvaluateConfig
+from multispike.config.streaming import StreamConfig
 from multispike.config.training import (
     CompareConfig,
     Recipe,
@@ -20,6 +21,7 @@ __all__ = [
     "EnergyConfig",
     "EvaluateConfig",
     "Recipe",
+    "StreamConfig",
     "TrainConfig",
     "ViewConfig",
     "parse_variant",

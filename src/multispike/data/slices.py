@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -19,20 +19,29 @@ class Slice(NamedTuple):
 
 
 def slices(
-    pieces: Iterable[np.ndarray], *, window_us: int | None = None, count: int | None = None
+    pieces: Iterable[np.ndarray],
+    *,
+    window_us: int | None = None,
+    count: int | None = None,
+    overlap: int = 0,
 ) -> Iterator[Slice]:
     """Cut the pieces of a recording (`read_events`) by time or by count; exactly one is given.
 
-    window_us: length of a slice. The first starts with the first event, the others follow without
-        a gap; a slice without events is left out. The last one has what is left.
+    window_us: length of a slice. The first starts with the first event, the others follow at equal
+        distances; a slice without events is left out. The last one has what is left.
     count: events of a slice. What is left at the end and is fewer makes no slice, unless it is all
         there is.
+    overlap: how much of a slice the next one repeats, in µs with `window_us`, in events with
+        `count`: slices start `window_us - overlap` µs, or `count - overlap` events, apart.
 
-    Only the events of one slice are held.
+    A slice is given out as soon as it is known to be whole: by time, that is when an event behind
+    it, or the end, was read. Only the events of one slice and one piece are held.
 
     >>> events = np.array([(0,), (4,), (9,), (31,)], [("t", int)])
     >>> [(s.start_us, s.stop_us, len(s.events)) for s in slices([events], window_us=10)]
     [(0, 10, 3), (30, 40, 1)]
+    >>> [(s.start_us, s.stop_us, len(s.events)) for s in slices([events], window_us=10, overlap=5)]
+    [(0, 10, 3), (5, 15, 1), (25, 35, 1), (30, 40, 1)]
     >>> [(s.start_us, s.stop_us, len(s.events)) for s in slices([events], count=2)]
     [(0, 5, 2), (9, 32, 2)]
     """
@@ -41,45 +50,69 @@ def slices(
     for name, value in (("window_us", window_us), ("count", count)):
         if value is not None and (isinstance(value, bool) or value < 1):
             raise invalid(name, value, "an integer >= 1")
-    return _by_time(pieces, window_us) if window_us else _by_count(pieces, count or 1)
+    length = window_us or count or 1
+    if isinstance(overlap, bool) or not 0 <= overlap < length:
+        raise invalid("overlap", overlap, f"an integer from 0 to {length - 1}")
+    cut = _by_time if window_us else _by_count
+    return cut(pieces, length, length - overlap)
 
 
-def _by_time(pieces: Iterable[np.ndarray], window: int) -> Iterator[Slice]:
+def _by_time(pieces: Iterable[np.ndarray], window: int, step: int) -> Iterator[Slice]:
     start = None
     held: list[np.ndarray] = []
     for piece in pieces:
-        while len(piece):
-            if start is None:
-                start = int(piece["t"][0])
-            cut = int(np.searchsorted(piece["t"], start + window))
-            if cut:
-                held.append(piece[:cut])
-            piece = piece[cut:]
-            if len(piece):
-                if held:
-                    yield Slice(start, start + window, np.concatenate(held))
-                    held = []
-                # Silence may last for hours, so it is jumped over, not walked through.
-                start += (int(piece["t"][0]) - start) // window * window
+        if not len(piece):
+            continue
+        if start is None:
+            start = int(piece["t"][0])
+        held.append(piece)
+        if piece["t"][-1] >= start + window:
+            events = _joined(held)
+            start, done = yield from _windows(events, start, window, step, ended=False)
+            held = [events[done:]]
     if held and start is not None:
-        yield Slice(start, start + window, np.concatenate(held))
+        yield from _windows(_joined(held), start, window, step, ended=True)
 
 
-def _by_count(pieces: Iterable[np.ndarray], count: int) -> Iterator[Slice]:
+def _windows(
+    events: np.ndarray, start: int, window: int, step: int, ended: bool
+) -> Generator[Slice, None, tuple[int, int]]:
+    """The slices that are whole; returns the start of the next one and the first event in it."""
+    t = np.ascontiguousarray(events["t"])
+    first = 0
+    while first < len(t) and (ended or t[-1] >= start + window):
+        stop = int(np.searchsorted(t, start + window))
+        if stop > first:
+            yield Slice(start, start + window, events[first:stop])
+        start += step
+        first = int(np.searchsorted(t, start))
+        if first < len(t):
+            # Silence may last for hours, so it is jumped over, not walked through.
+            start += max(0, (int(t[first]) - start - window) // step + 1) * step
+    return start, first
+
+
+def _by_count(pieces: Iterable[np.ndarray], count: int, step: int) -> Iterator[Slice]:
     held: list[np.ndarray] = []
-    have = given = 0
+    have, given = 0, False
     for piece in pieces:
-        while len(piece):
-            part, piece = piece[: count - have], piece[count - have :]
-            held.append(part)
-            have += len(part)
-            if have == count:
-                yield _slice(held)
-                held, have, given = [], 0, given + 1
-    if held and not given:
-        yield _slice(held)
+        held.append(piece)
+        have += len(piece)
+        if have < count:
+            continue
+        events = _joined(held)
+        first = 0
+        for first in range(0, have - count + 1, step):
+            yield _slice(events[first : first + count])
+        held, given = [events[first + step :]], True
+        have = len(held[0])
+    if have and not given:
+        yield _slice(_joined(held))
 
 
-def _slice(held: list[np.ndarray]) -> Slice:
-    events = np.concatenate(held)
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _slice(events: np.ndarray) -> Slice:
     return Slice(int(events["t"][0]), int(events["t"][-1]) + 1, events)
