@@ -1,0 +1,233 @@
+"""How fast events become frames, how late classes are known, and how much memory a stream takes.
+
+    python benchmarks/stream.py [--threads 2] [--seconds 30] [--gigabytes 1]
+                                [--parts frames,latency,memory] [--out results/stream.json]
+
+All recordings are made here: events anywhere on 640x480 pixels, ON and OFF, `RATE` a second. The
+network is a fastnet of N = 4 at T = 1 for frames of 64x64, with random weights and the batch
+statistics of such frames, so that its activity is not trivial. Slices are windows of 10 ms.
+
+frames: events a second of process time from a file to frames, without the network.
+latency: `--realtime` for --seconds of recording, as a camera would send it, so that reading goes
+    on beside the inference. For its definition see `multispike.stream`.
+memory: a file of --gigabytes, as fast as it goes; largest resident size, less what it was before
+    the file was opened.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from multispike.config import StreamConfig, TrainConfig
+from multispike.data.frames import event_frames
+from multispike.data.recordings import EVENT, read_events
+from multispike.data.slices import slices
+from multispike.environment import environment
+from multispike.files import write_json
+from multispike.models import create_model
+from multispike.stream import FrameClassifier, run_stream
+from multispike.training import Run
+
+SENSOR = (640, 480)
+SIZE = 64
+WINDOW_US = 10_000
+RATE = 2_000_000
+HEADER = b"% evt 2.0\n% geometry 640x480\n% end\n"
+
+
+def made(count: int, seed: int = 0) -> np.ndarray:
+    """Events at random places, evenly spread over time."""
+    rng = np.random.default_rng(seed)
+    events = np.empty(count, EVENT)
+    events["t"] = np.arange(count) * 1_000_000 // RATE
+    for name, values in (("x", SENSOR[0]), ("y", SENSOR[1]), ("p", 2)):
+        events[name] = rng.integers(0, values, count)
+    return events
+
+
+def evt2_words(events: np.ndarray) -> np.ndarray:
+    """The words of EVT2, uint32: one of the time wherever its upper 28 bits have changed."""
+    high = events["t"] >> 6
+    new = np.flatnonzero(np.diff(high, prepend=-1))
+    words = (
+        events["p"].astype(np.uint32) << 28
+        | (events["t"] & 63).astype(np.uint32) << 22
+        | events["x"].astype(np.uint32) << 11
+        | events["y"].astype(np.uint32)
+    )
+    return np.insert(words, new, (8 << 28 | high[new]).astype(np.uint32)).astype("<u4")
+
+
+def evt3_words(events: np.ndarray) -> np.ndarray:
+    """The words of EVT3, uint16: time above and below 12 bits, row, column with polarity."""
+    words = np.empty((len(events), 4), "<u2")
+    words[:, 0] = 0x8000 | events["t"] >> 12 & 0xFFF
+    words[:, 1] = 0x6000 | events["t"] & 0xFFF
+    words[:, 2] = events["y"]
+    words[:, 3] = 0x2000 | events["p"].astype(int) << 11 | events["x"]
+    return words
+
+
+def write_evt3(path: Path, events: np.ndarray) -> None:
+    header = b"% evt 3.0\n% format EVT3;height=480;width=640\n% end\n"
+    path.write_bytes(header + evt3_words(events).tobytes())
+
+
+def write_evt2(path: Path, events: np.ndarray) -> None:
+    path.write_bytes(HEADER + evt2_words(events).tobytes())
+
+
+def write_npy(path: Path, events: np.ndarray) -> None:
+    with open(path, "wb") as file:
+        np.save(file, events)
+
+
+def write_large(path: Path, size: int) -> None:
+    """An EVT2 file of about `size` bytes whose time goes on throughout; a second at a time."""
+    events = made(RATE)
+    with open(path, "wb") as file:
+        file.write(HEADER)
+        while file.tell() < size:
+            file.write(evt2_words(events).tobytes())
+            events["t"] += 1_000_000
+
+
+def fastnet_run() -> Run:
+    """A run as if trained: fastnet for two channels of 64x64."""
+    torch.manual_seed(0)
+    network = create_model("fastnet", in_channels=2, levels=4, timesteps=1)
+    events = made(8 * RATE * WINDOW_US // 1_000_000, seed=1)
+    frames = [
+        event_frames(part.events, SENSOR, size=SIZE)
+        for part in slices([events], window_us=WINDOW_US)
+    ]
+    counts = torch.from_numpy(np.stack(frames)).float()
+    scale = float(counts.square().mean().sqrt())
+    with torch.no_grad():
+        for _ in range(3):
+            network.train()((counts / scale).transpose(0, 1))
+    data = {
+        "name": "made",
+        "mean": [0.0, 0.0],
+        "std": [scale / 255] * 2,
+        "classes": [str(label) for label in range(10)],
+        "input_shape": [2, SIZE, SIZE],
+    }
+    return Run(Path("made"), network.eval(), TrainConfig(), data, [], 0.0)
+
+
+def measure_frames(folder: Path, seconds: float) -> dict[str, float]:
+    """Events a second of process time by format, the best of three."""
+    events = made(int(RATE * min(seconds, 5)))
+    writers: dict[str, tuple[str, Callable[[Path, np.ndarray], None]]] = {
+        "EVT2": ("a.raw", write_evt2),
+        "EVT3": ("b.raw", write_evt3),
+        "npy": ("c.npy", write_npy),
+    }
+    speed = {}
+    for name, (file, write) in writers.items():
+        write(folder / file, events)
+        rounds = []
+        for _ in range(3):
+            began = time.process_time()
+            for part in slices(read_events(folder / file, sensor=SENSOR), window_us=WINDOW_US):
+                event_frames(part.events, SENSOR, size=SIZE)
+            rounds.append(time.process_time() - began)
+        speed[name] = len(events) / min(rounds)
+        (folder / file).unlink()
+    return speed
+
+
+def measure_latency(folder: Path, seconds: float) -> dict[str, Any]:
+    """The summary of a stream in real time that shows nothing."""
+    path = folder / "latency.raw"
+    write_large(path, int(seconds * evt2_words(made(RATE)).nbytes))
+    summary = stream_made(path, realtime=True)
+    path.unlink()
+    return summary
+
+
+def stream_made(path: Path, realtime: bool = False) -> dict[str, Any]:
+    """Classify a file; its summary, with the resident size before it was opened and at most."""
+    run = fastnet_run()
+    classifier = FrameClassifier(run)
+    config = StreamConfig("made", str(path), window_us=WINDOW_US, realtime=realtime)
+    start = resident_mb("VmRSS")
+    summary = run_stream(run, classifier, read_events(path), config)
+    return {**summary, "start_mb": start, "peak_mb": resident_mb("VmHWM")}
+
+
+def resident_mb(field: str) -> float:
+    """Of this process, as Linux has it: VmRSS is now, VmHWM the most ever."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    (line,) = [line for line in status.splitlines() if line.startswith(field)]
+    return int(line.split()[1]) * 1024 / 1e6
+
+
+def measure_memory(folder: Path, gigabytes: float, threads: int) -> dict[str, Any]:
+    """A file classified as fast as it can be, by a process that does nothing else."""
+    path = folder / "large.raw"
+    write_large(path, int(gigabytes * 1e9))
+    with ProcessPoolExecutor(
+        1, get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
+    ) as fresh:
+        summary = fresh.submit(stream_made, path).result()
+    return {
+        "file_mb": path.stat().st_size / 1e6,
+        "above_start_mb": summary["peak_mb"] - summary["start_mb"],
+        "summary": summary,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--gigabytes", type=float, default=1.0)
+    parser.add_argument("--parts", default="frames,latency,memory")
+    parser.add_argument("--out", default="results/stream.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    parts = arguments.parts.split(",")
+    result: dict[str, Any] = {
+        "environment": environment(),
+        "rate": RATE,
+        "sensor": SENSOR,
+        "frame": SIZE,
+        "window_us": WINDOW_US,
+    }
+    promises = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        if "frames" in parts:
+            result["frames"] = measure_frames(folder, arguments.seconds)
+            slowest = min(result["frames"].values())
+            promises["events/s from file to frame"] = [slowest, ">=", 2e6, slowest >= 2e6]
+        if "latency" in parts:
+            result["latency"] = measure_latency(folder, arguments.seconds)
+            p99 = result["latency"]["latency_ms"]["p99"]
+            promises["p99 latency in ms"] = [p99, "<", 10, p99 < 10]
+        if "memory" in parts:
+            result["memory"] = measure_memory(folder, arguments.gigabytes, arguments.threads)
+            above = result["memory"]["above_start_mb"]
+            promises["MB above start"] = [above, "<", 300, above < 300]
+    result["promises"] = promises
+    out = Path(arguments.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(out, result)
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
