@@ -24,6 +24,9 @@ SLOPE = dict(rtol=1e-4, atol=1e-5)
 """The *eager* sigmoid loses digits in 1 - s and in alpha * N * h/V_th (the fused one is held to
 float64 below); a threshold's gradient is one sum in another order."""
 
+HALF_SLOPE = dict(rtol=2**-7, atol=1e-5)
+"""A gradient near the middle of two bfloat16, up to 2^-7 apart, may round either way."""
+
 thresholds = st.floats(2**-10, 2.0**10, width=32)
 
 
@@ -302,14 +305,168 @@ def test_steps_equal_the_sequence(surrogate):
     assert torch.equal(neuron(x), torch.stack(spikes))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_other_types_run_eagerly(dtype):
     x = torch.randn(2, 3, 8).to(dtype).requires_grad_()
     neuron = MultiLevelIF(4)
     assert not usable(x, None, 1.0, neuron.spec)
-    spikes = neuron(x)
+    spikes, v = neuron.step(x[0])
     spikes.sum().backward()
     assert spikes.dtype == x.grad.dtype == dtype
+    assert v.dtype == (torch.float32 if dtype == torch.float16 else dtype)
+
+
+@pytest.mark.parametrize("surrogate", SURROGATES)
+@pytest.mark.parametrize("detach_reset", [True, False])
+@pytest.mark.parametrize("learned", ["no", "layer", "channel"])
+@pytest.mark.parametrize("state", [True, False])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("steps", "n"), [(1, 4), (3, 7)])
+def test_bfloat16_is_float32_between_conversions(
+    surrogate, detach_reset, learned, state, layout, steps, n
+):
+    """Bits of spikes, potential and gradients: rounded once, at the end, on every path.
+
+    With levels off the grid of bfloat16 (7, thresholds like 0.7), so that a potential or a gradient
+    that were rounded from step to step would show.
+    """
+    torch.manual_seed(0)
+    x = LAYOUTS[layout]((torch.randn(steps, 2, 5, 9, 11) + 0.3).bfloat16())
+    v = torch.rand(2, 5, 9, 11) if state else None
+    threshold = {"no": 0.7, "layer": torch.tensor(0.7), "channel": torch.rand(5, 1, 1) + 0.5}[
+        learned
+    ]
+    constants = spec(n, surrogate, v_init=0.25, beta=0.9, detach_reset=detach_reset)
+    outcomes = []
+    for convert in (torch.Tensor.float, torch.Tensor.bfloat16):
+        inputs = [
+            t.detach().requires_grad_() for t in (convert(x), v, threshold) if isinstance(t, Tensor)
+        ]
+        rest = inputs[1:]
+        given_v = rest.pop(0) if state else None
+        given_threshold = rest.pop(0) if rest else threshold
+        assert usable(inputs[0], given_v, given_threshold, constants)
+        outputs = FusedSpikes.apply(inputs[0], given_v, given_threshold, constants, state)
+        outputs = [t for t in outputs if t is not None]
+        generator = torch.Generator().manual_seed(3)
+        grads = [torch.randn(t.shape, generator=generator).bfloat16() for t in outputs]
+        grads = [g.to(t.dtype) for g, t in zip(grads, outputs, strict=True)]
+        outcomes.append((outputs, torch.autograd.grad(outputs, inputs, grads)))
+    for a, b in zip(*([*outputs, *grads] for outputs, grads in outcomes), strict=True):
+        assert torch.equal(a.to(b.dtype), b)
+    (spikes, *last), (grad_x, *others) = outcomes[1]
+    assert spikes.dtype == grad_x.dtype == torch.bfloat16
+    assert all(t.dtype == torch.float32 for t in (*last, *others))
+    if layout == "channels_last":
+        assert spikes[0].is_contiguous(memory_format=torch.channels_last)
+        assert grad_x[0].is_contiguous(memory_format=torch.channels_last)
+
+
+@given(
+    st.integers(1, 6), st.integers(1, 255), thresholds, st.sampled_from([1.0, 0.9]),
+    st.booleans(), st.integers(0, 2**31),
+)  # fmt: skip
+def test_bfloat16_forward_is_that_of_the_eager_code(steps, n, threshold, beta, state, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = ((torch.randn(steps, 2, 300, generator=generator) + 0.3) * threshold).bfloat16()
+    v = torch.rand(2, 300, generator=generator) * threshold / n if state else None
+    constants = spec(n, beta=beta)
+    assert usable(x, v, threshold, constants)
+    expected, expected_v = _Spikes.apply(x.float(), v, threshold, constants, True)
+    spikes, last = FusedSpikes.apply(x, v, threshold, constants, True)
+    assert torch.equal(spikes, expected.bfloat16())
+    assert torch.equal(last, expected_v)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 8, 64, 256])
+def test_bfloat16_spikes_are_whole_levels(n):
+    """For V_th = 1 and N a power of two up to 256 no spike is rounded, and edges are hit."""
+    edges = torch.arange(n + 1) / n
+    assert torch.equal(edges.bfloat16().float(), edges)
+    spikes = MultiLevelIF(n)(edges.bfloat16()[None, None])
+    assert torch.equal(spikes[0, 0].float(), edges)
+
+
+@pytest.mark.parametrize("value", [3.0e38, 3.39e38, -3.39e38, 1e-40, float("nan"), float("inf")])
+def test_bfloat16_extremes(value):
+    """Gradients at the ends of the range round as torch rounds, NaN included."""
+    x = torch.full((1, 1, 40), 0.5, dtype=torch.bfloat16, requires_grad=True)
+    spikes, v = FusedSpikes.apply(x, None, 1.0, spec(surrogate="ste"), True)
+    # dL/dx = dL/ds + dL/dV: the sum is the float whose rounding is looked at.
+    torch.autograd.backward([spikes, v], [torch.zeros_like(spikes), torch.full((1, 40), value)])
+    expected = torch.full((1, 1, 40), value).bfloat16()
+    assert torch.equal(x.grad.nan_to_num(7.0), expected.nan_to_num(7.0))
+
+
+@pytest.mark.parametrize("surrogate", SURROGATES)
+@pytest.mark.parametrize("learn", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_module_in_bfloat16(surrogate, learn, dtype, monkeypatch):
+    """Fused or eager, with parameters of float32 (mixed precision) or bfloat16: one result."""
+    neuron = MultiLevelIF(4, 0.8, surrogate, v_init=0.5, beta=0.9, learn_threshold=learn).to(dtype)
+    x = torch.randn(3, 2, 6, 5, 5).bfloat16()
+    weights = torch.randn_like(x)
+    results = []
+    for fused in (True, False):
+        if not fused:
+            monkeypatch.setattr("multispike.neurons.usable", lambda *_: False)
+        y = x.clone().requires_grad_()
+        spikes = neuron(y)
+        (spikes * weights).sum().backward()
+        first, v = neuron.step(x[0])
+        again = neuron.step(x[1], v)[0]
+        assert v.dtype == torch.float32
+        assert torch.equal(torch.stack([first, again]), spikes[:2])
+        results.append([spikes.detach(), y.grad, neuron.threshold.grad if learn else None])
+        neuron.zero_grad()
+    assert torch.equal(results[0][0], results[1][0])
+    assert results[0][1].dtype == torch.bfloat16
+    assert_close(results[0][1], results[1][1], **HALF_SLOPE)
+    if learn:
+        slope = SLOPE if dtype == torch.float32 else HALF_SLOPE
+        assert_close(results[0][2], results[1][2], **slope)
+
+
+def test_bfloat16_keeps_half_the_memory():
+    """The saved input is the bfloat16 input itself; `ste` keeps bytes."""
+    x = torch.randn(2, 2, 8, 4, 4).bfloat16().requires_grad_()
+    kept = []
+
+    def keep(tensor):
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        MultiLevelIF(4, surrogate="sigmoid")(x)
+        MultiLevelIF(4, surrogate="ste")(x)
+    big = [t for t in kept if t.numel() == x.numel()]
+    assert [t.dtype for t in big] == [torch.bfloat16, torch.uint8]
+    assert big[0].data_ptr() == x.data_ptr()
+
+
+def test_autocast_trains_in_channels_last():
+    """Convolution, batch norm and neuron pass bfloat16 on, in one memory layout, both ways."""
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.BatchNorm2d(8), torch.nn.Identity(),
+        torch.nn.Conv2d(8, 4, 3, padding=1),
+    ).to(memory_format=torch.channels_last)  # fmt: skip
+    neuron, seen = MultiLevelIF(4, surrogate="ste"), []
+
+    def fire(_, inputs, __):
+        spikes = neuron(inputs[0][None]).flatten(0, 1)
+        for tensor in (inputs[0], spikes):
+            seen.append(tensor)
+            tensor.register_hook(seen.append)
+        return spikes
+
+    network[2].register_forward_hook(fire)
+    x = torch.randn(2, 3, 6, 6).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        network(x).float().square().mean().backward()
+    assert len(seen) == 4
+    assert all(t.dtype == torch.bfloat16 for t in seen)
+    assert all(t.is_contiguous(memory_format=torch.channels_last) for t in seen)
+    assert network[0].weight.grad.dtype == torch.float32
 
 
 def test_tensors_without_memory_run_eagerly():
@@ -321,11 +478,14 @@ def test_tensors_without_memory_run_eagerly():
 
 
 @pytest.mark.parametrize("surrogate", SURROGATES)
-@pytest.mark.parametrize("learn", [False, True])
-def test_compiled_models_see_one_graph(surrogate, learn):
+@pytest.mark.parametrize(
+    ("learn", "dtype"),
+    [(False, torch.float32), (True, torch.float32), (True, torch.bfloat16)],
+)
+def test_compiled_models_see_one_graph(surrogate, learn, dtype):
     """torch.compile traces the eager code, without a graph break, to the fused numbers."""
     neuron = MultiLevelIF(4, 0.8, surrogate, v_init=0.5, learn_threshold=learn)
-    x = torch.randn(3, 2, 6, 5, 5)
+    x = torch.randn(3, 2, 6, 5, 5).to(dtype)
     weights = torch.randn_like(x)
     results = []
     for run in (neuron, torch.compile(neuron, fullgraph=True, backend="aot_eager")):
@@ -335,8 +495,9 @@ def test_compiled_models_see_one_graph(surrogate, learn):
         results.append([spikes.detach(), y.grad, neuron.threshold.grad if learn else None])
         neuron.zero_grad()
     assert torch.equal(results[0][0], results[1][0])
+    slope = SLOPE if dtype == torch.float32 else HALF_SLOPE
     for a, b in zip(results[0][1:], results[1][1:], strict=True):
-        assert a is b is None or assert_close(a, b, **SLOPE) is None
+        assert a is b is None or assert_close(a, b, **slope) is None
 
 
 def test_exports_see_traceable_operations():

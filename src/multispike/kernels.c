@@ -3,6 +3,9 @@
  * Built and called by kernels.py. The arithmetic follows surrogate.py and neurons.py operation by
  * operation (no fused multiply-add, no reassociation), so that spikes and potentials are the same
  * bits as those of the eager code; only the sigmoid's sum is evaluated in another way.
+ *
+ * Drives, spikes and their gradients are float or bfloat16 in memory. All arithmetic is float, and so
+ * are potentials from step to step: a bfloat16 layer is the float layer between two conversions.
  */
 #include <math.h>
 #include <stddef.h>
@@ -32,6 +35,7 @@ typedef struct {
     int64_t levels;    /* N */
     int64_t window;    /* how many bumps of the sigmoid's sum reach an element; 0 for "ste" */
     int64_t detach;    /* no gradient through the reset */
+    int64_t bfloat16;  /* type of x, s and their gradients; else float */
     int64_t threads;
     float alpha, beta;
     const float *constants; /* [4, channels]: rows as in Constants */
@@ -80,6 +84,36 @@ INLINE float fraction(float h, float threshold, float scale, float levels) {
     guess = guess < levels - 1.0f ? guess : levels - 1.0f;
     float low = guess / levels, high = (guess + 1.0f) / levels;
     return h >= high * threshold ? high : low;
+}
+
+/* n values of x, s or a gradient as floats: where they lie, or converted into `room`. */
+INLINE const float *loaded(const Layer *layer, const void *values, int64_t at, int64_t n,
+                           float *restrict room) {
+    if (!layer->bfloat16) return (const float *)values + at;
+    const uint16_t *restrict from = (const uint16_t *)values + at;
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits = (uint32_t)from[i] << 16;
+        memcpy(&room[i], &bits, sizeof bits);
+    }
+    return room;
+}
+
+/* Where to put such values, to be followed by `store`. */
+INLINE float *place(const Layer *layer, void *values, int64_t at, float *room) {
+    return layer->bfloat16 ? room : (float *)values + at;
+}
+
+/* Rounds what was put into `room` to the nearest bfloat16, ties to even; NaN stays NaN. */
+INLINE void store(const Layer *layer, const float *restrict room, int64_t n, void *values,
+                  int64_t at) {
+    if (!layer->bfloat16) return;
+    uint16_t *restrict to = (uint16_t *)values + at;
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &room[i], sizeof bits);
+        uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+        to[i] = (uint16_t)(room[i] == room[i] ? rounded : 0x7fc0);
+    }
 }
 
 /* V before the first timestep, leak applied. */
@@ -211,7 +245,13 @@ INLINE void add_threshold_gradient(int64_t n, const Layer *layer, const Constant
     }
 }
 
-static int64_t block_size(const Layer *layer) { return layer->steps > 1 ? BLOCK_OVER_TIME : BLOCK; }
+/* Elements that a thread works on at a time; at most BLOCK. */
+static int64_t block_size(const Layer *layer) {
+    return least(layer->elements, layer->steps > 1 ? BLOCK_OVER_TIME : BLOCK);
+}
+
+/* For kernels.py: floats a timestep and thread in the `room` of multispike_backward. */
+const int64_t multispike_block = BLOCK;
 
 /* The elements that one of the threads works on: whole blocks, [first, end). */
 static int64_t share(const Layer *layer, int64_t thread, int64_t *end) {
@@ -221,12 +261,13 @@ static int64_t share(const Layer *layer, int64_t thread, int64_t *end) {
 }
 
 /* x [T, elements], its timesteps x_stride apart -> s [T, elements]; v, mask and last may be NULL. */
-void multispike_forward(const Layer *layer, const float *x, int64_t x_stride, const float *v,
-                        float *s, uint8_t *mask, float *last) {
+void multispike_forward(const Layer *layer, const void *x, int64_t x_stride, const float *v, void *s,
+                        uint8_t *mask, float *last) {
+    if (!layer->elements) return;
 #pragma omp parallel for schedule(static, 1) num_threads(layer->threads)
     for (int64_t thread = 0; thread < layer->threads; thread++) {
         Constants c;
-        float state[BLOCK];
+        float state[BLOCK], drives[BLOCK], spikes[BLOCK];
         int64_t end, at = share(layer, thread, &end), block = block_size(layer);
         if (layer->channels == 1) spread(layer, 0, BLOCK, &c);
         for (; at < end; at += block) {
@@ -236,48 +277,56 @@ void multispike_forward(const Layer *layer, const float *x, int64_t x_stride, co
             for (int64_t t = 0; t < layer->steps; t++) {
                 int64_t here = t * layer->elements + at;
                 float decay = t + 1 < layer->steps ? layer->beta : 1.0f;
-                fire(n, layer, &c, x + t * x_stride + at, state, decay, s + here,
-                     mask ? mask + here : NULL);
+                fire(n, layer, &c, loaded(layer, x, t * x_stride + at, n, drives), state, decay,
+                     place(layer, s, here, spikes), mask ? mask + here : NULL);
+                store(layer, spikes, n, s, here);
             }
             if (last) memcpy(last + at, state, (size_t)n * sizeof(float));
         }
     }
 }
 
-/* dL/ds [T, elements] and dL/dV[T-1] (or NULL) -> dL/dx [T, elements], and dL/dV_th added to
- * grad_threshold [threads, channels] (or NULL). The slopes come from the mask, or else from the
- * potentials, which are computed again from x and v and wait in grad_x for their turn. */
-void multispike_backward(const Layer *layer, const float *x, int64_t x_stride, const float *v,
-                         const uint8_t *mask, const float *grad, int64_t grad_stride,
-                         const float *grad_last, float *grad_x, double *grad_threshold) {
+/* dL/ds [T, elements] and dL/dV[T-1] (or NULL) -> dL/dx [T, elements], dL/dV[-1] (or NULL), and
+ * dL/dV_th added to grad_threshold [threads, channels] (or NULL). The slopes come from the mask, or
+ * else from the potentials, which are computed again from x and v and wait in `room`
+ * [threads, T, multispike_block or all elements if they are fewer] for their turn. */
+void multispike_backward(const Layer *layer, const void *x, int64_t x_stride, const float *v,
+                         const uint8_t *mask, const void *grad, int64_t grad_stride,
+                         const float *grad_last, void *grad_x, float *grad_v,
+                         double *grad_threshold, float *room) {
+    if (!layer->elements) return;
 #pragma omp parallel for schedule(static, 1) num_threads(layer->threads)
     for (int64_t thread = 0; thread < layer->threads; thread++) {
         Constants c;
-        float state[BLOCK], slope[BLOCK];
+        float state[BLOCK], slope[BLOCK], given[BLOCK], result[BLOCK];
         int64_t end, at = share(layer, thread, &end), block = block_size(layer);
+        float *potentials = room + thread * layer->steps * block;
         if (layer->channels == 1) spread(layer, 0, BLOCK, &c);
         for (; at < end; at += block) {
             int64_t n = least(block, end - at);
             if (layer->channels > 1) spread(layer, at, n, &c);
             begin(n, layer, &c, v ? v + at : NULL, state);
             for (int64_t t = 0; t < layer->steps && !mask; t++)
-                charge(n, layer, &c, x + t * x_stride + at, state, grad_x + t * layer->elements + at,
-                       t + 1 < layer->steps);
+                charge(n, layer, &c, loaded(layer, x, t * x_stride + at, n, given), state,
+                       potentials + t * block, t + 1 < layer->steps);
             for (int64_t i = 0; i < n; i++) state[i] = grad_last ? grad_last[at + i] : 0.0f;
             for (int64_t t = layer->steps - 1; t >= 0; t--) {
                 int64_t here = t * layer->elements + at;
-                const float *grad_s = grad + t * grad_stride + at;
+                const float *potential = potentials + t * block;
+                const float *grad_s = loaded(layer, grad, t * grad_stride + at, n, given);
                 if (grad_threshold)
-                    add_threshold_gradient(n, layer, &c, at, grad_s, state, grad_x + here, slope,
+                    add_threshold_gradient(n, layer, &c, at, grad_s, state, potential, slope,
                                            grad_threshold + thread * layer->channels);
                 if (mask)
                     for (int64_t i = 0; i < n; i++) slope[i] = mask[here + i];
                 else if (layer->window)
-                    bumps(n, layer, &c, grad_x + here, slope);
+                    bumps(n, layer, &c, potential, slope);
                 else
-                    inside(n, &c, grad_x + here, slope);
-                chain(n, layer, grad_s, slope, state, grad_x + here);
+                    inside(n, &c, potential, slope);
+                chain(n, layer, grad_s, slope, state, place(layer, grad_x, here, result));
+                store(layer, result, n, grad_x, here);
             }
+            if (grad_v) memcpy(grad_v + at, state, (size_t)n * sizeof(float));
         }
     }
 }

@@ -3,6 +3,7 @@
 `kernels.c` is compiled at the first use (about a second), kept in the cache folder under a name
 that hashes source, compiler, flags and processor, and called through ctypes. Spikes and potentials
 are bit for bit those of the eager code in `multispike.neurons`; gradients agree within rounding.
+Drives and spikes are float32 or bfloat16; what is computed in between is float32.
 Where there is no C compiler, one warning says so and the eager code does the work.
 """
 
@@ -65,7 +66,8 @@ class _Layer(ctypes.Structure):
         *[
             (name, ctypes.c_int64)
             for name in (
-                "elements", "steps", "channels", "inner", "levels", "window", "detach", "threads"
+                "elements", "steps", "channels", "inner", "levels", "window", "detach", "bfloat16",
+                "threads",
             )
         ],
         *[(name, ctypes.c_float) for name in ("alpha", "beta")],
@@ -170,14 +172,15 @@ def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
     loaded.multispike_forward.argtypes = [layer, pointer, integer, *[pointer] * 4]
     loaded.multispike_backward.argtypes = [
         *(layer, pointer, integer, pointer, pointer),
-        *(pointer, integer, pointer, pointer, pointer),
+        *(pointer, integer, pointer, pointer, pointer, pointer, pointer),
     ]
     loaded.multispike_forward.restype = loaded.multispike_backward.restype = None
     return loaded
 
 
 def usable(x: Tensor, v: Tensor | None, threshold: float | Tensor, spec: NeuronSpec) -> bool:
-    """Whether `FusedSpikes` takes these inputs: plain float32 tensors on the CPU, run eagerly.
+    """Whether `FusedSpikes` takes these inputs: plain tensors on the CPU, run eagerly; float32, but
+    for x, which may be bfloat16.
 
     Under `torch.compile` and in exports the traceable code is wanted, which Inductor fuses with
     the batch norm before it.
@@ -187,7 +190,7 @@ def usable(x: Tensor, v: Tensor | None, threshold: float | Tensor, spec: NeuronS
     tensors = [t for t in (x, v, threshold) if isinstance(t, Tensor)]
     plain = all(
         type(t) in (Tensor, torch.nn.Parameter)
-        and t.dtype == torch.float32
+        and (t.dtype == torch.float32 or (t is x and t.dtype == torch.bfloat16))
         and t.device.type == "cpu"
         and t.layout == torch.strided
         for t in tensors
@@ -255,6 +258,7 @@ def _layer(like: Tensor, constants: Tensor, spec: NeuronSpec) -> _Layer:
         levels=spec.levels,
         window=window.shape[1],
         detach=spec.detach_reset,
+        bfloat16=like.dtype == torch.bfloat16,
         threads=torch.get_num_threads() if elements * steps > SERIAL else 1,
         alpha=spec.alpha,
         beta=spec.beta,
@@ -285,7 +289,8 @@ class FusedSpikes(torch.autograd.Function):
     """x [T, B, ...], V[-1] or None, V_th -> graded spikes [T, B, ...] and V[T-1] (or None).
 
     The compiled twin of the eager function in `multispike.neurons`, for inputs that are `usable`.
-    The backward keeps one byte an element for a gradient that is a mask, else the input.
+    Spikes have the type of x, potentials are float32. The backward keeps one byte an element for a
+    gradient that is a mask, else the input.
     """
 
     @staticmethod
@@ -307,14 +312,14 @@ class FusedSpikes(torch.autograd.Function):
         mask = None
         if masked and any(ctx.needs_input_grad):
             mask = torch.empty_strided(spikes.shape, spikes.stride(), dtype=torch.uint8)
-        state = torch.empty_strided(x.shape[1:], strides, dtype=x.dtype) if last else None
+        state = torch.empty_strided(x.shape[1:], strides, dtype=torch.float32) if last else None
         learned = isinstance(threshold, Tensor)
         constants = (_constants if learned else _fixed_constants)(threshold, spec)
         layer = _layer(spikes, constants, spec)
         kernels.multispike_forward(
             layer, x.data_ptr(), x.stride(0), _pointer(v), *map(_pointer, (spikes, mask, state))
         )
-        ctx.spec, ctx.has_state, ctx.strides = spec, v is not None, spikes.stride()
+        ctx.spec, ctx.strides = spec, spikes.stride()
         ctx.threshold_shape = threshold.shape if learned else None
         ctx.save_for_backward(mask, None if masked else x, None if masked else v, constants)
         return spikes, state
@@ -331,15 +336,20 @@ class FusedSpikes(torch.autograd.Function):
         grad_last = None if grad_last is None else _laid_out(grad_last, strides)
         grad_x = torch.empty_strided(grad_spikes.shape, ctx.strides, dtype=grad_spikes.dtype)
         layer = _layer(grad_x, constants, spec)
-        sums = None
+        sums = grad_v = room = None
+        if ctx.needs_input_grad[1]:
+            grad_v = torch.empty_strided(grad_x.shape[1:], strides, dtype=torch.float32)
         if ctx.needs_input_grad[2]:
             sums = torch.zeros(layer.threads, layer.channels, dtype=torch.float64)
+        if mask is None:
+            block = ctypes.c_int64.in_dll(kernels, "multispike_block").value
+            size = layer.threads * layer.steps * min(block, layer.elements)
+            room = torch.empty(size, dtype=torch.float32)
         kernels.multispike_backward(
             layer,
             *(_pointer(x), 0 if x is None else x.stride(0), _pointer(v), _pointer(mask)),
             *(grad_spikes.data_ptr(), grad_spikes.stride(0), _pointer(grad_last)),
-            *(grad_x.data_ptr(), _pointer(sums)),
+            *(grad_x.data_ptr(), _pointer(grad_v), _pointer(sums), _pointer(room)),
         )
-        grad_v = grad_x[0] * spec.beta if ctx.has_state else None
         grad_threshold = None if sums is None else sums.sum(0).float().view(ctx.threshold_shape)
         return grad_x, grad_v, grad_threshold, None, None

@@ -5,6 +5,11 @@ One spike function serves a whole sequence and a single step. It follows arXiv 2
     H[t] = beta * V[t-1] + x[t]
     s[t] = V_th/N * clip(floor(H[t] / (V_th/N)), 0, N)     fires at an edge (>=)
     V[t] = H[t] - s[t]                                     soft reset
+
+Inputs in bfloat16 or float16, as mixed precision makes them, are neurons in float32 between two
+conversions: the potential is float32 from step to step, the spikes that leave are rounded to the
+type of x. That rounding is none where z/N * V_th is representable: in bfloat16, for V_th = 1 and N
+a power of two up to 256.
 """
 
 from __future__ import annotations
@@ -111,8 +116,14 @@ def _spikes(
     x: Tensor, v: Tensor | None, threshold: Threshold, spec: NeuronSpec, last: bool
 ) -> tuple[Tensor, Tensor | None]:
     """x [T, B, ...], V[-1] or None -> spikes and, if `last`, V[T-1]: the fused kernel or eager."""
-    function = FusedSpikes if usable(x, v, threshold, spec) else _Spikes
-    return function.apply(x, v, threshold, spec, last)  # pyright: ignore[reportReturnType]
+    half = x.dtype in (torch.bfloat16, torch.float16)
+    if half:
+        v = v if v is None else v.float()
+        threshold = threshold.float() if isinstance(threshold, Tensor) else threshold
+    if usable(x, v, threshold, spec):
+        return FusedSpikes.apply(x, v, threshold, spec, last)  # pyright: ignore[reportReturnType]
+    spikes, v = _Spikes.apply(x.float() if half else x, v, threshold, spec, last)  # pyright: ignore[reportGeneralTypeIssues]
+    return spikes.to(x.dtype), v
 
 
 class MultiLevelIF(nn.Module):
@@ -173,6 +184,8 @@ class MultiLevelIF(nn.Module):
 
     def step(self, x_t: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One timestep: inputs x_t [B, ...] and potential v [B, ...] -> spikes s_t and the new v.
+
+        For half-precision inputs the new v is float32.
 
         >>> neuron = MultiLevelIF(levels=2)
         >>> s, v = neuron.step(torch.tensor([[0.75]]))
