@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from multispike.config import TrainConfig
+from multispike.data.loader import BatchLoader
 from multispike.errors import InputError, RunError
 from multispike.neurons import MultiLevelIF
 from multispike.training import fit, load_data, load_run
@@ -106,8 +107,9 @@ def test_ctrl_c_saves_and_resumes(straight, tmp_path):
     assert_same(straight, folder)
 
 
-def test_ema_resumes_bit_exactly(tmp_path):
-    config = replace(TINY, ema=0.9, epochs=2, checkpoint_seconds=0.0)
+@pytest.mark.parametrize("changes", [{"ema": 0.9}, {"precision": "bf16-mixed"}], ids=str)
+def test_variants_resume_bit_exactly(tmp_path, changes):
+    config = replace(TINY, **changes, epochs=2, checkpoint_seconds=0.0)
     fit(replace(config, out=str(tmp_path / "a")))
     interrupted = replace(config, out=str(tmp_path / "b"))
     process = subprocess.Popen(command(interrupted))
@@ -116,6 +118,24 @@ def test_ema_resumes_bit_exactly(tmp_path):
     process.wait()
     fit(replace(interrupted, resume=True))
     assert_same(tmp_path / "a", tmp_path / "b")
+
+
+def test_mixed_precision_reports_float32_accuracy(tmp_path):
+    """The last row of metrics.csv is what the reloaded network gives outside of autocast."""
+    # 37 images make test accuracies and losses that bfloat16 logits would hardly hit by chance.
+    config = replace(TINY, precision="bf16-mixed", epochs=1, limit_test=37, out=str(tmp_path / "r"))
+    fit(config)
+    run = load_run(config.out)
+    assert all(value.dtype != torch.bfloat16 for value in run.network.state_dict().values())
+    dataset = load_data(config)
+    inputs, targets = next(iter(BatchLoader(dataset.test, 37, mean=dataset.mean, std=dataset.std,
+                                            channels_last=True)))  # fmt: skip
+    with torch.no_grad():
+        loss = torch.nn.functional.cross_entropy(run.network(inputs), targets).item()
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = torch.nn.functional.cross_entropy(run.network(inputs).float(), targets).item()
+    assert run.rows[-1]["test_loss"] == pytest.approx(loss, rel=1e-6)
+    assert rounded != pytest.approx(loss, rel=1e-5), "else this test could not fail"
 
 
 def test_run_folder_and_reload(straight):

@@ -111,7 +111,9 @@ class Classifier(LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         inputs, targets = batch
-        logits = self.network(inputs).float()
+        # Mixed precision is for training: what is reported here is what `evaluate` will measure.
+        with torch.autocast(self.device.type, enabled=False):
+            logits = self.network(inputs)
         self.test_loss.update(F.cross_entropy(logits, targets, reduction="none"))
         self.test_accuracy.update(logits, targets)
 
