@@ -46,7 +46,9 @@ class Network(nn.Module):
         """
         self._check(inputs)
         if inputs.dim() == 4:
-            drive = self.stem(inputs).expand(self.timesteps, *(-1,) * 4)
+            drive = self.stem(inputs)[None]
+            if self.timesteps > 1:
+                drive = drive.expand(self.timesteps, *(-1,) * 4)
         else:
             drive = self.stem(inputs.flatten(0, 1)).unflatten(0, inputs.shape[:2])
         x = self.body(self.encoder(drive).flatten(0, 1))
