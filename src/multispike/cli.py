@@ -16,9 +16,11 @@ from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter
 
 from multispike.config import (
     AvalancheConfig,
+    BenchConfig,
     CompareConfig,
     EnergyConfig,
     EvaluateConfig,
+    ExportConfig,
     StreamConfig,
     TrainConfig,
     ViewConfig,
@@ -92,6 +94,23 @@ COMMANDS = {
             "multispike avalanche --arch sparse_resnet18,sew_resnet18 --levels 4 --out DIR",
             "multispike avalanche --runs RUN1,RUN2 --out DIR",
         ),
+    ),
+    "export": Command(
+        "multispike.deploy.commands:export",
+        ExportConfig,
+        "Ship a run as an exact integer program: C99, ONNX, OpenVINO or NIR.",
+        (
+            "multispike export RUN --format c --out DIR",
+            "multispike export RUN --format onnx --out DIR --overwrite",
+        ),
+        {"run": "folder of the run"},
+    ),
+    "bench": Command(
+        "multispike.deploy.commands:bench",
+        BenchConfig,
+        "Time a run in torch, ONNX Runtime, OpenVINO and C.",
+        ("multispike bench RUN", "multispike bench RUN --threads 1 --json bench.json"),
+        {"run": "folder of the run"},
     ),
     "view": Command(
         "multispike.viewer:show",

@@ -47,8 +47,6 @@ class View:
         return [*rows, ("skipped", self.skipped)] if self.skipped else rows
 
 
-
-
 def show(config: ViewConfig) -> None:
     """Write the picture and print what it shows: the command behind `multispike view`."""
     from rich.console import Console

@@ -4,6 +4,7 @@ Torch-free, so that bad usage answers at once; and no module here may have a TYP
 since jsonargparse imports what stands in it.
 """
 
+from multispike.config.deploying import BenchConfig, ExportConfig
 from multispike.config.measuring import AvalancheConfig, EnergyConfig, EvaluateConfig
 from multispike.config.streaming import StreamConfig
 from multispike.config.training import (
@@ -17,9 +18,11 @@ from multispike.config.viewing import ViewConfig
 
 __all__ = [
     "AvalancheConfig",
+    "BenchConfig",
     "CompareConfig",
     "EnergyConfig",
     "EvaluateConfig",
+    "ExportConfig",
     "Recipe",
     "StreamConfig",
     "TrainConfig",
