@@ -1,13 +1,16 @@
 """Recorded activity: one evaluation pass, and what every layer read and sent during it.
 
 `record_activity` works on any `nn.Module`: our networks, plain PyTorch, and models with neurons of
-other libraries, which are recognised by their output. What it assumes:
+other libraries, which are recognised by their output: {0..N} times one step. What it assumes:
 
 - Batch normalisation behind a convolution or linear layer, also with a pooling between, is folded
   into it (a max-pooling commutes with a positive scale; a negative one turns it into a minimum).
 - Constant factors, copies, reshapes and means of potentials over time cost nothing.
 - ReLUs are free, other activation functions are named in `not_counted`.
+- A product of spikes (AND, IAND) touches the same memory as their sum and is recorded as one.
+- Of the two inputs of a sum, the one with more layers behind it is the direct path.
 - The first axis of stacked timesteps is time, [T, B, ...] or [T*B, ...].
+- Weights are not zero: pruned ones count as others do.
 """
 
 from __future__ import annotations
