@@ -78,6 +78,31 @@ def test_direct_coding_equals_repeated_frames():
     torch.testing.assert_close(model(images), model(images.expand(3, -1, -1, -1, -1)))
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("timesteps", [1, 3])
+def test_the_stems_gradient_keeps_its_layout(timesteps, dtype, memory_format):
+    """In another one the backward of batch norm is many times slower; nothing else would tell."""
+    model = create_model("fastnet", neuron="multilevel", timesteps=timesteps).to(
+        memory_format=memory_format
+    )
+    layouts = []
+
+    def watch(_, __, output):
+        output.register_hook(lambda grad: layouts.append((grad.stride(), grad.dtype)))
+        layouts.append((output.stride(), output.dtype))
+
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.register_forward_hook(watch)
+    x = torch.randn(2, 3, 16, 16).contiguous(memory_format=memory_format)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        model(x).float().square().mean().backward()
+    forward, backward = layouts[: len(layouts) // 2], layouts[len(layouts) // 2 :]
+    assert forward == backward[::-1]
+    assert all(dtype == kind for _, kind in forward)
+
+
 @pytest.mark.parametrize("learn", ["layer", "channel"])
 def test_neurons_at_a_sum_share_their_threshold(learn):
     model = create_model("sparse_resnet18", learn_threshold=learn)

@@ -72,7 +72,8 @@ class Classifier(LightningModule):
         min(z, 1) is 1 for every event whatever its level; its gradient reaches only neurons at
         level 0 or 1, so the loss has a reason to drop an event but none to shrink a large one.
         """
-        events = torch.stack([z.clamp(max=1).sum() for z in self._spikes]).sum()
+        counts = [z.clamp(max=1).sum(dtype=torch.float32) for z in self._spikes]
+        events = torch.stack(counts).sum()
         neurons = sum(z.numel() for z in self._spikes)
         self._spikes.clear()
         return events / neurons
