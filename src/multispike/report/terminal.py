@@ -12,6 +12,7 @@ def comparison_table(runs: list[dict[str, Any]]) -> Table:
     """One row a run: accuracy, activity, energy, speed. Fits 80 columns."""
     first = runs[0]
     energy = first["energy_nj"]
+    decimals = 1 if max(run["energy_nj"]["total"] for run in runs) < 1e6 else 0
     table = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -27,7 +28,7 @@ def comparison_table(runs: list[dict[str, Any]]) -> Table:
             f"{run['accuracy']:.4f}",
             "-" if run["neuron"] == "relu" else f"{run['events_per_inference']:,.0f}",
             f"{run['density']:.3f}",
-            f"{run['energy_nj']['total'] / 1e3:,.1f}",
+            f"{run['energy_nj']['total'] / 1e3:,.{decimals}f}",
             f"{run['train_seconds'] / run['epochs']:.1f}",
             f"{run['images_per_second']:,.0f}",
         )
