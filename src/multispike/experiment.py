@@ -64,12 +64,7 @@ def compare(config: CompareConfig) -> int:
 def evaluate(settings: EvaluateConfig) -> None:
     """Measure a run again: accuracy, activity and energy on the test set."""
     run = load_run(settings.run, settings.checkpoint)
-    config = replace(
-        run.config,
-        data_dir=settings.data_dir or run.config.data_dir,
-        limit_test=settings.limit_test or run.config.limit_test,
-    )
-    dataset = load_data(config, config.timesteps)
+    dataset = _data_of(run, settings)
     result = summarise(run, dataset, settings.profile, settings.bits)
     if settings.flip:
         result["accuracy_flip"] = mirrored_accuracy(run, dataset)
@@ -84,12 +79,7 @@ def energy(settings: EnergyConfig) -> None:
     """Price a run or an architecture, layer by layer, beside its ANN and quantised twins."""
     if Path(settings.target).is_dir():
         run = load_run(settings.target)
-        config = replace(
-            run.config,
-            data_dir=settings.data_dir or run.config.data_dir,
-            limit_test=settings.limit_test or run.config.limit_test,
-        )
-        dataset = load_data(config, config.timesteps)
+        dataset = _data_of(run, settings)
         loader = evaluation_loader(run, dataset)
         density = settings.density
         with progress_bar(True) as bar:
@@ -126,6 +116,16 @@ def energy(settings: EnergyConfig) -> None:
         console.print(line, highlight=False, soft_wrap=True)
     if settings.json:
         write_json(settings.json, {**priced, "assumed_density": density})
+
+
+def _data_of(run: Run, settings: EvaluateConfig | EnergyConfig) -> Dataset:
+    """What a run is measured on: its own data, unless the settings say another place or limit."""
+    config = replace(
+        run.config,
+        data_dir=settings.data_dir or run.config.data_dir,
+        limit_test=settings.limit_test or run.config.limit_test,
+    )
+    return load_data(config, config.timesteps)
 
 
 def _train(config: TrainConfig) -> tuple[int, dict[str, Any] | None]:

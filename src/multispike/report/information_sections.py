@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 
+from multispike.activity.information import entropy
 from multispike.neurons import MultiLevelIF
 from multispike.report.activity_sections import along_depth
 from multispike.report.axes import canvas, label
@@ -80,17 +80,6 @@ _QUANTITIES = (
     ("used", "Levels in use", "share of levels 0..N seen", ".2f"),
 )
 """Key of a row, title, axis, format."""
-
-
-def entropy(histogram: Sequence[float]) -> float:
-    """Shannon entropy of counts, in bits.
-
-    >>> entropy([2, 1, 1]), entropy([5, 0])
-    (1.5, 0.0)
-    """
-    total = sum(histogram)
-    shares = [count / total for count in histogram if count > 0]
-    return sum(-share * math.log2(share) for share in shares) + 0.0
 
 
 def _rows(run: Json) -> dict[str, dict[str, float]]:
