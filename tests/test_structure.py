@@ -17,12 +17,12 @@ LAYERS = [
     {"neurons"},
     {"models", "data"},
     {"config", "environment"},
-    {"training"},
+    {"training", "recipes"},
     {"activity"},
     {"profiling"},
     {"report", "avalanche"},
     {"experiment", "deploy"},
-    {"live", "stream", "viewer"},
+    {"live", "stream", "viewer", "reproduce"},
     {"cli"},
 ]
 """From the ground up: a module may import from its own set and from those before it."""

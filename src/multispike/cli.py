@@ -27,6 +27,7 @@ from multispike.config import (
 )
 from multispike.errors import InputError, RunError
 from multispike.models.listing import ModelsConfig
+from multispike.reproduce.settings import ReproduceConfig
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,23 @@ COMMANDS = {
             "multispike compare --data cifar10 --data-dir DIR --variants ann,multilevel-T1-N4",
         ),
     ),
+    "reproduce": Command(
+        "multispike.reproduce.command:reproduce",
+        ReproduceConfig,
+        "Make a table or figure of docs/results.md, training what is missing.",
+        (
+            "multispike reproduce",
+            "multispike reproduce table-cifar10 --data-dir DIR",
+            "multispike reproduce table-cifar10 --data-dir DIR --rows ann,binary-T4 --seeds 1",
+            "multispike reproduce page",
+        ),
+        {"study": "name of a study, or page; without one, the studies are listed"},
+    ),
 }
+
+
+_REQUIRED = object()
+"""Stands for the default of a positional that has none."""
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -209,7 +226,9 @@ def build_parser() -> Parser:
         )
         sub.add_argument("--config", action="config", help="settings as YAML")
         for positional, help_text in command.positional.items():
-            sub.add_argument(positional, type=str, help=help_text)
+            optional = getattr(command.settings, positional, _REQUIRED) is None
+            nargs = {"nargs": "?"} if optional else {}
+            sub.add_argument(positional, type=str, help=help_text, **nargs)
         sub.add_class_arguments(command.settings, as_group=False, skip={*command.positional})
         commands.add_subcommand(name, sub, help=command.help)
         # Adding a sub-parser gives it a name with "[options]" and its parent's formatter.

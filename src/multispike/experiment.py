@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,14 @@ EVALUATION_BATCH = 250
 
 def train(config: TrainConfig) -> int:
     """Train one run, measure it and print its row."""
-    code, result = _train(config)
+    try:
+        result = train_run(config)
+    except Interrupted:
+        return stopped(config, "go on with --resume")
     if result:
         Console().print(comparison_table([result]))
         print(f"run: {config.folder}", file=sys.stderr)
-    return code
+    return 0
 
 
 def compare(config: CompareConfig) -> int:
@@ -46,11 +50,11 @@ def compare(config: CompareConfig) -> int:
     results = []
     for run in config.runs():
         begun = (Path(run.folder) / "config.yaml").exists()
-        code, result = _train(
-            replace(run, resume=begun and not config.overwrite, overwrite=config.overwrite)
-        )
-        if code or result is None:
-            return code
+        run = replace(run, resume=begun and not config.overwrite, overwrite=config.overwrite)
+        try:
+            result = train_run(run)
+        except Interrupted:
+            return stopped(run, "the same command goes on")
         results.append(result)
         write_results(folder, results)
     from multispike.report.html import write_report
@@ -128,37 +132,58 @@ def _data_of(run: Run, settings: EvaluateConfig | EnergyConfig) -> Dataset:
     return load_data(config, config.timesteps)
 
 
-def _train(config: TrainConfig) -> tuple[int, dict[str, Any] | None]:
-    """Exit code and result of a run; result None where this process has nothing to report."""
+def stopped(config: TrainConfig, advice: str) -> int:
+    """Say that a training was interrupted and what to do; the exit code for that."""
+    last = Path(config.folder) / "last.ckpt"
+    print(f"multispike: stopped, {last} is saved; {advice}", file=sys.stderr)
+    return 130
+
+
+def train_run(config: TrainConfig, profiles: Sequence[str] = ()) -> dict[str, Any]:
+    """Train a run to its end and measure it; one that is finished is only read.
+
+    Args:
+        config: with `resume`, the run in its folder goes on.
+        profiles: energy profiles to price besides, see `summarise`.
+
+    Returns:
+        Its result; an empty dict in a process that has nothing to report.
+
+    Raises:
+        Interrupted: after Ctrl-C or SIGTERM, with last.ckpt written.
+        InputError, RunError: as `fit`.
+    """
     folder = Path(config.folder)
     finished = folder / RESULT
     if config.resume and finished.exists():
         same_run(read_settings(folder / "config.yaml"), config)
-        return 0, read_result(finished)
-    try:
-        reports = fit(config)
-    except Interrupted:
-        print(
-            f"multispike: stopped, {folder / 'last.ckpt'} is saved; go on with --resume",
-            file=sys.stderr,
-        )
-        return 130, None
+        result = read_result(finished)
+        if {*profiles} <= {*result.get("energy_nj_profiles", ())}:
+            return result
+    reports = fit(config)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     if not reports:
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             raise SystemExit(0)  # Lightning starts new processes for the next run
-        return 0, {}
+        return {}
     run = load_run(folder)
-    result = summarise(run, load_data(config, config.timesteps))
+    result = summarise(run, load_data(config, config.timesteps), profiles=profiles)
     write_json(finished, result)
-    return 0, result
+    return result
 
 
 def summarise(
-    run: Run, dataset: Dataset, profile: str = "lemaire2022", bits: int = 32
+    run: Run,
+    dataset: Dataset,
+    profile: str = "lemaire2022",
+    bits: int = 32,
+    profiles: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The result of a run (DESIGN 5): accuracy, activity and energy on the whole test split."""
+    """The result of a run (DESIGN 5): accuracy, activity and energy on the whole test split.
+
+    Each of `profiles` adds its prices under "energy_nj_profiles".
+    """
     loader = evaluation_loader(run, dataset)
     last = run.rows[-1]
     config = run.network.config
@@ -171,6 +196,7 @@ def summarise(
             loader,
             profile,
             bits,
+            profiles=profiles,
             progress=lambda batches, samples: bar.update(task, completed=samples),
         )
     return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import nn
@@ -97,14 +97,30 @@ def measure(
     *,
     fanout: Fanout = "lemaire",
     graded_op: GradedOp = "mac",
+    profiles: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """All that one pass over labelled data can say, as the entries of a result (DESIGN 5).
 
     Arguments as for `profile`. Beside accuracy, loss, activity and energy: the confusion matrix,
     what neurons and residual sums sent, and for spiking models the prices of their ANN and
-    quantised twins with the densities at which they win or lose.
+    quantised twins with the densities at which they win or lose. "energy_nj_profiles" holds, for
+    each further one of `profiles`, "energy_nj" and "baselines" under it.
     """
     activity = record_activity(model, loader, confusion=True, progress=progress)
+
+    def priced(profile: str | Profile) -> dict[str, Any]:
+        return prices(activity, profile, bits, fanout=fanout, graded_op=graded_op)
+
     # "layers" and "not_counted" of the activity stand, with their prices, in the prices too.
-    return activity.to_dict() | prices(activity, energy, bits, fanout=fanout, graded_op=graded_op)
+    result = activity.to_dict() | priced(energy)
+    if profiles:
+        result["energy_nj_profiles"] = {
+            name: {key: value for key, value in priced(name).items() if key in _FURTHER}
+            for name in profiles
+        }
+    return result
+
+
+_FURTHER = {"energy_nj", "baselines"}
+"""What a result keeps of a further profile."""

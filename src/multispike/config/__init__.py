@@ -11,6 +11,8 @@ from multispike.config.training import (
     CompareConfig,
     Recipe,
     TrainConfig,
+    deciding,
+    differing,
     parse_variant,
     same_run,
 )
@@ -27,6 +29,8 @@ __all__ = [
     "StreamConfig",
     "TrainConfig",
     "ViewConfig",
+    "deciding",
+    "differing",
     "parse_variant",
     "same_run",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from multispike.config.names import split_names
@@ -264,20 +264,44 @@ class CompareConfig(Recipe):
             run.check()
 
 
+_FREE = {
+    "out", "resume", "overwrite", "name", "data_dir", "download", "threads",
+    "checkpoint_seconds", "accelerator", "devices", "strategy", "num_nodes",
+}  # fmt: skip
+"""Settings that decide where and how fast a run is computed, not what."""
+
+
+def deciding(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a config.yaml, or of a `TrainConfig`, that decide what a run computes.
+
+    What the settings don't have gets its default.
+    """
+    return {
+        field.name: settings.get(field.name, field.default)
+        for field in fields(TrainConfig)
+        if field.name not in _FREE
+    }
+
+
+def differing(old: dict[str, Any], new: TrainConfig) -> str | None:
+    """The first deciding setting that `old`, as of a config.yaml, has otherwise than `new`.
+
+    >>> differing({"lr": 0.1, "threads": 4}, TrainConfig(lr=0.2, threads=1))
+    'lr'
+    """
+    before, now = deciding(old), deciding(asdict(new))
+    return next((name for name in now if before[name] != now[name]), None)
+
+
 def same_run(old: dict[str, Any], new: TrainConfig) -> None:
     """Refuse to go on with a run under other settings than those it began with.
 
     Raises:
         InputError: naming the first setting that differs and both values.
     """
-    free = {
-        "out", "resume", "overwrite", "name", "data_dir", "download", "threads",
-        "checkpoint_seconds", "accelerator", "devices", "strategy", "num_nodes",
-    }  # fmt: skip
-    for field in fields(TrainConfig):
-        value = getattr(new, field.name)
-        if field.name not in free and old.get(field.name, field.default) != value:
-            raise InputError(
-                f"{field.name}: got {value!r}, but the run in {new.folder} began with"
-                f" {old.get(field.name)!r}; allowed: the same value, or --overwrite"
-            )
+    name = differing(old, new)
+    if name:
+        raise InputError(
+            f"{name}: got {getattr(new, name)!r}, but the run in {new.folder} began with"
+            f" {old.get(name)!r}; allowed: the same value, or --overwrite"
+        )

@@ -28,8 +28,13 @@ _KEYS = {
 def write_results(folder: Path, runs: list[dict[str, Any]]) -> Path:
     """Write DIR/results.json: {"format", "runs": [...]}."""
     path = folder / "results.json"
-    write_json(path, {"format": FORMAT, "runs": runs})
+    write_runs(path, runs)
     return path
+
+
+def write_runs(path: Path, runs: list[dict[str, Any]], **about: Any) -> None:
+    """Write {"format", ...about, "runs": [...]}."""
+    write_json(path, {"format": FORMAT, **about, "runs": runs})
 
 
 def read_results(folder: str | Path) -> list[dict[str, Any]]:
@@ -38,7 +43,15 @@ def read_results(folder: str | Path) -> list[dict[str, Any]]:
     Raises:
         InputError: if it is missing, damaged, or of a format that this version does not know.
     """
-    path = Path(folder) / "results.json"
+    return read_runs(Path(folder) / "results.json")
+
+
+def read_runs(path: Path) -> list[dict[str, Any]]:
+    """The runs of a file that `write_runs` wrote.
+
+    Raises:
+        InputError: as `read_results`.
+    """
     content = _read(path)
     if content.get("format") != FORMAT:
         versions = {

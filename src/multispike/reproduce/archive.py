@@ -1,0 +1,89 @@
+"""results/STUDY.json: the finished runs of a study, each with the settings that made it.
+
+The file is what is shared: a row found in it is finished on every machine. It is written after
+each run, so two machines that train different rows merge by adding lists.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from multispike.config import TrainConfig, deciding, differing
+from multispike.files import replacing
+from multispike.report.results import read_runs, write_runs
+
+CHECKPOINT_BYTES = 5_000_000
+"""Weights up to this size are kept beside the results."""
+
+
+class Archive:
+    """The runs of one study.
+
+    Attributes:
+        path: RESULTS/STUDY.json.
+        runs: results (DESIGN 5) with "settings"; "name" is the row's label.
+    """
+
+    def __init__(self, results: str | Path, study: str) -> None:
+        self.study = study
+        self.path = Path(results) / f"{study}.json"
+        self.runs: list[dict[str, Any]] = read_runs(self.path) if self.path.exists() else []
+
+    def find(self, label: str, seed: int) -> dict[str, Any] | None:
+        """The run of a row and seed, whatever its settings."""
+        return next((r for r in self.runs if (r["name"], r["seed"]) == (label, seed)), None)
+
+    def finished(self, label: str, config: TrainConfig) -> bool:
+        """Whether the row's run is here and was made under the same settings."""
+        run = self.find(label, config.seed)
+        return run is not None and differing(run["settings"], config) is None
+
+    def remove(self, label: str, seed: int) -> None:
+        """Forget a run."""
+        kept = [r for r in self.runs if (r["name"], r["seed"]) != (label, seed)]
+        if len(kept) < len(self.runs):
+            self._write(kept)
+
+    def add(self, label: str, config: TrainConfig, result: dict[str, Any]) -> None:
+        """Put a finished run in the place of an older one, and write the file."""
+        others = [r for r in self.runs if (r["name"], r["seed"]) != (label, config.seed)]
+        entry = {**result, "name": label, "settings": deciding(asdict(config))}
+        self._write(sorted([*others, entry], key=lambda run: (run["name"], run["seed"])))
+
+    def _write(self, runs: list[dict[str, Any]]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        command = f"multispike reproduce {self.study} --data-dir DIR"
+        write_runs(self.path, runs, study=self.study, command=command)
+        self.runs = runs
+
+    def checkpoint(self, label: str, seed: int) -> Path:
+        """Where the weights of a run are kept, if they are small."""
+        return self.path.parent / "checkpoints" / f"{self.study}-{label}-s{seed}.ckpt"
+
+    def keep_weights(self, label: str, config: TrainConfig) -> None:
+        """Keep the weights at the end of a run, and only them, if they are small.
+
+        The file is one for `load_run`; of its settings, paths of this machine are left out.
+        """
+        import torch
+
+        from multispike.training.checkpoint import read_checkpoint
+
+        content = read_checkpoint(Path(config.folder) / "last.ckpt")
+        size = sum(v.numel() * v.element_size() for v in content["state_dict"].values())
+        target = self.checkpoint(label, config.seed)
+        if size > CHECKPOINT_BYTES:
+            target.unlink(missing_ok=True)
+            return
+        kept = {key: content[key] for key in _WEIGHTS if key in content}
+        portable = asdict(replace(config, data_dir=None, out=None, resume=False, overwrite=False))
+        kept["multispike"] = {**content["multispike"], "config": portable}
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as temporary:
+            torch.save(kept, os.fspath(temporary))
+
+
+_WEIGHTS = ("epoch", "global_step", "pytorch-lightning_version", "state_dict")

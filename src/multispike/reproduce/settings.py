@@ -1,0 +1,58 @@
+"""Settings of `multispike reproduce`. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from multispike.config.names import split_names
+from multispike.errors import invalid, unknown
+from multispike.reproduce.studies import STUDIES
+
+PAGE = "page"
+"""Instead of a study: make the page only."""
+
+
+@dataclass(frozen=True)
+class ReproduceConfig:
+    """What to reproduce, and where results are kept.
+
+    Args:
+        study: Name of a study, or page.
+        data_dir: Folder with the study's data set.
+        download: Fetch the official archive into data_dir if it is not there.
+        results: Folder of STUDY.json; rows that it has under the same settings are not trained.
+        work: Folder of the runs, WORK/STUDY/LABEL-sSEED; a run begun there goes on.
+        docs: Folder of results.md and its figures.
+        rows: Labels of the rows to make, comma-separated; by default all.
+        seeds: At most this many seeds a row.
+        retrain: Forget what is there of these rows first.
+    """
+
+    study: str | None = None
+    data_dir: str | None = None
+    download: bool = False
+    results: str = "results"
+    work: str = "runs/reproduce"
+    docs: str = "docs"
+    rows: str | None = None
+    seeds: int | None = None
+    retrain: bool = False
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels in `rows`; of all rows where there are none given."""
+        every = [row.label for row in STUDIES[self.study].rows] if self.study in STUDIES else []
+        return split_names(self.rows) if self.rows else every
+
+    def check(self) -> None:
+        """Raise `InputError` for the first value that is not allowed."""
+        if self.study is None:
+            return
+        if self.study not in STUDIES:
+            raise unknown("study", self.study, STUDIES)
+        known = [row.label for row in STUDIES[self.study].rows]
+        for label in self.labels:
+            if label not in known:
+                raise unknown("rows", label, known)
+        if self.seeds is not None and self.seeds < 1:
+            raise invalid("seeds", self.seeds, "an integer >= 1")

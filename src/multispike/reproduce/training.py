@@ -1,0 +1,87 @@
+"""A study that trains: its rows one after the other, each result kept as soon as it is there."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from multispike.config import TrainConfig, differing
+from multispike.experiment import stopped, train_run
+from multispike.recipes import recipe
+from multispike.report.terminal import comparison_table
+from multispike.reproduce.archive import Archive
+from multispike.reproduce.settings import ReproduceConfig
+from multispike.reproduce.studies import STUDIES, Row
+from multispike.training import Interrupted
+from multispike.training.run import read_settings
+
+FURTHER_PROFILES = ("castagnetti2025",)
+"""Beside lemaire2022, which every result has."""
+
+
+def make(name: str, settings: ReproduceConfig) -> int:
+    """Train what is missing of a study's rows; gives the exit code."""
+    archive = Archive(settings.results, name)
+    runs = list(planned(name, settings))
+    for row, config in runs:
+        if settings.retrain:
+            archive.remove(row.label, config.seed)
+            shutil.rmtree(config.folder, ignore_errors=True)
+    for number, (row, config) in enumerate(runs, 1):
+        title = f"{name} {number}/{len(runs)}: {row.label}, seed {config.seed}"
+        if archive.finished(row.label, config):
+            print(f"{title}: finished, in {archive.path}", file=sys.stderr)
+            continue
+        print(title, file=sys.stderr)
+        config = _opened(config)
+        try:
+            result = train_run(config, FURTHER_PROFILES)
+        except Interrupted:
+            return stopped(config, "the same command goes on")
+        if result:
+            archive.keep_weights(row.label, config)
+            archive.add(row.label, config, result)
+    if archive.runs:
+        Console().print(comparison_table(archive.runs))
+    return 0
+
+
+def planned(name: str, settings: ReproduceConfig) -> Iterator[tuple[Row, TrainConfig]]:
+    """The runs of a study that the settings ask for, in the order of training."""
+    study = STUDIES[name]
+    for row, seed in study.order():
+        if row.label in settings.labels and (settings.seeds is None or seed < settings.seeds):
+            yield (
+                row,
+                replace(
+                    recipe(study.recipe),
+                    **row.overrides,
+                    name=row.label,
+                    seed=seed,
+                    data_dir=settings.data_dir,
+                    download=settings.download,
+                    out=f"{settings.work}/{name}/{row.label}-s{seed}",
+                ),
+            )
+
+
+def _opened(config: TrainConfig) -> TrainConfig:
+    """The run goes on where its folder has one of the same settings, else it begins anew."""
+    begun = Path(config.folder) / "config.yaml"
+    if not begun.exists():
+        return config
+    old = read_settings(begun)
+    changed = differing(old, config)
+    if changed is None:
+        return replace(config, resume=True)
+    print(
+        f"  {changed} was {old.get(changed)!r} in {config.folder}, is"
+        f" {getattr(config, changed)!r}: training anew",
+        file=sys.stderr,
+    )
+    return replace(config, overwrite=True)

@@ -1,0 +1,212 @@
+"""`multispike reproduce` on a tiny study: what is finished stays finished, also elsewhere."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from multispike import recipes
+from multispike.cli import COMMANDS, build_parser, main
+from multispike.config import TrainConfig
+from multispike.recipes import list_recipes, recipe
+from multispike.reproduce.settings import ReproduceConfig
+from multispike.reproduce.studies import STUDIES, Study, row
+from multispike.training import load_run
+
+TINY = {"arch": "sparse_resnet20", "epochs": 2, "limit_train": 96, "limit_test": 40, "threads": 1}
+
+INJECTED = """
+import sys
+from pathlib import Path
+from multispike import recipes
+from multispike.cli import main
+from test_reproduce import tiny
+recipes.FOLDER = Path(sys.argv[1])
+tiny()
+sys.exit(main(sys.argv[2:]))
+"""
+"""Runs the command line in another process with the tiny study in its table."""
+
+
+def tiny() -> None:
+    """Put a study into the table that trains in seconds."""
+    STUDIES["tiny"] = Study(
+        "Tiny", recipe="tiny", rows=(row("ann"), row("multilevel-T1-N4", seeds=2)),
+        headline="multilevel-T1-N4", epoch_seconds=1,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """The folder of the tiny study's recipe; the table is as before afterwards."""
+    folder = tmp_path / "recipes"
+    shutil.copytree(recipes.FOLDER, folder)
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    monkeypatch.setattr(recipes, "FOLDER", folder)
+    monkeypatch.setitem(STUDIES, "tiny", None)
+    tiny()
+    recipe.cache_clear()
+    yield folder
+    recipe.cache_clear()
+
+
+def arguments(folder, work="work", *more: str) -> list[str]:
+    return [
+        *("reproduce", "tiny", "--results", str(folder / "results")),
+        *("--work", str(folder / work), *more),
+    ]
+
+
+def results(folder) -> list[dict]:
+    return json.loads((folder / "results" / "tiny.json").read_text())["runs"]
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_recipes_pass_the_command_line(name, capsys):
+    """`multispike train --config recipes/NAME.yaml` reads every recipe, all of its settings."""
+    path = recipes.FOLDER / f"{name}.yaml"
+    assert f"multispike train --config recipes/{name}.yaml" in path.read_text()
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--config", str(path), "--print_config"])
+    assert stop.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    written = yaml.safe_load(path.read_text())
+    assert {key: printed[key] for key in written} == pytest.approx(written)
+    parsed = build_parser().parse_args(["train", "--config", str(path)])
+    options = parsed["train"].as_dict()
+    del options["config"]
+    config = COMMANDS["train"].settings(**options)
+    config.check()
+    assert config == recipe(name)
+
+
+def test_the_table_recipe_is_the_fast_one_with_fewer_epochs():
+    fast, table = recipe("cifar10-fast"), recipe("cifar10-table")
+    differing = {name for name, value in vars(fast).items() if vars(table)[name] != value}
+    assert differing == {"epochs"}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_studies_are_consistent(name):
+    """Every row makes a run that would pass `train`, under a name that says what it is."""
+    entry = STUDIES[name]
+    labels = [row.label for row in entry.rows]
+    assert len(set(labels)) == len(labels)
+    if entry.recipe:
+        assert entry.headline in labels
+    for item in entry.rows:
+        config = TrainConfig(**{**vars(recipe(entry.recipe)), **item.overrides})
+        config.check()
+        assert item.label.endswith(config.variant)
+
+
+def test_order_is_headline_then_cheap_then_seeds():
+    order = [(row.label, seed) for row, seed in STUDIES["table-cifar10"].order()]
+    assert order[0] == ("multilevel-T1-N4", 0)
+    assert order[-2:] == [("multilevel-T1-N4", 1), ("multilevel-T1-N4", 2)]
+    assert order[-3] == ("binary-T4", 0)
+
+
+def test_bad_names_are_one_line(capsys):
+    for given, expected in (
+        (["table-cifar"], "study: got 'table-cifar', nearest: table-cifar10"),
+        (["families", "--rows", "ann"], "rows: got 'ann'"),
+        (["families", "--seeds", "0"], "seeds: got 0"),
+    ):
+        assert main(["reproduce", *given]) == 2
+        error = capsys.readouterr().err
+        assert expected in error
+        assert error.count("\n") == 1
+
+
+def test_results_serve_a_fresh_clone(study, tmp_path, capsys):
+    """A second machine that has only results/ trains nothing; changed settings train again."""
+    assert main(arguments(tmp_path)) == 0
+    runs = results(tmp_path)
+    assert [(run["name"], run["seed"]) for run in runs] == [
+        ("ann", 0), ("multilevel-T1-N4", 0), ("multilevel-T1-N4", 1),
+    ]  # fmt: skip
+    for run in runs:
+        assert run["settings"]["epochs"] == 2
+        assert not {"data_dir", "out", "threads"} & run["settings"].keys()
+        assert run["energy_nj"]["profile"] == "lemaire2022"
+        further = run["energy_nj_profiles"]["castagnetti2025"]
+        assert further["energy_nj"]["profile"] == "castagnetti2025"
+        assert 0 < further["energy_nj"]["total"] != run["energy_nj"]["total"]
+        assert ("qann_skip" in further.get("baselines", {})) == (run["neuron"] != "relu")
+    printed = capsys.readouterr()
+    assert "tiny 1/3: multilevel-T1-N4, seed 0" in printed.err
+
+    assert main(arguments(tmp_path, "elsewhere")) == 0
+    assert not (tmp_path / "elsewhere").exists()
+    assert results(tmp_path) == runs
+
+    (study / "tiny.yaml").write_text(yaml.safe_dump({**TINY, "lr": 0.05}))
+    recipe.cache_clear()
+    assert main(arguments(tmp_path, "work", "--rows", "ann")) == 0
+    again = results(tmp_path)
+    assert [run["settings"]["lr"] for run in again] == [0.05, None, None]
+    assert "lr was None" in capsys.readouterr().err
+    assert again[1:] == runs[1:]
+
+
+def test_weights_are_kept_without_paths_of_this_machine(study, tmp_path):
+    assert main(arguments(tmp_path, "work", "--rows", "multilevel-T1-N4", "--seeds", "1")) == 0
+    kept = tmp_path / "results" / "checkpoints" / "tiny-multilevel-T1-N4-s0.ckpt"
+    last = tmp_path / "work" / "tiny" / "multilevel-T1-N4-s0" / "last.ckpt"
+    assert kept.stat().st_size < 0.6 * last.stat().st_size
+    assert str(tmp_path).encode() not in kept.read_bytes()
+    one, two = load_run(kept.parent, kept.name), load_run(last.parent)
+    assert one.config.out is None
+    for key, value in one.network.state_dict().items():
+        assert torch.equal(value, two.network.state_dict()[key])
+
+
+def test_retrain_forgets_what_is_there(study, tmp_path):
+    only = ("--rows", "ann")
+    assert main(arguments(tmp_path, "work", *only)) == 0
+    before = results(tmp_path)[0]["environment"], results(tmp_path)[0]["accuracy"]
+    first = (tmp_path / "work/tiny/ann-s0/last.ckpt").stat().st_ino
+    assert main(arguments(tmp_path, "work", *only, "--retrain")) == 0
+    assert (tmp_path / "work/tiny/ann-s0/last.ckpt").stat().st_ino != first
+    assert results(tmp_path)[0]["accuracy"] == before[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_goes_on_after_a_kill(study, tmp_path, number):
+    """Stopped in its second row, the same command ends with what it would have had."""
+    command = [sys.executable, "-c", INJECTED, str(study), *arguments(tmp_path)]
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here), str(here.parent / "src")])
+    environment = {**os.environ, "PYTHONPATH": path}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+    while not (tmp_path / "work/tiny/ann-s0/last.ckpt").exists():
+        assert process.poll() is None, process.stderr.read().decode()
+    process.send_signal(number)
+    error = process.communicate()[1].decode()
+    assert process.returncode == (130 if number == signal.SIGINT else -number), error
+    assert [(run["name"], run["seed"]) for run in results(tmp_path)] == [("multilevel-T1-N4", 0)]
+    assert main(arguments(tmp_path)) == 0
+    assert main(arguments(tmp_path / "whole")) == 0
+    for one, two in zip(results(tmp_path), results(tmp_path / "whole"), strict=True):
+        for key in ("name", "seed", "accuracy", "loss", "events_per_inference", "energy_nj"):
+            assert one[key] == two[key]
+
+
+def test_listing_counts_what_is_finished(study, tmp_path, capsys):
+    settings = ReproduceConfig(results=str(tmp_path / "results"))
+    assert main(["reproduce", "--results", settings.results]) == 0
+    assert "0/3" in capsys.readouterr().out
+    assert main(arguments(tmp_path, "work", "--rows", "ann")) == 0
+    capsys.readouterr()
+    assert main(["reproduce", "--results", settings.results]) == 0
+    printed = capsys.readouterr().out
+    assert "1/3" in printed
+    assert max(map(len, printed.splitlines())) <= 80
