@@ -9,15 +9,9 @@ stay in FOLDER, so a killed study goes on where it was; rows of another study in
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
-import sys
-from pathlib import Path
+from typing import Any
 
-from multispike.files import write_json
-
-ROOT = Path(__file__).parent.parent
+from short_runs import arguments, study, trained
 
 CHANGES = {
     "recipe": "",
@@ -39,51 +33,16 @@ CHANGES = {
 }
 
 
-def trained(recipe: str, data_dir: str, change: str, out: Path, epochs: int) -> dict:
-    """The result of one row, trained unless its folder holds it."""
-    command = [
-        *(sys.executable, "-m", "multispike.cli", "train", "--config", recipe),
-        *("--data-dir", data_dir, "--epochs", str(epochs), "--out", str(out)),
-        *change.split(),
-    ]
-    if (out / "config.yaml").exists():
-        command.append("--resume")
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return json.loads((out / "result.json").read_text())
-
-
 def main() -> None:
-    """Train every row and write its figures as soon as it is there."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("recipe")
-    parser.add_argument("--data-dir", required=True)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--only")
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "ablation.json")
-    options = parser.parse_args()
-    rows = {}
-    for name in options.only.split(",") if options.only else CHANGES:
-        folder = options.work / f"{Path(options.recipe).stem}-{name.replace(' ', '-')}"
-        result = trained(options.recipe, options.data_dir, CHANGES[name], folder, options.epochs)
-        rows[name] = {
-            key: result[key]
-            for key in ("accuracy", "loss", "density", "events_per_inference", "train_seconds")
-        } | {"options": CHANGES[name]}
-        print(f"{name:26} {result['accuracy']:.4f}  density {result['density']:.3f}", flush=True)
-        write_json(
-            options.out,
-            {
-                "command": f"python benchmarks/ablation.py {options.recipe} --epochs"
-                f" {options.epochs} --data-dir DIR --work FOLDER",
-                "epochs": options.epochs,
-                "seed": result["seed"],
-                "rows": rows,
-                "environment": result["environment"],
-            },
-        )
+    """Train every row and write its figures as soon as they are there."""
+    options = arguments(__doc__, "ablation", 3)
+
+    def run(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        result = trained(options, name, CHANGES[name].split())
+        figures = ("accuracy", "loss", "density", "events_per_inference", "train_seconds")
+        return result, {key: result[key] for key in figures} | {"options": CHANGES[name]}
+
+    study(options, "ablation.py", CHANGES, run)
 
 
 if __name__ == "__main__":

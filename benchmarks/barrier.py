@@ -11,22 +11,16 @@ the reference. Run folders stay in FOLDER, so a killed study goes on where it wa
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+from short_runs import MULTISPIKE, arguments, study, trained
 from torch import Tensor, nn
 
-from multispike.files import write_json
 from multispike.models.layers import NeuronFactory
 from multispike.neurons import MultiLevelIF, barrier
-
-ROOT = Path(__file__).parent.parent
 
 
 class _Passing(torch.autograd.Function):
@@ -86,33 +80,31 @@ class Learned(nn.Module):
 
 
 Make = Callable[[int, float], nn.Module]
-BARRIERS: dict[str, Make | None] = {
-    "half open: to N - 1/2": lambda n, v: Windowed(n, v, -0.5 / n, 1 - 0.5 / n),
-    "masked: to N": lambda n, v: Windowed(n, v, -0.5 / n, 1 + 0.5 / n),
-    "wide: to 1.5 N": lambda n, v: Windowed(n, v, -0.5 / n, 1.5 + 0.5 / n),
-    "identity: all": lambda n, v: Windowed(n, v, -0.5 / n, 2 + 0.5 / n),
-    "threshold 2 V_th": Halved,
-    "learned threshold": Learned,
+BARRIERS: dict[str, Make] = {
+    "half-open": lambda n, v: Windowed(n, v, -0.5 / n, 1 - 0.5 / n),  # a sum of N is shut out
+    "masked": lambda n, v: Windowed(n, v, -0.5 / n, 1 + 0.5 / n),
+    "wide": lambda n, v: Windowed(n, v, -0.5 / n, 1.5 + 0.5 / n),
+    "identity": lambda n, v: Windowed(n, v, -0.5 / n, 2 + 0.5 / n),
+    "twice": Halved,
+    "learned": Learned,
 }
 ROWS: dict[str, tuple[str, str, str]] = {  # name -> arch, barrier, options
     "sew": ("sew_resnet20", "", ""),
-    **{f"sparse, {name}": ("sparse_resnet20", name, "") for name in BARRIERS},
-    "sew, sigmoid": ("sew_resnet20", "", "--surrogate sigmoid"),
+    **{f"sparse {name}": ("sparse_resnet20", name, "") for name in BARRIERS},
+    "sew sigmoid": ("sew_resnet20", "", "--surrogate sigmoid"),
     **{
-        f"sparse, sigmoid, {name}": ("sparse_resnet20", name, "--surrogate sigmoid")
-        for name in ("masked: to N", "identity: all")
+        f"sparse sigmoid {name}": ("sparse_resnet20", name, "--surrogate sigmoid")
+        for name in ("masked", "identity")
     },
 }
 
 
 def worker(name: str, arguments: list[str]) -> int:
     """`multispike ARGUMENTS` with that barrier in all networks of this process (T = 1)."""
-    make = BARRIERS[name]
-    assert make is not None
 
     def replaced(self: NeuronFactory, threshold: float | nn.Parameter) -> nn.Module:
         assert isinstance(threshold, float)
-        return make(self.levels, threshold)
+        return BARRIERS[name](self.levels, threshold)
 
     NeuronFactory.barrier = replaced
     from multispike.cli import main as multispike
@@ -120,58 +112,23 @@ def worker(name: str, arguments: list[str]) -> int:
     return multispike(arguments)
 
 
-def trained(row: str, recipe: str, data_dir: str, work: Path, epochs: int) -> dict[str, Any]:
-    """The result of one row, trained unless its folder holds it."""
-    arch, name, options = ROWS[row]
-    out = work / "".join(c if c.isalnum() else "-" for c in row)
-    arguments = [
-        *("train", "--config", recipe, "--arch", arch, "--data-dir", data_dir),
-        *("--epochs", str(epochs), "--out", str(out), *options.split()),
-    ]
-    if (out / "config.yaml").exists():
-        arguments.append("--resume")
-    program = [__file__, "--worker", name] if name else ["-m", "multispike.cli"]
-    subprocess.run([sys.executable, *program, *arguments], check=True, stdout=subprocess.DEVNULL)
-    return json.loads((out / "result.json").read_text())
-
-
 def main() -> None:
-    """Train every row and write its figures as soon as it is there."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("recipe")
-    parser.add_argument("--data-dir", required=True)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--only", help="rows whose name contains one of these, comma-separated")
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "barrier.json")
-    options = parser.parse_args()
-    wanted = options.only.split(",") if options.only else [""]
-    rows = {}
-    for row in ROWS:
-        if not any(part in row for part in wanted):
-            continue
-        result = trained(row, options.recipe, options.data_dir, options.work, options.epochs)
-        rows[row] = {
+    """Train every row and write its figures as soon as they are there."""
+    options = arguments(__doc__, "barrier", 6)
+
+    def run(row: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        arch, name, extra = ROWS[row]
+        program = (__file__, "--worker", name) if name else MULTISPIKE
+        result = trained(options, row, ["--arch", arch, *extra.split()], program)
+        return result, {
             "accuracy": result["accuracy"],
             "loss": result["loss"],
             "events": result["events_per_inference"],
             "amplitude": result["amplitude_per_inference"],
             "largest": max(layer["max_level"] for layer in result["neurons"]),
         }
-        print(f"{row:40}", *(f"{key} {value:.6g}" for key, value in rows[row].items()), flush=True)
-        write_json(
-            options.out,
-            {
-                "command": f"python benchmarks/barrier.py {options.recipe} --epochs"
-                f" {options.epochs} --data-dir DIR --work FOLDER",
-                "epochs": options.epochs,
-                "seed": result["seed"],
-                "rows": rows,
-                "environment": result["environment"],
-            },
-        )
+
+    study(options, "barrier.py", ROWS, run)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,87 @@
+"""What ablation.py and barrier.py share: short trainings of a recipe with one thing changed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from multispike.files import write_json
+
+ROOT = Path(__file__).parent.parent
+MULTISPIKE = ("-m", "multispike.cli")
+
+
+def arguments(description: str | None, name: str, epochs: int) -> argparse.Namespace:
+    """The command line of a study: RECIPE, --data-dir, --work, --epochs, --only, --out."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("recipe", help="YAML file with the settings of `multispike train`")
+    parser.add_argument("--data-dir", required=True)
+    parser.add_argument("--work", type=Path, required=True, help="where run folders stay")
+    parser.add_argument("--epochs", type=int, default=epochs)
+    parser.add_argument("--only", help="rows, comma-separated")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / f"{name}.json")
+    return parser.parse_args()
+
+
+def trained(
+    options: argparse.Namespace, row: str, extra: Sequence[str], program: Sequence[str] = MULTISPIKE
+) -> dict[str, Any]:
+    """The result of `multispike train` with `extra` settings; it goes on where it was killed."""
+    out = options.work / "".join(c if c.isalnum() or c in ".-" else "-" for c in row)
+    command = [
+        *(sys.executable, *program, "train", "--config", options.recipe),
+        *("--data-dir", options.data_dir, "--epochs", str(options.epochs), "--out", str(out)),
+        *extra,
+    ]
+    if (out / "config.yaml").exists():
+        command.append("--resume")
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return json.loads((out / "result.json").read_text())
+
+
+def study(
+    options: argparse.Namespace,
+    script: str,
+    names: Iterable[str],
+    run: Callable[[str], tuple[dict[str, Any], dict[str, Any]]],
+) -> None:
+    """Call `run` (name -> result.json, figures) for every row; keep all figures in one file.
+
+    Rows that the file holds already stay, so a study may be made in parts (--only).
+
+    Raises:
+        SystemExit: for a row that does not exist, or a file of another number of epochs.
+    """
+    known = list(names)
+    wanted = options.only.split(",") if options.only else known
+    for name in wanted:
+        if name not in known:
+            raise SystemExit(f"only: got {name!r}, allowed: {', '.join(known)}")
+    rows: dict[str, Any] = {}
+    if options.out.exists():
+        before = json.loads(options.out.read_text())
+        if before["epochs"] != options.epochs:
+            raise SystemExit(f"out: {options.out} holds runs of {before['epochs']} epochs")
+        rows = before["rows"]
+    for name in wanted:
+        result, rows[name] = run(name)
+        figures = "  ".join(
+            f"{key} {value:.5g}" for key, value in rows[name].items() if isinstance(value, float)
+        )
+        print(f"{name:40} {figures}", flush=True)
+        command = f"python benchmarks/{script} {options.recipe} --epochs {options.epochs}"
+        content = {
+            "command": f"{command} --data-dir DIR --work FOLDER",
+            "epochs": options.epochs,
+            "seed": result["seed"],
+            "rows": {key: rows[key] for key in known if key in rows},
+            "environment": result["environment"],
+        }
+        write_json(options.out, content)
