@@ -10,8 +10,8 @@ import torch
 from test_events_recordings import FILES, aedat2, bin5, evt2, npz, ramp
 
 from multispike.data import DATASETS, load_dataset
+from multispike.data.cifar10dvs import CLASSES, SPLITS, numbers_of_test
 from multispike.data.emulator import emulate_events, emulate_frames
-from multispike.data.events import CIFAR10_CLASSES, SPLITS, cifar10dvs_test_numbers
 from multispike.data.frames import event_frames
 from multispike.data.recordings import EVENT
 from multispike.errors import InputError
@@ -34,7 +34,7 @@ NUMBERS = (0, 5, 9, 91, 500, 909, 950)
 def cifar10dvs(tmp_path_factory):
     """A small CIFAR10-DVS in its authors' format; their camera lay on its side."""
     folder = tmp_path_factory.mktemp("cifar10dvs")
-    for label, name in enumerate(CIFAR10_CLASSES):
+    for label, name in enumerate(CLASSES):
         (folder / name).mkdir()
         for number in NUMBERS:
             events = recording(1000 * label + number)
@@ -47,12 +47,12 @@ def cifar10dvs(tmp_path_factory):
 @pytest.mark.parametrize("split", SPLITS)
 def test_cifar10dvs_from_its_own_files_to_frames(cifar10dvs, split):
     data = load_dataset("cifar10dvs", cifar10dvs, timesteps=4, size=32, split=split)
-    assert data.classes == CIFAR10_CLASSES
+    assert data.classes == CLASSES
     assert (data.input_shape, data.timesteps) == ((2, 32, 32), 4)
     rows = {"train": 0, "test": 0}
-    for label, name in enumerate(CIFAR10_CLASSES):
+    for label, name in enumerate(CLASSES):
         for number in NUMBERS:
-            half = "test" if number in cifar10dvs_test_numbers(split, name) else "train"
+            half = "test" if number in numbers_of_test(split, name) else "train"
             expected = event_frames(
                 recording(1000 * label + number), (128, 128), timesteps=4, size=32
             )
@@ -80,9 +80,9 @@ def test_cifar10dvs_as_tonic_and_spikingjelly_keep_it(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("split", SPLITS)
-@pytest.mark.parametrize("name", CIFAR10_CLASSES)
+@pytest.mark.parametrize("name", CLASSES)
 def test_splits_of_cifar10dvs_are_balanced(split, name):
-    numbers = cifar10dvs_test_numbers(split, name)
+    numbers = numbers_of_test(split, name)
     assert len(numbers) == 100
     assert numbers <= set(range(1000))
 
@@ -93,18 +93,18 @@ def test_the_fixed_split_is_what_it_says():
 
     file = resources.files("multispike.data").joinpath("splits/cifar10dvs.json")
     listed = json.loads(file.read_text())["test"]
-    for name in CIFAR10_CLASSES:
+    for name in CLASSES:
         stems = [f"cifar10_{name}_{number}" for number in range(1000)]
         stems.sort(key=lambda stem: hashlib.sha256(stem.encode()).hexdigest())
         assert listed[name] == sorted(int(stem.rpartition("_")[2]) for stem in stems[:100])
 
 
 def test_the_named_splits_are_those_of_the_papers():
-    assert cifar10dvs_test_numbers("tebn", "cat") == set(range(100))
-    assert cifar10dvs_test_numbers("tet", "cat") == set(range(900, 1000))
+    assert numbers_of_test("tebn", "cat") == set(range(100))
+    assert numbers_of_test("tet", "cat") == set(range(900, 1000))
     names = sorted(f"cifar10_cat_{number}.npz" for number in range(1000))  # a folder's order
     last = {int(name.rpartition("_")[2].removesuffix(".npz")) for name in names[900:]}
-    assert cifar10dvs_test_numbers("sew", "cat") == last
+    assert numbers_of_test("sew", "cat") == last
 
 
 def test_nmnist(tmp_path):

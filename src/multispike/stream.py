@@ -34,6 +34,7 @@ import torch
 
 from multispike.config import StreamConfig
 from multispike.config.viewing import parse_sensor
+from multispike.data.cifar10dvs import lies, turned
 from multispike.data.frames import event_frames, frame_size
 from multispike.data.pace import Arrival, AsRead, Reading, Realtime
 from multispike.data.recordings import Recording, read_events
@@ -79,7 +80,7 @@ class Prediction:
 class Framer:
     """How a slice becomes frames.
 
-    turned: x and y are exchanged before anything else.
+    turned: x and y are exchanged before anything else (`multispike.data.cifar10dvs.lies`).
     sensor: `(width, height)` of the coordinates then; size: `(height, width)` of the frames.
     """
 
@@ -90,10 +91,7 @@ class Framer:
 
     def __call__(self, part: Slice) -> np.ndarray:
         """Counts of its events, uint8 `[T, 2, H, W]`; the bins divide the time of the slice."""
-        events = part.events
-        if self.turned:
-            events = events.copy()
-            events["x"], events["y"] = part.events["y"], part.events["x"]
+        events = turned(part.events) if self.turned else part.events
         span = (part.start_us, part.stop_us) if self.timesteps > 1 else None
         return event_frames(
             events, self.sensor, timesteps=self.timesteps, size=self.size, span=span
@@ -110,11 +108,10 @@ def framer(run: Run, recording: Recording) -> Framer:
         raise invalid(
             "sensor", None, f"WIDTHxHEIGHT in pixels, which a {recording.format} file doesn't tell"
         )
-    # CIFAR10-DVS's camera stood on its side, and its frames were set upright for training.
-    turned = run.data["name"] == "cifar10dvs" and recording.format == "AEDAT2"
+    turn = lies(run.data["name"], recording.format)
     columns, rows = recording.sensor
-    sensor = (rows, columns) if turned else (columns, rows)
-    return Framer(sensor, frame_size((height, width), sensor), run.network.timesteps, turned)
+    sensor = (rows, columns) if turn else (columns, rows)
+    return Framer(sensor, frame_size((height, width), sensor), run.network.timesteps, turn)
 
 
 class FrameClassifier:

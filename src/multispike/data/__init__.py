@@ -62,7 +62,7 @@ DATASETS: dict[str, Source] = {
         options=("size",),
     ),
     "cifar10dvs": Source(
-        "multispike.data.events:load_cifar10dvs",
+        "multispike.data.cifar10dvs:load_cifar10dvs",
         "128x128 event recordings of CIFAR-10 images, 10 classes, 9,000 + 1,000, four splits",
         events=True,
         options=("timesteps", "size", "by", "split"),

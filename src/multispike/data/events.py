@@ -1,18 +1,16 @@
-"""Recorded event sets, counted into frames: CIFAR10-DVS, DVS Gesture, N-MNIST, and your own.
+"""Recorded event sets, counted into frames: DVS Gesture, N-MNIST, and your own.
 
 Tonic fetches the public sets; where they lie already, its folders are read, or those that their
-authors publish. The frames are kept in the cache, memory-mapped.
+authors publish. The frames are kept in the cache, memory-mapped. `cifar10dvs` is a module of its
+own.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +23,9 @@ from multispike.data.frames import Binning, event_frames, frame_size
 from multispike.data.images import class_folders
 from multispike.data.recordings import EVENT, SUFFIXES, read_events
 from multispike.data.sets import Dataset, Request
-from multispike.errors import RunError, invalid, unknown
+from multispike.errors import RunError, invalid
 
 log = logging.getLogger(__name__)
-
-CIFAR10_CLASSES = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-)  # fmt: skip
 
 GESTURES = (
     "hand clapping", "right hand wave", "left hand wave", "right arm clockwise",
@@ -41,8 +35,6 @@ GESTURES = (
 
 VERSION = 1
 """Of the frames in the cache: raise it whenever a recording is read or counted differently."""
-
-SPLITS = ("fixed", "tebn", "sew", "tet")
 
 
 @dataclass(frozen=True)
@@ -80,93 +72,6 @@ class Framing:
         )
 
 
-def load_cifar10dvs(
-    request: Request,
-    *,
-    timesteps: int = 10,
-    size: int | tuple[int, int] | None = None,
-    by: Binning = "time",
-    split: str = "fixed",
-) -> Dataset:
-    """CIFAR10-DVS (Li et al. 2017, doi:10.3389/fnins.2017.00309): 128x128, 10 x 1,000 recordings.
-
-    `data_dir` holds class folders (or a folder `CIFAR10DVS`, as Tonic makes it, or `extract` or
-    `events_np`, as SpikingJelly does) with `cifar10_CLASS_NUMBER.aedat` (the authors' files),
-    `.aedat4` (Tonic's) or `.npz` (SpikingJelly's). A part of the set will do.
-
-    The set has no split of its own, and published accuracies differ for that reason alone. All
-    of these take 100 recordings a class for the test:
-
-    - `fixed`: those listed in `data/splits/cifar10dvs.json`, spread over the whole set.
-    - `tebn`: numbers 0 to 99 (Duan et al. 2022, SpikingJelly's `CIFAR10DVSTEBNSplit`); known to
-      give a markedly higher accuracy than random splits.
-    - `tet`: numbers 900 to 999 (Deng et al. 2022).
-    - `sew`: the last 100 names in the order of strings (Fang et al. 2021, SpikingJelly's
-      `split_to_train_test_set`): 909, 91, 910 and so on, up to 999.
-
-    For the other parameters see `Framing`.
-    """
-    if split not in SPLITS:
-        raise unknown("split", split, SPLITS)
-    root, found = _find_cifar10dvs(request.data_dir)
-    if root is None:
-        _fetch(request, "CIFAR10DVS", "class folders with cifar10_CLASS_NUMBER.aedat or .aedat4")
-        root, found = _find_cifar10dvs(request.data_dir)
-    files: dict[str, list[tuple[Path, int]]] = {"train": [], "test": []}
-    for label, name in enumerate(CIFAR10_CLASSES):
-        test = cifar10dvs_test_numbers(split, name)
-        for number, path in sorted(found.get(name, {}).items()):
-            files["test" if number in test else "train"].append((path, label))
-    for half, listed in files.items():
-        if not listed:
-            raise invalid("data_dir", str(root), f"recordings of the {half} split {split!r}")
-    listing = Listing(files, CIFAR10_CLASSES, _read_cifar10dvs)
-    return _load(request, listing, Framing(timesteps, size, by))
-
-
-def cifar10dvs_test_numbers(split: str, name: str) -> frozenset[int]:
-    """The numbers of the test recordings of a class in a split of CIFAR10-DVS.
-
-    >>> numbers = cifar10dvs_test_numbers("sew", "cat")
-    >>> sorted(numbers)[:3], len(numbers)
-    ([91, 92, 93], 100)
-    """
-    if split == "tebn":
-        return frozenset(range(100))
-    if split == "tet":
-        return frozenset(range(900, 1000))
-    if split == "sew":
-        return frozenset(sorted(range(1000), key=str)[-100:])
-    file = resources.files("multispike.data").joinpath("splits/cifar10dvs.json")
-    return frozenset(json.loads(file.read_text(encoding="utf-8"))["test"][name])
-
-
-def _find_cifar10dvs(data_dir: Path | None) -> tuple[Path | None, dict[str, dict[int, Path]]]:
-    """The folder with the class folders, and per class the recordings by number."""
-    pattern = re.compile(r"cifar10_([a-z]+)_(\d{1,3})\.(?:aedat4?|npz)")
-    for root in _places(data_dir, "CIFAR10DVS", "extract", "events_np"):
-        found: dict[str, dict[int, Path]] = {}
-        for name in CIFAR10_CLASSES:
-            folder = root / name
-            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-                match = pattern.fullmatch(path.name)
-                if match and match[1] == name:
-                    found.setdefault(name, {})[int(match[2])] = path
-        if found:
-            return root, found
-    return None, {}
-
-
-def _read_cifar10dvs(path: Path) -> Sample:
-    sample = _read_recording(path, (128, 128))
-    if path.suffix == ".aedat":
-        # The camera stood on its side: mirrored at the diagonal, as SpikingJelly does, the images
-        # are upright. Tonic's files are taken as they are.
-        events = sample.events
-        events["x"], events["y"] = events["y"].copy(), events["x"].copy()
-    return sample
-
-
 def load_nmnist(
     request: Request,
     *,
@@ -181,7 +86,7 @@ def load_nmnist(
     """
 
     def find() -> dict[str, list[tuple[Path, int]]] | None:
-        for root in _places(request.data_dir, "NMNIST"):
+        for root in places(request.data_dir, "NMNIST"):
             if (root / "Train").is_dir() and (root / "Test").is_dir():
                 return {
                     half.lower(): [
@@ -195,10 +100,10 @@ def load_nmnist(
 
     files = find()
     if files is None:
-        _fetch(request, "NMNIST", "Train/DIGIT and Test/DIGIT folders with .bin files")
+        fetch(request, "NMNIST", "Train/DIGIT and Test/DIGIT folders with .bin files")
         files = find() or {}
-    listing = Listing(files, tuple("0123456789"), partial(_read_recording, sensor=(34, 34)))
-    return _load(request, listing, Framing(timesteps, size, by))
+    listing = Listing(files, tuple("0123456789"), partial(read_sample, sensor=(34, 34)))
+    return load_listing(request, listing, Framing(timesteps, size, by))
 
 
 def load_dvsgesture(
@@ -215,7 +120,7 @@ def load_dvsgesture(
     """
 
     def find() -> dict[str, list[tuple[Path, int]]] | None:
-        for root in _places(request.data_dir, "DVSGesture"):
+        for root in places(request.data_dir, "DVSGesture"):
             folders = {"train": root / "ibmGestureTrain", "test": root / "ibmGestureTest"}
             if all(folder.is_dir() for folder in folders.values()):
                 labels = {str(label): label for label in range(len(GESTURES))}
@@ -231,9 +136,11 @@ def load_dvsgesture(
 
     files = find()
     if files is None:
-        _fetch(request, "DVSGesture", "ibmGestureTrain and ibmGestureTest folders, as Tonic has")
+        fetch(request, "DVSGesture", "ibmGestureTrain and ibmGestureTest folders, as Tonic has")
         files = find() or {}
-    return _load(request, Listing(files, GESTURES, _read_gesture), Framing(timesteps, size, by))
+    return load_listing(
+        request, Listing(files, GESTURES, _read_gesture), Framing(timesteps, size, by)
+    )
 
 
 def _read_gesture(path: Path) -> Sample:
@@ -283,11 +190,11 @@ def load_eventfolder(
         if not files[half]:
             allowed = f"class folders with {'/'.join(s[1:] for s in SUFFIXES)} files"
             raise invalid("data_dir", str(folder), allowed)
-    listing = Listing(files, classes, partial(_read_recording, sensor=sensor))
-    return _load(request, listing, Framing(timesteps, size, by), {"sensor": sensor})
+    listing = Listing(files, classes, partial(read_sample, sensor=sensor))
+    return load_listing(request, listing, Framing(timesteps, size, by), {"sensor": sensor})
 
 
-def _read_recording(path: Path, sensor: tuple[int, int] | None) -> Sample:
+def read_sample(path: Path, sensor: tuple[int, int] | None) -> Sample:
     recording = read_events(path, sensor=sensor)
     events = np.concatenate(list(recording))
     if recording.sensor is None:
@@ -295,7 +202,7 @@ def _read_recording(path: Path, sensor: tuple[int, int] | None) -> Sample:
     return Sample(events, recording.sensor, str(recording.skipped))
 
 
-def _load(
+def load_listing(
     request: Request,
     listing: Listing,
     framing: Framing,
@@ -367,14 +274,14 @@ def frame_meta(classes: Sequence[str], scale: float) -> dict[str, Any]:
     return {"classes": list(classes), "mean": [0.0, 0.0], "std": [scale / 255] * 2}
 
 
-def _places(data_dir: Path | None, *folders: str) -> list[Path]:
+def places(data_dir: Path | None, *folders: str) -> list[Path]:
     """Where a set may lie: in the folder itself, or in one of these below it."""
     if data_dir is None:
         return []
     return [data_dir, *(data_dir / folder for folder in folders)]
 
 
-def _fetch(request: Request, name: str, content: str) -> None:
+def fetch(request: Request, name: str, content: str) -> None:
     """Let Tonic download its set `name`, if that is wanted; it checks what it gets."""
     if not request.download or request.data_dir is None:
         raise invalid(

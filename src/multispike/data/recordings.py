@@ -101,11 +101,12 @@ class Recording(Iterator[np.ndarray]):
             raw = next(columns, None)
             if raw is None:
                 return None
-            first = self._seen
+            numbers = np.arange(self._seen, self._seen + len(raw.t))
             self._seen += len(raw.t)
-            inside = self._inside(raw, first)
+            inside = self._inside(raw, numbers)
             t = raw.t if inside is None else raw.t[inside]
-            t, in_order = self._clock.order(t.astype(np.int64, copy=False), first)
+            numbers = numbers if inside is None else numbers[inside]
+            t, in_order = self._clock.order(t.astype(np.int64, copy=False), numbers)
         except InputError:
             raise
         except DAMAGE as error:
@@ -124,7 +125,7 @@ class Recording(Iterator[np.ndarray]):
             events[name] = values if in_order is None else values[in_order]
         return events
 
-    def _inside(self, raw: Columns, first: int) -> np.ndarray | None:
+    def _inside(self, raw: Columns, numbers: np.ndarray) -> np.ndarray | None:
         """Which events lie on the sensor; None if all do, which is usual."""
         width, height = self.sensor or (1 << 15, 1 << 15)
         inside = (raw.x < width) & (raw.y < height)
@@ -132,10 +133,8 @@ class Recording(Iterator[np.ndarray]):
             inside &= (raw.x >= 0) & (raw.y >= 0)
         if inside.all():
             return None
-        outside = np.flatnonzero(~inside)
-        self.skipped.add(
-            "outside the sensor", len(outside), "events", first + int(outside[0]), "event"
-        )
+        outside = numbers[~inside]
+        self.skipped.add("outside the sensor", len(outside), "events", int(outside[0]), "event")
         return inside
 
 
@@ -219,41 +218,36 @@ class _Clock:
         self._offset = 0
         self._latest: int | None = None
 
-    def order(self, t: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def order(self, t: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Times that don't decrease, and which events to keep (None: all).
 
-        t: int64; first: the number of its first event, for the account.
+        t: int64; numbers: which event of the recording each one is, for the account.
         """
         if not len(t):
             return t, None
         keep = None
         if (t[1:] < t[:-1]).any():
-            keep = self._without_outliers(t, first)
-            t = t[keep]
+            keep = self._without_outliers(t, numbers)
+            t, numbers = t[keep], numbers[keep]
         if self._offset:
             t = t + self._offset
         if keep is not None or (self._latest is not None and t[0] < self._latest):
-            t = self._raised(t, first)
+            t = self._raised(t, numbers)
         self._latest = int(t[-1])
         return t, keep
 
-    def _without_outliers(self, t: np.ndarray, first: int) -> np.ndarray:
+    def _without_outliers(self, t: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         """Drop single events that lie outside the time of their neighbours, which are in order."""
         before, here, after = t[:-2], t[1:-1], t[2:]
         alone = (before <= after) & ((here < before - JITTER_US) | (here > after + JITTER_US))
         keep = np.ones(len(t), dtype=bool)
         keep[1:-1] = ~alone
         if alone.any():
-            self._skipped.add(
-                "time out of order",
-                int(alone.sum()),
-                "events",
-                first + 1 + int(alone.argmax()),
-                "event",
-            )
+            first = int(numbers[1 + int(alone.argmax())])
+            self._skipped.add("time out of order", int(alone.sum()), "events", first, "event")
         return keep
 
-    def _raised(self, t: np.ndarray, first: int) -> np.ndarray:
+    def _raised(self, t: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         """Steps back taken out: short ones by waiting, long ones by shifting all that follows."""
         latest = int(t[0]) if self._latest is None else self._latest
         steps = np.diff(t, prepend=latest)
@@ -264,7 +258,6 @@ class _Clock:
             shift = np.cumsum(shift)
             t = t + shift
             self._offset += int(shift[-1])
-            self._skipped.add(
-                "clock went back", len(restarts), "times", first + int(restarts[0]), "event"
-            )
+            first = int(numbers[restarts[0]])
+            self._skipped.add("clock went back", len(restarts), "times", first, "event")
         return np.maximum(np.maximum.accumulate(t), latest)
