@@ -118,11 +118,25 @@ def test_a_short_batch_gets_the_first_numbers_of_a_full_one():
     assert short.weight == whole.weight
 
 
+def test_lost_events_are_those_of_single_samples():
+    frames = pixels(6, 3, 2, 8, 8)
+    kept = Augmentation(drop=0.25).lose(frames, [np.random.default_rng(i) for i in range(6)])
+    assert kept.dtype == frames.dtype
+    assert (kept <= frames).all()
+    # 4 standard deviations of the binomial
+    total = int(frames.sum())
+    assert int(kept.sum()) == pytest.approx(0.75 * total, abs=4 * (total * 0.75 * 0.25) ** 0.5)
+    again = Augmentation(drop=0.25).lose(frames[4:], [np.random.default_rng(i) for i in (4, 5)])
+    assert torch.equal(again, kept[4:])
+    assert not torch.equal(kept[0] != frames[0], kept[1] != frames[1])
+
+
 def test_without_transforms_nothing_is_touched():
     augmentation = Augmentation()
     images = pixels(3, 1, 4, 4)
     draws = draws_of(augmentation, 3, 4, 4)
     assert augmentation.warp(images, draws) is images
+    assert augmentation.lose(images, []) is images
     labels = torch.tensor([0, 1, 2])
     inputs, targets = augmentation.finish(images.float(), labels, draws, None)
     assert torch.equal(inputs, images.float())
@@ -137,6 +151,7 @@ def test_without_transforms_nothing_is_touched():
         ({"shift": 1.5}, "shift: got 1.5, allowed: an integer >= 0"),
         ({"cutout": -2}, "cutout: got -2, allowed: an integer >= 0"),
         ({"mixup": -0.1}, "mixup: got -0.1, allowed: a number >= 0"),
+        ({"drop": 1.0}, r"drop: got 1.0, allowed: a share in \[0, 1\)"),
         ({"mixup": float("nan")}, "mixup: got nan, allowed: a number >= 0"),
     ],
 )

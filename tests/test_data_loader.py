@@ -154,6 +154,39 @@ def test_ranks_share_every_training_batch(count, share, world, drop):
         assert len(labels) - len(targets) < world  # no more than equal shares need
 
 
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_events_of_a_sample_are_lost_alike_on_every_rank(world):
+    split = numbered(12, timesteps=3)
+    options = {"shuffle": True, "augmentation": Augmentation(drop=0.3, shift=1, flip=True)}
+
+    def samples(epoch: int, rank: int = 0, world_size: int = 1) -> dict[int, torch.Tensor]:
+        batches = loader(split, 6, rank=rank, world_size=world_size, **options)
+        batches.set_epoch(epoch)
+        return {
+            int(label): sample
+            for inputs, labels in batches
+            for sample, label in zip(inputs.transpose(0, 1), labels, strict=True)
+        }
+
+    alone = samples(0)
+    shared = {
+        label: sample for rank in range(world) for label, sample in samples(0, rank, world).items()
+    }
+    assert shared.keys() == alone.keys()
+    assert all(torch.equal(sample, shared[label]) for label, sample in alone.items())
+    later = samples(1)
+    assert not any(torch.equal(sample, later[label]) for label, sample in alone.items())
+
+
+def test_shifts_differ_between_samples_but_not_between_their_timesteps():
+    one = numbered(1, size=9).inputs
+    split = Split(one[:, None].expand(40, 4, -1, -1, -1), torch.arange(40))
+    ((inputs, _),) = loader(split, 40, augmentation=Augmentation(shift=2, flip=True))
+    steps = inputs.unbind(0)
+    assert all(torch.equal(step, steps[0]) for step in steps)
+    assert len({sample.numpy().tobytes() for sample in steps[0]}) > 20  # of 50 there are
+
+
 @given(count=st.integers(1, 60), batch_size=st.integers(1, 16), world=st.integers(1, 5))
 @settings(deadline=None, max_examples=100)
 def test_evaluation_covers_each_sample_once_in_equally_many_batches(count, batch_size, world):

@@ -253,6 +253,12 @@ def test_dense_linear():
     )
 
 
+@pytest.mark.parametrize("record", [LINEAR, CONV, replace(CONV, timesteps=1)])
+def test_an_ann_on_frames_is_evaluated_at_every_timestep(record):
+    once, stepwise = (counts(record, network=network) for network in ("ann", "ann_stepwise"))
+    assert stepwise.to_dict() == {k: v * record.timesteps for k, v in once.to_dict().items()}
+
+
 def test_zero_skipping_saves_macs_and_weight_reads_only():
     # Linear: 5 events over T = 4 can have come from at most 5 of 6 inputs.
     dense, skipping = (counts(LINEAR, network=network) for network in ("qann", "qann_skip"))

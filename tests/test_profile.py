@@ -82,3 +82,37 @@ def test_measures_all_that_a_result_holds(arch):
     dense = measure(warmed(arch, neuron="relu"), loader())
     assert "baselines" not in dense
     assert dense["energy_nj"]["total"] == pytest.approx(result["baselines"]["ann"]["total"])
+
+
+@pytest.mark.parametrize("arch", ["fastnet", "vgg11", "sew_resnet20"])
+def test_event_frames_do_not_make_an_ann_spike(arch):
+    """Counts are whole numbers, as levels are, but no neuron sends them."""
+    frames = torch.randint(0, 4, (3, 4, 2, 8, 8)).float()
+    labels = torch.tensor([0, 1, 2, 3])
+    torch.manual_seed(0)
+    ann = create_model(arch, in_channels=2, neuron="relu", timesteps=3)
+    report = profile(ann, [(frames, labels)])
+    assert report.network == "ann_stepwise"
+    one = profile(create_model(arch, in_channels=2, neuron="relu"), [(frames[:1], labels)])
+    assert one.network == "ann"
+    assert report.total_nj == pytest.approx(3 * one.total_nj)
+    assert report.counts.mac == 3 * one.counts.mac
+    assert "baselines" not in measure(ann, [(frames, labels)])
+
+
+def test_event_frames_are_graded_events_for_every_spiking_network():
+    """The same events in one frame or in many: each count that is not zero is one event."""
+    torch.manual_seed(0)
+    frames = (torch.rand(4, 2, 2, 8, 8) < 0.1).float() * torch.randint(1, 4, (4, 2, 2, 8, 8))
+    frames[0, 0, 0, 0, 0] = 3.0
+    labels = torch.tensor([0, 1])
+    for x, neuron in ((frames, "binary"), (frames.sum(0, keepdim=True), "multilevel")):
+        model = create_model("vgg11", in_channels=2, neuron=neuron, timesteps=len(x))
+        first = profile(model, [(x / 1.7, labels)]).layers[0]
+        assert first.record.input_kind == "spikes"
+        assert first.record.levels_in == x.max()
+        assert first.counts.read_input == (x != 0).sum() / 2
+        assert first.record.amplitude_in == x.sum() / 2
+        assert first.counts.mac == first.counts.read_input * 64 * 9
+        payload = int(x.max()).bit_length()
+        assert first.memories["inputs"].bits == 7 + payload  # 2x8x8 addresses

@@ -192,6 +192,18 @@ def test_timesteps_divide_the_time_of_a_slice(run, tmp_path):
     )
 
 
+def test_bins_are_those_of_the_training(run):
+    slow = untrained(run, timesteps=3)
+    events = ramp(91)
+    events["t"][60:] += 500
+    content = evt2(events)
+    for by, expected in (("time", [60, 10, 21]), ("count", [31, 30, 30])):
+        trained = replace(slow, config=replace(run.config, by=by))
+        (part,) = slices(read_events(io.BytesIO(content)), window_us=1800)
+        frames = framer(trained, read_events(io.BytesIO(content)))(part)
+        assert frames.sum((1, 2, 3)).tolist() == expected
+
+
 def test_recordings_of_cifar10dvs_are_set_upright(run):
     content = aedat2(noise(500, 900))
     (part,) = slices(read_events(io.BytesIO(content)), window_us=1000)

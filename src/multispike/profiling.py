@@ -34,8 +34,8 @@ def profile(
         fanout, graded_op: as for `multispike.energy.counts`.
 
     Returns:
-        A report with `.total_nj`, `.layers` and `.to_json()`; a model without spikes is priced as
-        a dense ANN.
+        A report with `.total_nj`, `.layers` and `.to_json()`; a model without spiking neurons is
+        priced as a dense ANN, evaluated at each of the timesteps that it was given.
 
     Raises:
         InputError: as `record_activity` and `multispike.energy.energy`.
@@ -52,20 +52,21 @@ def profile(
 def _priced(
     activity: Activity, profile: str | Profile, bits: int, fanout: Fanout, graded_op: GradedOp
 ) -> EnergyReport:
+    dense = "ann_stepwise" if any(r.timesteps > 1 for r in activity.records) else "ann"
     return price(
         activity.records,
         profile,
         bits,
         fanout=fanout,
         graded_op=graded_op,
-        network="snn" if is_spiking(activity) else "ann",
+        network="snn" if is_spiking(activity) else dense,
         not_counted=activity.not_counted,
     )
 
 
 def is_spiking(activity: Activity) -> bool:
-    """Whether any layer reads or sends events."""
-    return any(record.levels_in or record.levels_out for record in activity.records)
+    """Whether any neuron sends levels; event frames at the input do not make an ANN spike."""
+    return any(layer.levels and layer.path != "sum" for layer in activity.neurons)
 
 
 def prices(

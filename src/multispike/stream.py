@@ -2,7 +2,8 @@
 
 A slice (by time or by count of events) becomes a frame as in training: counts of OFF and ON events,
 down-sampled to the size the run was trained at, normalised by the run's own mean and std. One
-forward pass gives its class. A network of T > 1 timesteps gets the slice in T bins of equal time.
+forward pass gives its class. A network of T > 1 timesteps gets the slice in T bins, of equal time
+or with equally many events, as in its training.
 
 Latency is the time from a slice being available to its class being known; it holds waiting,
 framing and inference. A slice is available as soon as its last event has been read and it is known
@@ -35,7 +36,7 @@ import torch
 from multispike.config import StreamConfig
 from multispike.config.viewing import parse_sensor
 from multispike.data.cifar10dvs import lies, turned
-from multispike.data.frames import event_frames, frame_size
+from multispike.data.frames import Binning, event_frames, frame_size
 from multispike.data.pace import Arrival, AsRead, Reading, Realtime
 from multispike.data.recordings import Recording, read_events
 from multispike.data.slices import Slice
@@ -80,21 +81,24 @@ class Prediction:
 class Framer:
     """How a slice becomes frames.
 
+    sensor: `(width, height)` of the coordinates; size: `(height, width)` of the frames.
+    timesteps, by: as for `event_frames`.
     turned: x and y are exchanged before anything else (`multispike.data.cifar10dvs.lies`).
-    sensor: `(width, height)` of the coordinates then; size: `(height, width)` of the frames.
     """
 
     sensor: tuple[int, int]
     size: tuple[int, int]
     timesteps: int
+    by: Binning = "time"
     turned: bool = False
 
     def __call__(self, part: Slice) -> np.ndarray:
-        """Counts of its events, uint8 `[T, 2, H, W]`; the bins divide the time of the slice."""
+        """Counts of its events, uint8 `[T, 2, H, W]`; the bins share its time or events."""
         events = turned(part.events) if self.turned else part.events
-        span = (part.start_us, part.stop_us) if self.timesteps > 1 else None
+        by_time = self.timesteps > 1 and self.by == "time"
+        span = (part.start_us, part.stop_us) if by_time else None
         return event_frames(
-            events, self.sensor, timesteps=self.timesteps, size=self.size, span=span
+            events, self.sensor, timesteps=self.timesteps, size=self.size, by=self.by, span=span
         )
 
 
@@ -111,7 +115,13 @@ def framer(run: Run, recording: Recording) -> Framer:
     turn = lies(run.data["name"], recording.format)
     columns, rows = recording.sensor
     sensor = (rows, columns) if turn else (columns, rows)
-    return Framer(sensor, frame_size((height, width), sensor), run.network.timesteps, turn)
+    return Framer(
+        sensor,
+        frame_size((height, width), sensor),
+        run.network.timesteps,
+        run.config.by or "time",
+        turn,
+    )
 
 
 class FrameClassifier:
@@ -341,7 +351,8 @@ def stream(config: StreamConfig) -> int:
         torch.set_num_threads(config.threads)
     classifier = FrameClassifier(run)
     if run.network.timesteps > 1:
-        note(f"T = {run.network.timesteps}, so each slice is split into bins of equal time")
+        bins = "with equally many events" if run.config.by == "count" else "of equal time"
+        note(f"T = {run.network.timesteps}, so each slice is split into bins {bins}")
     recording = open_source(config.events, config.sensor)
     lines = JsonLines(config.json) if config.json else None
     sinks: list[Sink] = [lines] if lines else []

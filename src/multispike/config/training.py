@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from multispike.config.names import split_names
+from multispike.config.viewing import parse_sensor
 from multispike.data import DATASETS
 from multispike.errors import InputError, invalid, unknown
 from multispike.models import DEFAULT_LEVELS
@@ -26,6 +27,9 @@ class Recipe:
         data_dir: Folder with the data; not needed for digits.
         download: Fetch the official archive into data_dir if it is not there.
         size: Side in pixels to which an image folder or event set is brought.
+        by: Bins of event frames, of equal time or with equally many events (count).
+        split: Of cifar10dvs, which has none of its own: fixed, tebn, tet or sew; fixed by default.
+        sensor: WIDTHxHEIGHT in pixels of an eventfolder's recordings that don't tell it.
         stem: First layer: cifar (3x3) or imagenet (7x7, stride 2, max-pool).
         classifier: linear, or mlp (VGGs only, two hidden layers of 512).
         epochs: Passes over the training images.
@@ -42,6 +46,7 @@ class Recipe:
         shift: Largest shift in pixels, with reflection at the border.
         cutout: Side of a square that is blanked; 0 is off.
         mixup: Alpha of mixup; 0 is off.
+        drop: Share of an event set's events that is lost at random; 0 is off.
         activity_penalty: Weight of the mean events per neuron in the loss; 0 is off.
         bias_lr: Factor on the learning rate of BN biases.
         whiten: Start the stem from the training images' principal patches (both signs).
@@ -70,6 +75,9 @@ class Recipe:
     data_dir: str | None = None
     download: bool = False
     size: int | None = None
+    by: Literal["time", "count"] | None = None
+    split: str | None = None
+    sensor: str | None = None
     stem: Literal["cifar", "imagenet"] = "cifar"
     classifier: Literal["linear", "mlp"] = "linear"
     epochs: int = 30
@@ -86,6 +94,7 @@ class Recipe:
     shift: int | None = None
     cutout: int = 0
     mixup: float = 0.0
+    drop: float = 0.0
     activity_penalty: float = 0.0
     bias_lr: float = 1.0
     whiten: bool = False
@@ -114,9 +123,15 @@ class Recipe:
             raise unknown("arch", self.arch, ARCHITECTURES)
         if self.data not in DATASETS:
             raise unknown("data", self.data, DATASETS)
-        if self.size is not None and "size" not in DATASETS[self.data].options:
-            sized = [name for name, source in DATASETS.items() if "size" in source.options]
-            raise invalid("size", self.size, f"a size with one of {', '.join(sized)}")
+        for name in ("size", "by", "split", "sensor"):
+            value = getattr(self, name)
+            if value is not None and name not in DATASETS[self.data].options:
+                sets = [key for key, source in DATASETS.items() if name in source.options]
+                raise invalid(name, value, f"a {name} with data={' or '.join(sets)} only")
+        if self.sensor is not None:
+            parse_sensor(self.sensor)
+        if self.drop and not DATASETS[self.data].events:
+            raise invalid("drop", self.drop, f"0 with {self.data}, which holds no events")
         for name, ok, allowed in (
             ("size", self.size is None or self.size >= 1, "an integer >= 1"),
             ("epochs", self.epochs >= 1, "an integer >= 1"),
@@ -130,6 +145,7 @@ class Recipe:
             ("shift", self.shift is None or self.shift >= 0, "an integer >= 0"),
             ("cutout", self.cutout >= 0, "an integer >= 0"),
             ("mixup", 0 <= self.mixup < math.inf, "a number >= 0"),
+            ("drop", 0 <= self.drop < 1, "a share in [0, 1)"),
             ("activity_penalty", 0 <= self.activity_penalty < math.inf, "a number >= 0"),
             ("bias_lr", 0 < self.bias_lr < math.inf, "a number > 0"),
             ("threshold", 0 < self.threshold < math.inf, "a number > 0"),

@@ -1,12 +1,13 @@
 """Random transforms of whole batches: what is drawn is kept apart from what is done with it.
 
-`Augmentation.draw` makes all random numbers of a batch, `warp` moves pixels (uint8, before
-normalisation), `finish` erases and mixes (float, after it). A transform treats all timesteps of a
-sample alike.
+`Augmentation.draw` makes all random numbers of a batch but those of lost events, `lose` takes
+events away and `warp` moves pixels (uint8, before normalisation), `finish` erases and mixes (float,
+after it). A transform treats all timesteps of a sample alike; events are lost one by one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from multispike.data.frames import drop_counted
 from multispike.errors import invalid
 
 
@@ -29,12 +31,15 @@ class Augmentation:
         (DeVries & Taylor 2017, arXiv 1708.04552); blank is the mean colour, or no event.
     mixup: blend each sample with another of its batch, with one weight per batch drawn from
         Beta(mixup, mixup) (Zhang et al. 2018, arXiv 1710.09412); 0 is off.
+    drop: share of the events that is lost, each independently of the others; 0 is off. For counts
+        of events only.
     """
 
     flip: bool | Literal["alternate"] = False
     shift: int = 0
     cutout: int = 0
     mixup: float = 0.0
+    drop: float = 0.0
 
     def __post_init__(self) -> None:
         if self.flip not in (True, False, "alternate"):
@@ -45,6 +50,8 @@ class Augmentation:
                 raise invalid(name, value, "an integer >= 0, in pixels")
         if not 0 <= self.mixup < float("inf"):
             raise invalid("mixup", self.mixup, "a number >= 0")
+        if not 0 <= self.drop < 1:
+            raise invalid("drop", self.drop, "a share in [0, 1)")
 
     def check(self, height: int, width: int) -> None:
         """Raise `InputError` if images of that size are too small for the transforms."""
@@ -74,6 +81,16 @@ class Augmentation:
         if self.flip == "alternate":
             return replace(batch, flipped=flips)
         return batch if self.flip else replace(batch, flipped=np.zeros_like(flips))
+
+    def lose(self, inputs: Tensor, random: Iterable[np.random.Generator]) -> Tensor:
+        """Lose events. inputs: counts `[B, T, C, H, W]`, uint8; random: a generator a sample."""
+        if not self.drop:
+            return inputs
+        kept = [
+            drop_counted(frames, self.drop, rng)
+            for frames, rng in zip(inputs.numpy(), random, strict=True)
+        ]
+        return torch.from_numpy(np.stack(kept))
 
     def warp(self, inputs: Tensor, draws: Draws) -> Tensor:
         """Flip and shift. inputs: `[B, ..., H, W]`, any dtype; returns the same shape.

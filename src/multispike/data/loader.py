@@ -13,7 +13,7 @@ from multispike.data.augment import Augmentation
 from multispike.data.sets import Split
 from multispike.errors import invalid
 
-ORDER, FLIP, BATCH = range(3)
+ORDER, FLIP, BATCH, LOSS = range(4)
 """Purposes of random numbers; part of every seed, so that no two purposes share a stream."""
 
 
@@ -167,7 +167,10 @@ class BatchLoader:
             width,
         ).share(share)
         chosen = torch.from_numpy(indices[share])
-        inputs = self.augmentation.warp(self.split.inputs.index_select(0, chosen), draws)
+        # A generator for every sample, so that its events are lost alike on every rank.
+        losses = (self._random(LOSS, epoch, int(index)) for index in chosen)
+        inputs = self.augmentation.lose(self.split.inputs.index_select(0, chosen), losses)
+        inputs = self.augmentation.warp(inputs, draws)
         targets = self.split.labels.index_select(0, chosen)
         return self.augmentation.finish(self._normalise(inputs), targets, draws, self.num_classes)
 

@@ -29,7 +29,7 @@ from typing import Literal, get_args
 from multispike.errors import unknown
 from multispike.records import LayerRecord
 
-Network = Literal["snn", "ann", "qann", "qann_skip"]
+Network = Literal["snn", "ann", "ann_stepwise", "qann", "qann_skip"]
 Fanout = Literal["lemaire", "exact"]
 GradedOp = Literal["mac", "repeat"]
 
@@ -56,6 +56,9 @@ class Counts:
     def __add__(self, other: Counts) -> Counts:
         return Counts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
+    def __mul__(self, factor: float) -> Counts:
+        return Counts(*(getattr(self, f.name) * factor for f in fields(self)))
+
     def to_dict(self) -> dict[str, float]:
         """Every count by name."""
         return asdict(self)
@@ -70,11 +73,12 @@ def counts(
 ) -> Counts:
     """Counts of one layer.
 
-    `network`: "snn" as recorded; "ann" the same layer dense and evaluated once; "qann" the same
-    with few-bit activations (only the widths differ); "qann_skip" that, without the operations
-    and weight reads of zero inputs. `fanout`: "lemaire" ⌈K/S⌉ per axis, borders ignored; "exact"
-    what events truly reached. `graded_op`: how an event of several levels meets a weight: "mac"
-    one multiply-accumulate, "repeat" z additions of a weight that is read once.
+    `network`: "snn" as recorded; "ann" the same layer dense and evaluated once; "ann_stepwise"
+    dense and evaluated as often as recorded (an ANN that reads T event frames one by one); "qann"
+    dense, once and with few-bit activations (only the widths differ); "qann_skip" that, without
+    the operations and weight reads of zero inputs. `fanout`: "lemaire" ⌈K/S⌉ per axis, borders
+    ignored; "exact" what events truly reached. `graded_op`: how an event of several levels meets a
+    weight: "mac" one multiply-accumulate, "repeat" z additions of a weight that is read once.
 
     >>> layer = LayerRecord("fc", "linear", (4,), (3,), bias=True, input_kind="spikes",
     ...                     levels_in=1, events_in=2, amplitude_in=2, taps_in=2,
@@ -93,6 +97,8 @@ def counts(
         row = _EVENT_DRIVEN[record.kind]
         return row(record, fanout, graded_op)
     dense = _DENSE[record.kind](record)
+    if network == "ann_stepwise":
+        return dense * record.timesteps
     if network == "qann_skip" and record.kind in ("conv", "linear"):
         return _zero_skipping(record, dense, fanout)
     return dense

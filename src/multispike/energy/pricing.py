@@ -23,6 +23,10 @@ CHOICES = (
     "batch normalisation is folded into weights and biases before counting",
     "a stem under direct coding is computed once; its held result is added at every timestep",
     "a graded event is one event; its address and payload set the width of its queue entry",
+    "event frames are read as graded events: one for each pixel, polarity and timestep that has a"
+    " count, which is its payload",
+    "an ANN given T event frames is evaluated T times, densely; its quantised twins, and the ANN"
+    " twin of an SNN, once",
     "operations and addresses are priced at the profile's bits, whatever the payload",
     "residual sums and poolings are priced; a shortcut convolution adds in place",
     "a max-pooling of spikes compares per event and scans its windows once per timestep",
@@ -31,7 +35,8 @@ NOT_MODELLED = (
     "leakage, clock and control",
     "DRAM, caches and reuse of fetched weights or potentials in registers",
     "routing of events between cores, and queues that overflow",
-    "encoding of the input image, mean of the logits over timesteps, argmax",
+    "encoding of the input image, counting of camera events into frames",
+    "mean of the logits over timesteps, argmax",
 )
 
 

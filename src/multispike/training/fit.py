@@ -18,6 +18,7 @@ from torch import Tensor
 
 from multispike.allocator import keep_freed_memory
 from multispike.config import Recipe, TrainConfig
+from multispike.config.viewing import parse_sensor
 from multispike.data import DATASETS, load_dataset
 from multispike.data.augment import Augmentation
 from multispike.data.loader import BatchLoader
@@ -51,7 +52,10 @@ class EpochStream:
 
 def load_data(recipe: Recipe, timesteps: int = 1) -> Dataset:
     """The data set that a recipe names, at its limits."""
-    wanted = {"timesteps": timesteps, "size": recipe.size}
+    wanted = {
+        "timesteps": timesteps, "size": recipe.size, "by": recipe.by, "split": recipe.split,
+        "sensor": parse_sensor(recipe.sensor) if recipe.sensor else None,
+    }  # fmt: skip
     options: dict[str, Any] = {
         name: value
         for name, value in wanted.items()
@@ -94,7 +98,7 @@ def augmentation_of(recipe: Recipe, dataset: Dataset) -> Augmentation:
     flip = recipe.flip or ("none" if channels == 1 else "random")
     shift = max(1, min(height, width) // 16) if recipe.shift is None else recipe.shift
     flips: dict[str, Any] = {"none": False, "random": True, "alternate": "alternate"}
-    return Augmentation(flips[flip], shift, recipe.cutout, recipe.mixup)
+    return Augmentation(flips[flip], shift, recipe.cutout, recipe.mixup, recipe.drop)
 
 
 def fit(config: TrainConfig) -> bool:
