@@ -585,6 +585,19 @@ def test_a_broken_library_does_not_stop_the_neurons(afresh):
     assert kernels.usable(torch.randn(1, 2, 3), None, 1.0, spec())
 
 
+def test_training_after_inference_mode():
+    """In one process, with a neuron that inference has met first."""
+    neuron = MultiLevelIF(levels=3, threshold=0.8125)
+    x = torch.rand(1, 4, 5)
+    with torch.inference_mode():
+        expected = neuron(x)
+    x.requires_grad_()
+    spikes = neuron(x)
+    spikes.sum().backward()
+    assert torch.equal(spikes, expected)
+    assert x.grad is not None
+
+
 def test_kept_memory_costs_no_page_faults():
     """In a process of its own: once warm, taking and freeing large blocks touches no new page."""
     code = """

@@ -277,8 +277,14 @@ def _constants(threshold: float | Tensor, spec: NeuronSpec) -> Tensor:
     return torch.stack([threshold, rest.float(), rounded, (scale - rounded).float()])
 
 
-_fixed_constants = lru_cache(maxsize=256)(_constants)
-"""For thresholds that are numbers: small layers would notice the twenty microseconds."""
+@lru_cache(maxsize=256)
+def _fixed_constants(threshold: float, spec: NeuronSpec) -> Tensor:
+    """For thresholds that are numbers: small layers would notice the twenty microseconds.
+
+    Kept as ordinary tensors whatever mode asks first: a training may be the next to use them.
+    """
+    with torch.inference_mode(False):
+        return _constants(threshold, spec)
 
 
 def _pointer(tensor: Tensor | None) -> int | None:
@@ -314,7 +320,7 @@ class FusedSpikes(torch.autograd.Function):
             mask = torch.empty_strided(spikes.shape, spikes.stride(), dtype=torch.uint8)
         state = torch.empty_strided(x.shape[1:], strides, dtype=torch.float32) if last else None
         learned = isinstance(threshold, Tensor)
-        constants = (_constants if learned else _fixed_constants)(threshold, spec)
+        constants = _constants(threshold, spec) if learned else _fixed_constants(threshold, spec)
         layer = _layer(spikes, constants, spec)
         kernels.multispike_forward(
             layer, x.data_ptr(), x.stride(0), _pointer(v), *map(_pointer, (spikes, mask, state))
