@@ -60,7 +60,7 @@ def study(tmp_path, monkeypatch):
 def arguments(folder, work="work", *more: str) -> list[str]:
     return [
         *("reproduce", "tiny", "--results", str(folder / "results")),
-        *("--work", str(folder / work), *more),
+        *("--work", str(folder / work), "--docs", str(folder / "docs"), *more),
     ]
 
 

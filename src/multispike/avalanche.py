@@ -91,6 +91,11 @@ class Avalanche:
         """Plain numbers and strings."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Avalanche:
+        """What `to_dict` gave, also after a way through JSON."""
+        return cls(**{**plain, "sites": tuple(Site(**site) for site in plain["sites"])})
+
 
 def run(settings: AvalancheConfig) -> None:
     """Measure, print the table, write avalanche.json, avalanche.png and avalanche.html."""
@@ -136,7 +141,10 @@ def study(settings: AvalancheConfig) -> Iterator[Avalanche]:
                 calibrate(network, _loader(dataset, settings, "train"))
                 yield measure(network, _loader(dataset, settings, "test"))
     for item in trained:
-        dataset = load_data(item.config, item.config.timesteps)
+        own = item.config
+        if settings.data_dir and own.data == settings.data:
+            own = replace(own, data_dir=settings.data_dir)
+        dataset = load_data(own, own.timesteps)
         yield replace(measure(item.network, _loader(dataset, settings, "test")), trained=True)
 
 

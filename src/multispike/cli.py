@@ -75,7 +75,7 @@ COMMANDS = {
             "multispike evaluate RUN",
             "multispike evaluate RUN --checkpoint best.ckpt --json out.json",
         ),
-        {"run": "folder of the run"},
+        {"run": "folder of the run, or a checkpoint by itself"},
     ),
     "energy": Command(
         "multispike.experiment:energy",
@@ -104,14 +104,14 @@ COMMANDS = {
             "multispike export RUN --format c --out DIR",
             "multispike export RUN --format onnx --out DIR --overwrite",
         ),
-        {"run": "folder of the run"},
+        {"run": "folder of the run, or a checkpoint by itself"},
     ),
     "bench": Command(
         "multispike.deploy.commands:bench",
         BenchConfig,
         "Time a run in torch, ONNX Runtime, OpenVINO and C.",
         ("multispike bench RUN", "multispike bench RUN --threads 1 --json bench.json"),
-        {"run": "folder of the run"},
+        {"run": "folder of the run, or a checkpoint by itself"},
     ),
     "view": Command(
         "multispike.viewer:show",
@@ -132,7 +132,10 @@ COMMANDS = {
             "multispike stream RUN recording.raw --count 5000 --overlap 2500 --json -",
             "camera | multispike stream RUN - --realtime --view",
         ),
-        {"run": "folder of the run", "events": "recording, or - for standard input"},
+        {
+            "run": "folder of the run, or a checkpoint by itself",
+            "events": "recording, or - for standard input",
+        },
     ),
     "compare": Command(
         "multispike.experiment:compare",

@@ -81,7 +81,7 @@ def evaluate(settings: EvaluateConfig) -> None:
 
 def energy(settings: EnergyConfig) -> None:
     """Price a run or an architecture, layer by layer, beside its ANN and quantised twins."""
-    if Path(settings.target).is_dir():
+    if Path(settings.target).exists():
         run = load_run(settings.target)
         dataset = _data_of(run, settings)
         loader = evaluation_loader(run, dataset)

@@ -17,7 +17,7 @@ class EvaluateConfig:
     """What to measure of a trained run.
 
     Args:
-        run: Folder of the run.
+        run: Folder of the run, or a checkpoint by itself.
         checkpoint: last.ckpt (the end of the training) or best.ckpt.
         data_dir: Folder with the data, if it has moved since the training.
         limit_test: Use this many test samples only.
@@ -47,7 +47,7 @@ class EnergyConfig:
     """What to price: a trained run at its measured activity, or an architecture at an assumed one.
 
     Args:
-        target: Folder of a run, or name of an architecture.
+        target: Folder of a run, a checkpoint by itself, or name of an architecture.
         profile: Energy profile: castagnetti2025, lemaire2022, sram8k, or a YAML file.
         bits: Width of weights, potentials and operations: 8, 16 or 32.
         fanout: Synapses an event reaches: lemaire (ceil(K/S) an axis) or exact (borders, stride).
@@ -100,11 +100,11 @@ class AvalancheConfig:
         levels: N of the graded network, at T = 1.
         timesteps: T of its binary twin, at N = 1.
         data: Data set whose test images are sent through.
-        data_dir: Folder with the data; not needed for digits.
+        data_dir: Folder with the data, also of runs trained on it; not needed for digits.
         limit: Use this many test samples only.
         batch_size: Samples at a time.
         seed: Of the untrained weights.
-        runs: Folders of trained runs, comma-separated, measured on their own data as well.
+        runs: Trained runs (folders or checkpoints), comma-separated, measured on their own data.
         out: Folder for avalanche.json, avalanche.png and avalanche.html.
     """
 

@@ -11,11 +11,12 @@ from rich.table import Table as TerminalTable
 
 from multispike.avalanche import BRANCHES, Avalanche, AvalancheConfig, Branch, Site, growth
 from multispike.environment import environment
-from multispike.files import replacing, write_json, write_text
+from multispike.files import write_json, write_text
 from multispike.models.table import FAMILIES
 from multispike.report.axes import add_line, canvas, rule
 from multispike.report.blocks import Column, Content, Plot, Section, Table, number
 from multispike.report.page import render
+from multispike.report.paper import blank, legend_below, line, save
 from multispike.report.style import Mark, marks
 
 if TYPE_CHECKING:
@@ -293,12 +294,8 @@ _LOOK = {
 
 def write_png(path: Path, studies: Sequence[Avalanche]) -> None:
     """A grid for a paper: quantities down, branches across, one line a network."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     drawn = drawn_as(studies)
-    figure = Figure(figsize=(11, 8.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(11, 8.5)
     grid = figure.subplots(len(_QUANTITIES), len(BRANCHES), sharex=True, sharey="row")
     for row, (attribute, _, axis, _, _) in enumerate(_QUANTITIES):
         for column, branch in enumerate(BRANCHES):
@@ -314,31 +311,13 @@ def write_png(path: Path, studies: Sequence[Avalanche]) -> None:
             if column == 0:
                 panel.set_ylabel(axis)
         grid[row, 0].set_ylim(bottom=0)  # of the whole row, once all of it is drawn
-    lines, names = grid[0, 0].get_legend_handles_labels()
-    figure.legend(lines, names, loc="outside lower center", ncols=3, frameon=False)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
-
-
-_MARKERS = {
-    "circle": "o",
-    "square": "s",
-    "diamond": "D",
-    "triangle-up": "^",
-    "x": "x",
-    "triangle-down": "v",
-}
-_STYLES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-.", "longdash": (0, (8, 3))}
+    legend_below(figure)
+    save(figure, path, dpi=150)
 
 
 def _draw(panel: Axes, mark: Mark, sites: Sequence[Site], attribute: str) -> None:
     panel.plot(
         [_place(site) for site in sites],
         [math.nan if (z := value(site, attribute)) is None else z for site in sites],
-        color=mark.colour,
-        marker=_MARKERS[mark.symbol],
-        linestyle=_STYLES[mark.dash],
-        markersize=4,
-        linewidth=1.4,
-        label=mark.name,
+        **line(mark),
     )

@@ -52,7 +52,7 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
     Raises:
         InputError: as `read_results`.
     """
-    content = _read(path)
+    content = read_json(path)
     if content.get("format") != FORMAT:
         versions = {
             run.get("environment", {}).get("version", "?") for run in content.get("runs", [])
@@ -70,10 +70,15 @@ def read_result(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: as `read_results`.
     """
-    return _checked(_read(Path(path)), Path(path))
+    return _checked(read_json(Path(path)), Path(path))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A file of results as it is.
+
+    Raises:
+        InputError: if it is missing, or no JSON object.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -46,10 +46,10 @@ class ReproduceConfig:
 
     def check(self) -> None:
         """Raise `InputError` for the first value that is not allowed."""
-        if self.study is None:
+        if self.study is None or self.study == PAGE:
             return
         if self.study not in STUDIES:
-            raise unknown("study", self.study, STUDIES)
+            raise unknown("study", self.study, [*STUDIES, PAGE])
         known = [row.label for row in STUDIES[self.study].rows]
         for label in self.labels:
             if label not in known:

@@ -132,4 +132,6 @@ STUDIES: dict[str, Study] = {
         headline="multilevel-T1-N4",
         epoch_seconds=60,
     ),
+    "transfer": Study("Transfer function", make="multispike.reproduce.transfer:make"),
+    "avalanche": Study("Spike avalanche", make="multispike.reproduce.avalanche:make"),
 }

@@ -46,15 +46,19 @@ def load_run(folder: str | Path, checkpoint: str = "last.ckpt") -> Run:
     """Read a run back.
 
     Args:
-        folder: RUN, with config.yaml and checkpoints in it.
-        checkpoint: "last.ckpt" or "best.ckpt".
+        folder: RUN, with config.yaml and checkpoints in it; or a checkpoint by itself.
+        checkpoint: "last.ckpt" or "best.ckpt"; of no meaning where `folder` is a file.
 
     Raises:
         InputError: if there is no run, or the checkpoint is damaged or of another architecture.
     """
     folder = Path(folder)
+    if folder.is_file():
+        folder, checkpoint = folder.parent, folder.name
     if not folder.is_dir():
-        raise InputError(f"run: got {str(folder)!r}, which is no folder; allowed: a run folder")
+        raise InputError(
+            f"run: got {str(folder)!r}, which does not exist; allowed: a run folder or a .ckpt file"
+        )
     content = read_checkpoint(folder / checkpoint)
     saved = content["multispike"]
     network = create_model(**saved["model"])

@@ -1,0 +1,128 @@
+"""The sections about recipes: ablation, barriers, time to accuracy."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from multispike.reproduce.page.markdown import bullets, figure, source, table, verdict, whole
+
+
+def ablation(content: dict[str, Any], file: str) -> list[str]:
+    """`benchmarks/ablation.py`: one change of a recipe at a time."""
+    rows = content["rows"]
+    reference = next(iter(rows.values()))
+    return [
+        table(
+            ["change", "options", "accuracy %", "points", "loss", "density", "events", "s"],
+            [
+                [
+                    name,
+                    f"`{row['options']}`" if row["options"] else "-",
+                    f"{100 * row['accuracy']:.2f}",
+                    f"{100 * (row['accuracy'] - reference['accuracy']):+.2f}",
+                    f"{row['loss']:.4f}",
+                    f"{row['density']:.3f}",
+                    whole(row["events_per_inference"]),
+                    whole(row["train_seconds"]),
+                ]
+                for name, row in rows.items()
+            ],
+        ),
+        _short_source(file, content),
+    ]
+
+
+def barrier(content: dict[str, Any], file: str) -> list[str]:
+    """`benchmarks/barrier.py`: what the paper leaves open of its barrier."""
+    rows = content["rows"]
+    reference = rows.get("sew")
+    lines = []
+    for name, row in rows.items():
+        share = f"{row['amplitude'] / reference['amplitude']:.2f}" if reference else "-"
+        more = f"{100 * (row['accuracy'] - reference['accuracy']):+.2f}" if reference else "-"
+        lines.append(
+            [
+                name,
+                f"{100 * row['accuracy']:.2f}",
+                more,
+                whole(row["events"]),
+                whole(row["amplitude"]),
+                share,
+                str(row["largest"]),
+            ]
+        )
+    return [
+        "Barriers of Sparse-ResNet-20, by the sums in which their gradient passes:",
+        table(
+            ["barrier", "accuracy %", "points to SEW", "events", "amplitude Σz", "times SEW",
+             "largest z"],
+            lines,
+        ),
+        _short_source(file, content),
+    ]  # fmt: skip
+
+
+def _short_source(file: str, content: dict[str, Any]) -> str:
+    remarks = [
+        f"n = 1 run a row, seed {content['seed']}, {content['epochs']} epochs: differences of"
+        " a few tenths of a point are within the noise"
+    ]
+    return source(file, content["command"], remarks, content["environment"])
+
+
+AIMS = ((0.92, 45), (0.94, 60))
+"""Accuracy, and minutes of training on two cores."""
+
+
+def time_to_accuracy(content: dict[str, Any], file: str) -> list[str]:
+    """The fast recipe, trained to its end."""
+    runs = content["runs"]
+    accuracies = [100 * run["accuracy"] for run in runs]
+    spread = f" ± {statistics.stdev(accuracies):.2f}" if len(runs) > 1 else ""
+    return [
+        table(
+            ["seed", "accuracy %", "with mirror images %", "epochs", "training min",
+             *(f"min to {aim:.0%}" for aim, _ in AIMS)],
+            [
+                [
+                    str(run["seed"]),
+                    f"{100 * run['accuracy']:.2f}",
+                    f"{100 * run['accuracy_flip']:.2f}",
+                    str(run["epochs"]),
+                    f"{run['train_seconds'] / 60:.1f}",
+                    *(_minutes(reached(run, aim)) for aim, _ in AIMS),
+                ]
+                for run in runs
+            ],
+        ),
+        source(
+            file,
+            content["command"],
+            [f"n = {len(runs)} seeds; seconds are those of training steps, without evaluation"],
+            content["environment"],
+        ),
+        bullets(
+            [
+                f"Accuracy {statistics.fmean(accuracies):.2f}{spread} % without mirror images.",
+                *(_reached_in(runs, aim, limit) for aim, limit in AIMS),
+            ]
+        ),
+        figure("time-to-accuracy", "Test accuracy against minutes of training"),
+    ]  # fmt: skip
+
+
+def reached(run: dict[str, Any], accuracy: float) -> float | None:
+    """Seconds of training until the test accuracy is first that high; None if it never is."""
+    return next((seconds for seconds, value in run["curve"] if value >= accuracy), None)
+
+
+def _minutes(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds / 60:.1f}"
+
+
+def _reached_in(runs: list[dict[str, Any]], aim: float, limit: int) -> str:
+    times = [reached(run, aim) for run in runs]
+    measured = "minutes by seed: " + ", ".join(map(_minutes, times))
+    held = all(seconds is not None and seconds <= 60 * limit for seconds in times)
+    return verdict(f"{aim:.0%} within {limit} minutes of training, every seed", measured, held)

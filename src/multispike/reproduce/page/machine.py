@@ -1,0 +1,313 @@
+"""The sections of the benchmarks: speed, streaming, deployment, and the energy model's checks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from multispike.reproduce.page.markdown import bullets, source, table, verdict, whole
+
+
+def speed(content: dict[str, Any], file: str) -> list[str]:
+    """`benchmarks/speed.py`: ratios promised, then all cases."""
+    environment = content["environment"]
+    repeats = sorted({case["n"] for case in content["cases"].values()})
+    peers = "with our allocator setting" if environment.get("tuned_peers") else "as installed"
+    remarks = [
+        f"n = {' and '.join(map(str, repeats))} repetitions, the cases taking turns",
+        f"other libraries {peers}",
+    ]
+    command = content.get("command", "python benchmarks/speed.py --peers FOLDER --out FILE")
+    return [
+        "Time (memory) of a case over that of its reference, median of the repetitions with"
+        " quartiles:",
+        table(
+            ["case", "reference", "ratio", "quartiles", "fastest", "aim: at most", "holds"],
+            [
+                [
+                    row["case"],
+                    row["reference"],
+                    f"{row['median']:.3f}",
+                    f"{row['low']:.3f} to {row['high']:.3f}",
+                    f"{row['fastest']:.3f}",
+                    f"{row['limit']:.3f}",
+                    "yes" if row["holds"] else "**no**",
+                ]
+                for row in content["ratios"]
+            ],
+        ),
+        "All cases:",
+        table(
+            ["case", "median", "fastest", "images/s"],
+            [
+                [
+                    name,
+                    f"{case['ms']:.2f} ms" if "ms" in case else f"{case['MiB']:.0f} MiB",
+                    f"{case['fastest_ms']:.2f} ms" if "fastest_ms" in case else "-",
+                    f"{case['images_per_second']:.0f}" if "images_per_second" in case else "-",
+                ]
+                for name, case in content["cases"].items()
+            ],
+        ),
+        source(file, command, remarks, environment),
+    ]
+
+
+def streaming(content: dict[str, Any], file: str) -> list[str]:
+    """`benchmarks/stream.py`: what a camera's user waits for."""
+    blocks = []
+    if "frames" in content:
+        rates = content["frames"].items()
+        blocks.append(
+            table(
+                ["format", "million events/s of process time"],
+                [[name, f"{rate / 1e6:.1f}"] for name, rate in rates],
+            )
+        )
+    if "latency" in content:
+        latency = content["latency"]["latency_ms"]
+        blocks.append(
+            table(
+                ["latency of a slice", *latency],
+                [["ms", *(f"{value:.2f}" for value in latency.values())]],
+            )
+        )
+    promises = [
+        verdict(f"{name} {sign} {limit:g}", f"{value:,.4g}", holds)
+        for name, (value, sign, limit, holds) in content["promises"].items()
+    ]
+    width, height = content["sensor"]
+    remarks = [
+        f"made recordings of {content['rate'] / 1e6:g} million events/s on {width}x{height}"
+        f" pixels, windows of {content['window_us'] / 1e3:g} ms, frames of"
+        f" {content['frame']}x{content['frame']}, fastnet with T=1 N=4; n = 1 run"
+    ]
+    command = content.get("command", "python benchmarks/stream.py")
+    return [*blocks, source(file, command, remarks, content["environment"]), bullets(promises)]
+
+
+def exact(content: dict[str, Any], file: str) -> list[str]:
+    """`benchmarks/deploy_exact.py`: the same answers everywhere."""
+    rows = [
+        [
+            f"{row['arch']} T={row['timesteps']} N={row['levels']}, {row['name']}",
+            whole(row["images"]),
+            f"{100 * row['accuracy_float']:.2f}",
+            f"{100 * row['accuracy_integer']:.2f}",
+            _equal_logits(row.get("c")),
+            *(_share(row.get(engine)) for engine in (*_RUNTIMES, "float")),
+        ]
+        for row in content["rows"]
+    ]
+    return [
+        "The integer network against the float one, and the C program, ONNX Runtime and OpenVINO"
+        " against the integer network:",
+        table(
+            ["network", "images", "float %", "integer %", "C", "ONNX Runtime", "OpenVINO",
+             "float"],
+            rows,
+        ),
+        "Columns 5 to 8: equal logits of the C program; equal predictions.",
+        source(
+            file,
+            content.get("command", "python benchmarks/deploy_exact.py --data-dir DIR --runs RUN"),
+            ["n = the images of each row"],
+            content["environment"],
+        ),
+        bullets(_exactness(content["rows"])),
+    ]  # fmt: skip
+
+
+def _exactness(rows: list[dict[str, Any]]) -> list[str]:
+    """The aims over all rows; accuracy counts where there is one, in trained networks."""
+    trained = [row for row in rows if row["name"] != "untrained"]
+    lost = [100 * abs(row["accuracy_integer"] - row["accuracy_float"]) for row in trained]
+    same = [row[name]["equal_predictions"] for row in rows for name in _RUNTIMES if name in row]
+    programs = [row["c"]["equal_logits"] for row in rows if row.get("c")]
+    lines = [
+        verdict("logits of the C program equal, bit for bit", f"{sum(programs)} of"
+                f" {len(programs)} networks", all(programs)),
+        verdict("predictions of the runtimes equal on at least 99.9 % of the images",
+                f"{100 * min(same):.2f} % in the worst row", min(same) >= 0.999),
+    ]  # fmt: skip
+    if lost:
+        aim = "accuracy of trained networks within 0.3 points of the float ones"
+        lines.append(verdict(aim, f"{max(lost):.2f} points at most", max(lost) <= 0.3))
+    return lines
+
+
+_RUNTIMES = ("onnxruntime", "openvino")
+
+
+def _equal_logits(c: dict[str, Any] | None) -> str:
+    if not c:
+        return "-"
+    return f"all of {c['images']:,}" if c["equal_logits"] else "**not equal**"
+
+
+def _share(engine: dict[str, Any] | None) -> str:
+    return f"{100 * engine['equal_predictions']:.2f} %" if engine else "-"
+
+
+def engines(content: dict[str, Any], file: str) -> list[str]:
+    """`benchmarks/deploy_speed.py`: VGG-16 in the runtimes."""
+    return [
+        "VGG-16 in each engine, random weights:",
+        table(
+            ["engine", "batch", "images/s", "p50 ms", "p99 ms"],
+            [
+                [
+                    row["engine"],
+                    str(row["batch"]),
+                    f"{row['images_per_second']:,.0f}",
+                    f"{row['p50_ms']:.1f}",
+                    f"{row['p99_ms']:.1f}",
+                ]
+                for row in content["rows"]
+            ],
+        ),
+        source(
+            file,
+            content.get("command", "python benchmarks/deploy_speed.py"),
+            ["the engines take turns call by call"],
+            content["environment"],
+        ),
+        bullets(
+            verdict(
+                f"OpenVINO's SNN at least {aim:g} times as fast as {name.removeprefix('to ')},"
+                f" {batch}",
+                f"{content['openvino SNN'][batch][name]:.2f} times in images/s",
+                content["openvino SNN"][batch][name] >= aim,
+            )
+            for batch, name, aim in _ENGINE_AIMS
+        ),
+    ]
+
+
+_ENGINE_AIMS = (
+    ("batch 1", "to torch float32 ANN", 6),
+    ("batch 64", "to torch float32 ANN", 4),
+    ("batch 1", "to openvino int8 ANN", 0.9),
+    ("batch 64", "to openvino int8 ANN", 0.9),
+)
+
+
+def instructions(content: dict[str, Any], file: str) -> list[str]:
+    """`benchmarks/deploy_callgrind.py`: event-driven against dense C."""
+    kinds = content["layers"]
+    rows = zip(*(kind["rows"] for kind in kinds.values()), strict=True)
+    lines = [
+        "Crossing densities: "
+        + ", ".join(f"{name} {kind['crossover_density']:.2f}" for name, kind in kinds.items())
+        + "; below them the event-driven program needs fewer instructions."
+    ]
+    network = content.get("network")
+    if network:
+        lines.append(
+            f"A trained {network['arch']} (T={network['timesteps']}) at its own density of"
+            f" {network['density']:.2f}: "
+            + ", ".join(f"{name} {network[name]['ratio']:.2f} times" for name in kinds)
+            + " the instructions of the dense program, whole inference."
+        )
+    return [
+        "Instructions of the event-driven C convolutions over those of the dense ones:",
+        table(
+            ["density", *kinds],
+            [
+                [f"{row[0]['density']:.0%}", *(f"{kind['ratio']:.3f}" for kind in row)]
+                for row in rows
+            ],
+        ),
+        source(
+            file,
+            content.get("command", "python benchmarks/deploy_callgrind.py RUN"),
+            ["counted by callgrind: exact, no spread"],
+            content["environment"],
+        ),
+        bullets(lines),
+    ]
+
+
+def microcontroller(content: dict[str, Any], file: str) -> list[str]:
+    """`benchmarks/deploy_arm.py`: the digits network in 64 KB of RAM."""
+    size = content["ram_program"]
+    return [
+        table(
+            ["network", "images", "accuracy %", "RAM bytes", "flash bytes"],
+            [
+                [
+                    f"{content['arch']} on {content['data']}",
+                    str(content["images"]),
+                    f"{100 * content['accuracy']:.2f}",
+                    f"{size:,}",
+                    f"{content['flash_program']:,}",
+                ]
+            ],
+        ),
+        source(
+            file,
+            content.get("command", "python benchmarks/deploy_arm.py RUN"),
+            ["Cortex-M4, emulated by QEMU (mps2-an386)", f"n = {content['images']} images"],
+            content.get("environment", {}),
+        ),
+        bullets(
+            [
+                verdict("logits equal to the integer network's, bit for bit",
+                        "all equal" if content["equal_logits"] else "not equal",
+                        content["equal_logits"]),
+                verdict("fits into 64 KB of RAM", f"{size:,} bytes", size <= 64 * 1024),
+            ]
+        ),
+    ]  # fmt: skip
+
+
+def overhead(content: dict[str, Any], file: str) -> list[str]:
+    """`benchmarks/energy_overhead.py`: what measuring costs."""
+    ratio = content["ratio"]
+    peaks = ", ".join(f"{mb:.0f} MB for {n} images" for n, mb in content["peak_mb"].items())
+    return [
+        bullets(
+            [
+                verdict(
+                    "recording activity costs at most 1.3 times a plain evaluation",
+                    f"{ratio['median']:.2f} times ({ratio['min']:.2f} to {ratio['max']:.2f})",
+                    ratio["median"] <= 1.3,
+                ),
+                f"Peak memory: {peaks}.",
+            ]
+        ),
+        source(
+            file,
+            content["command"],
+            [f"n = {content['n']} pairs over {content['images']:,} images,"
+             f" {content['network']['arch']}"],
+            content["environment"],
+        ),
+    ]  # fmt: skip
+
+
+_CONVENTION = ("effective_acs", "effective_macs", "dense")
+
+
+def neurobench(content: dict[str, Any], file: str) -> list[str]:
+    """`benchmarks/neurobench.sh`: synaptic operations against NeuroBench's own count."""
+    rows = content["rows"]
+    equal = all(row["neurobench"] == row["multispike"] for row in rows)
+    return [
+        "Synaptic operations as NeuroBench counts them, its count / ours:",
+        table(
+            ["network", "effective ACs", "effective MACs", "dense"],
+            [
+                [
+                    f"{row['arch']} {row['neuron']}",
+                    *(
+                        f"{row['neurobench'][key]:,.0f} / {row['multispike'][key]:,.0f}"
+                        for key in _CONVENTION
+                    ),
+                ]
+                for row in rows
+            ],
+        ),
+        source(file, content["command"], [f"n = {content['images']} images"],
+               content["environment"]),
+        bullets([verdict("the same counts", "equal" if equal else "not equal", equal)]),
+    ]  # fmt: skip

@@ -1,0 +1,192 @@
+"""The runs of a study by row, and what can be said of one row against another."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from multispike.config import TrainConfig, deciding
+from multispike.reproduce.page.markdown import source, whole
+from multispike.reproduce.studies import STUDIES
+
+FIRST = "lemaire2022"
+SECOND = "castagnetti2025"
+PROFILES = (FIRST, SECOND)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one row, by seed."""
+
+    label: str
+    runs: tuple[dict[str, Any], ...]
+
+    def values(self, read: Callable[[dict[str, Any]], float]) -> list[float]:
+        """One number a run."""
+        return [read(run) for run in self.runs]
+
+    def mean(self, key: str) -> float:
+        """Mean of an entry over the seeds."""
+        return statistics.fmean(self.values(lambda run: run[key]))
+
+    @property
+    def first(self) -> dict[str, Any]:
+        """The run of the lowest seed."""
+        return self.runs[0]
+
+    @property
+    def spiking(self) -> bool:
+        """False for an ANN."""
+        return self.first["neuron"] != "relu"
+
+    @property
+    def accuracy(self) -> float:
+        """Mean, in per cent."""
+        return 100 * self.mean("accuracy")
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of the accuracy over the seeds, points; 0 for one seed."""
+        values = self.values(lambda run: 100 * run["accuracy"])
+        return statistics.stdev(values) if len(values) > 1 else 0.0
+
+    @property
+    def largest(self) -> int:
+        """The largest level that any layer or sum sent."""
+        return max(layer["max_level"] for run in self.runs for layer in run["neurons"])
+
+    def energy(self, profile: str, part: str = "total") -> float:
+        """µJ per inference, mean over the seeds."""
+        return statistics.fmean(self.values(lambda r: priced(r, profile)["energy_nj"][part])) / 1e3
+
+    def baseline(self, profile: str, twin: str) -> float:
+        """µJ of an ANN or quantised twin, mean over the seeds."""
+        return (
+            statistics.fmean(
+                self.values(lambda run: priced(run, profile)["baselines"][twin]["total"])
+            )
+            / 1e3
+        )
+
+
+def priced(run: dict[str, Any], profile: str) -> dict[str, Any]:
+    """ "energy_nj" and "baselines" of a run under a profile."""
+    if run["energy_nj"]["profile"] == profile:
+        return run
+    return run["energy_nj_profiles"][profile]
+
+
+Rows = dict[str, Group]
+
+
+def rows_of(study: str, content: dict[str, Any]) -> Rows:
+    """The finished rows in the study's order."""
+    found: dict[str, list[dict[str, Any]]] = {row.label: [] for row in STUDIES[study].rows}
+    for run in content["runs"]:
+        if run["name"] in found:
+            found[run["name"]].append(run)
+    return {
+        label: Group(label, tuple(sorted(runs, key=lambda run: run["seed"])))
+        for label, runs in found.items()
+        if runs
+    }
+
+
+def accuracy(group: Group) -> str:
+    """Per cent, with the standard deviation where there are several seeds."""
+    spread = f" ± {group.deviation:.2f}" if len(group.runs) > 1 else ""
+    return f"{group.accuracy:.2f}{spread}"
+
+
+Column = tuple[str, Callable[[Group], str]]
+
+COLUMNS: dict[str, Column] = {
+    "accuracy": ("accuracy %", accuracy),
+    "n": ("n", lambda g: str(len(g.runs))),
+    "density": ("density", lambda g: f"{g.mean('density'):.3f}"),
+    "events": (
+        "events",
+        lambda g: whole(g.mean("events_per_inference")) if g.spiking else "-",
+    ),
+    "amplitude": (
+        "amplitude Σz",
+        lambda g: whole(g.mean("amplitude_per_inference")) if g.spiking else "-",
+    ),
+    "largest": ("largest z", lambda g: str(g.largest) if g.spiking else "-"),
+    "energy": (f"µJ {FIRST}", lambda g: whole(g.energy(FIRST))),
+    "energy2": (f"µJ {SECOND}", lambda g: whole(g.energy(SECOND))),
+    "skip": (
+        f"µJ zero-skipping QANN, {FIRST}",
+        lambda g: whole(g.baseline(FIRST, "qann_skip")) if g.spiking else "-",
+    ),
+    "seconds": ("training s", lambda g: whole(g.mean("train_seconds"))),
+    "speed": ("images/s", lambda g: whole(g.mean("images_per_second"))),
+}
+
+
+def points(one: Group, other: Group) -> float:
+    """How much more accurate one row is, in points."""
+    return one.accuracy - other.accuracy
+
+
+def sampling_error(group: Group) -> float:
+    """Half of the 95 % interval of an accuracy, points, from the number of test images alone."""
+    p, n = group.accuracy / 100, group.first["samples"]
+    return 100 * 1.96 * math.sqrt(p * (1 - p) / n)
+
+
+def study_source(study: str, content: dict[str, Any], rows: Rows) -> str:
+    """The line below a study's table: command, settings, seeds, what is missing, versions."""
+    runs = [run for group in rows.values() for run in group.runs]
+    several = [
+        f"{g.label} with seeds {', '.join(str(run['seed']) for run in g.runs)}"
+        for g in rows.values()
+        if len(g.runs) > 1
+    ]
+    remarks = [
+        f"recipe `recipes/{STUDIES[study].recipe}.yaml`: {shared_settings(runs)}",
+        f"n = 1 run a row, seed 0{', but ' + '; '.join(several) if several else ''}",
+        f"{runs[0]['samples']:,} test images, sampling error of an accuracy about"
+        f" ±{max(map(sampling_error, rows.values())):.1f} points (95 %)",
+        *odd_settings(runs, study),
+        *unfinished(study, rows),
+    ]
+    return source(
+        f"{study}.json", content["command"], remarks, *(run["environment"] for run in runs)
+    )
+
+
+def unfinished(study: str, rows: Rows) -> list[str]:
+    """Rows and seeds of the study that are not there yet."""
+    missing = [
+        f"{row.label} seed {seed}"
+        for row, seed in STUDIES[study].order()
+        if row.label not in rows or seed not in [run["seed"] for run in rows[row.label].runs]
+    ]
+    return [f"not finished yet: {', '.join(missing)}"] if missing else []
+
+
+def shared_settings(runs: Sequence[dict[str, Any]]) -> str:
+    """What all runs share and what is not a default of `multispike train`."""
+    usual = deciding({})
+    return ", ".join(
+        f"{name} {value}"
+        for name, value in runs[0]["settings"].items()
+        if value != usual.get(name, value) or name in ("epochs", "arch")
+        if all(run["settings"].get(name) == value for run in runs)
+    )
+
+
+def odd_settings(runs: Sequence[dict[str, Any]], study: str) -> list[str]:
+    """Settings in which runs differ though the study doesn't say so: an older recipe's rows."""
+    free = {"seed"}.union(*(row.overrides for row in STUDIES[study].rows))
+    lines = []
+    for name in deciding(vars(TrainConfig())):
+        values = {run["name"]: run["settings"].get(name) for run in runs}
+        if name not in free and len(set(map(repr, values.values()))) > 1:
+            each = ", ".join(f"{label} {value}" for label, value in values.items())
+            lines.append(f"**trained under different settings**, {name}: {each}")
+    return lines

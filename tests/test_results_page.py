@@ -1,0 +1,288 @@
+"""docs/results.md: no figure without a file, every verdict computed, and the figures drawn."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import test_reproduce
+from PIL import Image
+from test_reproduce import arguments, results
+
+from multispike.cli import main
+from multispike.config import EvaluateConfig, TrainConfig, deciding
+from multispike.errors import InputError
+from multispike.experiment import evaluate
+from multispike.report.paper import save
+from multispike.reproduce import avalanche
+from multispike.reproduce.page import SECTIONS, contents, page
+from multispike.reproduce.page.figures import FIGURES
+from multispike.reproduce.page.learning import reached
+from multispike.reproduce.studies import STUDIES, row
+
+ROOT = Path(__file__).parent.parent
+MACHINE = {"version": "0.1.0", "torch": "2.9", "cpu": "made up", "threads": 2, "date": "2026-01-02"}
+study = test_reproduce.study  # a fixture
+
+
+def energies(total: float) -> dict[str, float]:
+    parts = dict.fromkeys(("ops", "addressing", "potentials", "bias", "io"), total / 10)
+    return {"total": total, "weights": total / 2, **parts}
+
+
+def made_run(study: str, label: str, accuracy: float, total: float, **more) -> dict:
+    """A run of a study as its archive has it, with what the page reads."""
+    (item,) = [item for item in STUDIES[study].rows if item.label == label]
+    config = TrainConfig(**item.overrides)
+    twins = {name: energies(factor * total) for name, factor in (("qann", 2), ("qann_skip", 1.1))}
+    spiking = config.neuron != "relu"
+    run = {
+        "name": label, "neuron": config.neuron, "seed": 0, "samples": 10_000,
+        "accuracy": accuracy, "density": 0.25, "events_per_inference": total / 10,
+        "amplitude_per_inference": total / 5, "train_seconds": 60.0, "images_per_second": 100.0,
+        "neurons": [{"name": "body.neuron1", "max_level": 4, "density": 0.25}],
+        "energy_nj": {"profile": "lemaire2022", **energies(total)},
+        "energy_nj_profiles": {"castagnetti2025": {"energy_nj": energies(total / 10)}},
+        "settings": deciding(vars(config)), "environment": MACHINE,
+    }  # fmt: skip
+    if spiking:
+        run["baselines"] = twins
+        run["energy_nj_profiles"]["castagnetti2025"]["baselines"] = twins
+    return run | more
+
+
+def section(folder: Path, title: str, file: str, content: dict) -> str:
+    """The text of one section, with this one file in the results."""
+    (folder / file).write_text(json.dumps(content))
+    return page(folder).split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def table_section(folder: Path, study: str, *runs: dict) -> str:
+    content = {"format": 1, "command": f"multispike reproduce {study}", "runs": list(runs)}
+    return section(folder, STUDIES[study].title, f"{study}.json", content)
+
+
+def test_the_committed_page_is_what_the_results_say():
+    """After a change of results/: multispike reproduce page."""
+    written = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert written == page(ROOT / "results"), "run: multispike reproduce page"
+    for name in re.findall(r"\]\((figures/[^)]+)\)", written):
+        with Image.open(ROOT / "docs" / name) as image:
+            assert image.width > 400
+    for file in re.findall(r"\]\(\.\./results/([^)]+)\)", written):
+        assert (ROOT / "results" / file).is_file()
+
+
+def test_what_is_missing_names_its_command(tmp_path):
+    text = page(tmp_path)
+    for parts in SECTIONS.values():
+        for part in parts:
+            assert f"`{part.command}` writes `results/{part.file}`" in text
+    assert "Holds" not in text
+
+
+def test_every_study_has_its_section():
+    files = {part.file for parts in SECTIONS.values() for part in parts}
+    assert {f"{name}.json" for name in STUDIES} <= files
+    assert {study.title for study in STUDIES.values()} <= SECTIONS.keys()
+
+
+@pytest.mark.parametrize(
+    ("graded", "energy", "expected"),
+    [
+        (0.930, 400.0, ["-0.40 points. **Holds.**", "0.40 times. **Holds.**"]),
+        (0.928, 600.0, ["-0.60 points. **Does not hold.**", "0.60 times. **Does not hold.**"]),
+    ],
+)
+def test_verdicts_follow_from_the_numbers(graded, energy, expected, tmp_path):
+    text = table_section(
+        tmp_path,
+        "table-cifar10",
+        made_run("table-cifar10", "binary-T4", 0.934, 1000.0),
+        made_run("table-cifar10", "multilevel-T1-N4", graded, energy),
+    )
+    for phrase in expected:
+        assert phrase in text
+    assert "1.100 times the energy of multilevel-T1-N4, the SNN wins" in text
+
+
+def test_it_says_where_the_snn_loses(tmp_path):
+    run = made_run("table-cifar10", "multilevel-T1-N4", 0.9, 1000.0)
+    run["baselines"]["qann_skip"] = energies(900.0)
+    text = table_section(
+        tmp_path, "table-cifar10", run, made_run("table-cifar10", "ann", 0.95, 1500.0)
+    )
+    assert "0.900 times the energy of multilevel-T1-N4, **the SNN loses**" in text
+    assert "ann is 5.00 points more accurate than multilevel-T1-N4, at 1.50 times" in text
+
+
+def test_seeds_give_a_mean_and_a_spread(tmp_path):
+    runs = [
+        made_run("table-cifar10", "multilevel-T1-N4", accuracy, 400.0, seed=seed)
+        for seed, accuracy in enumerate((0.93, 0.94, 0.95))
+    ]
+    text = table_section(tmp_path, "table-cifar10", *runs)
+    assert "| multilevel-T1-N4 | 94.00 ± 1.00 | 3 |" in text
+    assert "multilevel-T1-N4 with seeds 0, 1, 2" in text
+    assert "not finished yet: ann seed 0, binary-T1 seed 0" in text
+    assert "made up, 2 threads; multispike 0.1.0; torch 2.9; 2026-01-02" in text
+
+
+def test_rows_of_an_older_recipe_are_told(tmp_path):
+    old = made_run("table-cifar10", "ann", 0.9, 1.0)
+    new = made_run("table-cifar10", "binary-T4", 0.9, 1.0)
+    assert "different settings" not in table_section(tmp_path, "table-cifar10", old, new)
+    old["settings"]["lr"] = 0.4
+    text = table_section(tmp_path, "table-cifar10", old, new)
+    assert "**trained under different settings**, lr: ann 0.4, binary-T4 None" in text
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "amplitude", "holds"),
+    [(0.90, 80.0, True), (0.894, 80.0, False), (0.95, 81.0, False)],
+)
+def test_families_compare_amplitude_at_equal_accuracy(accuracy, amplitude, holds, tmp_path):
+    label = "multilevel-T1-N4"
+    text = table_section(
+        tmp_path,
+        "families",
+        made_run("families", f"sew-{label}", 0.90, 500.0),
+        made_run("families", f"sparse-{label}", accuracy, 500.0, amplitude_per_inference=amplitude),
+    )
+    assert ("**Holds.**" in text) == holds
+    assert "1.00 times the events of SEW" in text
+
+
+def test_vgg16_gives_parts_and_ratios(tmp_path):
+    text = table_section(
+        tmp_path,
+        "table-vgg16",
+        made_run("table-vgg16", "multilevel-T1-N4", 0.9, 1000e3),
+        made_run("table-vgg16", "binary-T4", 0.9, 1900e3),
+    )
+    assert "| binary-T4, lemaire2022 | 1,900 | 190 | 190 | 950 | 190 | 190 | 190 |" in text
+    assert "1.90 times (castagnetti2025)" in text
+    assert "**Does not hold.**" in text
+
+
+def test_event_data_is_called_emulated(tmp_path):
+    text = table_section(
+        tmp_path, "table-dvs", made_run("table-dvs", "multilevel-T1-N4", 0.6, 1000.0)
+    )
+    assert "emulated events, not recordings" in text
+    assert "--data cifar10dvs" in text
+
+
+def test_time_to_accuracy(tmp_path):
+    curve = [[600.0, 0.5], [1200.0, 0.93], [1800.0, 0.925]]
+    runs = [{"seed": 0, "accuracy": 0.925, "accuracy_flip": 0.93, "train_seconds": 1800.0,
+             "epochs": 3, "curve": curve}]  # fmt: skip
+    assert reached(runs[0], 0.92) == 1200.0
+    assert reached(runs[0], 0.94) is None
+    content = {"command": "x", "runs": runs, "environment": MACHINE}
+    text = section(tmp_path, "Time to accuracy", "time_to_accuracy.json", content)
+    assert "92% within 45 minutes of training, every seed. Measured: minutes by seed: 20.0" in text
+    assert text.count("**Holds.**") == text.count("**Does not hold.**") == 1
+
+
+def test_recipe_studies(tmp_path):
+    row = {"accuracy": 0.8, "loss": 0.5, "density": 0.3, "events_per_inference": 1e4,
+           "train_seconds": 60.0, "options": ""}  # fmt: skip
+    rows = {"recipe": row, "lr 0.4": {**row, "accuracy": 0.81, "options": "--lr 0.4"}}
+    content = {"command": "x", "epochs": 3, "seed": 0, "environment": MACHINE, "rows": rows}
+    text = section(tmp_path, "Ablation", "ablation-x.json", content)
+    assert "| lr 0.4 | `--lr 0.4` | 81.00 | +1.00 |" in text
+
+
+@pytest.mark.parametrize(
+    "content", ['{"runs": []}', '{"command": "x"}', "[]", '{"runs": [{"name": "ann"}]}', "{"]
+)
+def test_a_damaged_file_is_one_line(content, tmp_path, capsys):
+    (tmp_path / "table-cifar10.json").write_text(content)
+    given = ["reproduce", "page", "--results", str(tmp_path), "--docs", str(tmp_path / "docs")]
+    assert main(given) == 2
+    error = capsys.readouterr().err
+    assert "results: got" in error
+    assert "table-cifar10.json" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "docs" / "results.md").exists()
+
+
+@pytest.mark.parametrize("name", [name for name in FIGURES if not name.startswith("cifar10")])
+def test_committed_results_can_be_drawn(name, tmp_path):
+    file, draw = FIGURES[name]
+    found = list(contents(ROOT / "results", file))
+    if not found:
+        pytest.skip(f"results/{file} is not there yet")
+    save(draw(found[0][1]), tmp_path / "a.png", dpi=50)
+    save(draw(found[0][1]), tmp_path / "b.png", dpi=50)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "study", "labels"),
+    [
+        ("cifar10-front", "table-cifar10", ("ann", "binary-T4", "multilevel-T1-N4")),
+        ("cifar10-densities", "table-cifar10", ("ann", "multilevel-T1-N4")),
+        ("vgg16-energy", "table-vgg16", ("ann", "binary-T4")),
+    ],
+)
+def test_figures_of_tables(name, study, labels, tmp_path):
+    """Drawn from whatever rows are finished, the legend names them."""
+    runs = [made_run(study, label, 0.9, 1000.0) for label in labels]
+    figure = FIGURES[name][1]({"runs": runs})
+    save(figure, tmp_path / "x.png", dpi=50)
+    with Image.open(tmp_path / "x.png") as image:
+        assert len(image.convert("RGB").getcolors(1 << 20) or []) > 5
+    axes = figure.axes[0]
+    drawn = [text.get_text() for text in axes.get_yticklabels()]
+    drawn += axes.get_legend_handles_labels()[1]
+    assert set(labels) <= set(drawn)
+
+
+def test_transfer_study(tmp_path):
+    folders = ["--results", str(tmp_path), "--docs", str(tmp_path / "docs")]
+    assert main(["reproduce", "transfer", *folders]) == 0
+    text = (tmp_path / "docs" / "results.md").read_text()
+    assert "| T=8 N=1 | 8 | 9 | 0 |" in text
+    assert "same function for all codes of one N·T. Measured: see the table. **Holds.**" in text
+    assert (tmp_path / "docs" / "figures" / "transfer.png").stat().st_size > 5000
+
+
+def test_avalanche_study_takes_the_kept_weights(study, tmp_path, monkeypatch, capsys):
+    """Trained elsewhere, its networks are measured from results/ alone; each alone can be used."""
+    labels = ("sew-multilevel-T1-N4", "sparse-multilevel-T1-N4")
+    rows = tuple(
+        row("multilevel-T1-N4", prefix=f"{family}-", arch=f"{family}_resnet20")
+        for family in ("sew", "sparse")
+    )
+    monkeypatch.setitem(
+        STUDIES, "tiny", test_reproduce.Study("Tiny", recipe="tiny", rows=rows, headline=labels[0])
+    )
+    monkeypatch.setattr(avalanche, "TRAINED", "tiny")
+    folders = ["--results", str(tmp_path / "results"), "--docs", str(tmp_path / "docs")]
+    assert main(["reproduce", "avalanche", *folders]) == 2
+    assert "first multispike reproduce tiny" in capsys.readouterr().err
+    assert main(arguments(tmp_path)) == 0
+    assert main(["reproduce", "avalanche", *folders]) == 0
+    measured = json.loads((tmp_path / "results" / "avalanche.json").read_text())
+    assert [(n["arch"], n["levels"], n["trained"]) for n in measured["networks"]] == [
+        ("sew_resnet20", 1, False), ("sew_resnet20", 4, False), ("sparse_resnet20", 1, False),
+        ("sparse_resnet20", 4, False), ("sew_resnet20", 4, True), ("sparse_resnet20", 4, True),
+    ]  # fmt: skip
+    text = (tmp_path / "docs" / "results.md").read_text()
+    assert "SEW-ADD sends at most (k+1)·N" in text
+    assert text.count("of the bound in any block. **Holds.**") == 2
+    assert (tmp_path / "docs" / "figures" / "avalanche.png").exists()
+
+    kept = tmp_path / "results" / "checkpoints" / "tiny-sparse-multilevel-T1-N4-s0.ckpt"
+    evaluate(EvaluateConfig(str(kept), json=str(tmp_path / "out.json")))
+    again = json.loads((tmp_path / "out.json").read_text())
+    (first,) = [run for run in results(tmp_path) if run["name"] == labels[1]]
+    assert again["accuracy"] == first["accuracy"]
+
+
+def test_the_page_refuses_what_it_cannot_read(tmp_path):
+    (tmp_path / "speed.json").write_text("{}")
+    with pytest.raises(InputError, match=r"speed\.json"):
+        page(tmp_path)
