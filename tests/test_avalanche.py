@@ -28,6 +28,7 @@ from multispike.avalanche import (
 )
 from multispike.errors import InputError
 from multispike.models.network import Network
+from multispike.models.resnet import ResidualBlock
 from multispike.models.table import FAMILIES
 
 ROUNDING = 1e-9  # relative: sums of whole numbers in double precision
@@ -122,19 +123,47 @@ def test_what_sew_sends_is_what_came_in() -> None:
         assert direct + shortcut == pytest.approx(out, rel=ROUNDING)
 
 
-@pytest.mark.parametrize(("timesteps", "levels"), CODES)
-@pytest.mark.parametrize("family", ["sew", "sparse"])
-def test_agrees_with_the_recorder(family: str, timesteps: int, levels: int) -> None:
-    model = network(f"{family}_resnet20", timesteps, levels)
+@pytest.mark.parametrize(("timesteps", "levels"), [*CODES, (2, 3)])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_every_tensor_at_every_sum_is_what_the_study_says(
+    family: str, timesteps: int, levels: int
+) -> None:
+    """Both inputs of each sum and the block's output, caught and measured one by one."""
+    model = network(f"{family}_resnet20", timesteps, levels, threshold=0.75)
     calibrate(model, batches())
-    sums = record_activity(model, batches()).sums
-    found = measure(model, batches())
-    for index, branch in enumerate(("direct", "shortcut")):
-        for site, recorded in zip(found.along(BRANCHES[index]), sums, strict=True):
-            row = getattr(recorded, branch)
-            assert site.density == pytest.approx(row.density, rel=ROUNDING)
-            assert site.amplitude == pytest.approx(row.amplitude, rel=ROUNDING)
-            assert site.largest == row.max_level
+    caught: list[Tensor] = []
+    for module in model.modules():
+        if isinstance(module, ResidualBlock):
+            module.merge.register_forward_pre_hook(lambda _, args: caught.extend(args))
+            module.register_forward_hook(lambda _, args, out: caught.append(out))
+    ((images, targets),) = batches(size=12)
+    found = measure(model, [(images, targets)])
+    assert len(caught) == len(found.sites) == 9 * len(BRANCHES)
+    for site, tensor in zip(found.sites, caught, strict=True):
+        z = (tensor / (0.75 / levels)).double().abs()
+        assert site.neurons == tensor[0].numel()
+        assert site.density == pytest.approx(float((z != 0).double().mean()), rel=ROUNDING)
+        assert site.amplitude == pytest.approx(float(z.sum()) / 12, rel=1e-5, abs=1e-5)
+        assert site.largest == pytest.approx(float(z.max()), rel=1e-5, abs=1e-5)
+        assert site.spikes == bool((z - z.round()).abs().max() < 1e-3)
+
+
+@pytest.mark.parametrize("family", ["ms", "spiking"])
+def test_potentials_are_in_levels_of_the_neuron_behind_the_sum(family: str) -> None:
+    """Doubling the threshold of that neuron halves |v|."""
+    model = network(f"{family}_resnet20", 1, 4, learn_threshold="channel")
+    calibrate(model, batches())
+    before = measure(model, batches()).along("direct")[0]
+    behind = model.get_submodule(
+        "body.stage1_block1.after.neuron" if family == "spiking"
+        else "body.stage1_block2.path.neuron1.neuron"
+    )  # fmt: skip
+    with torch.no_grad():
+        behind.threshold *= 2
+    after = measure(model, batches()).along("direct")[0]
+    assert after.amplitude == pytest.approx(before.amplitude / 2)
+    assert after.largest == pytest.approx(before.largest / 2)
+    assert record_activity(model, batches()).sums[0].direct is None
 
 
 def test_batches_of_any_size_give_the_same_means() -> None:
@@ -216,7 +245,7 @@ def test_networks_without_sums_or_spikes_and_empty_loaders_are_refused() -> None
     for model in (network("fastnet", 1, 4), create_model("sew_resnet20", neuron="relu")):
         with pytest.raises(InputError, match="residual network with spiking neurons"):
             measure(model, batches())
-    with pytest.raises(InputError, match="loader: got no samples"):
+    with pytest.raises(InputError, match="loader: got 'no batches'"):
         measure(network("sew_resnet20", 1, 4), [])
 
 

@@ -11,18 +11,18 @@ Torch is imported on use: the command line takes `AvalancheConfig` from here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from multispike.config import AvalancheConfig, TrainConfig
-from multispike.errors import InputError, invalid
+from multispike.errors import invalid
 from multispike.models.table import ARCHITECTURES, Family, ResNet
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from multispike.activity import Crossing
     from multispike.data.loader import BatchLoader
     from multispike.data.sets import Dataset
     from multispike.models.network import Network
@@ -31,7 +31,6 @@ Branch = Literal["direct", "shortcut", "out"]
 BRANCHES: tuple[Branch, ...] = ("direct", "shortcut", "out")
 """What the block computed, what bypassed it, and what leaves the block after sum and barrier."""
 
-_WHOLE = 1e-3  # of a level: rounding of float sums of steps, not a potential
 _CALIBRATION = 4
 """Batches whose statistics untrained batch normalisations take, all weighted equally."""
 
@@ -122,7 +121,7 @@ def study(settings: AvalancheConfig) -> Iterator[Avalanche]:
 
     trained = [load_run(folder) for folder in settings.run_folders]
     for item in trained:
-        if item.config.neuron == "relu" or not _sums(item.network):
+        if _residual(item.config.arch, item.config.neuron) is None:
             raise invalid(
                 "runs", str(item.folder), "runs of residual networks with spiking neurons"
             )
@@ -172,47 +171,61 @@ def calibrate(network: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> No
 
 
 def measure(network: Network, loader: Iterable[tuple[Tensor, Tensor]]) -> Avalanche:
-    """Activity at every residual sum, over all samples of the loader. Keeps no tensor.
+    """Activity at every residual sum, over all samples of the loader.
 
     Raises:
-        InputError: for a network without residual sums or spikes, or a loader without samples.
+        InputError: for a network without residual sums or spikes, and as `record_activity`.
     """
-    import torch
+    from multispike.activity import record_activity
 
     config = network.config
-    sums = _sums(network)
-    if not sums or config["neuron"] == "relu":
+    row = _residual(config["arch"], config["neuron"])
+    if row is None:
         raise invalid("arch", config["arch"], "a residual network with spiking neurons")
-    samples = 0
-    network.eval()
-    with torch.no_grad(), _meters(sums, config["levels"]) as meters:
-        for inputs, _ in loader:
-            network(inputs)
-            samples += inputs.shape[-4]
-    if not samples:
-        raise InputError("loader: got no samples, allowed: at least one")
-    row = ARCHITECTURES[config["arch"]]
-    assert isinstance(row, ResNet)
+    activity = record_activity(network, loader, potentials=True)
+    sent = {layer.name: layer for layer in activity.neurons}
     sites = []
-    for name, block in meters.items():
-        stage, index = (int(part[5:]) for part in name.split("_"))
-        for branch in BRANCHES:
-            meter = block[branch]
-            sites.append(
-                Site(
-                    block=name,
-                    stage=stage,
-                    index=index,
-                    branch=branch,
-                    spikes=meter.whole,
-                    neurons=meter.neurons,
-                    density=meter.events / meter.elements,
-                    amplitude=meter.amplitude / samples,
-                    largest=meter.largest,
-                    bound=bound(row.family, branch, index, config["levels"]),
-                )
-            )
+    for item in activity.sums:
+        inside = row.family.after_sum and item.neuron  # MS: that of the next block
+        out = sent[inside] if inside else item.total
+        for branch, found in zip(BRANCHES, (item.direct, item.shortcut, out), strict=True):
+            assert found is not None
+            sites.append(_site(item.name, branch, found, row.family, config["levels"]))
     return Avalanche(config["arch"], config["levels"], config["timesteps"], False, tuple(sites))
+
+
+def _residual(arch: str, neuron: str) -> ResNet | None:
+    """The row of a residual network with spiking neurons; None for all others."""
+    row = ARCHITECTURES[arch]
+    return row if isinstance(row, ResNet) and neuron != "relu" else None
+
+
+def _site(name: str, branch: Branch, found: Crossing, family: Family, levels: int) -> Site:
+    """What the recorder found at a sum, "body.stage2_block1.merge", in levels of V_th/N."""
+    from multispike.activity import Potentials, SpikeLayer
+
+    block = name.split(".")[-2]
+    stage, index = (int(part[5:]) for part in block.split("_"))
+    limit = bound(family, branch, index, levels)
+    steps, largest = 1, 0.0
+    if isinstance(found, SpikeLayer):
+        # Products of graded spikes are whole steps too, but finer ones than V_th/N.
+        steps = found.levels // limit if limit else 1
+        largest = found.max_level / steps
+    elif isinstance(found, Potentials):
+        largest = found.largest
+    return Site(
+        block=block,
+        stage=stage,
+        index=index,
+        branch=branch,
+        spikes=isinstance(found, SpikeLayer) and steps == 1,
+        neurons=found.neurons,
+        density=found.density,
+        amplitude=found.amplitude / steps,
+        largest=largest,
+        bound=limit,
+    )
 
 
 def bound(family: Family, branch: Branch, index: int, levels: int) -> int | None:
@@ -248,80 +261,6 @@ def growth(study: Avalanche) -> list[tuple[int, float]]:
         inside = [site for site in outs if site.stage == stage]
         factors.append((stage, inside[-1].per_neuron / max(inside[0].per_neuron, 1e-12)))
     return factors
-
-
-class _Meter:
-    """Running totals of one branch; tensors are read, not kept."""
-
-    def __init__(self) -> None:
-        self.elements = 0
-        self.neurons = 0
-        self.events = 0
-        self.amplitude = 0.0
-        self.largest = 0.0
-        self.whole = True
-
-    def read(self, values: Tensor, step: Tensor | float) -> None:
-        """Add values [T*B, C, H, W], whose levels are `step` apart."""
-        z = values / step
-        self.elements += z.numel()
-        self.neurons = z[0].numel()
-        self.events += int(z.count_nonzero())
-        if self.whole:
-            nearest = z.round()
-            self.whole = bool((z - nearest).abs().max() < _WHOLE) and bool(z.min() > -_WHOLE)
-            z = nearest if self.whole else z
-        magnitude = z.abs()
-        self.amplitude += float(magnitude.double().sum())
-        self.largest = max(self.largest, float(magnitude.max()))
-
-
-@contextmanager
-def _meters(
-    sums: dict[str, tuple[nn.Module, nn.Module]], levels: int
-) -> Iterator[dict[str, dict[Branch, _Meter]]]:
-    """Meters on both inputs of every sum and on the output of its block, within the context."""
-    meters: dict[str, dict[Branch, _Meter]] = {}
-    hooks = []
-    for name, (block, merge) in sums.items():
-        own = meters[name] = {branch: _Meter() for branch in BRANCHES}
-
-        def before(module: Any, inputs: Any, own: dict[Branch, _Meter] = own) -> None:
-            step = _step(module.threshold, levels)
-            own["direct"].read(inputs[0], step)
-            own["shortcut"].read(inputs[1], step)
-
-        def after(
-            module: Any, inputs: Any, output: Tensor, own: dict[Branch, _Meter] = own
-        ) -> None:
-            own["out"].read(output, _step(module.merge.threshold, levels))
-
-        hooks += [merge.register_forward_pre_hook(before), block.register_forward_hook(after)]
-    try:
-        yield meters
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _step(threshold: Any, levels: int) -> Any:
-    """V_th/N, broadcastable against [T*B, C, H, W]."""
-    from torch import Tensor
-
-    if isinstance(threshold, Tensor) and threshold.dim():
-        threshold = threshold.view(-1, 1, 1)
-    return threshold / levels
-
-
-def _sums(network: nn.Module) -> dict[str, tuple[nn.Module, nn.Module]]:
-    """Residual blocks of a network by name, each with the sum in it."""
-    from multispike.models.resnet import ResidualBlock
-
-    return {
-        name.rpartition(".")[2]: (module, module.merge)
-        for name, module in network.named_modules()
-        if isinstance(module, ResidualBlock)
-    }
 
 
 def _loader(dataset: Dataset, settings: AvalancheConfig, split: str) -> BatchLoader:

@@ -24,11 +24,18 @@ import torch
 from torch import Tensor, nn
 
 from multispike.activity.recorder import Recorder
-from multispike.activity.result import Activity, ResidualSum, SpikeLayer
+from multispike.activity.result import Activity, Crossing, Potentials, ResidualSum, SpikeLayer
 from multispike.activity.summary import summarise
 from multispike.errors import InputError, invalid
 
-__all__ = ["Activity", "ResidualSum", "SpikeLayer", "record_activity"]
+__all__ = [
+    "Activity",
+    "Crossing",
+    "Potentials",
+    "ResidualSum",
+    "SpikeLayer",
+    "record_activity",
+]
 
 
 def record_activity(
@@ -37,6 +44,7 @@ def record_activity(
     *,
     max_batches: int | None = None,
     confusion: bool = False,
+    potentials: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Activity:
     """Run `model` once over `loader` and record what every layer read and sent.
@@ -48,6 +56,7 @@ def record_activity(
         loader: batches (inputs, targets), inputs [B, C, H, W] or event frames [T, B, C, H, W].
         max_batches: stop after so many.
         confusion: also count predictions by target.
+        potentials: also measure what meets at residual sums where it is no spikes.
         progress: called with (batches, samples) after each batch.
 
     Raises:
@@ -63,7 +72,7 @@ def record_activity(
         raise invalid("max_batches", max_batches, "an integer >= 1, or None")
     model = getattr(model, "_orig_mod", model)  # a compiled module calls no hooks
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    recorder = Recorder(model)
+    recorder = Recorder(model, potentials)
     trace = recorder.trace
     samples, score = 0, Score(confusion)
     with torch.no_grad(), _evaluating(model), _uncompiled(model), recorder.hooks():

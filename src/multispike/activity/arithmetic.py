@@ -138,7 +138,12 @@ def _meet(
     merged = trace.node(operation, inputs, lambda name: Sum(name, inputs, window, product), shape)
     for port, signal, x in zip(merged.ports, signals, tensors, strict=True):
         trace.count(port, signal, x, shape)
+    if trace.potentials:
+        for magnitudes, x in zip(merged.magnitudes[:2], tensors, strict=True):
+            magnitudes.add(x, shape)
     out: Tensor = run()
+    if trace.potentials:
+        merged.magnitudes[2].add(out, shape)
     trace.sent(merged, out, out, shape)
     return out
 

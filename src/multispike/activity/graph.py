@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from multispike.activity.statistics import Grid, find_grid, nonzeros, on_grid
-from multispike.activity.tally import Tally
+from multispike.activity.tally import Magnitudes, Tally
 from multispike.records import Kind
 
 Carries = Literal["spikes", "analog", "potential"]
@@ -289,6 +289,8 @@ class Sum(Layer):
     ) -> None:
         self.direct = int(inputs[1].depth > inputs[0].depth)
         self.product = product
+        self.magnitudes = (Magnitudes(), Magnitudes(), Magnitudes())
+        """Of both inputs and of the output; empty unless potentials are asked for."""
         super().__init__(name, inputs, "add", window)
 
     def refresh(self) -> None:

@@ -49,9 +49,9 @@ _LAYERS = (
 class Recorder(TorchFunctionMode):
     """Fills a `Trace` while a model runs under it, `with recorder: model(inputs)`."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, potentials: bool = False) -> None:
         super().__init__()
-        self.trace = Trace()
+        self.trace = Trace(potentials)
         self._root = model
         self._muted = 0
 

@@ -11,9 +11,9 @@ from multispike.records import LayerRecord
 Path = Literal["direct", "shortcut", "sum"]
 
 
-@dataclass(frozen=True)
-class SpikeLayer:
-    """What one layer of neurons sends, or what comes out of one residual sum.
+@dataclass(frozen=True, kw_only=True)
+class Crossing:
+    """What one layer sends, or one way of a residual sum carries.
 
     Counts are means per inference over all timesteps.
     """
@@ -23,17 +23,10 @@ class SpikeLayer:
     """"shortcut": neurons that only feed the shortcut of a sum; "sum": a sum of spikes."""
     shape: tuple[int, ...]
     timesteps: int
-    levels: int
-    """Largest level by construction (for neurons of other libraries: seen); 0 for a ReLU."""
     events: float
-    """Non-zero outputs."""
+    """Elements that are not zero."""
     amplitude: float
     """Sum of their levels; 0 for a ReLU."""
-    max_level: int
-    histogram: tuple[float, ...] = ()
-    """Outputs at each level 0..levels, over neurons and timesteps; empty for a ReLU."""
-    decoded: tuple[float, ...] = ()
-    """Neurons at each level summed over time, 0..levels·timesteps; empty if not known."""
 
     @property
     def neurons(self) -> int:
@@ -51,20 +44,45 @@ class SpikeLayer:
         return {**plain, "neurons": self.neurons, "density": self.density}
 
 
+@dataclass(frozen=True, kw_only=True)
+class SpikeLayer(Crossing):
+    """Spikes: of one layer of neurons, or at one residual sum."""
+
+    levels: int
+    """Largest level by construction (for neurons of other libraries: seen); 0 for a ReLU."""
+    max_level: int
+    histogram: tuple[float, ...] = ()
+    """Outputs at each level 0..levels, over neurons and timesteps; empty for a ReLU."""
+    decoded: tuple[float, ...] = ()
+    """Neurons at each level summed over time, 0..levels·timesteps; empty if not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Potentials(Crossing):
+    """Values that are no spikes; their levels are |v| in levels of the neuron behind the sum (as
+    they are where none is)."""
+
+    largest: float
+    """Largest |v|, in the same unit."""
+
+
 @dataclass(frozen=True)
 class ResidualSum:
-    """Both ways into a residual sum and what comes out; None where it is not spikes."""
+    """Both ways into a residual sum and what comes out; None for potentials, unless asked for."""
 
     name: str
-    direct: SpikeLayer | None
-    shortcut: SpikeLayer | None
-    total: SpikeLayer | None
+    direct: SpikeLayer | Potentials | None
+    shortcut: SpikeLayer | Potentials | None
+    total: SpikeLayer | Potentials | None
     """Before a barrier brings it back to {0..N}."""
+    neuron: str | None
+    """Name of the neurons that follow directly, whose row is among `Activity.neurons`."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists."""
         parts = {part: getattr(self, part) for part in ("direct", "shortcut", "total")}
-        return {"name": self.name} | {k: v and v.to_dict() for k, v in parts.items()}
+        rows = {name: row and row.to_dict() for name, row in parts.items()}
+        return {"name": self.name, **rows, "neuron": self.neuron}
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from multispike.activity.graph import Activation, Layer, Node, Pool, Source, Sum, Through
-from multispike.activity.result import Activity, Path, ResidualSum, SpikeLayer
-from multispike.activity.tally import Tally
+from multispike.activity.result import Activity, Path, Potentials, ResidualSum, SpikeLayer
+from multispike.activity.statistics import Grid
+from multispike.activity.tally import Magnitudes, Tally
 from multispike.records import InputKind, LayerRecord, Shortcut
 
 
@@ -30,7 +31,11 @@ def summarise(
     return Activity(
         records=tuple(_record(layer, followers.get(layer), samples) for layer in layers),
         neurons=tuple(rows),
-        sums=tuple(_residual(node, samples) for node in layers if isinstance(node, Sum)),
+        sums=tuple(
+            _residual(node, followers.get(node), samples)
+            for node in layers
+            if isinstance(node, Sum)
+        ),
         samples=samples,
         accuracy=accuracy,
         loss=loss,
@@ -131,17 +136,50 @@ def _histogram(
     return tuple(count / samples for count in [tally.elements / steps - sum(above), *above])
 
 
-def _residual(node: Sum, samples: int) -> ResidualSum:
-    rows: list[SpikeLayer | None] = [
-        _row(source, port, path, samples) if _spikes(source) else None
-        for source, port, path in zip(node.inputs, node.ports, _paths(node), strict=True)
+def _residual(node: Sum, neuron: Source | None, samples: int) -> ResidualSum:
+    direct, shortcut = node.direct, 1 - node.direct
+    ends: list[tuple[Node, Tally, Path, Magnitudes]] = [
+        (node.inputs[direct], node.ports[direct], "direct", node.magnitudes[direct]),
+        (node.inputs[shortcut], node.ports[shortcut], "shortcut", node.magnitudes[shortcut]),
+        (node, node.out, "sum", node.magnitudes[2]),
     ]
-    total = _row(node, node.out, "sum", samples) if _spikes(node) else None
-    return ResidualSum(node.name, rows[node.direct], rows[1 - node.direct], total)
+    unit = _unit_behind(node)
+    rows = [
+        _row(source, tally, path, samples)
+        if _spikes(source)
+        else _potentials(source, node.shape, path, magnitudes, unit, samples)
+        for source, tally, path, magnitudes in ends
+    ]
+    return ResidualSum(node.name, *rows, neuron=neuron and neuron.name)
 
 
-def _paths(node: Sum) -> tuple[Path, Path]:
-    return ("shortcut", "direct") if node.direct else ("direct", "shortcut")
+def _potentials(
+    node: Node,
+    shape: tuple[int, ...],
+    path: Path,
+    found: Magnitudes,
+    unit: Grid | None,
+    samples: int,
+) -> Potentials | None:
+    if not found.elements:
+        return None
+    amplitude, largest = found.in_levels(unit, shape)
+    return Potentials(
+        name=_origin(node).name,
+        path=path,
+        shape=shape,
+        timesteps=_whole(found.elements / samples / math.prod(shape)),
+        events=found.nonzero / samples,
+        amplitude=amplitude / samples,
+        largest=largest,
+    )
+
+
+def _unit_behind(node: Sum) -> Grid | None:
+    """The levels of the neurons that read a sum."""
+    behind = [reader for _, reader in _readers(node) if isinstance(reader, Source)]
+    grids = [reader.grid for reader in sorted(behind, key=lambda reader: reader.name)]
+    return next((grid for grid in grids if grid is not None), None)
 
 
 # --- records ------------------------------------------------------------------------------------

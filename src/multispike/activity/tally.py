@@ -48,6 +48,28 @@ class Tally:
         self.active = None if self.active is None or active is None else self.active + active
 
 
+class Magnitudes:
+    """Sizes of values that are no levels: per place of a row, in their own unit."""
+
+    def __init__(self) -> None:
+        self.elements = 0
+        self.nonzero = 0
+        self.total = self.top = torch.zeros((), dtype=torch.float64)  # then [*shape]
+
+    def add(self, x: Tensor, shape: tuple[int, ...]) -> None:
+        """Add one tensor [..., *shape]."""
+        rows = x.reshape(-1, *shape).abs()
+        self.elements += rows.numel()
+        self.nonzero += int(rows.count_nonzero())
+        self.total = self.total + rows.sum(0, dtype=torch.float64).cpu()
+        self.top = torch.maximum(self.top, rows.amax(0).double().cpu())
+
+    def in_levels(self, grid: Grid | None, shape: tuple[int, ...]) -> tuple[float, float]:
+        """Sum of |v| and largest |v|, in steps of a grid (plain without one)."""
+        unit = 1.0 if grid is None else grid.unit(shape)
+        return float((self.total / unit).sum()), float((self.top / unit).max())
+
+
 def _plus(a: Tensor, b: Tensor) -> Tensor:
     """a + b where both have a shape, else the sum of both totals (a layer of several shapes)."""
     return a + b if a.shape == b.shape or (not a.dim() and not float(a)) else a.sum() + b.sum()

@@ -57,10 +57,12 @@ class Trace:
         nodes: by place, operation and inputs; the same in every batch and at every timestep.
         notes: what could not be counted, in order.
         checks: (layer, value) that are finite if all of the layer's values are.
+        potentials: whether the values that meet at sums are measured, spikes or not.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, potentials: bool = False) -> None:
         self.batch = 1
+        self.potentials = potentials
         self.nodes: dict[Hashable, Node] = {}
         self.notes: dict[str, None] = {}
         self.checks: list[tuple[str, Tensor]] = []
