@@ -12,7 +12,6 @@ from multispike.activity.information import (
     entropy,
     information,
     quantisation_study,
-    record_information,
 )
 from multispike.errors import InputError
 
@@ -33,6 +32,10 @@ def loader(x):
     return [(x, torch.zeros(x.shape[1], dtype=torch.long))]
 
 
+def recorded(model, batches, **options):
+    return information(record_activity(model, batches, **options).neurons)
+
+
 def test_entropy_of_uniform_and_of_certain_levels():
     assert entropy([3.0] * 8) == pytest.approx(3.0)
     assert entropy([7.0, 0.0]) == 0.0
@@ -42,7 +45,7 @@ def test_entropy_of_uniform_and_of_certain_levels():
 def test_bits_per_neuron_and_event():
     """Levels 0, 1, 2, 2 of N = 3: 1.5 bits a neuron, three events for four neurons."""
     x = torch.tensor([0.0, 1 / 3, 2 / 3, 2 / 3]).view(1, 4, 1) + 0.01
-    (layer,) = information(record_activity(Neurons(MultiLevelIF(3)), loader(x)))
+    (layer,) = recorded(Neurons(MultiLevelIF(3)), loader(x))
     assert (layer.bits, layer.bits_per_step, layer.levels_used) == (1.5, 1.5, 0.75)
     assert layer.bits_per_event == pytest.approx(1.5 * 4 / 3)
     assert layer.error_relu is None
@@ -51,7 +54,7 @@ def test_bits_per_neuron_and_event():
 def test_levels_add_up_over_time():
     """Binary, T = 2, drives 0, 0.5 and 1: decoded 0, 1 and 2 of 2, so log2(3) bits."""
     x = torch.tensor([0.0, 0.5, 1.0]).view(1, 3, 1).repeat(2, 1, 1)
-    (layer,) = information(record_activity(Neurons(MultiLevelIF(1)), loader(x)))
+    (layer,) = recorded(Neurons(MultiLevelIF(1)), loader(x))
     assert layer.bits == pytest.approx(math.log2(3))
     assert layer.bits_per_step == pytest.approx(1.0)  # three of six are ones
     assert layer.bits_per_event == pytest.approx(math.log2(3) * 3 / 3 / 1)
@@ -70,7 +73,7 @@ def test_error_against_both_relus(threshold):
             return self.fc(self.fire(x).flatten(2)).mean(0)
 
     batch = [(x, torch.zeros(3, dtype=torch.long))]
-    (layer,) = record_information(Model(MultiLevelIF(4, threshold)), batch)
+    (layer,) = recorded(Model(MultiLevelIF(4, threshold)), batch, errors=True)
     assert layer.error_clipped == pytest.approx(math.sqrt(0.05**2 / 3), rel=1e-4)
     assert layer.error_relu == pytest.approx(math.sqrt((0.05**2 + 0.5**2) / 3), rel=1e-4)
 
@@ -80,7 +83,7 @@ def test_all_layers_of_a_network_and_no_hook_left():
     model = create_model("sew_resnet20", levels=2, timesteps=2)
     model(torch.randn(8, 3, 8, 8))
     batch = [(torch.randn(4, 3, 8, 8), torch.zeros(4, dtype=torch.long))]
-    layers = record_information(model, batch)
+    layers = recorded(model, batch, errors=True)
     neurons = [m for m in model.modules() if isinstance(m, MultiLevelIF)]
     assert len(layers) == len(neurons) > 15
     assert all(layer.error_clipped is not None for layer in layers)
@@ -90,14 +93,14 @@ def test_all_layers_of_a_network_and_no_hook_left():
     assert not any(neuron._forward_hooks for neuron in neurons)
     assert layers[0].to_dict()["bits_per_event"] == layers[0].bits_per_event
     with pytest.raises(InputError):
-        record_information(model, [])
+        recorded(model, [])
     assert not any(neuron._forward_hooks for neuron in neurons)
 
 
 def test_a_relu_network_tells_no_levels():
     model = create_model("fastnet", neuron="relu", in_channels=1)
     batch = [(torch.rand(2, 1, 8, 8), torch.zeros(2, dtype=torch.long))]
-    assert record_information(model, batch) == ()
+    assert recorded(model, batch) == ()
 
 
 def test_constant_inputs_are_decoded_alike_by_all_codes():

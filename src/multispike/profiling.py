@@ -108,7 +108,7 @@ def measure(
     quantised twins with the densities at which they win or lose. "energy_nj_profiles" holds, for
     each further one of `profiles`, "energy_nj" and "baselines" under it.
     """
-    activity = record_activity(model, loader, confusion=True, progress=progress)
+    activity = record_activity(model, loader, confusion=True, errors=True, progress=progress)
 
     def priced(profile: str | Profile) -> dict[str, Any]:
         return prices(activity, profile, bits, fanout=fanout, graded_op=graded_op)

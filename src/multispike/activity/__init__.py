@@ -45,6 +45,7 @@ def record_activity(
     max_batches: int | None = None,
     confusion: bool = False,
     potentials: bool = False,
+    errors: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Activity:
     """Run `model` once over `loader` and record what every layer read and sent.
@@ -57,6 +58,7 @@ def record_activity(
         max_batches: stop after so many.
         confusion: also count predictions by target.
         potentials: also measure what meets at residual sums where it is no spikes.
+        errors: also measure what our neurons send, decoded, against the ReLU it stands for.
         progress: called with (batches, samples) after each batch.
 
     Raises:
@@ -72,7 +74,7 @@ def record_activity(
         raise invalid("max_batches", max_batches, "an integer >= 1, or None")
     model = getattr(model, "_orig_mod", model)  # a compiled module calls no hooks
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    recorder = Recorder(model, potentials)
+    recorder = Recorder(model, potentials, errors)
     trace = recorder.trace
     samples, score = 0, Score(confusion)
     with torch.no_grad(), _evaluating(model), _uncompiled(model), recorder.hooks():

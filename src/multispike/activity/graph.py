@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from multispike.activity.statistics import Grid, find_grid, nonzeros, on_grid
-from multispike.activity.tally import Magnitudes, Tally
+from multispike.activity.tally import Errors, Magnitudes, Tally
 from multispike.records import Kind
 
 Carries = Literal["spikes", "analog", "potential"]
@@ -113,6 +113,7 @@ class Source(Node):
         self.grid = grid
         self.carries = "spikes" if what == "neuron" else "analog"
         self.decoded: Tensor | None = None
+        self.errors: Errors | None = None
         self._owner = inputs[0].owner if inputs and elementwise else None
 
     @property

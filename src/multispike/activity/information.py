@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from multispike.activity import Activity, record_activity
-from multispike.activity.recorder import own_grid
 from multispike.activity.result import SpikeLayer
+from multispike.activity.tally import squares
 from multispike.errors import invalid
 from multispike.neurons import MultiLevelIF
 
@@ -69,11 +67,16 @@ def entropy(counts: Sequence[float]) -> float:
     return sum(-share * math.log2(share) for share in shares) + 0.0
 
 
-def information(activity: Activity) -> tuple[LayerInformation, ...]:
-    """Entropies of all neuron layers of a recorded pass (sums and ReLUs have none)."""
-    return tuple(
-        _of_layer(layer) for layer in activity.neurons if layer.histogram and layer.path != "sum"
-    )
+def information(layers: Iterable[SpikeLayer]) -> tuple[LayerInformation, ...]:
+    """Entropies of all neuron layers of a recorded pass (sums and ReLUs have none).
+
+    >>> layer = SpikeLayer(name="n", path="direct", shape=(4,), timesteps=1, levels=3, events=2.0,
+    ...                    amplitude=5.0, max_level=3, histogram=(2, 0, 1, 1), decoded=(2, 0, 1, 1))
+    >>> [row] = information([layer])
+    >>> row.bits, row.bits_per_event, row.levels_used
+    (1.5, 3.0, 0.75)
+    """
+    return tuple(_of_layer(row) for row in layers if row.histogram and row.path != "sum")
 
 
 def _of_layer(layer: SpikeLayer) -> LayerInformation:
@@ -86,65 +89,9 @@ def _of_layer(layer: SpikeLayer) -> LayerInformation:
         bits_per_step=entropy(layer.histogram),
         bits=entropy(layer.decoded) if layer.decoded else None,
         levels_used=sum(count > 0 for count in layer.histogram) / (layer.levels + 1),
+        error_relu=layer.error_relu,
+        error_clipped=layer.error_clipped,
     )
-
-
-def record_information(
-    model: nn.Module, loader: Iterable[Any], *, max_batches: int | None = None
-) -> tuple[LayerInformation, ...]:
-    """`information` of a pass over `loader`, with the errors of our neurons on their real inputs.
-
-    Slower than `record_activity`: every neuron's input is read several times. Arguments and
-    errors are those of `record_activity`.
-    """
-    errors: dict[str, _Errors] = {}
-    with ExitStack() as stack:
-        for name, module in model.named_modules():
-            if isinstance(module, MultiLevelIF):
-                errors[name] = _Errors(module)
-                stack.callback(module.register_forward_hook(errors[name].add).remove)
-        layers = information(record_activity(model, loader, max_batches=max_batches))
-    # A layer is named after its neuron, or after the module that wraps it.
-    found = {name.removesuffix(".neuron"): error for name, error in errors.items()} | errors
-    return tuple(
-        replace(layer, error_relu=error.relu, error_clipped=error.clipped)
-        if (error := found.get(layer.name)) is not None
-        else layer
-        for layer in layers
-    )
-
-
-class _Errors:
-    """Sums of squared differences between a neuron's decoded output and what it stands for."""
-
-    def __init__(self, neuron: MultiLevelIF) -> None:
-        self._neuron = neuron
-        self._count = 0
-        self._relu = self._clipped = 0.0
-
-    def add(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        """A forward hook: inputs and spikes [T, B, ...]."""
-        grid = own_grid(self._neuron)
-        threshold = torch.as_tensor(grid.unit(args[0].shape[2:])) * grid.levels
-        threshold = threshold.to(args[0])
-        mean, decoded = args[0].mean(0) / threshold, output.mean(0) / threshold
-        self._count += mean.numel()
-        self._relu += _squares(decoded - mean.clamp(min=0))
-        self._clipped += _squares(decoded - mean.clamp(0, 1))
-
-    @property
-    def relu(self) -> float:
-        """RMS error against the ReLU."""
-        return math.sqrt(self._relu / self._count)
-
-    @property
-    def clipped(self) -> float:
-        """RMS error against the clipped ReLU."""
-        return math.sqrt(self._clipped / self._count)
-
-
-def _squares(x: Tensor) -> float:
-    return x.double().square().sum().item()
 
 
 @dataclass(frozen=True)
@@ -225,8 +172,8 @@ def _quality(mean: Tensor, noise: Tensor, levels: int, v_init: float, jitter: fl
         timesteps,
         levels,
         jitter,
-        math.sqrt(_squares(decoded - mean.clamp(min=0)) / len(mean)),
-        math.sqrt(_squares(decoded - mean.clamp(0, 1)) / len(mean)),
+        math.sqrt(squares(decoded - mean.clamp(min=0)) / len(mean)),
+        math.sqrt(squares(decoded - mean.clamp(0, 1)) / len(mean)),
         entropy(torch.bincount(levels_sent).tolist()),
         (spikes > 0).sum().item() / len(mean),
     )

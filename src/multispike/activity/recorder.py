@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from multispike.activity.graph import Node, Source
 from multispike.activity.operations import RULES
 from multispike.activity.statistics import Grid
-from multispike.activity.tally import Signal, decoded_levels, longer_plus
+from multispike.activity.tally import Errors, Signal, decoded_levels, longer_plus
 from multispike.activity.trace import Frame, Trace, is_function
 from multispike.neurons import MIN_THRESHOLD, MultiLevelIF
 
@@ -49,9 +49,10 @@ _LAYERS = (
 class Recorder(TorchFunctionMode):
     """Fills a `Trace` while a model runs under it, `with recorder: model(inputs)`."""
 
-    def __init__(self, model: nn.Module, potentials: bool = False) -> None:
+    def __init__(self, model: nn.Module, potentials: bool = False, errors: bool = False) -> None:
         super().__init__()
         self.trace = Trace(potentials)
+        self._errors = errors
         self._root = model
         self._muted = 0
 
@@ -112,18 +113,22 @@ class Recorder(TorchFunctionMode):
         muted, self._muted = self._muted, self._muted + 1
         if isinstance(module, MultiLevelIF):
             muted -= 1
-            self._own_neuron(frame, module, output)
+            self._own_neuron(frame, module, args[0], output)
         elif module is not self._root and not any(outer.atomic for outer in self.trace.frames[:-1]):
             self._foreign(frame, output)
         self._muted = muted
         self.trace.frames.pop()
 
-    def _own_neuron(self, frame: Frame, module: MultiLevelIF, output: Tensor) -> None:
-        """Output [T, B, ...] of our neuron: the grid is known."""
+    def _own_neuron(self, frame: Frame, module: MultiLevelIF, x: Tensor, output: Tensor) -> None:
+        """Input and output [T, B, ...] of our neuron: the grid is known."""
+        grid = own_grid(module)
         outer = next((outer for outer in self.trace.frames if outer.atomic), frame)
-        self._neuron(outer.name, frame.source, output, 0, lambda name, inputs: Source(
-            name, inputs, grid=own_grid(module), leak=module.spec.beta != 1
+        neuron = self._neuron(outer.name, frame.source, output, 0, lambda name, inputs: Source(
+            name, inputs, grid=grid, leak=module.spec.beta != 1
         ))  # fmt: skip
+        if self._errors:
+            neuron.errors = neuron.errors or Errors()
+            neuron.errors.add(x, output, grid)
 
     def _foreign(self, frame: Frame, output: Any) -> None:
         """The output of a module, if no rule explains it: spikes, or an unknown function."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from multispike.records import LayerRecord
@@ -55,6 +55,22 @@ class SpikeLayer(Crossing):
     """Outputs at each level 0..levels, over neurons and timesteps; empty for a ReLU."""
     decoded: tuple[float, ...] = ()
     """Neurons at each level summed over time, 0..levels·timesteps; empty if not known."""
+    error_relu: float | None = None
+    """Root mean square of the decoded output minus the ReLU of the mean input, in V_th; None
+    where it was not asked for, or the neuron is not ours."""
+    error_clipped: float | None = None
+    """The same against the ReLU clipped at V_th: the error of the code alone."""
+
+    @classmethod
+    def from_dict(cls, row: dict[str, Any]) -> SpikeLayer:
+        """What `to_dict` gave."""
+        known = {field.name for field in fields(cls)}
+        plain: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in row.items()
+            if key in known
+        }
+        return cls(**plain)
 
 
 @dataclass(frozen=True, kw_only=True)

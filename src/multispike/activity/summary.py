@@ -101,9 +101,11 @@ def _row(node: Any, tally: Tally, path: Path, samples: int) -> SpikeLayer:
     steps, spikes = _whole(tally.elements / samples / math.prod(node.shape)), _spikes(node)
     levels = _levels(node)
     histogram = _histogram(tally.histogram, tally, levels, samples) if spikes else ()
-    decoded = histogram if steps == 1 else ()
-    if isinstance(node, Source) and node.decoded is not None:
-        decoded = _histogram(node.decoded, tally, levels * steps, samples, steps)
+    decoded, errors = histogram if steps == 1 else (), None
+    if isinstance(node, Source):
+        errors = node.errors
+        if node.decoded is not None:
+            decoded = _histogram(node.decoded, tally, levels * steps, samples, steps)
     return SpikeLayer(
         name=_origin(node).name,
         path=path,
@@ -115,6 +117,8 @@ def _row(node: Any, tally: Tally, path: Path, samples: int) -> SpikeLayer:
         max_level=_top(node, tally),
         histogram=histogram,
         decoded=decoded,
+        error_relu=errors and errors.relu,
+        error_clipped=errors and errors.clipped,
     )
 
 

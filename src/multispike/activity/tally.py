@@ -70,6 +70,37 @@ class Magnitudes:
         return float((self.total / unit).sum()), float((self.top / unit).max())
 
 
+class Errors:
+    """Squared differences between what neurons send, decoded, and the ReLU it stands for."""
+
+    def __init__(self) -> None:
+        self.neurons = 0
+        self._relu = self._clipped = 0.0
+
+    def add(self, x: Tensor, spikes: Tensor, grid: Grid) -> None:
+        """Add inputs and spikes [T, B, ...] of one call."""
+        threshold = torch.as_tensor(grid.unit(x.shape[2:])).to(x) * grid.levels
+        mean, decoded = x.mean(0) / threshold, spikes.mean(0) / threshold
+        self.neurons += mean.numel()
+        self._relu += squares(decoded - mean.clamp(min=0))
+        self._clipped += squares(decoded - mean.clamp(0, 1))
+
+    @property
+    def relu(self) -> float:
+        """Root mean square against max(x, 0) of the mean input x, in V_th."""
+        return math.sqrt(self._relu / self.neurons)
+
+    @property
+    def clipped(self) -> float:
+        """The same against min(max(x, 0), V_th)."""
+        return math.sqrt(self._clipped / self.neurons)
+
+
+def squares(x: Tensor) -> float:
+    """Sum of squares, in double precision."""
+    return x.double().square().sum().item()
+
+
 def _plus(a: Tensor, b: Tensor) -> Tensor:
     """a + b where both have a shape, else the sum of both totals (a layer of several shapes)."""
     return a + b if a.shape == b.shape or (not a.dim() and not float(a)) else a.sum() + b.sum()

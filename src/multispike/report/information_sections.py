@@ -4,43 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
-from multispike.activity.information import entropy
-from multispike.neurons import MultiLevelIF
+from multispike.activity import SpikeLayer
+from multispike.activity.information import LayerInformation, quantisation_study
+from multispike.activity.information import information as _entropies
 from multispike.report.activity_sections import along_depth
 from multispike.report.axes import canvas, label
 from multispike.report.blocks import Column, Content, Json, Plot, Table
 from multispike.report.comparison import Comparison
 from multispike.report.style import DASHES, PAGE
 
-_SAMPLES = 20_000
-_SPREAD = 0.6
-"""Standard deviation of the mean inputs, in V_th: half of them are negative, 5 % are clipped."""
 _JITTERS = tuple(step / 10 for step in range(11))
 """How much an input changes from step to step, as a share of the spread of its mean."""
-
-
-@torch.no_grad()
-def quantisation_error(timesteps: int, levels: int, jitter: float, v_init: float = 0.5) -> float:
-    """RMS difference between a neuron's decoded output and the ReLU it stands for, in V_th.
-
-    Inputs are x[t] = m + e[t], with m ~ N(0, 0.6²) the input's mean over the inference and
-    e[t] ~ N(0, (0.6·jitter)²) independent from step to step, less its own mean, so that every
-    code is asked for the same value clip(m, 0, V_th). At T = 1 there is no e.
-
-    >>> exact = [quantisation_error(t, 4 // t, 0.0) for t in (1, 2, 4)]
-    >>> max(exact) - min(exact) < 1e-6
-    True
-    >>> quantisation_error(4, 1, 1.0) > 1.5 * quantisation_error(1, 4, 1.0)
-    True
-    """
-    random = torch.Generator().manual_seed(0)
-    mean = _SPREAD * torch.randn(_SAMPLES, generator=random, dtype=torch.float64)
-    noise = torch.randn(timesteps, _SAMPLES, generator=random, dtype=torch.float64)
-    inputs = mean + _SPREAD * jitter * (noise - noise.mean(0))
-    decoded = MultiLevelIF(levels, v_init=v_init)(inputs[:, None]).mean((0, 1))
-    return float((decoded - mean.clamp(0, 1)).square().mean().sqrt())
 
 
 def information(data: Comparison) -> Content:
@@ -49,17 +23,18 @@ def information(data: Comparison) -> Content:
     if not runs:
         return Content(["No spiking run with histograms of its levels is in these results."])
     rows = {run["name"]: _rows(run) for run in runs}
-    plots = [
-        along_depth(
-            data,
-            {name: {layer: row[key] for layer, row in own.items()} for name, own in rows.items()},
-            title,
-            axis,
-            spec,
-            _means(rows, key, spec),
-        )
-        for key, title, axis, spec in _QUANTITIES
-    ]
+    plots = []
+    for key, title, axis, spec in _QUANTITIES:
+        values = {
+            name: {
+                layer: value
+                for layer, row in own.items()
+                if (value := getattr(row, key)) is not None
+            }
+            for name, own in rows.items()
+        }
+        if any(values.values()):
+            plots.append(along_depth(data, values, title, axis, spec, _means(values, spec)))
     products = sorted({run["timesteps"] * run["levels"] for run in runs})
     plots += [_error_plot(product) for product in products if product > 1]
     return Content(
@@ -77,44 +52,30 @@ def information(data: Comparison) -> Content:
 _QUANTITIES = (
     ("bits", "Entropy per neuron", "bits per neuron and inference", ".3f"),
     ("bits_per_event", "Entropy per event", "bits per event", ".3f"),
-    ("used", "Levels in use", "share of levels 0..N seen", ".2f"),
+    ("levels_used", "Levels in use", "share of levels 0..N seen", ".2f"),
+    ("error_clipped", "Error of what neurons send", "RMS error / V_th", ".4f"),
 )
-"""Key of a row, title, axis, format."""
+"""Attribute of a layer's information, title, axis, format."""
 
 
-def _rows(run: Json) -> dict[str, dict[str, float]]:
-    """Per layer of neurons: bits per neuron, bits per event, share of levels in use."""
-    found = {}
-    for row in run["neurons"]:
-        if row["path"] == "sum" or not row["decoded"]:
-            continue  # sums add no information, and over time their levels are not recorded
-        bits = entropy(row["decoded"])
-        found[row["name"]] = {
-            "bits": bits,
-            "bits_per_event": bits * row["neurons"] / row["events"] if row["events"] else 0.0,
-            "used": sum(count > 0 for count in row["histogram"]) / (row["levels"] + 1),
-            "neurons": row["neurons"],
-            "events": row["events"],
-        }
-    return found
+def _rows(run: Json) -> dict[str, LayerInformation]:
+    """By layer; without those whose levels over time are not known."""
+    layers = _entropies(SpikeLayer.from_dict(row) for row in run["neurons"])
+    return {layer.name: layer for layer in layers if layer.bits is not None}
 
 
-def _means(rows: dict[str, dict[str, dict[str, float]]], key: str, spec: str) -> str:
-    parts = [
-        f"{name} {sum(row[key] for row in own.values()) / len(own):{spec}}"
-        for name, own in rows.items()
-        if own
-    ]
+def _means(rows: dict[str, dict[str, float]], spec: str) -> str:
+    parts = [f"{name} {sum(own.values()) / len(own):{spec}}" for name, own in rows.items() if own]
     return f"Mean over the layers: {'; '.join(parts)}."
 
 
-def _overall(runs: Sequence[Json], rows: dict[str, dict[str, dict[str, float]]]) -> Table:
+def _overall(runs: Sequence[Json], rows: dict[str, dict[str, LayerInformation]]) -> Table:
     """The whole network: bits sent, events paid for them."""
     lines = []
     for run in runs:
         own = rows[run["name"]].values()
-        bits = sum(row["bits"] * row["neurons"] for row in own)
-        events = sum(row["events"] for row in own)
+        bits = sum((row.bits or 0.0) * row.neurons for row in own)
+        events = sum(row.events for row in own)
         lines.append(
             (
                 run["name"],
@@ -140,13 +101,12 @@ def _overall(runs: Sequence[Json], rows: dict[str, dict[str, dict[str, float]]])
 
 def _error_plot(product: int) -> Plot:
     """RMS error over the inputs' jitter, one line for every way to factor N·T."""
-    codes = [(t, product // t) for t in range(1, product + 1) if product % t == 0]
     figure = canvas("jitter of the input between timesteps", "RMS error / V_th", 380)
-    names = [f"T = {timesteps}, N = {levels}" for timesteps, levels in codes]
-    values = {
-        name: [quantisation_error(timesteps, levels, jitter) for jitter in _JITTERS]
-        for name, (timesteps, levels) in zip(names, codes, strict=True)
-    }
+    values: dict[str, list[float]] = {}
+    for code in quantisation_study(product, _JITTERS, v_init=0.5):
+        errors = values.setdefault(f"T = {code.timesteps}, N = {code.levels}", [])
+        errors.append(code.error_clipped)
+    names = list(values)
     for place, (name, errors) in enumerate(values.items()):
         shade = _SHADES[min(place, len(_SHADES) - 1)][0]
         figure.add_scatter(
