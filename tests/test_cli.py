@@ -193,8 +193,12 @@ def test_energy_of_a_run_equals_its_result(comparison, tmp_path, capsys):
     for key in ("energy_nj", "synops", "layers", "not_counted", "baselines"):
         assert priced[key] == first[key]
     printed = capsys.readouterr().out
-    assert "times the SNN" in printed
     assert "events: measured; fan-out: lemaire; graded event: mac" in printed
+    assert priced["crossover"]["qann_skip"]["verdict"].startswith("the SNN needs less energy than")
+    for name, key in (("dense ANN", "ann"), ("zero-skipping quantised ANN", "qann_skip")):
+        (line,) = [line for line in printed.splitlines() if line.startswith(f" {name} ")]
+        assert line.split()[-1] == f"{priced['crossover'][key]['density']:.3g}"
+    assert f"its events cost what density {priced['even_density']:.3g} would" in printed
 
 
 def test_energy_of_an_architecture(tmp_path, capsys):
@@ -207,9 +211,13 @@ def test_energy_of_an_architecture(tmp_path, capsys):
     assert json.loads(target.read_text())["energy_nj"]["weights"] == pytest.approx(
         117.71e6, rel=1e-4
     )
-    table = capsys.readouterr().out.split("\nevents:")[0]
-    assert max(map(len, table.splitlines())) <= 80
-    assert "…" not in table
+    dense = capsys.readouterr().out
+    assert "a dense ANN: what it costs does not depend on its activations" in dense
+    assert main(["energy", "sew_resnet34", "--neuron", "binary", "--timesteps", "4"]) == 0
+    for printed in (dense, capsys.readouterr().out):
+        tables = printed.split(" T4 N1: its events")[0].split("\na dense ANN:")[0]
+        assert max(map(len, tables.splitlines())) <= 80
+        assert "…" not in tables
 
 
 @pytest.mark.parametrize(

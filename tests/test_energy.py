@@ -7,11 +7,13 @@ import subprocess
 import sys
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from layers import LINEAR, layer
 
 from multispike.energy import (
     Constant,
@@ -22,6 +24,7 @@ from multispike.energy import (
     counts,
     crossover_density,
     energy,
+    even_density,
     get_profile,
     list_profiles,
     load_profile,
@@ -37,78 +40,24 @@ CONVS = (64, 64, None, 128, 128, None, 256, 256, 256, None, 512, 512, 512, None,
 def vgg16(timesteps: int, levels: int, pools: bool = False) -> list[LayerRecord]:
     """VGG-16 on 3x32x32: 13 convolutions and one linear layer, with its poolings if asked."""
     channels, size, records = 3, 32, []
-
-    def pool() -> LayerRecord:
-        return LayerRecord(
-            f"pool{size}",
-            "pool",
-            (channels, size, size),
-            (channels, size // 2, size // 2),
-            kernel=(2, 2),
-            stride=(2, 2),
-            timesteps=timesteps,
-            input_kind="spikes",
-            levels_in=levels,
-            levels_out=levels,
-        )
-
+    steps: dict[str, Any] = {"timesteps": timesteps, "levels": (levels, levels)}
+    fires: dict[str, Any] = {"bias": True, "neuron": True, "square": (3, 1, 1)}
     for width in (*CONVS, None):
+        shape = (channels, size, size)
         if width is None:
-            if pools:
-                records.append(pool())
             size //= 2
+            if pools:
+                out = (channels, size, size)
+                records.append(layer("pool", shape, out, square=(2, 2, 0), **steps))
             continue
-        stem = channels == 3
-        records.append(
-            LayerRecord(
-                f"conv{len(records)}",
-                "conv",
-                (channels, size, size),
-                (width, size, size),
-                kernel=(3, 3),
-                padding=(1, 1),
-                bias=True,
-                timesteps=1 if stem else timesteps,
-                timesteps_out=timesteps,
-                input_kind="analog" if stem else "spikes",
-                levels_in=0 if stem else levels,
-                levels_out=levels,
-                neuron=True,
-            )
-        )
+        once = {"timesteps_out": timesteps, "levels": (0, levels)} if channels == 3 else {}
+        records.append(layer("conv", shape, (width, size, size), **(once or steps), **fires))
         channels = width
-    fc = LayerRecord(
-        "fc",
-        "linear",
-        (512,),
-        (10,),
-        bias=True,
-        timesteps=timesteps,
-        input_kind="spikes",
-        levels_in=levels,
-    )
+    fc = layer("linear", (512,), (10,), bias=True, timesteps=timesteps, levels=(levels, 0))
     return [*records, fc]
 
 
-FC = LayerRecord(
-    "fc",
-    "linear",
-    (6,),
-    (3,),
-    bias=True,
-    timesteps=4,
-    input_kind="spikes",
-    levels_in=1,
-    levels_out=1,
-    events_in=5,
-    amplitude_in=5,
-    taps_in=5,
-    amplitude_taps_in=5,
-    events_out=7,
-    amplitude_out=7,
-    neuron=True,
-    leak=True,
-)
+FC = replace(LINEAR, leak=True)
 
 
 # --- the published figure ----------------------------------------------------------------------
@@ -369,20 +318,13 @@ def spiking_networks(draw):
     """Two linear layers of random sizes under random T and N, with a profile."""
     timesteps, levels = draw(st.integers(1, 6)), draw(st.integers(1, 8))
     sizes = draw(st.lists(st.integers(1, 40), min_size=3, max_size=3))
-    first = replace(
-        FC,
-        in_shape=(sizes[0],),
-        out_shape=(sizes[1],),
-        timesteps=timesteps,
-        levels_in=levels,
-        levels_out=levels,
-        leak=draw(st.booleans()),
-        **dict.fromkeys(("events_in", "taps_in", "amplitude_in", "amplitude_taps_in"), 0),
-        events_out=0,
-        amplitude_out=0,
-    )
-    second = replace(first, in_shape=(sizes[1],), out_shape=(sizes[2],))
-    return [first, second], draw(st.sampled_from(list_profiles()))
+    leak = draw(st.booleans())
+    records = [
+        layer("linear", (inputs,), (outputs,), bias=True, timesteps=timesteps,
+              levels=(levels, levels), neuron=True, leak=leak)
+        for inputs, outputs in pairwise(sizes)
+    ]  # fmt: skip
+    return records, draw(st.sampled_from(list_profiles()))
 
 
 @given(spiking_networks(), st.floats(0, 1))
@@ -413,24 +355,61 @@ def test_crossover_of_vgg16():
     ]
     assert all(0 < skip < dense < full < 1 for skip, dense, full in densities)
     assert all(four < one for one, four in zip(*densities, strict=True))
-    assert graded["ann"].to_dict()["verdict"].startswith("SNN wins below density 0.9")
+    assert (
+        graded["ann"]
+        .to_dict()["verdict"]
+        .startswith("the SNN needs less energy than the dense ANN below density 0.9")
+    )
     # Measured activity plays no part.
     assert crossover_density(with_density(vgg16(1, 4, pools=True), 0.3)) == graded
 
 
 @pytest.mark.parametrize(
-    ("wins", "density", "verdict"),
+    ("wins", "density", "where"),
     [
-        (None, None, "SNN never wins"),
-        ((0.0, 1.0), None, "SNN always wins"),
-        ((0.0, 0.125), 0.125, "SNN wins below density 0.125"),
-        ((0.5, 1.0), None, "SNN wins above density 0.5"),
-        ((0.25, 0.5), 0.5, "SNN wins between densities 0.25 and 0.5"),
+        (None, None, "at no density"),
+        ((0.0, 1.0), None, "at any density"),
+        ((0.0, 0.125), 0.125, "below density 0.125"),
+        ((0.5, 1.0), None, "above density 0.5"),
+        ((0.25, 0.5), 0.5, "between densities 0.25 and 0.5"),
     ],
 )
-def test_verdicts(wins, density, verdict):
+def test_where_the_snn_wins(wins, density, where):
     crossover = Crossover("qann", wins)
-    assert (crossover.density, crossover.verdict) == (density, verdict)
+    assert (crossover.density, crossover.where) == (density, where)
+
+
+@given(spiking_networks(), st.floats(0, 1))
+def test_a_uniform_density_is_its_own_even_density(network, density):
+    records, profile = network
+    found = even_density(with_density(records, density), profile, 8)
+    assert found == pytest.approx(density, abs=1e-6)
+
+
+def test_even_density_weighs_layers_by_what_their_events_cost():
+    """All events in the layer whose events cost more: more than their mean density."""
+    wide, narrow = (replace(FC, out_shape=(width,)) for width in (300, 7))
+    loud, silent = with_density([wide, narrow], 0.5), with_density([wide, narrow], 0.0)
+    assert 0.25 < even_density([loud[0], silent[1]]) < 0.5
+    assert 0.0 < even_density([silent[0], loud[1]]) < 0.25
+    free = replace(
+        get_profile("sram8k"),
+        **{name: Constant(0, "free") for name in get_profile("sram8k").constants()},
+    )
+    assert even_density(loud, free) == 0
+    with pytest.raises(InputError, match="a spiking network"):
+        even_density([LayerRecord("fc", "linear", (6,), (3,))])
+
+
+def test_analog_inputs_stay_as_recorded_at_an_assumed_density():
+    """An image that is half dark stays so; only where nothing was recorded is it taken as full."""
+    dark = replace(vgg16(1, 4)[0], events_in=1000, taps_in=8000)
+    assumed = with_density([dark], 0.3)[0]
+    assert (assumed.events_in, assumed.taps_in) == (1000, 8000)
+    assert assumed.events_out == 0.3 * assumed.out_size
+    assert even_density([assumed, vgg16(1, 4)[-1]]) == pytest.approx(
+        even_density([with_density([vgg16(1, 4)[0]], 0.3)[0], vgg16(1, 4)[-1]])
+    )
 
 
 def test_crossover_of_a_network_without_spikes():

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from layers import LINEAR, layer
 
 from multispike.energy import Counts, counts, synops
 from multispike.errors import InputError
@@ -15,84 +16,21 @@ from multispike.records import LayerRecord, with_density
 
 # 2x5x5 -> 4x3x3, kernel 3, stride 2, padding 1. Along one axis an input at 0..4 meets
 # 1, 2, 1, 2, 1 outputs (output o covers 2o-1 .. 2o+1): 7 pairs of at most 9.
-CONV = LayerRecord(
-    "conv",
-    "conv",
-    (2, 5, 5),
-    (4, 3, 3),
-    kernel=(3, 3),
-    stride=(2, 2),
-    padding=(1, 1),
-    bias=True,
-    timesteps=2,
-    input_kind="spikes",
-    levels_in=3,
-    levels_out=3,
+CONV = layer(
+    "conv", (2, 5, 5), (4, 3, 3), square=(3, 2, 1),
+    bias=True, timesteps=2, levels=(3, 3), neuron=True, leak=True,
     # Two events over both timesteps: z = 3 at row 1, column 1 (meets 2x2 windows) and z = 1 in
     # the corner (1x1 window).
-    events_in=2,
-    amplitude_in=4,
-    taps_in=5,
-    amplitude_taps_in=13,
-    events_out=6,
-    amplitude_out=9,
-    neuron=True,
-    leak=True,
-    max_level=2,
-)
-LINEAR = LayerRecord(
-    "fc",
-    "linear",
-    (6,),
-    (3,),
-    bias=True,
-    timesteps=4,
-    input_kind="spikes",
-    levels_in=1,
-    levels_out=1,
-    events_in=5,
-    amplitude_in=5,
-    taps_in=5,
-    amplitude_taps_in=5,
-    events_out=7,
-    amplitude_out=7,
-    neuron=True,
-)
-ADD = LayerRecord(
-    "add",
-    "add",
-    (2, 2, 2),
-    (2, 2, 2),
-    timesteps=3,
-    input_kind="spikes",
-    levels_in=4,
-    levels_out=4,
-    events_in=5,
-    amplitude_in=8,
-    events_out=6,
-    amplitude_out=9,
-    neuron=True,
-    shortcut="events",
-    shortcut_events=7,
-)
-POOL = LayerRecord(
-    "pool",
-    "pool",
-    (2, 4, 4),
-    (2, 2, 2),
-    kernel=(2, 2),
-    stride=(2, 2),
-    timesteps=3,
-    input_kind="spikes",
-    levels_in=4,
-    levels_out=4,
-    events_in=9,
-    amplitude_in=12,
-    taps_in=9,
-    amplitude_taps_in=12,
-    events_out=5,
-    amplitude_out=8,
-)
+    read=(2, 4), taps=(5, 13), sent=(6, 9), max_level=2,
+)  # fmt: skip
+ADD = layer(
+    "add", (2, 2, 2), (2, 2, 2), timesteps=3, levels=(4, 4), neuron=True,
+    read=(5, 8), sent=(6, 9), shortcut="events", shortcut_events=7,
+)  # fmt: skip
+POOL = layer(
+    "pool", (2, 4, 4), (2, 2, 2), square=(2, 2, 0), timesteps=3, levels=(4, 4),
+    read=(9, 12), sent=(5, 8),
+)  # fmt: skip
 
 
 # A layer without a neuron behind it.
@@ -191,23 +129,11 @@ def test_spiking_linear():
 
 
 def test_analog_stem_is_computed_once_and_held():
-    stem = LayerRecord(
-        "stem",
-        "conv",
-        (1, 3, 3),
-        (2, 3, 3),
-        kernel=(3, 3),
-        padding=(1, 1),
-        bias=True,
-        timesteps=1,
-        timesteps_out=4,
-        levels_out=1,
-        events_in=2,  # two non-zero pixels: the centre (9 taps) and a corner (4)
-        taps_in=13,
-        events_out=10,
-        amplitude_out=10,
-        neuron=True,
-    )
+    stem = layer(
+        "conv", (1, 3, 3), (2, 3, 3), square=(3, 1, 1), bias=True, timesteps_out=4, neuron=True,
+        # Two non-zero pixels: the centre (9 taps) and a corner (4).
+        levels=(0, 1), read=(2, 0), taps=(13, 0), sent=(10, 10),
+    )  # fmt: skip
     assert counts(stem, fanout="exact") == Counts(
         mac=26,
         ac=18 + 4 * 18 + 10,  # bias once, the held result at each of 4 timesteps, resets

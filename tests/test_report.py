@@ -22,8 +22,7 @@ from multispike.avalanche import run as run_avalanche
 from multispike.config import CompareConfig
 from multispike.errors import InputError
 from multispike.experiment import compare
-from multispike.report.axes import short_name
-from multispike.report.blocks import Table
+from multispike.report.blocks import Table, short_name
 from multispike.report.comparison import Comparison, read_comparison
 from multispike.report.energy_sections import pareto_front
 from multispike.report.html import SECTIONS, write_report
@@ -118,12 +117,14 @@ def test_a_difference_within_chance_is_no_win() -> None:
 
 def test_zero_skipping_ann_that_wins_is_named() -> None:
     prices = {"ann": {"total": 400e3}, "qann": {"total": 200e3}, "qann_skip": {"total": 50e3}}
-    crossover = {"qann_skip": {"verdict": "SNN wins below density 0.1"}}
-    text = said(result("snn", 0.9, 100e3, baselines=prices, crossover=crossover))
+    crossover = {"qann_skip": {"wins": [0.0, 0.1]}, "ann": {"wins": None}}
+    text = said(result("snn", 0.9, 100e3, baselines=prices, crossover=crossover, even_density=0.23))
     assert "4.00 times less than the dense ANN" in text
     assert "2.00 times as much as the zero-skipping quantised ANN (50 µJ)" in text
     assert "it loses against 1 of 3" in text
-    assert "SNN wins below density 0.1; measured density 0.250" in text
+    assert "needs less than the dense ANN at no density and" in text
+    assert "less than the zero-skipping quantised ANN below density 0.1; its events" in text
+    assert "its events cost what density 0.230 would" in text
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(1, 1e9)), min_size=1, max_size=20))

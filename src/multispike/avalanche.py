@@ -250,16 +250,14 @@ def bound(family: Family, branch: Branch, index: int, levels: int) -> int | None
     return (index + 1 if branch == "out" else index) * levels
 
 
-def growth(study: Avalanche) -> list[tuple[int, float]]:
-    """Per stage: how many times Σz per neuron its last block sends on what its first one does.
-
-    1 is no avalanche.
-    """
+def growth(study: Avalanche) -> list[tuple[Site, float]]:
+    """The output of each stage's last block, and how many times the Σz per neuron of the first
+    block's that is: 1 is no avalanche."""
     factors = []
     outs = study.along("out")
     for stage in sorted({site.stage for site in outs}):
         inside = [site for site in outs if site.stage == stage]
-        factors.append((stage, inside[-1].per_neuron / max(inside[0].per_neuron, 1e-12)))
+        factors.append((inside[-1], inside[-1].per_neuron / max(inside[0].per_neuron, 1e-12)))
     return factors
 
 

@@ -25,7 +25,12 @@ from multispike.models import create_model
 from multispike.profiling import measure, prices
 from multispike.records import with_density
 from multispike.report.results import read_result, write_results
-from multispike.report.terminal import comparison_table, energy_notes, energy_table
+from multispike.report.terminal import (
+    comparison_table,
+    crossover_table,
+    energy_notes,
+    energy_table,
+)
 from multispike.training import RESULT, Interrupted, Run, fit, load_data, load_run
 from multispike.training.run import read_settings
 
@@ -83,13 +88,14 @@ def energy(settings: EnergyConfig) -> None:
     """Price a run or an architecture, layer by layer, beside its ANN and quantised twins."""
     if Path(settings.target).exists():
         run = load_run(settings.target)
+        network = run.network
         dataset = _data_of(run, settings)
         loader = evaluation_loader(run, dataset)
         density = settings.density
         with progress_bar(True) as bar:
             task = bar.add_task("activity", total=len(dataset.test))
             activity = record_activity(
-                run.network,
+                network,
                 loader,
                 progress=lambda batches, samples: bar.update(task, completed=samples),
             )
@@ -115,9 +121,14 @@ def energy(settings: EnergyConfig) -> None:
         graded_op=settings.graded_op,
     )
     console = Console()
-    console.print(energy_table(priced))
-    for line in energy_notes(priced, density):
-        console.print(line, highlight=False, soft_wrap=True)
+    config = network.config
+    code = "ANN" if config["neuron"] == "relu" else f"T{config['timesteps']} N{config['levels']}"
+    name = f"{config['arch']} {code}"
+    console.print(energy_table(priced, name))
+    if "crossover" in priced:
+        console.print(crossover_table(priced))
+    for line in energy_notes(priced, name, density):
+        console.print(line, highlight=False, soft_wrap=not console.is_terminal)
     if settings.json:
         write_json(settings.json, {**priced, "assumed_density": density})
 

@@ -8,10 +8,10 @@ from typing import Any
 from torch import nn
 
 from multispike.activity import Activity, record_activity
-from multispike.energy import EnergyReport, baselines, crossover_density
+from multispike.energy import EnergyReport, baselines, crossover_density, even_density
 from multispike.energy import energy as price
 from multispike.energy.counts import Fanout, GradedOp
-from multispike.energy.profiles import Profile
+from multispike.energy.profiles import Profile, get_profile
 
 
 def profile(
@@ -78,15 +78,18 @@ def prices(
     graded_op: GradedOp = "mac",
 ) -> dict[str, Any]:
     """A report's `to_json()`; for spiking models also the prices of their ANN and quantised twins
-    ("baselines") and the densities at which they win or lose ("crossover")."""
+    ("baselines"), the densities at which they win or lose ("crossover"), and the one density that
+    costs as much as what was recorded ("even_density")."""
     result = _priced(activity, energy, bits, fanout, graded_op).to_json()
     if is_spiking(activity):
-        twins = baselines(activity.records, energy, bits, fanout=fanout)
-        crossings = crossover_density(
-            activity.records, energy, bits, fanout=fanout, graded_op=graded_op
-        )
+        records, profile = activity.records, get_profile(energy)
+        twins = baselines(records, profile, bits, fanout=fanout)
+        crossings = crossover_density(records, profile, bits, fanout=fanout, graded_op=graded_op)
         result["baselines"] = {name: twin.to_json()["energy_nj"] for name, twin in twins.items()}
         result["crossover"] = {name: crossing.to_dict() for name, crossing in crossings.items()}
+        result["even_density"] = even_density(
+            records, profile, bits, fanout=fanout, graded_op=graded_op
+        )
     return result
 
 

@@ -122,17 +122,19 @@ class LayerRecord:
         """`taps_in` of one timestep with every input active."""
         if self.kind not in ("conv", "pool"):
             return self.in_size
-        reached = 1
-        for axis in range(2):
-            reached *= _reached(
-                self.in_shape[axis + 1],
-                self.out_shape[axis + 1],
-                self.kernel[axis],
-                self.stride[axis],
-                self.padding[axis],
-                self.dilation[axis],
+        reached = [
+            sum(reach(*sizes))
+            for sizes in zip(
+                self.in_shape[1:],
+                self.out_shape[1:],
+                self.kernel,
+                self.stride,
+                self.padding,
+                self.dilation,
+                strict=True,
             )
-        return self.in_shape[0] * reached
+        ]
+        return self.in_shape[0] * math.prod(reached)
 
     @property
     def active_share(self) -> float:
@@ -154,13 +156,14 @@ class LayerRecord:
 
 
 def with_density(records: Iterable[LayerRecord], density: float) -> tuple[LayerRecord, ...]:
-    """The same layers with an assumed activity instead of a measured one.
+    """The same layers with assumed events instead of measured ones.
 
     `density` is the share of neurons that send an event at one timestep, the same for every
     layer that reads or sends events, on both paths of a residual sum. Assumed besides: events
     carry the mean level (N+1)/2 (levels 1..N equally likely), fall evenly over the image, and
-    are independent from one timestep to the next; analog inputs are non-zero everywhere;
-    `max_level` is the bound. Raises `InputError` for a density outside [0, 1].
+    are independent from one timestep to the next; `max_level` is the bound. Analog inputs stay as
+    they were recorded; where nothing was, they are non-zero everywhere. Raises `InputError` for a
+    density outside [0, 1].
     """
     if not 0 <= density <= 1:
         raise invalid("density", density, "a number in [0, 1]")
@@ -170,24 +173,31 @@ def with_density(records: Iterable[LayerRecord], density: float) -> tuple[LayerR
 def _at_density(record: LayerRecord, density: float) -> LayerRecord:
     """`with_density` for one layer."""
     spikes = record.input_kind == "spikes"
-    share = density if spikes else 1.0
-    mean_in = (record.levels_in + 1) / 2 if spikes else 0.0
-    events_in = share * record.timesteps * record.in_size
-    taps_in = share * record.timesteps * record.dense_taps
+    if spikes or not record.events_in:
+        record = _reading(record, density if spikes else 1.0)
     sends = record.neuron or (spikes and record.kind in ("add", "pool"))
     events_out = density * record.steps_out * record.out_size if sends else 0.0
     through_shortcut = density * record.timesteps * record.in_size
     return replace(
         record,
-        events_in=events_in,
-        amplitude_in=mean_in * events_in,
-        taps_in=taps_in,
-        amplitude_taps_in=mean_in * taps_in,
-        active_in=_once_at_least(share, record.timesteps) * record.in_size,
         events_out=events_out,
         amplitude_out=(record.levels_out + 1) / 2 * events_out,
         max_level=record.levels_out if events_out else 0,
         shortcut_events=through_shortcut if record.shortcut == "events" else 0.0,
+    )
+
+
+def _reading(record: LayerRecord, share: float) -> LayerRecord:
+    """The layer with that share of its inputs active at each timestep."""
+    mean = (record.levels_in + 1) / 2 if record.input_kind == "spikes" else 0.0
+    events, taps = (share * record.timesteps * n for n in (record.in_size, record.dense_taps))
+    return replace(
+        record,
+        events_in=events,
+        amplitude_in=mean * events,
+        taps_in=taps,
+        amplitude_taps_in=mean * taps,
+        active_in=_once_at_least(share, record.timesteps) * record.in_size,
     )
 
 
@@ -204,13 +214,21 @@ def checked(records: Sequence[LayerRecord]) -> tuple[LayerRecord, ...]:
 
 
 @cache
-def _reached(size: int, out: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    """Pairs (output, kernel position) along one axis that fall on the input, not its padding."""
-    return sum(
-        0 <= position * stride - padding + offset * dilation < size
-        for position in range(out)
-        for offset in range(kernel)
-    )
+def reach(
+    size: int, out: int, kernel: int, stride: int, padding: int, dilation: int
+) -> tuple[int, ...]:
+    """How many (output, kernel position) pairs read each of the `size` inputs along one axis.
+
+    >>> reach(4, 2, kernel=3, stride=2, padding=1, dilation=1)
+    (1, 2, 1, 1)
+    """
+    pairs = [0] * size
+    for output in range(out):
+        for offset in range(kernel):
+            place = output * stride - padding + offset * dilation
+            if 0 <= place < size:  # not the padding
+                pairs[place] += 1
+    return tuple(pairs)
 
 
 _COUNTS = (

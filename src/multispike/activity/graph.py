@@ -15,7 +15,7 @@ from torch import Tensor
 
 from multispike.activity.statistics import Grid, find_grid, nonzeros, on_grid
 from multispike.activity.tally import Errors, Magnitudes, Tally
-from multispike.records import Kind
+from multispike.records import Kind, reach
 
 Carries = Literal["spikes", "analog", "potential"]
 """Spikes: whole levels. Analog: any values, zeros among them. Potential: what a layer computed
@@ -42,14 +42,20 @@ class Window:
         [1.0, 2.0, 1.0, 1.0]
         """
         size, out = self.in_shape[axis + 1], self.out_shape[axis + 1]
-        outputs = torch.arange(out)
         if self.adaptive:
+            outputs = torch.arange(out)
             starts, ends = outputs * size // out, -(-(outputs + 1) * size // out)
             places = torch.arange(size)[:, None]
             return ((places >= starts) & (places < ends)).sum(1).double()
-        offsets = torch.arange(self.kernel[axis]) * self.dilation[axis] - self.padding[axis]
-        places = (outputs[:, None] * self.stride[axis] + offsets).flatten()
-        return torch.bincount(places[(places >= 0) & (places < size)], minlength=size).double()
+        pairs = reach(
+            size,
+            out,
+            self.kernel[axis],
+            self.stride[axis],
+            self.padding[axis],
+            self.dilation[axis],
+        )
+        return torch.tensor(pairs, dtype=torch.float64)
 
     def taps(self, per_position: Tensor) -> float:
         """Kernel positions reached by counts [H, W] (a scalar, for a layer without kernel)."""

@@ -134,13 +134,17 @@ def max_pool(axes: int) -> Rule:
         **__: Any,
     ) -> Any:
         signal = trace.read(input, "pool")
-        result = run()
-        out = result[0] if isinstance(result, tuple) else result
+        out = _values(result := run())
         window = _window(input, out, axes, kernel_size, stride, padding, dilation)
         _pooled(trace, signal, _planes(input, axes), out, window, area=1)
         return result
 
     return rule
+
+
+def _values(result: Any) -> Tensor:
+    """The output of a pooling that may give indices too."""
+    return result[0] if isinstance(result, tuple) else result
 
 
 def avg_pool(axes: int) -> Rule:
@@ -199,8 +203,7 @@ def adaptive(axes: int, averages: bool) -> Rule:
 
     def rule(trace: Trace, run: Run, input: Tensor, *_: Any, **__: Any) -> Any:
         signal = trace.read(input, "pool")
-        result = run()
-        out = result[0] if isinstance(result, tuple) else result
+        out = _values(result := run())
         _adaptive_pooled(trace, signal, _planes(input, axes), out, _planes(out, axes), averages)
         return result
 

@@ -4,7 +4,13 @@
 `baselines` compares with ANNs of the same shape, `synops` counts as NeuroBench does.
 """
 
-from multispike.energy.baselines import BASELINES, Crossover, baselines, crossover_density
+from multispike.energy.baselines import (
+    BASELINES,
+    Crossover,
+    baselines,
+    crossover_density,
+    even_density,
+)
 from multispike.energy.counts import Counts, Fanout, GradedOp, Network, counts
 from multispike.energy.pricing import Energy, EnergyReport, LayerEnergy, Memory, energy
 from multispike.energy.profiles import (
@@ -34,6 +40,7 @@ __all__ = [
     "counts",
     "crossover_density",
     "energy",
+    "even_density",
     "get_profile",
     "list_profiles",
     "load_profile",

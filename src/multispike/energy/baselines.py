@@ -17,13 +17,19 @@ from multispike.energy.profiles import Profile, get_profile
 from multispike.errors import invalid
 from multispike.records import LayerRecord, checked, with_density
 
-BASELINES: tuple[Network, ...] = ("ann", "qann", "qann_skip")
+BASELINES: dict[Network, str] = {
+    "ann": "dense ANN",
+    "qann": "dense quantised ANN",
+    "qann_skip": "zero-skipping quantised ANN",
+}
+"""What the SNN is compared with, and what to call it."""
 _STEPS = 60  # halvings of [0, 1]: beyond a float's precision
 
 
 @dataclass(frozen=True)
 class Crossover:
-    """Where the SNN needs less energy than a baseline, in events per neuron and timestep."""
+    """Where the SNN needs less energy than a baseline, in events per neuron and timestep, the same
+    in all layers."""
 
     baseline: Network
     wins: tuple[float, float] | None
@@ -35,24 +41,25 @@ class Crossover:
         return None if self.wins is None or self.wins[1] >= 1 else self.wins[1]
 
     @property
-    def verdict(self) -> str:
-        """One phrase for a report.
+    def where(self) -> str:
+        """At which densities, as words behind "the SNN needs less energy".
 
-        >>> Crossover("qann", (0.0, 0.25)).verdict, Crossover("ann", None).verdict
-        ('SNN wins below density 0.25', 'SNN never wins')
+        >>> Crossover("qann", (0.0, 0.25)).where, Crossover("ann", None).where
+        ('below density 0.25', 'at no density')
         """
         if self.wins is None:
-            return "SNN never wins"
+            return "at no density"
         low, high = self.wins
         if low <= 0:
-            return "SNN always wins" if high >= 1 else f"SNN wins below density {high:.3g}"
+            return "at any density" if high >= 1 else f"below density {high:.3g}"
         if high >= 1:
-            return f"SNN wins above density {low:.3g}"
-        return f"SNN wins between densities {low:.3g} and {high:.3g}"
+            return f"above density {low:.3g}"
+        return f"between densities {low:.3g} and {high:.3g}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Baseline, interval, crossing and verdict."""
-        return {**asdict(self), "density": self.density, "verdict": self.verdict}
+        """Baseline, interval, crossing, and the same in words."""
+        sentence = f"the SNN needs less energy than the {BASELINES[self.baseline]} {self.where}"
+        return {**asdict(self), "density": self.density, "verdict": sentence}
 
 
 def baselines(
@@ -84,11 +91,9 @@ def crossover_density(
     """Per baseline, the event density at which the SNN's energy equals the baseline's.
 
     One density for all layers that read or send events, under the assumptions of `with_density`;
-    measured activity is not used. Raises `InputError` where no layer has any.
+    the events that were measured are not used. Raises `InputError` where no layer has any.
     """
-    records = checked(records)
-    if not any(r.levels_in or r.levels_out for r in records):
-        raise invalid("records", f"{len(records)} layers without events", "a spiking network")
+    records = _spiking(records)
     prices = get_profile(profile)
 
     def total(network: Network, density: float) -> float:
@@ -109,6 +114,40 @@ def crossover_density(
         )
 
     return {network: Crossover(network, _negative(excess(network))) for network in BASELINES}
+
+
+def even_density(
+    records: Sequence[LayerRecord],
+    profile: str | Profile = "lemaire2022",
+    bits: int = 32,
+    *,
+    fanout: Fanout = "lemaire",
+    graded_op: GradedOp = "mac",
+) -> float:
+    """The density, the same in all layers, at which the SNN would need what it was recorded to.
+
+    What a crossover density is to be compared with: the mean of the measured densities is not, as
+    an event costs more in one layer than in another. 0 where events are free. Raises `InputError`
+    as `crossover_density`.
+
+    >>> layer = LayerRecord("fc", "linear", (4,), (3,), input_kind="spikes", levels_in=1)
+    >>> round(even_density(with_density([layer], 0.25)), 9)
+    0.25
+    """
+    records = _spiking(records)
+    prices = get_profile(profile)
+    recorded, silent, full = (
+        energy(layers, prices, bits, fanout=fanout, graded_op=graded_op).total_nj
+        for layers in (records, with_density(records, 0.0), with_density(records, 1.0))
+    )
+    return (recorded - silent) / (full - silent) if full > silent else 0.0
+
+
+def _spiking(records: Sequence[LayerRecord]) -> tuple[LayerRecord, ...]:
+    records = checked(records)
+    if not any(r.levels_in or r.levels_out for r in records):
+        raise invalid("records", f"{len(records)} layers without events", "a spiking network")
+    return records
 
 
 def _negative(difference: Callable[[float], float]) -> tuple[float, float] | None:

@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 from multispike.errors import unknown
 from multispike.records import LayerRecord
@@ -34,8 +34,16 @@ Fanout = Literal["lemaire", "exact"]
 GradedOp = Literal["mac", "repeat"]
 
 
+class Summable:
+    """Adds field by field."""
+
+    def __add__(self, other: Self) -> Self:
+        names = [field.name for field in fields(self)]  # pyright: ignore[reportArgumentType]
+        return type(self)(*(getattr(self, name) + getattr(other, name) for name in names))
+
+
 @dataclass(frozen=True)
-class Counts:
+class Counts(Summable):
     """Means per inference. Reads and writes are accesses of one element each."""
 
     mac: float = 0.0
@@ -52,9 +60,6 @@ class Counts:
     write_output: float = 0.0
     address_mac: float = 0.0
     address_ac: float = 0.0
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
     def __mul__(self, factor: float) -> Counts:
         return Counts(*(getattr(self, f.name) * factor for f in fields(self)))

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from multispike.energy.counts import Counts, Fanout, GradedOp, Network, counts
+from multispike.energy.counts import Counts, Fanout, GradedOp, Network, Summable, counts
 from multispike.energy.profiles import BITS, Profile, get_profile
 from multispike.energy.synops import synops
 from multispike.errors import invalid
@@ -41,7 +41,7 @@ NOT_MODELLED = (
 
 
 @dataclass(frozen=True)
-class Energy:
+class Energy(Summable):
     """nJ per inference by category."""
 
     ops: float = 0.0
@@ -56,9 +56,6 @@ class Energy:
     def total(self) -> float:
         """Sum of the categories, nJ."""
         return sum(getattr(self, field.name) for field in fields(self))
-
-    def __add__(self, other: Energy) -> Energy:
-        return Energy(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
     def to_dict(self) -> dict[str, float]:
         """Total and categories."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from multispike.report.axes import add_line, canvas, label, layer_axis, short_name
-from multispike.report.blocks import Column, Content, Json, Plot, Table
+from multispike.report.axes import add_line, canvas, label, layer_axis
+from multispike.report.blocks import Column, Content, Json, Plot, Table, short_name
 from multispike.report.comparison import Comparison
 
 _BRANCHES = {"direct": "direct path", "shortcut": "shortcut", "total": "sum"}

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from multispike.energy import BASELINES
 from multispike.report.axes import canvas, label
 from multispike.report.blocks import WHOLE_ROW, Column, Content, Json, Key, Plot, Table, number
 from multispike.report.comparison import MICRO, Comparison
+from multispike.report.crossover import MEANING, crossings, verdict
 from multispike.report.style import BASELINE_COLOURS
-
-BASELINE_NAMES = {
-    "ann": "dense ANN",
-    "qann": "dense quantised ANN",
-    "qann_skip": "zero-skipping quantised ANN",
-}
 
 
 def baselines(data: Comparison) -> Content:
-    """Every spiking run beside ANNs of its own shape, and the density where it stops winning."""
+    """Every spiking run beside ANNs of its own shape, and the densities below which it wins."""
     runs = [run for run in data.spiking if run.get("baselines")]
     if not runs:
         return Content(["No spiking run with baselines is in these results."])
@@ -31,7 +27,7 @@ def baselines(data: Comparison) -> Content:
         marker_color=[data.marks[run["name"]].colour for run in runs],
         hovertemplate="%{y}<br>as an SNN: %{x:,.2f} µJ<extra></extra>",
     )
-    for key, name in BASELINE_NAMES.items():
+    for key, name in BASELINES.items():
         figure.add_bar(
             x=[run["baselines"][key]["total"] * MICRO for run in runs],
             y=names,
@@ -44,13 +40,13 @@ def baselines(data: Comparison) -> Content:
         (
             Column("run"),
             Column("SNN, µJ", ",.3f"),
-            *(Column(f"{name}, µJ", ",.3f") for name in BASELINE_NAMES.values()),
+            *(Column(f"{name}, µJ", ",.3f") for name in BASELINES.values()),
         ),
         [
             (
                 run["name"],
                 run["energy_nj"]["total"] * MICRO,
-                *(run["baselines"][key]["total"] * MICRO for key in BASELINE_NAMES),
+                *(run["baselines"][key]["total"] * MICRO for key in BASELINES),
             )
             for run in runs
         ],
@@ -63,7 +59,7 @@ def baselines(data: Comparison) -> Content:
     ]
     legend = [data.marks[run["name"]].key() for run in runs]
     legend = [Key(key.name, key.colour) for key in legend]
-    legend += [Key(name, BASELINE_COLOURS[key][0]) for key, name in BASELINE_NAMES.items()]
+    legend += [Key(name, BASELINE_COLOURS[key][0]) for key, name in BASELINES.items()]
     return Content(
         [
             "The energy model prices the same layers as an ANN too: dense at full width, dense with"
@@ -71,6 +67,10 @@ def baselines(data: Comparison) -> Content:
             " the zeros that were measured. At T = 1 the last computes exactly what the SNN does.",
         ],
         tables=[_crossover(runs)],
+        points=[
+            *(f"{run['name']}: {verdict(run)}." for run in runs),
+            f"{MEANING[0].upper()}{MEANING[1:]}.",
+        ],
         legend=legend,
         plots=[
             Plot(
@@ -88,18 +88,20 @@ def _crossover(runs: Sequence[Json]) -> Table:
     return Table(
         (
             Column("run"),
-            Column("measured density", ".3f"),
-            *(Column(f"against the {name}") for name in BASELINE_NAMES.values()),
+            Column("mean density", ".3f"),
+            Column("its events cost what density", ".3f"),
+            *(Column(f"less energy than the {name}") for name in BASELINES.values()),
         ),
         [
             (
                 run["name"],
                 run["density"],
-                *(run["crossover"][key]["verdict"] for key in BASELINE_NAMES),
+                run.get("even_density"),
+                *(crossings(run)[key] for key in BASELINES),
             )
             for run in runs
         ],
-        "At which density, the same in all layers, the SNN needs less energy",
+        "At which density the SNN needs less energy than an ANN of its shape",
     )
 
 

@@ -46,13 +46,11 @@ def terminal_table(studies: Sequence[Avalanche]) -> TerminalTable:
     for column in ("stage", "density", "Σz/neuron", "max z", "bound", "growth"):
         table.add_column(column, justify="right")
     for study in studies:
-        outs = study.along("out")
-        for stage, factor in growth(study):
-            last = [site for site in outs if site.stage == stage][-1]
+        for last, factor in growth(study):
             near = "" if last.spikes else "~"
             table.add_row(
-                title(study) if stage == outs[0].stage else "",
-                str(stage),
+                title(study) if last.stage == 1 else "",
+                str(last.stage),
                 f"{last.density:.3f}",
                 f"{near}{last.per_neuron:.3f}",
                 f"{near}{last.largest:.4g}",
@@ -226,22 +224,19 @@ def _adds_up(study: Avalanche) -> bool:
 
 def _growth_rows(study: Avalanche) -> list[tuple[str | float | int | None, ...]]:
     """One row a stage: its last block."""
-    rows = []
-    for stage, factor in growth(study):
-        last = [site for site in study.along("out") if site.stage == stage][-1]
-        rows.append(
-            (
-                title(study),
-                stage,
-                last.index,
-                last.largest,
-                last.bound,
-                last.per_neuron,
-                factor,
-                (last.index + 1) / 2 if _adds_up(study) else None,
-            )
+    return [
+        (
+            title(study),
+            last.stage,
+            last.index,
+            last.largest,
+            last.bound,
+            last.per_neuron,
+            factor,
+            (last.index + 1) / 2 if _adds_up(study) else None,
         )
-    return rows
+        for last, factor in growth(study)
+    ]
 
 
 def _numbers(study: Avalanche) -> Table:

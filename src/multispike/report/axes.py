@@ -9,6 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from multispike.report.blocks import short_name
 from multispike.report.style import PAGE, SEQUENTIAL, Mark
 
 
@@ -63,20 +64,6 @@ def layer_axis(figure: go.Figure, names: Sequence[str]) -> None:
         tickfont_size=11,
         title=title,
     )
-
-
-def short_name(name: str) -> str:
-    """A layer's name without what all of them share.
-
-    >>> short_name("body.stage2_block1.path.conv1"), short_name("body.stage2_block1.merge")
-    ('2.1 conv1', '2.1 sum')
-    >>> short_name("stem.conv0"), short_name("body.stage2_block1.shortcut.conv0")
-    ('conv0', '2.1 shortcut')
-    """
-    name = re.sub(r"^(stem|body|classifier)\.", "", name)
-    name = re.sub(r"^stage(\d+)_block(\d+)\.?", r"\1.\2 ", name)
-    name = re.sub(r"shortcut\.(conv|neuron)0", "shortcut", name)
-    return name.replace("path.", "").replace("merge", "sum").strip()
 
 
 def heat_map(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -123,6 +124,20 @@ def percent(value: float) -> str:
 def listed(parts: Sequence[str]) -> str:
     """'a', 'a and b', 'a, b and c'."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def short_name(name: str) -> str:
+    """A layer's name without what all of them share.
+
+    >>> short_name("body.stage2_block1.path.conv1"), short_name("body.stage2_block1.merge")
+    ('2.1 conv1', '2.1 sum')
+    >>> short_name("stem.conv0"), short_name("body.stage2_block1.shortcut.conv0")
+    ('conv0', '2.1 shortcut')
+    """
+    name = re.sub(r"^(stem|body|classifier)\.", "", name)
+    name = re.sub(r"^stage(\d+)_block(\d+)\.?", r"\1.\2 ", name)
+    name = re.sub(r"shortcut\.(conv|neuron)0", "shortcut", name)
+    return name.replace("path.", "").replace("merge", "sum").strip()
 
 
 Json = dict[str, Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from multispike.report.axes import canvas, label, layer_axis, short_name
+from multispike.report.axes import canvas, label, layer_axis
 from multispike.report.blocks import (
     WHOLE_ROW,
     Column,
@@ -16,6 +16,7 @@ from multispike.report.blocks import (
     listed,
     number,
     row_of,
+    short_name,
 )
 from multispike.report.comparison import MICRO, Comparison, energy_uj
 from multispike.report.style import CATEGORIES, PARETO

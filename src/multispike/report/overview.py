@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from multispike.report.assumption_sections import BASELINE_NAMES
+from multispike.energy import BASELINES
 from multispike.report.blocks import Column, Content, Json, Table, listed, number, percent
 from multispike.report.comparison import (
     MICRO,
@@ -14,6 +14,7 @@ from multispike.report.comparison import (
     is_spiking,
     test_images,
 )
+from multispike.report.crossover import crossings
 
 
 def overview(data: Comparison) -> Content:
@@ -172,18 +173,21 @@ def _against_baselines(run: Json) -> str:
     """Against ANNs of the same shape, by the energy model alone."""
     own = run["energy_nj"]["total"]
     won, lost = [], []
-    for key, baseline in run["baselines"].items():
-        ratio = own / max(baseline["total"], 1e-300)
-        cost = f"{BASELINE_NAMES[key]} ({number(baseline['total'] * MICRO)} µJ)"
+    for key, name in BASELINES.items():
+        baseline = run["baselines"][key]["total"]
+        ratio = own / max(baseline, 1e-300)
+        cost = f"{name} ({number(baseline * MICRO)} µJ)"
         if ratio < 1:
             won.append(f"{1 / ratio:.2f} times less than the {cost}")
         else:
             lost.append(f"{ratio:.2f} times as much as the {cost}")
-    verdict = run["crossover"]["qann_skip"]["verdict"]
+    wins = [f"less than the {BASELINES[key]} {where}" for key, where in crossings(run).items()]
+    even = run.get("even_density")
+    costs = "" if even is None else f"; its events cost what density {even:.3f} would"
     return (
         f"Same layers as an ANN: {run['name']} needs {listed(won + lost)};"
         f" it {_verdict(len(won), len(lost))}."
-        f" Against skipping zeros, the {verdict}; measured density {run['density']:.3f}."
+        f" An SNN of this shape needs {listed(wins)}{costs}."
     )
 
 

@@ -7,6 +7,10 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from multispike.energy import BASELINES
+from multispike.report.blocks import short_name
+from multispike.report.crossover import MEANING, crossings, verdict
+
 
 def comparison_table(runs: list[dict[str, Any]]) -> Table:
     """One row a run: accuracy, activity, energy, speed. Fits 80 columns."""
@@ -47,69 +51,60 @@ CATEGORIES = {
 """Key of an energy -> heading that leaves room for eight columns of numbers."""
 
 
-def energy_table(priced: dict[str, Any]) -> Table:
+def energy_table(priced: dict[str, Any], name: str) -> Table:
     """One row a layer, one column a category, µJ per inference, as `profiling.prices` gives it."""
     energy = priced["energy_nj"]
     decimals = 1 if energy["total"] < 1e6 else 0
     table = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
-        title=f"µJ per inference, {energy['profile']}, {energy['bits']} bit",
+        title=f"{name}: µJ per inference, {energy['profile']} {energy['bits']} bit",
         show_footer=True,
     )
+
+    def cells(parts: dict[str, float]) -> list[str]:
+        return [f"{parts[key] / 1e3:,.{decimals}f}" if parts[key] else "-" for key in CATEGORIES]
+
     table.add_column("layer", "total", no_wrap=True)
-    table.add_column("events", justify="right")
-    for category, heading in CATEGORIES.items():
-        table.add_column(heading, f"{energy[category] / 1e3:,.{decimals}f}", justify="right")
+    table.add_column("events" if "baselines" in priced else "non-zero", justify="right")
+    for heading, total in zip(CATEGORIES.values(), cells(energy), strict=True):
+        table.add_column(heading, total, justify="right")
     for layer in priced["layers"]:
-        parts = layer["energy_nj"]
         table.add_row(
-            short_name(layer["name"]),
-            f"{layer['events_in']:,.0f}",
-            *(f"{parts[category] / 1e3:,.{decimals}f}" for category in CATEGORIES),
+            short_name(layer["name"]), f"{layer['events_in']:,.0f}", *cells(layer["energy_nj"])
         )
     return table
 
 
-def short_name(layer: str) -> str:
-    """A layer's name without what every name repeats.
-
-    >>> short_name("body.stage2_block1.path.conv1"), short_name("body.conv3")
-    ('s2b1.conv1', 'conv3')
-    """
-    for long, short in _SHORT.items():
-        layer = layer.replace(long, short)
-    return layer
-
-
-_SHORT = {
-    "body.": "",
-    "classifier.": "",
-    ".path.": ".",
-    ".shortcut.conv0": ".down",
-    "stage": "s",
-    "_block": "b",
-}
-
-
-def energy_notes(priced: dict[str, Any], density: float | None) -> list[str]:
-    """Baselines, crossings and assumptions, a line each."""
-    assumptions, total = priced["assumptions"], priced["energy_nj"]["total"]
-    names = {
-        "ann": "the dense ANN",
-        "qann": "the quantised ANN",
-        "qann_skip": "the zero-skipping quantised ANN",
-    }
-    lines = []
-    for key, twin in priced.get("baselines", {}).items():
-        lines.append(
-            f"{names[key]}: {twin['total'] / 1e3:,.1f} µJ, {twin['total'] / total:.2f} times the"
-            f" SNN; {priced['crossover'][key]['verdict']}"
-        )
-    source = "measured" if density is None else f"assumed, {density:g} per neuron and timestep"
-    lines.append(
-        f"events: {source}; fan-out: {assumptions['fanout']}; graded event:"
-        f" {assumptions['graded_op']}; --json lists every constant with its source"
+def crossover_table(priced: dict[str, Any]) -> Table:
+    """The same layers as ANNs: their energy, and below which density the SNN needs less."""
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, title="Against the same layers run as an ANN"
     )
-    lines += [f"not counted: {line}" for line in priced["not_counted"]]
-    return lines
+    table.add_column("ANN", no_wrap=True)
+    table.add_column("µJ", justify="right")
+    table.add_column("times SNN", justify="right")
+    table.add_column("the SNN needs less energy")
+    total = priced["energy_nj"]["total"]
+    for key, where in crossings(priced).items():
+        nj = priced["baselines"][key]["total"]
+        ratio = f"{nj / total:.2f}" if total else "-"
+        table.add_row(BASELINES[key], f"{nj / 1e3:,.1f}", ratio, where)
+    return table
+
+
+def energy_notes(priced: dict[str, Any], name: str, density: float | None) -> list[str]:
+    """The verdict and what it rests on, a line each."""
+    assumptions, lines = priced["assumptions"], []
+    if "baselines" in priced:
+        source = "measured" if density is None else f"assumed, density {density:g}"
+        lines += [
+            f"{name}: {verdict(priced)}",
+            MEANING,
+            f"events: {source}; fan-out: {assumptions['fanout']}; graded event:"
+            f" {assumptions['graded_op']}",
+        ]
+    else:
+        lines.append("a dense ANN: what it costs does not depend on its activations")
+    lines.append("--json lists every count, and every constant with its source")
+    return lines + [f"not counted: {line}" for line in priced["not_counted"]]

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from multispike.avalanche import Avalanche
+from multispike.report.blocks import short_name
 from multispike.report.paper import blank, legend_below, line
 from multispike.report.style import BASELINE_COLOURS, CATEGORIES, PARETO, marks
-from multispike.report.terminal import short_name
 from multispike.reproduce.page.learning import AIMS
 from multispike.reproduce.page.rows import FIRST, PROFILES, Rows, rows_of
 
