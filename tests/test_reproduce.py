@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from multispike import recipes
 from multispike.cli import COMMANDS, build_parser, main
 from multispike.config import TrainConfig
 from multispike.recipes import list_recipes, recipe
-from multispike.reproduce.settings import ReproduceConfig
+from multispike.report.results import KEYS
+from multispike.reproduce.archive import Archive
 from multispike.reproduce.studies import STUDIES, Study, row
 from multispike.training import load_run
 
@@ -24,6 +26,7 @@ TINY = {"arch": "sparse_resnet20", "epochs": 2, "limit_train": 96, "limit_test":
 
 INJECTED = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 from multispike import recipes
 from multispike.cli import main
@@ -43,24 +46,33 @@ def tiny() -> None:
     )  # fmt: skip
 
 
-@pytest.fixture
-def study(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
     """The folder of the tiny study's recipe; the table is as before afterwards."""
-    folder = tmp_path / "recipes"
+    folder = tmp_path_factory.mktemp("study") / "recipes"
     shutil.copytree(recipes.FOLDER, folder)
     (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    monkeypatch.setattr(recipes, "FOLDER", folder)
-    monkeypatch.setitem(STUDIES, "tiny", None)
-    tiny()
-    recipe.cache_clear()
-    yield folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipes, "FOLDER", folder)
+        patch.setitem(STUDIES, "tiny", None)
+        tiny()
+        recipe.cache_clear()
+        yield folder
     recipe.cache_clear()
 
 
-def arguments(folder, work="work", *more: str) -> list[str]:
+@pytest.fixture(scope="module")
+def whole(study, tmp_path_factory):
+    """The folder of a study that nobody stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert main(arguments(folder)) == 0
+    return folder
+
+
+def arguments(folder, *more: str) -> list[str]:
     return [
         *("reproduce", "tiny", "--results", str(folder / "results")),
-        *("--work", str(folder / work), "--docs", str(folder / "docs"), *more),
+        *("--work", str(folder / "work"), "--docs", str(folder / "docs"), *more),
     ]
 
 
@@ -126,10 +138,8 @@ def test_bad_names_are_one_line(capsys):
         assert error.count("\n") == 1
 
 
-def test_results_serve_a_fresh_clone(study, tmp_path, capsys):
-    """A second machine that has only results/ trains nothing; changed settings train again."""
-    assert main(arguments(tmp_path)) == 0
-    runs = results(tmp_path)
+def test_results_say_what_made_them(whole):
+    runs = results(whole)
     assert [(run["name"], run["seed"]) for run in runs] == [
         ("ann", 0), ("multilevel-T1-N4", 0), ("multilevel-T1-N4", 1),
     ]  # fmt: skip
@@ -141,46 +151,56 @@ def test_results_serve_a_fresh_clone(study, tmp_path, capsys):
         assert further["energy_nj"]["profile"] == "castagnetti2025"
         assert 0 < further["energy_nj"]["total"] != run["energy_nj"]["total"]
         assert ("qann_skip" in further.get("baselines", {})) == (run["neuron"] != "relu")
-    printed = capsys.readouterr()
-    assert "tiny 1/3: multilevel-T1-N4, seed 0" in printed.err
 
-    assert main(arguments(tmp_path, "elsewhere")) == 0
-    assert not (tmp_path / "elsewhere").exists()
-    assert results(tmp_path) == runs
 
-    (study / "tiny.yaml").write_text(yaml.safe_dump({**TINY, "lr": 0.05}))
+def test_results_serve_a_fresh_clone(study, whole, tmp_path, capsys):
+    """A second machine that has only results/ trains nothing; changed settings train again."""
+    shutil.copytree(whole / "results", tmp_path / "results")
+    assert main(arguments(tmp_path)) == 0
+    assert not (tmp_path / "work").exists()
+    assert results(tmp_path) == results(whole)
+
+    changed = {**TINY, "lr": 0.05}
+    shutil.copytree(whole / "work", tmp_path / "work")
+    (study / "tiny.yaml").write_text(yaml.safe_dump(changed))
     recipe.cache_clear()
-    assert main(arguments(tmp_path, "work", "--rows", "ann")) == 0
+    try:
+        assert main(arguments(tmp_path, "--rows", "ann")) == 0
+    finally:
+        (study / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+        recipe.cache_clear()
     again = results(tmp_path)
     assert [run["settings"]["lr"] for run in again] == [0.05, None, None]
+    assert again[1:] == results(whole)[1:]
     assert "lr was None" in capsys.readouterr().err
-    assert again[1:] == runs[1:]
 
 
-def test_weights_are_kept_without_paths_of_this_machine(study, tmp_path):
-    assert main(arguments(tmp_path, "work", "--rows", "multilevel-T1-N4", "--seeds", "1")) == 0
-    kept = tmp_path / "results" / "checkpoints" / "tiny-multilevel-T1-N4-s0.ckpt"
-    last = tmp_path / "work" / "tiny" / "multilevel-T1-N4-s0" / "last.ckpt"
+def test_weights_are_kept_without_paths_of_this_machine(whole):
+    kept = whole / "results" / "checkpoints" / "tiny-multilevel-T1-N4-s0.ckpt"
+    last = whole / "work" / "tiny" / "multilevel-T1-N4-s0" / "last.ckpt"
     assert kept.stat().st_size < 0.6 * last.stat().st_size
-    assert str(tmp_path).encode() not in kept.read_bytes()
-    one, two = load_run(kept.parent, kept.name), load_run(last.parent)
+    assert str(whole).encode() in last.read_bytes()
+    assert str(whole).encode() not in kept.read_bytes()
+    one, two = load_run(kept), load_run(last.parent)
     assert one.config.out is None
     for key, value in one.network.state_dict().items():
         assert torch.equal(value, two.network.state_dict()[key])
 
 
-def test_retrain_forgets_what_is_there(study, tmp_path):
-    only = ("--rows", "ann")
-    assert main(arguments(tmp_path, "work", *only)) == 0
-    before = results(tmp_path)[0]["environment"], results(tmp_path)[0]["accuracy"]
-    first = (tmp_path / "work/tiny/ann-s0/last.ckpt").stat().st_ino
-    assert main(arguments(tmp_path, "work", *only, "--retrain")) == 0
-    assert (tmp_path / "work/tiny/ann-s0/last.ckpt").stat().st_ino != first
-    assert results(tmp_path)[0]["accuracy"] == before[1]
+def test_retrain_forgets_what_is_there(whole, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    checkpoint = tmp_path / "work" / "tiny" / "ann-s0" / "last.ckpt"
+    before = checkpoint.stat().st_mtime_ns
+    assert main(arguments(tmp_path, "--rows", "ann")) == 0
+    assert checkpoint.stat().st_mtime_ns == before
+    assert main(arguments(tmp_path, "--rows", "ann", "--retrain")) == 0
+    assert checkpoint.stat().st_mtime_ns > before
+    for old, new in zip(results(whole), results(tmp_path), strict=True):
+        assert old["accuracy"] == new["accuracy"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_goes_on_after_a_kill(study, tmp_path, number):
+def test_goes_on_after_a_kill(study, whole, tmp_path, number):
     """Stopped in its second row, the same command ends with what it would have had."""
     command = [sys.executable, "-c", INJECTED, str(study), *arguments(tmp_path)]
     here = Path(__file__).parent
@@ -194,19 +214,27 @@ def test_goes_on_after_a_kill(study, tmp_path, number):
     assert process.returncode == (130 if number == signal.SIGINT else -number), error
     assert [(run["name"], run["seed"]) for run in results(tmp_path)] == [("multilevel-T1-N4", 0)]
     assert main(arguments(tmp_path)) == 0
-    assert main(arguments(tmp_path / "whole")) == 0
-    for one, two in zip(results(tmp_path), results(tmp_path / "whole"), strict=True):
+    for one, two in zip(results(tmp_path), results(whole), strict=True):
         for key in ("name", "seed", "accuracy", "loss", "events_per_inference", "energy_nj"):
             assert one[key] == two[key]
 
 
-def test_listing_counts_what_is_finished(study, tmp_path, capsys):
-    settings = ReproduceConfig(results=str(tmp_path / "results"))
-    assert main(["reproduce", "--results", settings.results]) == 0
-    assert "0/3" in capsys.readouterr().out
-    assert main(arguments(tmp_path, "work", "--rows", "ann")) == 0
-    capsys.readouterr()
-    assert main(["reproduce", "--results", settings.results]) == 0
-    printed = capsys.readouterr().out
-    assert "1/3" in printed
-    assert max(map(len, printed.splitlines())) <= 80
+def test_runs_that_arrive_during_a_training_stay(study, tmp_path):
+    """Another machine's rows, pulled in while this one trains, are not lost."""
+    archive = Archive(tmp_path, "tiny")
+    config = recipe("tiny")
+    result = {**dict.fromkeys(KEYS, 0), "layers": []}
+    assert not archive.finished("ann", config)
+    Archive(tmp_path, "tiny").add("binary-T4", config, {**result, "seed": 0})
+    archive.add("ann", config, {**result, "seed": 0})
+    assert [run["name"] for run in archive.runs] == ["ann", "binary-T4"]
+    assert archive.finished("ann", config)
+    assert not archive.finished("ann", replace(config, lr=0.3))
+
+
+def test_listing_counts_what_is_finished(whole, tmp_path, capsys):
+    for folder, expected in ((tmp_path, "0/3"), (whole, "3/3")):
+        assert main(["reproduce", "--results", str(folder / "results")]) == 0
+        printed = capsys.readouterr().out
+        assert expected in printed
+        assert max(map(len, printed.splitlines())) <= 80

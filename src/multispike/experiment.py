@@ -60,8 +60,11 @@ def compare(config: CompareConfig) -> int:
             result = train_run(run)
         except Interrupted:
             return stopped(run, "the same command goes on")
-        results.append(result)
-        write_results(folder, results)
+        if result:
+            results.append(result)
+            write_results(folder, results)
+    if not results:  # a process that has nothing to report
+        return 0
     from multispike.report.html import write_report
 
     report = write_report(folder)

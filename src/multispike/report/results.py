@@ -12,7 +12,7 @@ from multispike.files import write_json
 FORMAT = 1
 """Raised by one whenever a key changes its meaning."""
 
-_KEYS = {
+KEYS = {
     "name",
     "arch",
     "data",
@@ -23,6 +23,7 @@ _KEYS = {
     "layers",
     "environment",
 }
+"""What every run has at least."""
 
 
 def write_results(folder: Path, runs: list[dict[str, Any]]) -> Path:
@@ -91,7 +92,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _checked(run: dict[str, Any], path: Path) -> dict[str, Any]:
-    missing = _KEYS - run.keys()
+    missing = KEYS - run.keys()
     if missing:
         version = run.get("environment", {}).get("version", "an unknown version")
         raise InputError(

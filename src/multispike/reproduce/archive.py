@@ -20,17 +20,21 @@ CHECKPOINT_BYTES = 5_000_000
 
 
 class Archive:
-    """The runs of one study.
+    """The runs of one study, read anew whenever asked for: a training takes hours, and others may
+    bring in their runs meanwhile.
 
     Attributes:
         path: RESULTS/STUDY.json.
-        runs: results (DESIGN 5) with "settings"; "name" is the row's label.
     """
 
     def __init__(self, results: str | Path, study: str) -> None:
         self.study = study
         self.path = Path(results) / f"{study}.json"
-        self.runs: list[dict[str, Any]] = read_runs(self.path) if self.path.exists() else []
+
+    @property
+    def runs(self) -> list[dict[str, Any]]:
+        """Results (DESIGN 5) with "settings"; "name" is the row's label."""
+        return read_runs(self.path) if self.path.exists() else []
 
     def find(self, label: str, seed: int) -> dict[str, Any] | None:
         """The run of a row and seed, whatever its settings."""
@@ -43,21 +47,22 @@ class Archive:
 
     def remove(self, label: str, seed: int) -> None:
         """Forget a run."""
-        kept = [r for r in self.runs if (r["name"], r["seed"]) != (label, seed)]
-        if len(kept) < len(self.runs):
-            self._write(kept)
+        if self.find(label, seed):
+            self._write(self._without(label, seed))
 
     def add(self, label: str, config: TrainConfig, result: dict[str, Any]) -> None:
         """Put a finished run in the place of an older one, and write the file."""
-        others = [r for r in self.runs if (r["name"], r["seed"]) != (label, config.seed)]
+        others = self._without(label, config.seed)
         entry = {**result, "name": label, "settings": deciding(asdict(config))}
         self._write(sorted([*others, entry], key=lambda run: (run["name"], run["seed"])))
+
+    def _without(self, label: str, seed: int) -> list[dict[str, Any]]:
+        return [run for run in self.runs if (run["name"], run["seed"]) != (label, seed)]
 
     def _write(self, runs: list[dict[str, Any]]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         command = f"multispike reproduce {self.study} --data-dir DIR"
         write_runs(self.path, runs, study=self.study, command=command)
-        self.runs = runs
 
     def checkpoint(self, label: str, seed: int) -> Path:
         """Where the weights of a run are kept, if they are small."""

@@ -74,7 +74,8 @@ def listing(settings: ReproduceConfig) -> Table:
 
 def epoch_seconds(study: Study, archive: Archive) -> float:
     """Training time of one epoch and timestep: of the finished rows, or the study's rough one."""
-    steps = sum(run["epochs"] * run["timesteps"] for run in archive.runs)
-    if not steps:
+    runs = archive.runs
+    if not runs:
         return study.epoch_seconds
-    return sum(run["train_seconds"] for run in archive.runs) / steps
+    steps = sum(run["epochs"] * run["timesteps"] for run in runs)
+    return sum(run["train_seconds"] for run in runs) / steps

@@ -60,7 +60,7 @@ class Study:
         """Rows and seeds as they are trained: the headline, then by timesteps, further seeds last.
 
         >>> [(row.label, seed) for row, seed in STUDIES["table-cifar10"].order()][::4]
-        [('multilevel-T1-N4', 0), ('multilevel-T1-N8', 0), ('multilevel-T1-N4', 1)]
+        [('multilevel-T1-N4', 0), ('multilevel-T1-N8', 0), ('multilevel-T1-N4', 2)]
         """
         runs = [(row, seed) for row in self.rows for seed in range(row.seeds)]
         return sorted(

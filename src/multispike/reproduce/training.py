@@ -46,8 +46,8 @@ def make(name: str, settings: ReproduceConfig) -> int:
         if result:
             archive.keep_weights(row.label, config)
             archive.add(row.label, config, result)
-    if archive.runs:
-        Console().print(comparison_table(archive.runs))
+    if finished := archive.runs:
+        Console().print(comparison_table(finished))
     return 0
 
 

@@ -11,7 +11,7 @@ from multispike.reproduce.page.markdown import bullets, figure, source, table, v
 def ablation(content: dict[str, Any], file: str) -> list[str]:
     """`benchmarks/ablation.py`: one change of a recipe at a time."""
     rows = content["rows"]
-    reference = next(iter(rows.values()))
+    reference = rows.get("recipe")
     return [
         table(
             ["change", "options", "accuracy %", "points", "loss", "density", "events", "s"],
@@ -20,7 +20,7 @@ def ablation(content: dict[str, Any], file: str) -> list[str]:
                     name,
                     f"`{row['options']}`" if row["options"] else "-",
                     f"{100 * row['accuracy']:.2f}",
-                    f"{100 * (row['accuracy'] - reference['accuracy']):+.2f}",
+                    _points(row, reference),
                     f"{row['loss']:.4f}",
                     f"{row['density']:.3f}",
                     whole(row["events_per_inference"]),
@@ -40,12 +40,11 @@ def barrier(content: dict[str, Any], file: str) -> list[str]:
     lines = []
     for name, row in rows.items():
         share = f"{row['amplitude'] / reference['amplitude']:.2f}" if reference else "-"
-        more = f"{100 * (row['accuracy'] - reference['accuracy']):+.2f}" if reference else "-"
         lines.append(
             [
                 name,
                 f"{100 * row['accuracy']:.2f}",
-                more,
+                _points(row, reference),
                 whole(row["events"]),
                 whole(row["amplitude"]),
                 share,
@@ -61,6 +60,11 @@ def barrier(content: dict[str, Any], file: str) -> list[str]:
         ),
         _short_source(file, content),
     ]  # fmt: skip
+
+
+def _points(row: dict[str, Any], reference: dict[str, Any] | None) -> str:
+    """Accuracy above the reference, in points."""
+    return f"{100 * (row['accuracy'] - reference['accuracy']):+.2f}" if reference else "-"
 
 
 def _short_source(file: str, content: dict[str, Any]) -> str:
