@@ -103,6 +103,8 @@ COMMANDS = {
         (
             "multispike export RUN --format c --out DIR",
             "multispike export RUN --format onnx --out DIR --overwrite",
+            "multispike export RUN --evaluate",
+            "multispike export RUN --finetune 1 --data-dir DIR",
         ),
         {"run": "folder of the run, or a checkpoint by itself"},
     ),

@@ -76,7 +76,7 @@ def compare(config: CompareConfig) -> int:
 def evaluate(settings: EvaluateConfig) -> None:
     """Measure a run again: accuracy, activity and energy on the test set."""
     run = load_run(settings.run, settings.checkpoint)
-    dataset = _data_of(run, settings)
+    dataset = data_of(run, settings.data_dir, settings.limit_test)
     result = summarise(run, dataset, settings.profile, settings.bits)
     if settings.flip:
         result["accuracy_flip"] = mirrored_accuracy(run, dataset)
@@ -92,7 +92,7 @@ def energy(settings: EnergyConfig) -> None:
     if Path(settings.target).exists():
         run = load_run(settings.target)
         network = run.network
-        dataset = _data_of(run, settings)
+        dataset = data_of(run, settings.data_dir, settings.limit_test)
         loader = evaluation_loader(run, dataset)
         density = settings.density
         with progress_bar(True) as bar:
@@ -136,12 +136,12 @@ def energy(settings: EnergyConfig) -> None:
         write_json(settings.json, {**priced, "assumed_density": density})
 
 
-def _data_of(run: Run, settings: EvaluateConfig | EnergyConfig) -> Dataset:
-    """What a run is measured on: its own data, unless the settings say another place or limit."""
+def data_of(run: Run, data_dir: str | None = None, limit_test: int | None = None) -> Dataset:
+    """What a run is measured on: its own data, or those at another place or limit."""
     config = replace(
         run.config,
-        data_dir=settings.data_dir or run.config.data_dir,
-        limit_test=settings.limit_test or run.config.limit_test,
+        data_dir=data_dir or run.config.data_dir,
+        limit_test=limit_test or run.config.limit_test,
     )
     return load_data(config, config.timesteps)
 

@@ -20,7 +20,12 @@ class ExportConfig:
         out: Folder to write to, new or empty; by default RUN/FORMAT.
         checkpoint: last.ckpt (the end of the training) or best.ckpt.
         overwrite: Replace what an earlier export left in that folder.
-        json: Write what was exported (sizes, bounds) to this file.
+        evaluate: Measure the integer network on the test set, beside the float one.
+        finetune: Epochs of training with rounded weights, on the run's own data, before the export;
+            advised where rounding costs more than 0.3 points. Implies --evaluate.
+        data_dir: Folder with the run's data, if it has moved since the training.
+        limit_test: Evaluate on this many test samples only.
+        json: Write what was exported (sizes, bounds, accuracy) to this file.
     """
 
     run: str
@@ -28,10 +33,18 @@ class ExportConfig:
     out: str | None = None
     checkpoint: CheckpointName = "last.ckpt"
     overwrite: bool = False
+    evaluate: bool = False
+    finetune: int = 0
+    data_dir: str | None = None
+    limit_test: int | None = None
     json: str | None = None
 
     def check(self) -> None:
-        """Every value is allowed."""
+        """Raise `InputError` for the first value that is not allowed."""
+        if self.finetune < 0:
+            raise invalid("finetune", self.finetune, "a number of epochs >= 0")
+        if self.limit_test is not None and self.limit_test < 1:
+            raise invalid("limit_test", self.limit_test, "an integer >= 1")
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,7 @@ class BenchConfig:
         checkpoint: last.ckpt (the end of the training) or best.ckpt.
         threads: Threads of torch, ONNX Runtime and OpenVINO; the C program has one.
         seconds: Time spent on each engine and batch size.
+        data_dir: Folder with the run's data, if it has moved since the training.
         json: Write the result to this file.
     """
 
@@ -50,6 +64,7 @@ class BenchConfig:
     checkpoint: CheckpointName = "last.ckpt"
     threads: int = 2
     seconds: float = 5.0
+    data_dir: str | None = None
     json: str | None = None
 
     def check(self) -> None:

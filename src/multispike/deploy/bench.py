@@ -20,23 +20,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from multispike.data import load_dataset
 from multispike.deploy.c_export import export_c, flash_bytes
 from multispike.deploy.integer import IntegerNetwork
-from multispike.deploy.quantise import quantise
 from multispike.deploy.runtimes import (
     export_onnx,
     export_openvino,
     onnxruntime_session,
     openvino_request,
 )
+from multispike.deploy.trained import as_input, quantise_run
 from multispike.environment import environment
 from multispike.errors import RunError, invalid
+from multispike.experiment import data_of
 from multispike.models.network import Network
 from multispike.training.run import load_run
 
 Call = Callable[[NDArray[np.uint8]], NDArray[Any]]
-"""uint8 images [B, C, H, W] -> logits [B, classes]."""
+"""uint8 images [B, C, H, W], or event frames [T, B, C, H, W] -> logits [B, classes]."""
 
 COMPILE = ["cc", "-std=c99", "-O3", "-march=native", "-fPIC", "-shared", "-o", "model.so"]
 
@@ -68,15 +68,17 @@ def bench_run(
     seconds: float = 5.0,
     batches: Iterable[int] = (1, 64),
     images: int = 256,
+    data_dir: str | None = None,
 ) -> dict[str, Any]:
-    """Time a run's network on its own test images.
+    """Time a run's network on its own test samples.
 
     Args:
         folder, checkpoint: as for `load_run`.
         threads: of torch, ONNX Runtime and OpenVINO.
         seconds: of calls, per engine and batch size.
         batches: images a call.
-        images: test images that the calls take turns through.
+        images: test samples that the calls take turns through.
+        data_dir: folder with the data, if it has moved since the training.
 
     Returns:
         {"arch", "data", "threads", "environment", "rows": [one dict a `Speed`]}.
@@ -88,12 +90,10 @@ def bench_run(
     if not seconds > 0:
         raise invalid("seconds", seconds, "a number > 0")
     run = load_run(folder, checkpoint)
-    dataset = load_dataset(run.data["name"], run.config.data_dir, progress=False)
-    if dataset.test.inputs.dim() != 4:
-        raise invalid("data", run.data["name"], "image sets")
-    pixels = dataset.test.inputs[:images].numpy()
+    network = quantise_run(run)
+    dataset = data_of(run, data_dir, None)
+    pixels = as_input(network, dataset.test.inputs[:images]).numpy()
     mean, std = run.data["mean"], run.data["std"]
-    network = quantise(run.network, mean, std, pixels.shape[1:])  # pyright: ignore[reportArgumentType]
     with TemporaryDirectory() as temporary:
         engines = engines_of(run.network, network, mean, std, Path(temporary), threads)
         rows = race(engines, network, pixels, batches, seconds)
@@ -137,7 +137,8 @@ def torch_call(model: Network, mean: list[float], std: list[float], threads: int
     """The float network, normalisation included, channels last as oneDNN likes it."""
     shape = (-1, 1, 1)
     centre, scale = torch.tensor(mean).view(shape), torch.tensor(std).view(shape)
-    model = model.eval().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    layout = torch.channels_last
+    model = model.eval().to(memory_format=layout)  # pyright: ignore[reportCallIssue]
 
     def call(images: NDArray[np.uint8]) -> NDArray[Any]:
         before = torch.get_num_threads()
@@ -145,7 +146,9 @@ def torch_call(model: Network, mean: list[float], std: list[float], threads: int
         try:
             with torch.inference_mode():
                 inputs = (torch.from_numpy(images).float() / 255 - centre) / scale
-                return model(inputs.contiguous(memory_format=torch.channels_last)).numpy()
+                if inputs.dim() == 4:
+                    inputs = inputs.contiguous(memory_format=layout)
+                return model(inputs).numpy()
         finally:
             torch.set_num_threads(before)
 
@@ -167,9 +170,9 @@ def c_call(network: IntegerNetwork, folder: Path) -> Call:
     classes = network.readout.shape[0]
 
     def call(images: NDArray[np.uint8]) -> NDArray[Any]:
-        images = np.ascontiguousarray(images)
-        logits = np.empty((len(images), classes), np.int32)
-        for image, row in zip(images, logits, strict=True):
+        samples = np.ascontiguousarray(images.swapaxes(0, 1) if network.events else images)
+        logits = np.empty((len(samples), classes), np.int32)
+        for image, row in zip(samples, logits, strict=True):
             if run(image.ctypes.data, image.nbytes, row.ctypes.data, classes):
                 raise RunError("c: model_run refused its input")
         return logits
@@ -186,23 +189,24 @@ def race(
 ) -> list[Speed]:
     """Time all engines in turns, until each has had `seconds` of calls at each batch size."""
     expected = network.forward(pixels).argmax(1)
+    total = len(expected)
     rows = []
     for batch in batches:
-        if not 1 <= batch <= len(pixels):
-            raise invalid("batches", batch, f"1 to {len(pixels)}, the images at hand")
+        if not 1 <= batch <= total:
+            raise invalid("batches", batch, f"1 to {total}, the samples at hand")
         times: dict[str, list[float]] = {name: [] for name in engines}
         matches: dict[str, list[float]] = {name: [] for name in engines}
         for call, _ in engines.values():
-            call(pixels[:batch])  # allocate and choose kernels before the clock runs
+            call(pixels[..., :batch, :, :, :])  # allocate and choose kernels before the clock runs
         start = 0
         while min(sum(spent) for spent in times.values()) < seconds:
             part = slice(start, start + batch)
-            start = (start + batch) if start + 2 * batch <= len(pixels) else 0
+            start = (start + batch) if start + 2 * batch <= total else 0
             for name, (call, _) in engines.items():
                 if sum(times[name]) >= 4 * seconds:
                     continue  # a slow engine doesn't make the fast ones wait for ever
                 began = time.perf_counter()
-                logits = call(pixels[part])
+                logits = call(pixels[..., part, :, :, :])
                 times[name].append(time.perf_counter() - began)
                 matches[name].append(float((logits.argmax(1) == expected[part]).mean()))
         for name, (_, size) in engines.items():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from multispike.data import DATASETS
 from multispike.errors import invalid, unknown
 
 if TYPE_CHECKING:
@@ -56,17 +57,32 @@ def export_run(
     out: str | os.PathLike[str],
     checkpoint: str = "last.ckpt",
     overwrite: bool = False,
+    *,
+    evaluate: bool = False,
+    finetune: int = 0,
+    data_dir: str | None = None,
+    limit_test: int | None = None,
 ) -> dict[str, Any]:
     """Quantise a run's network and write it to the folder `out`.
 
+    Args:
+        run, format, out, checkpoint, overwrite: what, as what, where to.
+        evaluate: compare the integer network with the float one on the run's test samples.
+        finetune: epochs of training with rounded weights; implies `evaluate`.
+        data_dir, limit_test: as for `multispike.experiment.data_of`.
+
     Returns:
         {"arch", "format", "out", "timesteps", "levels", "logit_scale", "weights", "largest_bound",
-        "files": {name: bytes}}: `weights` of one byte each, and `largest_bound`, below 2^31, is
-        proven for every sum.
+        "accuracy", "finetuned", "files": {name: bytes}}: `weights` of one byte each, and
+        `largest_bound`, below 2^31, is proven for every sum. "accuracy" has the fields of
+        `multispike.deploy.trained.Accuracy`, or is None without `evaluate`; "finetuned" has those
+        after `finetune` epochs, or is None.
 
     Raises:
-        InputError: for an unknown format, a folder that is not empty without `overwrite`, or a
-            network that integers, or the format, can't carry; then nothing is written.
+        InputError: for an unknown format, a folder that is not empty without `overwrite`, missing
+            data, or a network that integers, or the format, can't carry; then nothing is written.
+        RunError: where the loss of the fine-tuning is no longer finite; what is written then is
+            the network without it.
     """
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
@@ -74,24 +90,24 @@ def export_run(
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not overwrite):
         raise invalid("out", str(folder), "an empty or new folder, or --overwrite")
 
-    from multispike.deploy.quantise import quantise
-    from multispike.deploy.store import save
+    from multispike.deploy.trained import compare, finetune_run, quantise_run
+    from multispike.experiment import data_of, evaluation_loader
     from multispike.training.run import load_run
 
     trained = load_run(Path(run), checkpoint)
-    data = trained.data
-    events = DATASETS[data["name"]].events
-    shape = tuple(data["input_shape"])
-    network = quantise(trained.network, data["mean"], data["std"], shape, events=events)
-    made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        FORMATS[format](network, folder)
-    except BaseException:
-        if made and not any(folder.iterdir()):
-            folder.rmdir()
-        raise
-    save(network, folder / NETWORK)
+    network = quantise_run(trained)
+    if evaluate or finetune:
+        dataset = data_of(trained, data_dir, limit_test)
+        loader = evaluation_loader(trained, dataset)
+    _write(network, format, folder)
+    accuracy = finetuned = None
+    if evaluate or finetune:
+        accuracy = compare(trained, network, loader)
+        if finetune:
+            finetune_run(trained, dataset, finetune)
+            network = quantise_run(trained)
+            _write(network, format, folder)
+            finetuned = compare(trained, network, loader)
     every = [one for layer in network.layers for one in getattr(layer, "synapses", ())]
     return {
         "arch": network.arch,
@@ -102,7 +118,27 @@ def export_run(
         "logit_scale": network.logit_scale,
         "weights": sum(one.weight.size for one in every if one.weight is not None),
         "largest_bound": max(network.bounds.values()),
+        "accuracy": asdict(accuracy) if accuracy else None,
+        "finetuned": asdict(finetuned) if finetuned else None,
         "files": {
             path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()
         },
     }
+
+
+def _write(network: IntegerNetwork, format: str, folder: Path) -> None:
+    """The format's files and the integer network; a folder made for them goes if that fails."""
+    from multispike.data.progress import progress_bar
+    from multispike.deploy.store import save
+
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with progress_bar(True) as bar:
+            bar.add_task(f"writing {format}", total=None)
+            FORMATS[format](network, folder)
+            save(network, folder / NETWORK)
+    except BaseException:
+        if made:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
