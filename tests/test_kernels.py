@@ -484,6 +484,7 @@ def test_tensors_without_memory_run_eagerly():
 )
 def test_compiled_models_see_one_graph(surrogate, learn, dtype):
     """torch.compile traces the eager code, without a graph break, to the fused numbers."""
+    torch._dynamo.reset()  # it keeps eight variants of a function, and here are nine
     neuron = MultiLevelIF(4, 0.8, surrogate, v_init=0.5, learn_threshold=learn)
     x = torch.randn(3, 2, 6, 5, 5).to(dtype)
     weights = torch.randn_like(x)

@@ -114,6 +114,14 @@ def test_ste_gradient_is_one_inside_and_zero_outside():
     assert x.grad.tolist() == [[[0.0, 1.0, 1.0, 1.0, 0.0]]]
 
 
+@pytest.mark.parametrize("v_init", [0.0, 0.5])
+def test_clip_gradient_is_one_where_the_level_is_not_clipped(v_init):
+    x = torch.linspace(-1.01, 2.02, 300)[None, None].requires_grad_()
+    MultiLevelIF(4, surrogate="clip", v_init=v_init)(x).sum().backward()
+    unclipped = torch.floor(x.detach() * 4 + v_init)
+    assert x.grad.tolist() == ((unclipped >= 0) & (unclipped <= 4)).float().tolist()
+
+
 @given(levels_, thresholds, st.floats(1.0, 10.0))
 def test_sigmoid_gradient_is_the_sum_of_its_bumps(n, threshold, alpha):
     """Against the formula in float64: sum_k D a' s(a'(h - kD))(1 - s(...)), a' = alpha/D."""

@@ -33,11 +33,12 @@ typedef struct {
     int64_t channels;  /* number of thresholds: 1, or one a channel */
     int64_t inner;     /* memory distance between channels; all elements if there is one threshold */
     int64_t levels;    /* N */
-    int64_t window;    /* how many bumps of the sigmoid's sum reach an element; 0 for "ste" */
+    int64_t window;    /* how many bumps of the sigmoid's sum reach an element; 0 for windows */
     int64_t detach;    /* no gradient through the reset */
     int64_t bfloat16;  /* type of x, s and their gradients; else float */
     int64_t threads;
     float alpha, beta;
+    float reach; /* end of the window of "ste" and "clip", in V_th */
     const float *constants; /* [4, channels]: rows as in Constants */
     const float *rise;      /* [window] exp(alpha * (c - k)), c the centre of the window */
     const float *fall;      /* [window] 1 / rise */
@@ -122,7 +123,7 @@ INLINE void begin(int64_t n, const Layer *layer, const Constants *c, const float
     for (int64_t i = 0; i < n; i++) v[i] = given ? given[i] * layer->beta : c->rest[i];
 }
 
-/* One timestep of one block: x, v -> s and v * decay. `mask` (or NULL) is 1 where 0 <= H <= V_th. */
+/* One timestep of one block: x, v -> s and v * decay. `mask` (or NULL) is 1 where 0 <= H <= V_th * reach. */
 INLINE void fire(int64_t n, const Layer *layer, const Constants *c, const float *restrict x,
                  float *restrict v, float decay, float *restrict s, uint8_t *restrict mask) {
     float levels = (float)layer->levels;
@@ -131,7 +132,7 @@ INLINE void fire(int64_t n, const Layer *layer, const Constants *c, const float 
         float spike = fraction(h, c->threshold[i], c->scale[i], levels) * c->threshold[i];
         spike = h == h ? spike : h; /* NaN stays NaN: a diverged run has to be seen */
         s[i] = spike;
-        if (mask) mask[i] = (h >= 0.0f) & (h <= c->threshold[i]);
+        if (mask) mask[i] = (h >= 0.0f) & (h <= c->threshold[i] * layer->reach);
         v[i] = (h - spike) * decay;
     }
 }
@@ -199,10 +200,10 @@ INLINE void bumps(int64_t n, const Layer *layer, const Constants *c,
     for (int64_t i = 0; i < n; i++) slope[i] *= alpha;
 }
 
-INLINE void inside(int64_t n, const Constants *c, const float *restrict potential,
+INLINE void inside(int64_t n, const Layer *layer, const Constants *c, const float *restrict potential,
                    float *restrict slope) {
     for (int64_t i = 0; i < n; i++)
-        slope[i] = potential[i] >= 0.0f && potential[i] <= c->threshold[i] ? 1.0f : 0.0f;
+        slope[i] = potential[i] >= 0.0f && potential[i] <= c->threshold[i] * layer->reach ? 1.0f : 0.0f;
 }
 
 /* One timestep of the backward: dL/ds, dL/dV (of this step, leak applied) -> dL/dx, dL/dV. */
@@ -322,7 +323,7 @@ void multispike_backward(const Layer *layer, const void *x, int64_t x_stride, co
                 else if (layer->window)
                     bumps(n, layer, &c, potential, slope);
                 else
-                    inside(n, &c, potential, slope);
+                    inside(n, layer, &c, potential, slope);
                 chain(n, layer, grad_s, slope, state, place(layer, grad_x, here, result));
                 store(layer, result, n, grad_x, here);
             }

@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from multispike.files import default_cache_dir, replacing
+from multispike.surrogate import WINDOWS
 
 if TYPE_CHECKING:
     from multispike.surrogate import NeuronSpec
@@ -70,7 +71,7 @@ class _Layer(ctypes.Structure):
                 "threads",
             )
         ],
-        *[(name, ctypes.c_float) for name in ("alpha", "beta")],
+        *[(name, ctypes.c_float) for name in ("alpha", "beta", "reach")],
         *[(name, ctypes.c_void_p) for name in ("constants", "rise", "fall")],
     )  # fmt: skip
 
@@ -262,6 +263,7 @@ def _layer(like: Tensor, constants: Tensor, spec: NeuronSpec) -> _Layer:
         threads=torch.get_num_threads() if elements * steps > SERIAL else 1,
         alpha=spec.alpha,
         beta=spec.beta,
+        reach=1 + WINDOWS.get(spec.surrogate, 0) / spec.levels,
         constants=constants.data_ptr(),
         rise=window[0].data_ptr(),
         fall=window[1].data_ptr(),
@@ -314,7 +316,7 @@ class FusedSpikes(torch.autograd.Function):
         strides = spikes.stride()[1:]
         x = _laid_out(x, strides)
         v = None if v is None else _laid_out(v, strides)
-        masked = spec.surrogate == "ste" and not ctx.needs_input_grad[2]
+        masked = spec.surrogate in WINDOWS and not ctx.needs_input_grad[2]
         mask = None
         if masked and any(ctx.needs_input_grad):
             mask = torch.empty_strided(spikes.shape, spikes.stride(), dtype=torch.uint8)

@@ -21,7 +21,14 @@ from torch import Tensor, nn
 
 from multispike.errors import InputError, invalid
 from multispike.kernels import FusedSpikes, empty_like_steps, usable
-from multispike.surrogate import SURROGATES, NeuronSpec, Threshold, level, threshold_gradient
+from multispike.surrogate import (
+    SURROGATES,
+    WINDOWS,
+    NeuronSpec,
+    Threshold,
+    level,
+    threshold_gradient,
+)
 
 MIN_THRESHOLD = 1e-3
 """A learned threshold is held at or above this value: at 0 the levels would fall together."""
@@ -39,7 +46,7 @@ class _Spikes(torch.autograd.Function):
         ctx: Any, x: Tensor, v: Tensor | None, threshold: Threshold, spec: NeuronSpec, last: bool
     ) -> tuple[Tensor, Tensor | None]:
         learned = isinstance(threshold, Tensor) and threshold.requires_grad
-        masked = spec.surrogate == "ste" and not learned
+        masked = spec.surrogate in WINDOWS and not learned
         spikes = empty_like_steps(x, x.dtype)
         masks = empty_like_steps(x, torch.bool) if masked else None
         state = v
@@ -48,7 +55,7 @@ class _Spikes(torch.autograd.Function):
             h = _charge(x[t], state, threshold, spec)
             torch.mul(level(h, threshold, spec.levels) / spec.levels, threshold, out=spikes[t])
             if masks is not None:
-                torch.logical_and(h >= 0, h <= threshold, out=masks[t])
+                masks[t] = SURROGATES[spec.surrogate](h, threshold, spec.levels, spec.alpha)
             if last or t + 1 < steps:
                 state = h - spikes[t]
         # The gradient's own strides must not be asked for: torch.compile can't know them yet.
@@ -133,7 +140,8 @@ class MultiLevelIF(nn.Module):
         levels: N, the largest level; 1 is the binary IF neuron.
         threshold: V_th > 0, a number, or a tensor [C] with one value a channel; an `nn.Parameter`
             is used as it is, so neurons that meet at one sum can share it.
-        surrogate: "sigmoid" (one logistic bump a level) or "ste" (1 inside [0, V_th]).
+        surrogate: "sigmoid" (one logistic bump a level), "ste" (1 inside [0, V_th]) or "clip" (1
+            inside [0, V_th + V_th/N], where the level is not clipped).
         alpha: steepness of "sigmoid", in 1/level.
         v_init: V[-1] in levels; 0.5 turns the floor into rounding.
         beta: leak, the share of the potential that is left after one step; 1 is no leak.

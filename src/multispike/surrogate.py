@@ -56,7 +56,20 @@ def ste_gradient(h: Tensor, threshold: Threshold, levels: int, alpha: float) -> 
     >>> ste_gradient(torch.tensor([-0.1, 0.0, 1.0, 1.1]), 1.0, 4, 5.0).int().tolist()
     [0, 1, 1, 0]
     """
-    return (h >= 0) & (h <= threshold)
+    return (h >= 0) & (h <= threshold * (1 + WINDOWS["ste"] / levels))
+
+
+def clip_gradient(h: Tensor, threshold: Threshold, levels: int, alpha: float) -> Tensor:
+    """Straight-through the floor, exact through the clip: 1 where 0 <= h <= V_th + V_th/N, else 0.
+
+    There floor(h / (V_th/N)) is in {0..N}, so that nothing is clipped; the window lies evenly
+    around the edges. `ste_gradient` shuts out potentials of the highest level, of which rounding
+    (v_init = 0.5) has many.
+
+    >>> clip_gradient(torch.tensor([-0.1, 0.0, 1.25, 1.3]), 1.0, 4, 5.0).int().tolist()
+    [0, 1, 1, 0]
+    """
+    return (h >= 0) & (h <= threshold * (1 + WINDOWS["clip"] / levels))
 
 
 def threshold_gradient(h: Tensor, threshold: Threshold, levels: int) -> Tensor:
@@ -73,8 +86,13 @@ def threshold_gradient(h: Tensor, threshold: Threshold, levels: int) -> Tensor:
 SURROGATES: dict[str, Callable[[Tensor, Threshold, int, float], Tensor]] = {
     "sigmoid": sigmoid_gradient,
     "ste": ste_gradient,
+    "clip": clip_gradient,
 }
 """Name -> stand-in for dz*D/dh; a new gradient is a new row."""
+
+
+WINDOWS = {"ste": 0, "clip": 1}
+"""Gradients that are 1 in a window and 0 outside: levels by which it reaches beyond V_th."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from multispike.errors import InputError, invalid, unknown
 from multispike.models import DEFAULT_LEVELS
 from multispike.models.table import ARCHITECTURES
 
-SurrogateName = Literal["sigmoid", "ste"]
+SurrogateName = Literal["sigmoid", "ste", "clip"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class Recipe:
         bias_lr: Factor on the learning rate of BN biases.
         whiten: Start the stem from the training images' principal patches (both signs).
         threshold: V_th of every neuron.
-        surrogate: Gradient of the spike: ste (straight-through) or sigmoid.
+        surrogate: Gradient of the spike: sigmoid, ste (straight-through in [0, V_th]) or clip (if
+            the level is not clipped).
         alpha: Steepness of the sigmoid gradient.
         v_init: Potential at the start, in levels; 0.5 rounds instead of cutting off.
         beta: Leak: share of the potential left after a step; 1 is none.
