@@ -96,6 +96,9 @@ ROWS: dict[str, tuple[str, str, str]] = {  # name -> arch, barrier, options
         f"sparse sigmoid {name}": ("sparse_resnet20", name, "--surrogate sigmoid")
         for name in ("masked", "identity")
     },
+    "sew V_th 2": ("sew_resnet20", "", "--threshold 2"),
+    "sparse masked V_th 2": ("sparse_resnet20", "masked", "--threshold 2"),
+    "sparse twice V_th 2": ("sparse_resnet20", "twice", "--threshold 2"),
 }
 
 
