@@ -237,14 +237,21 @@ class _Clock:
         return t, keep
 
     def _without_outliers(self, t: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        """Drop single events that lie outside the time of their neighbours, which are in order."""
-        before, here, after = t[:-2], t[1:-1], t[2:]
-        alone = (before <= after) & ((here < before - JITTER_US) | (here > after + JITTER_US))
-        keep = np.ones(len(t), dtype=bool)
-        keep[1:-1] = ~alone
-        if alone.any():
-            first = int(numbers[1 + int(alone.argmax())])
-            self._skipped.add("time out of order", int(alone.sum()), "events", first, "event")
+        """Which events to keep: without runs, short ones, that lie outside the time of their
+        neighbours, which are in order. A damaged time word makes one: all events up to the next.
+        """
+        edges = np.flatnonzero(np.abs(np.diff(t)) > JITTER_US) + 1
+        starts, stops = np.append(0, edges), np.append(edges, len(t))
+        first, last = t[starts], t[stops - 1]
+        before, after = last[:-2], first[2:]
+        here = slice(1, -1)
+        astray = np.zeros(len(starts), dtype=bool)
+        astray[here] = (before <= after) & (np.abs(last - first)[here] <= JITTER_US)
+        astray[here] &= (first[here] < before - JITTER_US) | (last[here] > after + JITTER_US)
+        keep = np.repeat(~astray, stops - starts)
+        if astray.any():
+            lost = numbers[~keep]
+            self._skipped.add("time out of order", len(lost), "events", int(lost[0]), "event")
         return keep
 
     def _raised(self, t: np.ndarray, numbers: np.ndarray) -> np.ndarray:
