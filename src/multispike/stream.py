@@ -370,13 +370,13 @@ def stream(config: StreamConfig) -> int:
                 sink.close()
         if config.json != "-":
             print_summary(console, summary)
+        elif recording.skipped:
+            note(f"skipped: {recording.skipped}")
     except BrokenPipeError:
         # What is left in the buffer would fail again when the interpreter ends.
         with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         return 0
-    if recording.skipped:
-        note(f"skipped: {recording.skipped}")
     if summary["interrupted"]:
         note("interrupted")
         return 130
