@@ -15,21 +15,24 @@ from short_runs import arguments, study, trained
 
 CHANGES = {
     "recipe": "",
-    "lr 0.1": "--lr 0.1",
-    "lr 0.4": "--lr 0.4",
-    "whiten": "--whiten",
-    "flip alternate": "--flip alternate",
+    "lr 0.15": "--lr 0.15",
+    "lr 0.6": "--lr 0.6",
+    "no whitening": "--no-whiten",
+    "flip random": "--flip random",
     "bias_lr 8": "--bias-lr 8",
     "label_smoothing 0": "--label-smoothing 0",
     "label_smoothing 0.2": "--label-smoothing 0.2",
     "ema 0.99": "--ema 0.99",
     "cosine": "--schedule cosine",
     "weight_decay 1e-3": "--weight-decay 1e-3",
+    "ste": "--surrogate ste",
     "sigmoid": "--surrogate sigmoid",
     "v_init 0": "--v-init 0",
+    "threshold 1": "--threshold 1",
+    "threshold 2": "--threshold 2",
+    "threshold 4": "--threshold 4",
     "learn_threshold layer": "--learn-threshold layer",
     "learn_threshold channel": "--learn-threshold channel",
-    "threshold 2": "--threshold 2",
 }
 
 

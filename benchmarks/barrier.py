@@ -92,13 +92,15 @@ ROWS: dict[str, tuple[str, str, str]] = {  # name -> arch, barrier, options
     "sew": ("sew_resnet20", "", ""),
     **{f"sparse {name}": ("sparse_resnet20", name, "") for name in BARRIERS},
     "sew sigmoid": ("sew_resnet20", "", "--surrogate sigmoid"),
+    "sparse sigmoid masked": ("sparse_resnet20", "masked", "--surrogate sigmoid"),
     **{
-        f"sparse sigmoid {name}": ("sparse_resnet20", name, "--surrogate sigmoid")
-        for name in ("masked", "identity")
+        f"{row} V_th {value}": (arch, name, f"--threshold {value}")
+        for value in (1, 3)
+        for row, arch, name in (
+            ("sew", "sew_resnet20", ""),
+            ("sparse masked", "sparse_resnet20", "masked"),
+        )
     },
-    "sew V_th 2": ("sew_resnet20", "", "--threshold 2"),
-    "sparse masked V_th 2": ("sparse_resnet20", "masked", "--threshold 2"),
-    "sparse twice V_th 2": ("sparse_resnet20", "twice", "--threshold 2"),
 }
 
 
