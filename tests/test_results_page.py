@@ -106,6 +106,21 @@ def test_verdicts_follow_from_the_numbers(graded, energy, expected, tmp_path):
     assert "1.100 times the energy of multilevel-T1-N4, the SNN wins" in text
 
 
+@pytest.mark.parametrize(
+    ("accuracy", "verdict"),
+    [(0.931, "0.30 times with -0.30 points, {}. **Holds.**"),
+     (0.92, "0.30 times with -1.40 points, {}. **Does not hold.**")],
+)  # fmt: skip
+def test_the_activity_penalty_is_held_to_its_aim(accuracy, verdict, tmp_path):
+    text = table_section(
+        tmp_path,
+        "table-cifar10",
+        made_run("table-cifar10", "binary-T4", 0.934, 1000.0),
+        made_run("table-cifar10", "multilevel-T1-N4-penalty-0.5", accuracy, 300.0),
+    )
+    assert verdict.format("multilevel-T1-N4-penalty-0.5") in text
+
+
 def test_it_says_where_the_snn_loses(tmp_path):
     run = made_run("table-cifar10", "multilevel-T1-N4", 0.9, 1000.0)
     run["baselines"]["qann_skip"] = energies(900.0)

@@ -33,6 +33,16 @@ def row(variant: str, *, prefix: str = "", seeds: int = 1, **overrides: Any) -> 
     return Row(prefix + variant, {**parse_variant(variant), **overrides}, seeds)
 
 
+def penalised(variant: str, weight: float) -> Row:
+    """A row whose loss has the activity penalty: a point of the accuracy-energy front.
+
+    >>> penalised("multilevel-T1-N4", 0.5).label
+    'multilevel-T1-N4-penalty-0.5'
+    """
+    overrides = {**parse_variant(variant), "activity_penalty": weight}
+    return Row(f"{variant}-penalty-{weight:g}", overrides)
+
+
 @dataclass(frozen=True)
 class Study:
     """A table or figure of the results page.
@@ -60,7 +70,7 @@ class Study:
         """Rows and seeds as they are trained: the headline, then by timesteps, further seeds last.
 
         >>> [(row.label, seed) for row, seed in STUDIES["table-cifar10"].order()][::4]
-        [('multilevel-T1-N4', 0), ('multilevel-T1-N8', 0), ('multilevel-T1-N4', 2)]
+        [('multilevel-T1-N4', 0), ('multilevel-T1-N8', 0), ('multilevel-T2-N2', 0)]
         """
         runs = [(row, seed) for row in self.rows for seed in range(row.seeds)]
         return sorted(
@@ -95,6 +105,7 @@ STUDIES: dict[str, Study] = {
             row("multilevel-T1-N4", seeds=3),
             row("multilevel-T1-N8"),
             row("multilevel-T2-N2"),
+            *(penalised("multilevel-T1-N4", weight) for weight in (0.2, 0.5, 1.0)),
         ),
         headline="multilevel-T1-N4",
         epoch_seconds=120,
