@@ -116,7 +116,8 @@ def test_studies_are_consistent(name):
     for item in entry.rows:
         config = TrainConfig(**{**vars(recipe(entry.recipe)), **item.overrides})
         config.check()
-        assert item.label.endswith(config.variant)
+        penalty = f"-penalty-{config.activity_penalty:g}" if config.activity_penalty else ""
+        assert item.label.endswith(config.variant + penalty)
 
 
 def test_order_is_headline_then_cheap_then_seeds():
