@@ -74,9 +74,14 @@ def test_event_frames(timesteps, tmp_path):
     network = small("sparse_resnet", timesteps, 2, events=True)
     frames = images(4, seed=5, frames=timesteps)
     export_c(network, tmp_path / "c")
-    samples = frames.transpose(0, 1).contiguous().numpy().tobytes()
-    done = run(make(tmp_path / "c"), stdin=samples)
+    samples = frames.transpose(0, 1).contiguous().numpy()
+    program = make(tmp_path / "c")
+    done = run(program, stdin=samples.tobytes())
     assert np.array_equal(logits(done), network.forward(frames))
+    np.save(tmp_path / "samples.npy", samples)
+    assert run(program, tmp_path / "samples.npy").stdout == done.stdout
+    np.save(tmp_path / "time_first.npy", frames.numpy())
+    assert (run(program, tmp_path / "time_first.npy").returncode == 2) == (timesteps > 1)
 
 
 @needs_cc
@@ -106,6 +111,9 @@ def program(tmp_path_factory):
         (np.zeros((1, *SHAPE), np.float32), "not uint8 in C order"),
         (np.zeros((1, *SHAPE), np.int8), "not uint8 in C order"),
         (np.zeros((2, *SHAPE), np.uint8, order="F"), "not uint8 in C order"),
+        (np.zeros((1, 9, 7, 2), np.uint8), "last axes of the .npy array are not 2, 9, 7"),
+        (np.zeros((12, 9, 7), np.uint8), "last axes of the .npy array are not 2, 9, 7"),
+        (np.zeros(126, np.uint8), "last axes of the .npy array are not 2, 9, 7"),
         (b"\x93NUMPY\x01\x00\xff\x00{", "header is truncated"),
         (b"\x93NUMPY\x03\x00\xff\x00{", "not a version 1"),
         (b"\x93NUMPY\x01\x00\xff\xff{", "not a version 1"),
@@ -171,6 +179,13 @@ def test_export_into_a_full_folder_needs_overwrite(tmp_path):
     export_c(network, tmp_path, overwrite=True)
     assert (tmp_path / "note.txt").read_text() == "mine"
     assert not list(tmp_path.glob("*.tmp"))
+    for name in ("weights7.c", "weights_mine.c"):  # of a larger network; of somebody else
+        (tmp_path / name).write_text("")
+    export_c(network, tmp_path, overwrite=True)
+    assert [path.name for path in sorted(tmp_path.glob("weights*.c"))] == [
+        "weights0.c",
+        "weights_mine.c",
+    ]
     with pytest.raises(InputError, match=r"^folder: got"):
         export_c(network, tmp_path / "note.txt", overwrite=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -43,13 +44,16 @@ def export_c(
     for name in _KERNELS:
         write_text(target / name, (kernels / name).read_text(encoding="utf-8"))
     groups = list(_grouped(network))
-    for index, group in enumerate(groups):
-        write_text(target / f"weights{index}.c", _weights(group))
+    sources = [f"weights{index}" for index in range(len(groups))]
+    for name, group in zip(sources, groups, strict=True):
+        write_text(target / f"{name}.c", _weights(group))
+    for path in target.glob("weights*.c"):  # of a larger network that stood here
+        if re.fullmatch(r"weights\d+", path.stem) and path.stem not in sources:
+            path.unlink()
     write_text(target / "model.h", _header(network))
     write_text(target / "model.c", _source(program))
     makefile = (kernels / "Makefile").read_text(encoding="utf-8")
-    names = " ".join(f"weights{index}" for index in range(len(groups)))
-    write_text(target / "Makefile", makefile.replace("@WEIGHTS@", names))
+    write_text(target / "Makefile", makefile.replace("@WEIGHTS@", " ".join(sources)))
     write_text(target / "README.md", _readme(program))
     return program
 
@@ -112,6 +116,7 @@ def _weights(group: list[Synapses]) -> str:
 def _header(network: IntegerNetwork) -> str:
     channels, rows, columns = network.input_shape
     frames = network.timesteps if network.events else 1
+    axes = ", ".join(map(str, (*([frames] if frames > 1 else []), *network.input_shape)))
     layout = "[timestep][channel][row][column]" if network.events else "[channel][row][column]"
     return f"""\
 /* {network.arch}: {"event frames" if network.events else "images"} -> integer logits, \
@@ -129,6 +134,7 @@ def _header(network: IntegerNetwork) -> str:
 #define MODEL_CLASSES {network.readout.shape[0]}
 #define MODEL_FRAME_BYTES (MODEL_CHANNELS * MODEL_ROWS * MODEL_COLUMNS)
 #define MODEL_INPUT_BYTES ((size_t){frames} * MODEL_FRAME_BYTES)
+#define MODEL_LAYOUT "{axes}" /* {layout} */
 
 enum {{ MODEL_OK = 0, MODEL_ERROR_INPUT = 1, MODEL_ERROR_LOGITS = 2 }};
 
@@ -278,7 +284,10 @@ int model_run(const uint8_t *input, size_t input_bytes, int32_t *logits, size_t 
 def _readme(program: Program) -> str:
     network = program.network
     channels, rows, columns = network.input_shape
-    frames = f"{network.timesteps} x " if network.events else ""
+    steps = network.timesteps if network.events else 1
+    frames = f"{steps} x " if network.events else ""
+    values = "event counts" if network.events else "pixels"
+    sample = steps * channels * rows * columns
     arenas = ", ".join(
         f"{WIDTHS[kind] * size:,} in {kind}" for kind, size in program.arenas.items()
     )
@@ -292,7 +301,7 @@ def _readme(program: Program) -> str:
     return f"""\
 # {network.arch}, integer and event-driven
 
-Input: uint8, {frames}{channels} x {rows} x {columns} ([channel][row][column]); raw pixels, the
+Input: uint8, {frames}{channels} x {rows} x {columns} ([channel][row][column]); raw {values}, the
 normalisation is folded in. Output: {network.readout.shape[0]} int32 logits, each worth
 {network.logit_scale:.9g} of the float network's units. Timesteps: {network.timesteps}.
 
@@ -310,9 +319,10 @@ In another program: `model.h`, `model.c`, `kernels.*` and `weights*.c`; call `mo
 | flash, int8 weights | {weights:,} |
 | flash, other tables | {flash_bytes(network) - weights:,} |
 
-The code itself adds a few kilobytes of flash. Nothing is allocated at run time; the stack holds
-a few small frames and never grows with the input. `main.c` adds a buffer for
-its input, {(network.timesteps if network.events else 1) * channels * rows * columns:,} bytes.
+Code comes on top: on a Cortex-M4 (gcc -O2) about 3 KB for the kernels and 2 to 5 KB for the calls.
+Nothing is allocated at run time; the stack holds a few small frames and never grows with the input.
+`main.c`, which is only for trying it out, adds RAM for its input ({sample:,} bytes), 4 KB to read
+.npy headers, and what printf needs.
 
 No sum can leave int32: bounds from the actual weights, of which the largest is {bound:,}
 ({largest}), are below 2,147,483,647.

@@ -74,8 +74,10 @@ void add_drive(int32_t *v, const int32_t *drive, shape_t shape)
 
 /* ---- synapses ---- */
 
-/* v[c] += weight[c] * value: where nearly all time is spent. */
-static void accumulate(int32_t *v, const int8_t *weight, int32_t value, int channels)
+/* v[c] += weight[c] * value: where nearly all time is spent. Bytes may alias anything unless told
+ * otherwise, and a compiler would check that before each vector loop. */
+static void accumulate(int32_t *restrict v, const int8_t *restrict weight, int32_t value,
+                       int channels)
 {
     for (int c = 0; c < channels; ++c)
         v[c] += weight[c] * value;

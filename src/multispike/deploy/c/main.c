@@ -27,6 +27,21 @@ static int fail(const char *message)
     return BAD_INPUT;
 }
 
+/* Whether the array's shape is MODEL_LAYOUT or ends so: other layouts have as many bytes. */
+static int shape_fits(void)
+{
+    static const char before[] = "'shape': (", layout[] = MODEL_LAYOUT ")";
+    const char *start = strstr(header, before);
+    const char *end = start == NULL ? NULL : strchr(start, ')');
+    if (end == NULL)
+        return 0;
+    start += sizeof before - 1;
+    if ((size_t)(end + 1 - start) < sizeof layout - 1)
+        return 0;
+    const char *tail = end + 1 - (sizeof layout - 1);
+    return strncmp(tail, layout, sizeof layout - 1) == 0 && (tail == start || tail[-1] == ' ');
+}
+
 /* Read a .npy header (version 1) up to the data. `start` bytes of it are in `input` already. */
 static const char *skip_npy_header(FILE *file)
 {
@@ -38,6 +53,8 @@ static const char *skip_npy_header(FILE *file)
     header[size] = '\0';
     if (strstr(header, "'|u1'") == NULL || strstr(header, "'fortran_order': False") == NULL)
         return "input: the .npy array is not uint8 in C order";
+    if (!shape_fits())
+        return "input: the last axes of the .npy array are not " MODEL_LAYOUT;
     return NULL;
 }
 
