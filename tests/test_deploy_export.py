@@ -1,12 +1,16 @@
 """From a trained run to each format."""
 
+import json
 import subprocess
 import sys
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from multispike.cli import main
 from multispike.config import TrainConfig
 from multispike.data import load_dataset
 from multispike.deploy.export import FORMATS, export_run
@@ -53,6 +57,80 @@ def test_every_format_is_written_beside_the_integer_network(run, format, tmp_pat
     # int8 weights move levels here and there: the logits stay the same but for that.
     error = network.forward(pixels) * network.logit_scale - floats
     assert np.corrcoef(error.ravel() + floats.ravel(), floats.ravel())[0, 1] > 0.9
+
+
+def test_evaluation_counts_what_both_networks_get_right(run, tmp_path):
+    summary = export_run(run, "c", tmp_path / "out", evaluate=True)
+    trained_run = load_run(run)
+    test = load_dataset("digits", progress=False, limit_test=32).test
+    mean, std = trained_run.data["mean"][0], trained_run.data["std"][0]
+    with torch.no_grad():
+        floats = trained_run.network((test.inputs.float() / 255 - mean) / std).argmax(1)
+    integers = load(tmp_path / "out" / "network.npz").forward(test.inputs).argmax(1)
+    assert summary["accuracy"] == {
+        "images": 32,
+        "float": (floats == test.labels).float().mean().item(),
+        "integer": (integers == test.labels.numpy()).mean(),
+        "same_class": (integers == floats.numpy()).mean(),
+    }
+    assert summary["finetuned"] is None
+
+
+def test_fine_tuning_from_the_command_line(run, tmp_path, capsys):
+    assert main(["export", run, "--out", str(tmp_path / "plain")]) == 0
+    assert "not measured, --evaluate does" in capsys.readouterr().out
+    options = ["--finetune", "2", "--limit-test", "20", "--json", str(tmp_path / "tuned.json")]
+    assert main(["export", run, "--out", str(tmp_path / "tuned"), *options]) == 0
+    out = capsys.readouterr().out
+    summary = json.loads((tmp_path / "tuned.json").read_text())
+    before, after = summary["accuracy"], summary["finetuned"]
+    assert before["images"] == after["images"] == 20
+    assert f"float {before['float']:.4f}, integer {before['integer']:.4f}" in out
+    assert f"after 2 epochs of fine-tuning: integer {after['integer']:.4f}" in out
+    plain, tuned = (load(tmp_path / name / "network.npz") for name in ("plain", "tuned"))
+    pixels = load_dataset("digits", progress=False).test.inputs[:8]
+    assert not np.array_equal(plain.forward(pixels), tuned.forward(pixels))
+    # The run itself stays as it was trained.
+    assert main(["export", run, "--out", str(tmp_path / "again")]) == 0
+    again = load(tmp_path / "again" / "network.npz")
+    assert np.array_equal(plain.forward(pixels), again.forward(pixels))
+
+
+def test_missing_data_are_named_before_anything_is_written(tmp_path):
+    for split, count in (("train", 32), ("test", 4)):
+        for name in ("a", "b"):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                noise = np.random.default_rng(index).integers(0, 256, (8, 8, 3), np.uint8)
+                Image.fromarray(noise).save(folder / f"{index}.png")
+    data = {"data": "imagefolder", "data_dir": str(tmp_path / "images"), "size": 8}
+    run = trained(tmp_path / "run", limit_train=None, limit_test=None, batch_size=16, **data)
+    (tmp_path / "images").rename(tmp_path / "moved")
+    with pytest.raises(InputError, match=r"^data_dir: got"):
+        export_run(run, "c", tmp_path / "out", evaluate=True)
+    assert not (tmp_path / "out").exists()
+    moved = str(tmp_path / "moved")
+    summary = export_run(run, "c", tmp_path / "out", evaluate=True, data_dir=moved)
+    assert summary["accuracy"]["images"] == 8
+    export_run(run, "c", tmp_path / "out2")  # without an evaluation no data are needed
+
+
+def test_a_place_that_cannot_be_written_is_one_line(run, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["export", run, "--out", str(tmp_path / "file" / "x")]) == 1
+    assert capsys.readouterr().err == f"multispike: {tmp_path / 'file' / 'x'}: Not a directory\n"
+
+
+def test_a_format_that_fails_leaves_no_folder(run, tmp_path, monkeypatch):
+    def fails(network, folder):
+        (folder / "half.c").write_text("int")
+        raise OSError("no space left on device")
+
+    monkeypatch.setitem(FORMATS, "c", fails)
+    with pytest.raises(OSError, match="no space left"):
+        export_run(run, "c", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_full_folders_unknown_formats_and_missing_runs_are_refused(run, tmp_path):

@@ -255,12 +255,14 @@ def main(arguments: list[str] | None = None) -> int:
         settings.check()
         module, function = command.function.split(":")
         return getattr(import_module(module), function)(settings) or 0
-    except (InputError, RunError, KeyboardInterrupt) as error:
+    except (InputError, RunError, OSError, KeyboardInterrupt) as error:
         if parsed.debug:
             raise
         if isinstance(error, KeyboardInterrupt):
             print("multispike: interrupted", file=sys.stderr)
             return 130
+        if isinstance(error, OSError) and error.filename is not None:  # full disk, no such folder
+            error = RunError(f"{error.filename}: {error.strerror}")
         print(f"multispike: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
 
