@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from browser import CHROMIUM, DEADLINE, Browser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multispike import MultiLevelIF, create_model
+from multispike import MultiLevelIF, __version__, create_model
 from multispike.avalanche import AvalancheConfig
 from multispike.avalanche import run as run_avalanche
 from multispike.config import CompareConfig
@@ -28,6 +29,7 @@ from multispike.report.energy_sections import pareto_front
 from multispike.report.html import SECTIONS, write_report
 from multispike.report.neuron_sections import transfer
 from multispike.report.overview import findings
+from multispike.report.results import write_results
 from multispike.report.style import BASELINE_COLOURS, CATEGORIES, PAGE, dark_colours, marks
 
 SMALL = CompareConfig(
@@ -297,9 +299,78 @@ def test_other_formats_damage_and_emptiness_are_refused(folder: Path, tmp_path: 
         write_report(tmp_path / "nowhere")
 
 
+def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where something stands in a result; of a list, its first item."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value[:1])
+    for key, part in parts:
+        yield (*at, key)
+        if isinstance(part, (dict, list)):
+            yield from places(part, (*at, key))
+
+
+@pytest.fixture(scope="module")
+def one_run(folder: Path) -> dict[str, Any]:
+    """The last run of the comparison, as it stands in its file, with the first of its layers."""
+    run = json.loads((folder / "results.json").read_text(encoding="utf-8"))["runs"][-1]
+    return {**run, **{key: run[key][:1] for key in ("layers", "neurons", "sums")}}
+
+
+def complaint(folder: Path, run: dict[str, Any]) -> str:
+    """Why results with this run are refused; empty where they are read."""
+    write_results(folder, [run])
+    try:
+        read_comparison(folder)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def test_a_result_with_anything_missing_or_odd_is_read_or_refused(
+    one_run: dict[str, Any], tmp_path: Path
+) -> None:
+    """Every key taken away and every value replaced: read, or one line that names the version."""
+    refused = 0
+    for *where, last in places(one_run):
+        for odd in ("gone", None, "odd", True):
+            changed = deepcopy(one_run)
+            inner: Any = changed
+            for key in where:
+                inner = inner[key]
+            if odd == "gone":
+                del inner[last]
+            else:
+                inner[last] = odd
+            said = complaint(tmp_path, changed)
+            refused += bool(said)
+            assert "\n" not in said
+            if said and "environment" not in (*where, last):
+                assert f"multispike {__version__}" in said
+    assert refused > 300
+
+
+def test_a_report_can_do_without_what_need_not_be_there(
+    one_run: dict[str, Any], tmp_path: Path
+) -> None:
+    needed = [key for key in one_run if complaint(tmp_path, {**one_run, key: {"no": "such"}})]
+    spare = [key for key in one_run if not complaint(tmp_path, without(one_run, key))]
+    assert {"baselines", "crossover", "assumptions", "confusion", "sums", "classes"} <= {*spare}
+    assert {*spare} & {*needed}  # not there, or right
+    for gone in [spare, *([key] for key in spare)]:
+        write_results(tmp_path, [without(one_run, *gone)])
+        data = read_comparison(tmp_path)
+        for row in SECTIONS:
+            if row.key not in ("neurons", "training", "front"):  # know none of these keys
+                row.build(data)
+
+
+def without(run: dict[str, Any], *gone: str) -> dict[str, Any]:
+    return {key: value for key, value in run.items() if key not in gone}
+
+
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
+        ("metrics.csv", "epoch,train_loss\n1,0.5\n", "without 'test_accuracy'"),
         ("metrics.csv", "epoch,test_accuracy\n1,high\n", "damaged table"),
         ("metrics.csv", "epoch,test_accuracy\n1\n", "damaged table"),
         ("config.yaml", "a: [", "not a YAML file"),

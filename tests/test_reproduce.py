@@ -17,7 +17,6 @@ from multispike import recipes
 from multispike.cli import COMMANDS, build_parser, main
 from multispike.config import TrainConfig
 from multispike.recipes import list_recipes, recipe
-from multispike.report.results import KEYS
 from multispike.reproduce.archive import Archive
 from multispike.reproduce.studies import STUDIES, Study, row
 from multispike.training import load_run
@@ -220,14 +219,14 @@ def test_goes_on_after_a_kill(study, whole, tmp_path, number):
             assert one[key] == two[key]
 
 
-def test_runs_that_arrive_during_a_training_stay(study, tmp_path):
+def test_runs_that_arrive_during_a_training_stay(study, whole, tmp_path):
     """Another machine's rows, pulled in while this one trains, are not lost."""
     archive = Archive(tmp_path, "tiny")
     config = recipe("tiny")
-    result = {**dict.fromkeys(KEYS, 0), "layers": []}
+    result = results(whole)[0]
     assert not archive.finished("ann", config)
-    Archive(tmp_path, "tiny").add("binary-T4", config, {**result, "seed": 0})
-    archive.add("ann", config, {**result, "seed": 0})
+    Archive(tmp_path, "tiny").add("binary-T4", config, result)
+    archive.add("ann", config, result)
     assert [run["name"] for run in archive.runs] == ["ann", "binary-T4"]
     assert archive.finished("ann", config)
     assert not archive.finished("ann", replace(config, lr=0.3))

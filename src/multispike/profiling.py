@@ -8,7 +8,13 @@ from typing import Any
 from torch import nn
 
 from multispike.activity import Activity, record_activity
-from multispike.energy import EnergyReport, baselines, crossover_density, even_density
+from multispike.energy import (
+    EnergyReport,
+    baselines,
+    checked_profile,
+    crossover_density,
+    even_density,
+)
 from multispike.energy import energy as price
 from multispike.energy.counts import Fanout, GradedOp
 from multispike.energy.profiles import Profile, get_profile
@@ -45,8 +51,9 @@ def profile(
     >>> round(profile(nn.Linear(4, 3), loader, "lemaire2022").total_nj, 3)
     0.33
     """
+    constants = checked_profile(energy, bits, fanout, graded_op)
     activity = record_activity(model, loader, max_batches=max_batches)
-    return _priced(activity, energy, bits, fanout, graded_op)
+    return _priced(activity, constants, bits, fanout, graded_op)
 
 
 def _priced(
@@ -111,6 +118,8 @@ def measure(
     quantised twins with the densities at which they win or lose. "energy_nj_profiles" holds, for
     each further one of `profiles`, "energy_nj" and "baselines" under it.
     """
+    for name in (energy, *profiles):
+        checked_profile(name, bits, fanout, graded_op)
     activity = record_activity(model, loader, confusion=True, errors=True, progress=progress)
 
     def priced(profile: str | Profile) -> dict[str, Any]:

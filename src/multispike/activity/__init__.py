@@ -72,6 +72,8 @@ def record_activity(
     """
     if max_batches is not None and max_batches < 1:
         raise invalid("max_batches", max_batches, "an integer >= 1, or None")
+    if not isinstance(model, nn.Module):
+        raise invalid("model", type(model).__name__, "a torch.nn.Module")
     model = getattr(model, "_orig_mod", model)  # a compiled module calls no hooks
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     recorder = Recorder(model, potentials, errors)

@@ -12,7 +12,14 @@ from multispike.energy.baselines import (
     even_density,
 )
 from multispike.energy.counts import Counts, Fanout, GradedOp, Network, counts
-from multispike.energy.pricing import Energy, EnergyReport, LayerEnergy, Memory, energy
+from multispike.energy.pricing import (
+    Energy,
+    EnergyReport,
+    LayerEnergy,
+    Memory,
+    checked_profile,
+    energy,
+)
 from multispike.energy.profiles import (
     Constant,
     Profile,
@@ -37,6 +44,7 @@ __all__ = [
     "Profile",
     "SynapticOperations",
     "baselines",
+    "checked_profile",
     "counts",
     "crossover_density",
     "energy",

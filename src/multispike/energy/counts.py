@@ -91,13 +91,7 @@ def counts(
     >>> counts(layer).ac, counts(layer, network="ann").mac
     (9.0, 12)
     """
-    for argument, value, names in (
-        ("network", network, Network),
-        ("fanout", fanout, Fanout),
-        ("graded_op", graded_op, GradedOp),
-    ):
-        if value not in get_args(names):
-            raise unknown(argument, value, get_args(names))
+    check_names(network, fanout, graded_op)
     if network == "snn":
         row = _EVENT_DRIVEN[record.kind]
         return row(record, fanout, graded_op)
@@ -107,6 +101,17 @@ def counts(
     if network == "qann_skip" and record.kind in ("conv", "linear"):
         return _zero_skipping(record, dense, fanout)
     return dense
+
+
+def check_names(network: str, fanout: str, graded_op: str) -> None:
+    """Raise `InputError` for a name that `counts` does not know."""
+    for argument, value, names in (
+        ("network", network, Network),
+        ("fanout", fanout, Fanout),
+        ("graded_op", graded_op, GradedOp),
+    ):
+        if value not in get_args(names):
+            raise unknown(argument, value, get_args(names))
 
 
 # --- dense networks: ANN and QANN, one evaluation, partial sums in a register ----------------

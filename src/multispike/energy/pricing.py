@@ -13,7 +13,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from multispike.energy.counts import Counts, Fanout, GradedOp, Network, Summable, counts
+from multispike.energy.counts import (
+    Counts,
+    Fanout,
+    GradedOp,
+    Network,
+    Summable,
+    check_names,
+    counts,
+)
 from multispike.energy.profiles import BITS, Profile, get_profile
 from multispike.energy.synops import synops
 from multispike.errors import invalid
@@ -90,9 +98,15 @@ class LayerEnergy:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EnergyReport:
-    """Energy of a whole network per inference, and the assumptions it rests on."""
+    """Energy of a whole network per inference, and the assumptions it rests on.
+
+    >>> energy([LayerRecord("fc", "linear", (4,), (3,), events_in=4, taps_in=4)], network="ann")
+    0.29045895 nJ per inference as ann, lemaire2022 at 32 bit
+    layer  kind      nJ      %    ops  memory
+    fc     linear  0.29  100.0  13.6%   86.4%
+    """
 
     profile: Profile
     bits: int
@@ -116,6 +130,37 @@ class EnergyReport:
     def total_nj(self) -> float:
         """nJ per inference."""
         return self.energy.total
+
+    def __repr__(self) -> str:
+        """Total, then a row a layer: energy, its share, and of it operations and memory."""
+        total = self.total_nj
+        title = (
+            f"{total:,.8g} nJ per inference as {self.network}, {self.profile.name} at {self.bits}"
+            " bit"
+        )
+        rows = [("layer", "kind", "nJ", "%", "ops", "memory")]
+        for layer in self.layers:
+            own, parts = layer.energy.total, layer.energy
+            computing = (parts.ops + parts.addressing) / own if own else 0.0
+            rows.append(
+                (
+                    layer.record.name,
+                    layer.record.kind,
+                    f"{own:,.2f}",
+                    f"{100 * own / total if total else 0:.1f}",
+                    f"{computing:.1%}",
+                    f"{1 - computing if own else 0:.1%}",
+                )
+            )
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if place < 2 else cell.rjust(width)
+                for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in rows
+        ]
+        return "\n".join([title, *lines, *(f"not counted: {line}" for line in self.not_counted)])
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain numbers, strings and lists, with all assumptions."""
@@ -164,9 +209,7 @@ def energy(
     >>> round(energy([layer], network="ann").total_nj, 4)
     0.2905
     """
-    if bits not in BITS:
-        raise invalid("bits", bits, f"one of {', '.join(map(str, BITS))}")
-    prices = get_profile(profile)
+    prices = checked_profile(profile, bits, fanout, graded_op, network)
     return EnergyReport(
         profile=prices,
         bits=bits,
@@ -185,6 +228,20 @@ def energy(
         ),
         not_counted=tuple(not_counted),
     )
+
+
+def checked_profile(
+    profile: str | Profile,
+    bits: int,
+    fanout: Fanout = "lemaire",
+    graded_op: GradedOp = "mac",
+    network: Network = "snn",
+) -> Profile:
+    """The profile; raises `InputError` where `energy` would, before there are records."""
+    check_names(network, fanout, graded_op)
+    if bits not in BITS:
+        raise invalid("bits", bits, f"one of {', '.join(map(str, BITS))}")
+    return get_profile(profile)
 
 
 def _price(

@@ -14,7 +14,7 @@ from multispike.report.style import BASELINE_COLOURS
 
 def baselines(data: Comparison) -> Content:
     """Every spiking run beside ANNs of its own shape, and the densities below which it wins."""
-    runs = [run for run in data.spiking if run.get("baselines")]
+    runs = data.priced
     if not runs:
         return Content(["No spiking run with baselines is in these results."])
     figure = canvas("energy per inference, µJ", "", 130 + 90 * len(runs), bargap=0.3)
@@ -140,7 +140,11 @@ def assumptions(data: Comparison) -> Content:
     )
     lines = [("chosen", choice) for choice in first["choices"]]
     lines += [("not modelled", gap) for gap in first["not_modelled"]]
-    lines += [(f"not counted in {run['name']}", gap) for run in known for gap in run["not_counted"]]
+    lines += [
+        (f"not counted in {run['name']}", gap)
+        for run in known
+        for gap in run.get("not_counted", [])
+    ]
     rest = Table((Column("kind"), Column("assumption")), lines, "Choices, and what is left out")
     return Content(
         [

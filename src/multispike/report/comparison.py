@@ -41,6 +41,11 @@ class Comparison:
         return [run for run in self.runs if is_spiking(run)]
 
     @property
+    def priced(self) -> list[Json]:
+        """Those of them whose result has the prices of ANNs of the same shape."""
+        return [run for run in self.spiking if run.get("baselines") and run.get("crossover")]
+
+    @property
     def anns(self) -> list[Json]:
         """The runs with ReLUs."""
         return [run for run in self.runs if not is_spiking(run)]
@@ -114,6 +119,13 @@ def _rows(path: Path) -> list[dict[str, float]]:
     with open(path, newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     try:
-        return [{key: float(value) for key, value in row.items()} for row in rows]
+        history = [{key: float(value) for key, value in row.items()} for row in rows]
     except (TypeError, ValueError) as error:
         raise InputError(f"metrics: got {str(path)!r}, a damaged table ({error})") from error
+    missing = [key for key in _METRICS if any(key not in row for row in history)]
+    if missing:
+        raise InputError(f"metrics: got {str(path)!r}, a table without {missing[0]!r}")
+    return history
+
+
+_METRICS = ("epoch", "test_accuracy", "train_loss")

@@ -111,5 +111,6 @@ def _matrix(run: Json) -> Plot:
 
 
 def class_names(run: Json) -> list[str]:
-    """The classes' names, or their numbers where the result has no names."""
-    return [str(name) for name in run.get("classes") or range(len(run["confusion"]))]
+    """The classes' names, or their numbers where the result has none for each."""
+    names, count = run.get("classes", []), len(run["confusion"])
+    return list(names) if len(names) == count else [str(number) for number in range(count)]

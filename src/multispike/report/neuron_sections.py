@@ -10,13 +10,15 @@ from multispike.report.blocks import Column, Content, Json, Plot, Table
 from multispike.report.comparison import Comparison, is_spiking
 from multispike.surrogate import SURROGATES
 
+_NEEDED = {"surrogate", "alpha", "v_init", "beta"}
+"""Settings of a run that make its neuron."""
 _POINTS = 601
 _SHOWN = 25  # rows of a table of curves: all of a plot's points would help nobody
 
 
 def neurons(data: Comparison) -> Content:
     """What each run's neuron answers to a constant input, and the gradient it learns with."""
-    known = [run for run in data.spiking if run["name"] in data.settings]
+    known = [run for run in data.spiking if data.settings.get(run["name"], {}).keys() >= _NEEDED]
     if not known:
         return Content(["No spiking run with its config.yaml is in this folder."])
     plots = [_transfer(data, known), _surrogate(data, known)]

@@ -30,9 +30,7 @@ def findings(data: Comparison) -> list[str]:
         if anns:
             found.append(_against_ann(run, anns[0]))
     found += _one_timestep(data)
-    for run in data.spiking:
-        if run.get("baselines"):
-            found.append(_against_baselines(run))
+    found += [_against_baselines(run) for run in data.priced]
     return [sentence for sentence in found if sentence]
 
 
