@@ -36,12 +36,11 @@ def load_cifar10dvs(
     `events_np`, as SpikingJelly does) with `cifar10_CLASS_NUMBER.aedat` (the authors' files),
     `.aedat4` (Tonic's) or `.npz` (SpikingJelly's). A part of the set will do.
 
-    The set has no split of its own, and published accuracies differ for that reason alone. All
-    of these take 100 recordings a class for the test:
+    The set has no split of its own, and published accuracies differ for that reason too. All of
+    these take 100 recordings a class for the test:
 
     - `fixed`: those listed in `data/splits/cifar10dvs.json`, spread over the whole set.
-    - `tebn`: numbers 0 to 99 (Duan et al. 2022, SpikingJelly's `CIFAR10DVSTEBNSplit`); known to
-      give a markedly higher accuracy than random splits.
+    - `tebn`: numbers 0 to 99 (Duan et al. 2022, SpikingJelly's `CIFAR10DVSTEBNSplit`).
     - `tet`: numbers 900 to 999 (Deng et al. 2022).
     - `sew`: the last 100 names in the order of strings (Fang et al. 2021, SpikingJelly's
       `split_to_train_test_set`): 909, 91, 910 and so on, up to 999.

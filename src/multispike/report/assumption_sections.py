@@ -62,9 +62,10 @@ def baselines(data: Comparison) -> Content:
     legend += [Key(name, BASELINE_COLOURS[key][0]) for key, name in BASELINES.items()]
     return Content(
         [
-            "The energy model prices the same layers as an ANN too: dense at full width, dense with"
-            " activations quantised to ⌈log2(N·T+1)⌉ bits, and quantised with zeros skipped, from"
-            " the zeros that were measured. At T = 1 the last computes exactly what the SNN does.",
+            "The energy model prices the same layers as an ANN too, evaluated once (of event data,"
+            " on all events in one frame): dense at full width, dense with activations quantised"
+            " to ⌈log2(N·T+1)⌉ bits, and quantised with zeros skipped, from the zeros that were"
+            " measured. At T = 1 the last computes exactly what the SNN does.",
         ],
         tables=[_crossover(runs)],
         points=[

@@ -53,36 +53,52 @@ def speed(content: dict[str, Any], file: str) -> list[str]:
 
 
 def streaming(content: dict[str, Any], file: str) -> list[str]:
-    """`benchmarks/stream.py`: what a camera's user waits for."""
+    """`benchmarks/stream.py`: what a camera's user waits for, part by part."""
+    names = [name for name in ("frames", "latency", "memory", "emulator") if name in content]
+    parts = {name: content[name]["measured"] for name in names}
     blocks = []
-    if "frames" in content:
-        rates = content["frames"].items()
-        blocks.append(
-            table(
-                ["format", "million events/s of process time"],
-                [[name, f"{rate / 1e6:.1f}"] for name, rate in rates],
-            )
-        )
-    if "latency" in content:
-        latency = content["latency"]["latency_ms"]
-        blocks.append(
-            table(
-                ["latency of a slice", *latency],
-                [["ms", *(f"{value:.2f}" for value in latency.values())]],
-            )
-        )
-    promises = [
-        verdict(f"{name} {sign} {limit:g}", f"{value:,.4g}", holds)
-        for name, (value, sign, limit, holds) in content["promises"].items()
-    ]
+    if "frames" in parts:
+        rates = [[name, f"{rate / 1e6:.1f}"] for name, rate in parts["frames"].items()]
+        blocks.append(table(["format", "million events/s of process time"], rates))
+    streams = {
+        "at the camera's pace": parts.get("latency"),
+        "a file, as fast as it goes": parts.get("memory", {}).get("summary"),
+    }
+    measured = {name: summary for name, summary in streams.items() if summary}
+    if measured:
+        columns = ["latency of a slice, ms", "p50", "p95", "p99", "max", "events/s", "dropped"]
+        rows = [
+            [
+                name,
+                *(f"{summary['latency_ms'][column]:.2f}" for column in columns[1:5]),
+                whole(summary["events_per_second"]),
+                f"{summary['slices_dropped']} of {whole(summary['slices'])}",
+            ]
+            for name, summary in measured.items()
+        ]
+        blocks.append(table(columns, rows))
+    if "emulator" in parts:
+        rates = parts["emulator"]["images_per_second"]
+        rows = [[name, f"{rate:.0f}"] for name, rate in rates.items()]
+        blocks.append(table(["emulated frames of 64x64", "images/s"], rows))
     width, height = content["sensor"]
     remarks = [
         f"made recordings of {content['rate'] / 1e6:g} million events/s on {width}x{height}"
         f" pixels, windows of {content['window_us'] / 1e3:g} ms, frames of"
-        f" {content['frame']}x{content['frame']}, fastnet with T=1 N=4; n = 1 run"
+        f" {content['frame']}x{content['frame']}, fastnet with T=1 N=4; n = 1 run",
     ]
-    command = content.get("command", "python benchmarks/stream.py")
-    return [*blocks, source(file, command, remarks, content["environment"]), bullets(promises)]
+    environments = [content[name]["environment"] for name in parts]
+    schedulers = dict.fromkeys(environment["scheduler"] for environment in environments)
+    remarks.append(f"scheduler: {' and '.join(schedulers)}")
+    promises = [
+        verdict(f"{name} {sign} {limit:g}", f"{value:,.4g}", holds)
+        for name, (value, sign, limit, holds) in content["promises"].items()
+    ]
+    return [
+        *blocks,
+        source(file, "python benchmarks/stream.py", remarks, *environments),
+        bullets(promises),
+    ]
 
 
 def exact(content: dict[str, Any], file: str) -> list[str]:
