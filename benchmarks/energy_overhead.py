@@ -28,7 +28,7 @@ from multispike.files import write_json
 from multispike.training import load_run
 
 TARGET = Path(__file__).parent.parent / "results" / "energy_overhead.json"
-PAIRS = 3
+PAIRS = 5
 
 
 def prepared(folder: str, run: str | None, images: int | None = None):
@@ -47,13 +47,13 @@ def prepared(folder: str, run: str | None, images: int | None = None):
 
 
 @torch.no_grad()
-def evaluate(network, loader) -> float:
-    """Seconds of a plain evaluation."""
+def evaluate(network, loader) -> tuple[float, int]:
+    """Seconds of a plain evaluation, and how many images it got right."""
     since = time.perf_counter()
     correct = 0
     for inputs, targets in loader:
         correct += int((network(inputs).argmax(1) == targets).sum())
-    return time.perf_counter() - since
+    return time.perf_counter() - since, correct
 
 
 def record(network, loader) -> float:
@@ -71,13 +71,15 @@ def peak_mb(folder: str, run: str | None, images: int) -> float:
 
 def main(folder: str, run: str | None) -> None:
     network, loader = prepared(folder, run)
-    evaluate(network, loader)
-    pairs = [(evaluate(network, loader), record(network, loader)) for _ in range(PAIRS)]
+    _, correct = evaluate(network, loader)
+    pairs = [(evaluate(network, loader)[0], record(network, loader)) for _ in range(PAIRS)]
     ratios = [recorded / plain for plain, recorded in pairs]
     result = {
         "command": "python benchmarks/energy_overhead.py DIR [RUN]",
         "network": network.config,
+        "trained": run is not None,
         "images": 10_000,
+        "accuracy": correct / 10_000,
         "n": PAIRS,
         "evaluate_seconds": [plain for plain, _ in pairs],
         "record_seconds": [recorded for _, recorded in pairs],
