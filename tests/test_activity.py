@@ -430,6 +430,7 @@ def test_the_layer_that_is_not_finite_is_named(value):
     ("loader", "message"),
     [
         ([], r"loader: got 'no batches'"),
+        (None, r"loader: got 'NoneType', allowed: an iterable"),
         ([torch.rand(2, 4)], r"loader: got 'Tensor', allowed: batches"),
         ([(torch.rand(2, 4), [0, 1])], r"loader: got 'list', allowed|loader: got 'tuple', allowed"),
         ([(torch.rand(0, 4), torch.zeros(0))], r"loader: got 'a batch of no targets'"),
@@ -445,6 +446,8 @@ def test_bad_loaders(loader, message):
 
 
 def test_a_model_without_layers_and_bad_limits():
+    with pytest.raises(InputError, match="model: got 'function', allowed"):
+        record_activity(lambda x: x, [])  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match="model: got 'Flatten'"):
         record(nn.Flatten(), torch.rand(2, 3))
     with pytest.raises(InputError, match="max_batches: got 0"):

@@ -235,6 +235,7 @@ def test_bounds_by_construction(family: str, expected: tuple[list[int | None], .
         ({"limit": 0}, "limit: got 0"),
         ({"batch_size": 1}, "batch_size: got 1"),
         ({"seed": -1}, "seed: got -1"),
+        ({"out": __file__}, "out: got .*, allowed: a folder"),
     ],
 )
 def test_bad_settings_are_named(change: dict[str, object], said: str) -> None:

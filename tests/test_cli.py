@@ -223,7 +223,13 @@ def test_energy_of_an_architecture(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ("vgg17", "arch: got 'vgg17', nearest: vgg16"),
+        ("vgg17", "target: got 'vgg17', nearest: vgg16"),
+        ("runs/gone", "target: got 'runs/gone', allowed: a run's folder, fastnet,"),
+        ("vgg16 --limit-test 10", "limit_test: got 10, allowed: only with a run"),
+        ("here --levels 8", "levels: got 8, allowed: only with an architecture, a run has its own"),
+        ("vgg16 --size 100000", "size: got 100000, allowed: an integer in [1, 4096]"),
+        ("vgg16 --json .", "json: got '.', allowed: a file in a folder that exists"),
+        ("vgg16 --json gone/out.json", "json: got 'gone/out.json'"),
         ("vgg16 --profile lemaire", "profile: got 'lemaire'"),
         ("vgg16 --density 1.5", "density: got 1.5"),
         ("vgg16 --bits 7", "bits"),
@@ -233,6 +239,7 @@ def test_energy_of_an_architecture(tmp_path, capsys):
 def test_bad_energy_requests_are_one_line(arguments, expected, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken.yaml").write_text("name: x\n")
+    (tmp_path / "here").mkdir()
     assert expected in refused(capsys, "energy", *arguments.split())
 
 

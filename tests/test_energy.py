@@ -232,6 +232,7 @@ def without(key):
         (as_yaml(add_8bit_pj={"value": 1.0, "source": " "}), "add_8bit_pj.source: got ' '"),
         (as_yaml(add_8bit_pj=0.1), "add_8bit_pj: got 0.1"),
         (as_yaml(add_8bit={"value": 1.0, "source": "x"}), "got 'add_8bit', nearest: add_8bit_pj"),
+        (as_yaml(fifo_elements={"value": 2.5, "source": "x"}), "fifo_elements: got 2.5"),
         (without("fifo_elements"), "constants: missing fifo_elements"),
         ({"name": "my_chip"}, "missing constants"),
         (as_yaml(name="sram8k"), "name: got 'sram8k'"),

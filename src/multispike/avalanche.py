@@ -102,9 +102,12 @@ def run(settings: AvalancheConfig) -> None:
 
     from rich.console import Console
 
+    from multispike.data.progress import progress_bar
     from multispike.report.avalanche import terminal_table, write_files
 
-    studies = list(study(settings))
+    with progress_bar(True) as bar:
+        total = 2 * len(settings.architectures) + len(settings.run_folders)
+        studies = list(bar.track(study(settings), total, description="networks"))
     Console().print(terminal_table(studies))
     page = write_files(Path(settings.out), studies, settings)
     print(f"report: {page}", file=sys.stderr)

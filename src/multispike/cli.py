@@ -26,6 +26,7 @@ from multispike.config import (
     ViewConfig,
 )
 from multispike.errors import InputError, RunError
+from multispike.files import check_target
 from multispike.models.listing import ModelsConfig
 from multispike.reproduce.settings import ReproduceConfig
 
@@ -253,6 +254,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = command.settings(**options)
         settings.check()
+        if getattr(settings, "json", None) not in (None, "-"):
+            check_target("json", settings.json)
         module, function = command.function.split(":")
         return getattr(import_module(module), function)(settings) or 0
     except (InputError, RunError, OSError, KeyboardInterrupt) as error:

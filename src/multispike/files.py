@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from multispike.errors import invalid
+
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -27,6 +29,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def check_target(argument: str, path: str | os.PathLike[str]) -> None:
+    """Raise `InputError` where no file could be written, before the work that fills it."""
+    target = Path(path)
+    if target.is_dir() or not target.parent.is_dir():
+        raise invalid(argument, os.fspath(path), "a file in a folder that exists")
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -74,6 +74,8 @@ def record_activity(
         raise invalid("max_batches", max_batches, "an integer >= 1, or None")
     if not isinstance(model, nn.Module):
         raise invalid("model", type(model).__name__, "a torch.nn.Module")
+    if not isinstance(loader, Iterable):
+        raise invalid("loader", type(loader).__name__, "an iterable of (inputs, targets)")
     model = getattr(model, "_orig_mod", model)  # a compiled module calls no hooks
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     recorder = Recorder(model, potentials, errors)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from multispike.config.names import split_names
@@ -87,8 +88,22 @@ class EnergyConfig:
             raise invalid("density", self.density, "events per neuron and timestep in [0, 1]")
         if self.limit_test is not None and self.limit_test < 1:
             raise invalid("limit_test", self.limit_test, "an integer >= 1")
-        if self.size < 1:
-            raise invalid("size", self.size, "an integer >= 1")
+        if not 1 <= self.size <= _LARGEST:
+            raise invalid("size", self.size, f"an integer in [1, {_LARGEST}]")
+        known = Path(self.target).exists()
+        if not known and self.target not in ARCHITECTURES:
+            raise unknown("target", self.target, ["a run's folder", *ARCHITECTURES])
+        for name in _OF_ARCHITECTURE if known else _OF_RUN:
+            value = getattr(self, name)
+            if value != getattr(EnergyConfig, name):
+                kind = "an architecture, a run has its own" if known else "a run"
+                raise invalid(name, value, f"only with {kind}")
+
+
+_OF_ARCHITECTURE = ("neuron", "levels", "timesteps", "size", "channels", "classes")
+_OF_RUN = ("data_dir", "limit_test")
+_LARGEST = 4096
+"""Side of an image that one pass can be expected to hold in memory."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +152,8 @@ class AvalancheConfig:
                 raise unknown("arch", name, residual)
         if not self.architectures and not self.run_folders:
             raise invalid("arch", self.arch, "one or more residual architectures, or --runs")
+        if Path(self.out).is_file():
+            raise invalid("out", self.out, "a folder, new or not")
         if self.data not in DATASETS:
             raise unknown("data", self.data, DATASETS)
         for name in ("levels", "timesteps", "limit"):

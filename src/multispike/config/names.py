@@ -4,9 +4,9 @@ from __future__ import annotations
 
 
 def split_names(text: str) -> list[str]:
-    """Comma-separated names.
+    """Comma-separated names, each once.
 
-    >>> split_names("ann, binary-T4,")
+    >>> split_names("ann, binary-T4, ann,")
     ['ann', 'binary-T4']
     """
-    return [name.strip() for name in text.split(",") if name.strip()]
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))

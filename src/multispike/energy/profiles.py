@@ -60,6 +60,8 @@ class Profile:
     def __post_init__(self) -> None:
         for name, constant in self.constants().items():
             _check_constant(f"{self.name}.{name}", constant)
+        if self.fifo_elements.value % 1:
+            raise invalid(f"{self.name}.fifo_elements", self.fifo_elements.value, "a whole number")
 
     def constants(self) -> dict[str, Constant]:
         """All constants by name."""

@@ -9,8 +9,9 @@ from multispike.energy import BASELINES, Crossover, Network
 from multispike.report.blocks import Json, listed
 
 MEANING = (
-    "density: events per neuron and timestep, here the same in every layer; a quantised ANN has"
-    " activations of ⌈log2(N·T+1)⌉ bits"
+    "density: events per neuron and timestep, the same in every layer (measured zeros are"
+    " spread unevenly, which can serve the zero-skipping ANN better or worse than the SNN);"
+    " a quantised ANN has activations of ⌈log2(N·T+1)⌉ bits"
 )
 """What the densities of a crossover are."""
 
