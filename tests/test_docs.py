@@ -1,0 +1,56 @@
+"""README.md and docs/: the Python blocks run, the commands parse, the links lead somewhere.
+
+A block that is not to be run is written indented, without ```python.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from multispike.cli import COMMANDS, build_parser
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+COMMAND = re.compile(r"^ {4}(multispike (?:.*\\\n)*.*)$|`(multispike [^`]+)`", re.MULTILINE)
+
+
+def found(pattern: re.Pattern[str]) -> list:
+    """Every match on all pages, with its page and line as the test's name."""
+    return [
+        pytest.param(match, id=f"{page.name}:{text.count(chr(10), 0, match.start()) + 1}")
+        for page in PAGES
+        for text in [page.read_text(encoding="utf-8")]
+        for match in pattern.finditer(text)
+    ]
+
+
+@pytest.mark.parametrize("match", found(BLOCK))
+def test_python_blocks_run(match, tmp_path, monkeypatch):
+    """Each by itself, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    code = compile(match[1], "<documentation>", "exec")
+    exec(code, {"__name__": "documentation"})
+
+
+@pytest.mark.parametrize("match", found(COMMAND))
+def test_commands_parse(match):
+    """Every option that is shown exists; values may be placeholders."""
+    words = shlex.split((match[1] or match[2]).replace("\\\n", " "), comments=True)[1:]
+    if words[0] in ("--help", "COMMAND"):
+        return
+    assert words[0] in COMMANDS
+    parser = build_parser().commands[words[0]]
+    options = {name for action in parser._actions for name in action.option_strings}
+    assert {word for word in words if word.startswith("--")} <= options
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
