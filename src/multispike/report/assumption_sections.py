@@ -90,8 +90,8 @@ def _crossover(runs: Sequence[Json]) -> Table:
         (
             Column("run"),
             Column("mean density", ".3f"),
-            Column("its events cost what density", ".3f"),
-            *(Column(f"less energy than the {name}") for name in BASELINES.values()),
+            Column("same cost at density", ".3f"),
+            *(Column(name) for name in BASELINES.values()),
         ),
         [
             (
@@ -102,7 +102,7 @@ def _crossover(runs: Sequence[Json]) -> Table:
             )
             for run in runs
         ],
-        "At which density the SNN needs less energy than an ANN of its shape",
+        "The SNN needs less energy than an ANN of its shape, by kind of ANN",
     )
 
 
