@@ -188,7 +188,7 @@ class MultiLevelIF(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Spikes s [T, B, ...] for inputs x [T, B, ...]; starts from v_init, keeps nothing."""
-        return _spikes(x, None, self._threshold(x), self.spec, False)[0]
+        return _spikes(x, None, self.threshold_for(x), self.spec, False)[0]
 
     def step(self, x_t: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One timestep: inputs x_t [B, ...] and potential v [B, ...] -> spikes s_t and the new v.
@@ -204,10 +204,10 @@ class MultiLevelIF(nn.Module):
         """
         if v is not None and v.shape != x_t.shape:
             raise invalid("v", tuple(v.shape), f"the shape of x_t, {tuple(x_t.shape)}")
-        spikes, v = _spikes(x_t[None], v, self._threshold(x_t[None]), self.spec, True)
+        spikes, v = _spikes(x_t[None], v, self.threshold_for(x_t[None]), self.spec, True)
         return spikes[0], v  # pyright: ignore[reportReturnType]
 
-    def _threshold(self, x: Tensor) -> Threshold:
+    def threshold_for(self, x: Tensor) -> Threshold:
         """V_th so that it broadcasts against one step of x [T, B, C, ...]."""
         threshold = self.threshold
         if not isinstance(threshold, Tensor):

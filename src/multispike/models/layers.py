@@ -8,19 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from multispike.models.fusion import OverTime
 from multispike.neurons import MultiLevelIF, Threshold, barrier
-
-
-class OverTime(nn.Module):
-    """Runs a neuron on tensors whose first axis merges time and batch, [T*B, ...]."""
-
-    def __init__(self, neuron: MultiLevelIF, timesteps: int) -> None:
-        super().__init__()
-        self.neuron = neuron
-        self.timesteps = timesteps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.neuron(x.unflatten(0, (self.timesteps, -1))).flatten(0, 1)
 
 
 @dataclass(frozen=True)
@@ -116,8 +105,3 @@ def conv_bn(
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return OrderedDict({f"conv{index}": conv, f"bn{index}": nn.BatchNorm2d(out_channels)})
-
-
-def max_pool() -> nn.MaxPool2d:
-    """2x2, stride 2; the last row of an odd size is kept, and 1x1 stays 1x1."""
-    return nn.MaxPool2d(2, ceil_mode=True)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from multispike.errors import InputError
+from multispike.kernels import traced
+from multispike.models.fusion import normed_spikes, watched
 
 
 class Network(nn.Module):
@@ -46,15 +48,29 @@ class Network(nn.Module):
             InputError: for another rank, number of channels or number of timesteps.
         """
         self._check(inputs)
-        if inputs.dim() == 4:
-            drive = _every_step(self.stem(inputs), self.timesteps)
-        else:
-            drive = self.stem(inputs.flatten(0, 1)).unflatten(0, inputs.shape[:2])
-        x = self.body(self.encoder(drive).flatten(0, 1))
+        x = self.body(self._encoded(inputs).flatten(0, 1))
         logits = self.classifier(self.pool(x).flatten(1))
         if self.timesteps == 1:
             return logits
         return logits.unflatten(0, (self.timesteps, -1)).mean(0)
+
+    def _encoded(self, inputs: Tensor) -> Tensor:
+        """What the first neuron layer sends, [T, B, C, H, W]; potentials where there is none."""
+        static = inputs.dim() == 4
+        steps = 1 if static else self.timesteps
+        inputs = inputs if static else inputs.flatten(0, 1)
+        if self.training and not traced() and not watched(self.stem):
+            convolution, norm = self.stem  # pyright: ignore[reportGeneralTypeIssues]
+            x = convolution(inputs)
+            over_time = x.unflatten(0, (steps, -1))
+            spikes = normed_spikes(norm, self.encoder, over_time, self.timesteps)
+            if spikes is not None:
+                return spikes
+            drive = norm(x)
+        else:
+            drive = self.stem(inputs)
+        drive = _every_step(drive, self.timesteps) if static else drive.unflatten(0, (steps, -1))
+        return self.encoder(drive)
 
     def _check(self, inputs: Tensor) -> None:
         channels = self.config["in_channels"]

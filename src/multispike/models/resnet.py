@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from multispike.models.layers import Merge, NeuronFactory, conv_bn, max_pool
+from multispike.models.fusion import Layers, MaxPool
+from multispike.models.layers import Merge, NeuronFactory, conv_bn
 from multispike.models.network import Network
 from multispike.models.table import Family, ResNet
 
@@ -50,8 +51,8 @@ class ResidualBlock(nn.Module):
             path["neuron2"] = neurons.neuron(shared)
             if down:
                 down["neuron0"] = neurons.neuron(shared)
-        self.path = nn.Sequential(OrderedDict(path))
-        self.shortcut = nn.Sequential(down) if down else nn.Identity()
+        self.path = Layers(OrderedDict(path))
+        self.shortcut = Layers(down) if down else nn.Identity()
         self.merge = Merge(family.merge, shared, clip=neurons.kind == "relu")
         after: dict[str | None, nn.Module] = {None: nn.Identity()}
         if family.after_sum == "neuron":
@@ -77,7 +78,7 @@ def build_resnet(row: ResNet, config: dict[str, Any], neurons: NeuronFactory) ->
     encoder = nn.Identity() if family.pre_activation else neurons.bare(shared)
     body = OrderedDict[str, nn.Module]()
     if config["stem"] == "imagenet":
-        body["pool0"] = max_pool()
+        body["pool0"] = MaxPool()
     channels = width
     for stage, (width, depth) in enumerate(zip(row.widths, row.depths, strict=True), start=1):
         if stage > 1:

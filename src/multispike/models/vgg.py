@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from multispike.models.layers import NeuronFactory, conv_bn, max_pool
+from multispike.models.fusion import Layers, MaxPool
+from multispike.models.layers import NeuronFactory, conv_bn
 from multispike.models.network import Network
 from multispike.models.table import Vgg
 
@@ -19,11 +20,11 @@ def build_vgg(row: Vgg, config: dict[str, Any], neurons: NeuronFactory) -> Netwo
     encoder = neurons.bare(neurons.new_threshold(width))
     body = OrderedDict[str, nn.Module]()
     if config["stem"] == "imagenet":
-        body["pool0"] = max_pool()
+        body["pool0"] = MaxPool()
     index = 0
     for position, item in enumerate(row.layout[1:], start=1):
         if item == "M":
-            body[f"pool{index}"] = max_pool()
+            body[f"pool{index}"] = MaxPool()
         elif isinstance(item, int):
             index += 1
             layers = conv_bn(index, width, item)
@@ -33,12 +34,12 @@ def build_vgg(row: Vgg, config: dict[str, Any], neurons: NeuronFactory) -> Netwo
                 nn.init.dirac_(conv.weight.data[: min(width, item)])
             body[f"conv{index}"] = layers.pop(f"conv{index}")
             if row.layout[position + 1 : position + 2] == ("P",):
-                body[f"pool{index}"] = max_pool()
+                body[f"pool{index}"] = MaxPool()
             body.update(layers)
             body[f"neuron{index}"] = neurons.neuron(neurons.new_threshold(item))
             width = item
     classifier = _classifier(width, config, neurons)
-    return Network(config, stem, encoder, nn.Sequential(body), classifier)
+    return Network(config, stem, encoder, Layers(body), classifier)
 
 
 _STEMS = {"cifar": (3, 1), "imagenet": (7, 2)}  # kernel, stride

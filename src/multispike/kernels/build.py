@@ -1,0 +1,143 @@
+"""The compiled library: built once on the user's machine, kept in the cache folder."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+import threading
+import warnings
+from functools import cache
+from pathlib import Path
+
+from multispike.files import default_cache_dir, replacing
+
+SOURCES = Path(__file__).parent / "c"
+
+FLAGS = (
+    *("-std=c11", "-O3", "-march=native", "-fPIC"),
+    # Exactness: no fused multiply-add but where the source asks for it.
+    "-ffp-contract=off",
+    # These two change no value; without them conditionals and floorf are not vectorised.
+    *("-fno-trapping-math", "-fno-math-errno"),
+)
+
+_building = threading.Lock()
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels, or None (after one warning) where they can't be built or loaded.
+
+    The compiler is $CC, else the first of cc, gcc and clang that exists. OpenMP's functions stay
+    undefined in the object and bind to the runtime that torch has loaded already: two runtimes
+    would each keep a thread a core spinning. Where that fails the kernels run on one thread.
+    """
+    errors = []
+    compiler = _compiler()
+    if compiler is None:
+        errors.append("no C compiler found (cc, gcc, clang or $CC)")
+    else:
+        for parallel in ("-fopenmp", "-fopenmp-simd"):
+            try:
+                with _building:
+                    path = _built(compiler, (*FLAGS, parallel))
+                return _declared(ctypes.CDLL(os.fspath(path)))
+            except (OSError, subprocess.SubprocessError) as error:
+                errors.append(_reason(error))
+    warnings.warn(
+        f"neurons run several times slower, without their compiled kernels: {errors[0]}",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return None
+
+
+def _compiler() -> list[str] | None:
+    if os.environ.get("CC"):
+        return shlex.split(os.environ["CC"])
+    return next(([name] for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
+
+
+def _built(compiler: list[str], flags: tuple[str, ...]) -> Path:
+    """The shared library for this source, compiler and processor, compiled if not in the cache.
+
+    It is made beside its place and renamed: whole or absent, whoever is killed and however many
+    processes build it at once.
+    """
+    version = subprocess.run([*compiler, "--version"], check=True, capture_output=True).stdout
+    key = hashlib.sha256(version)
+    for source in sorted(SOURCES.iterdir()):
+        key.update(source.read_bytes())
+    key.update(repr((compiler, flags, _processor())).encode())
+    target = _folder() / f"{key.hexdigest()[:32]}.so"
+    if target.exists():
+        return target
+    with tempfile.TemporaryDirectory() as folder, replacing(target) as library_file:
+        made = {source: Path(folder, f"{source.stem}.o") for source in SOURCES.glob("*.c")}
+        for command in (
+            *([*compiler, *flags, "-c", "-o", to, source] for source, to in made.items()),
+            # Linked without -fopenmp, which would bring a runtime of its own.
+            [*compiler, "-shared", "-o", library_file, *made.values(), "-lm"],
+        ):
+            subprocess.run(command, check=True, capture_output=True, text=True)
+    return target
+
+
+def _folder() -> Path:
+    """Below `$MULTISPIKE_CACHE`, or else `~/.cache/multispike`; where that can't be written, a
+    folder that lasts as long as this process."""
+    folder = default_cache_dir() / "kernels"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return Path(_own_folder().name)
+    return folder if os.access(folder, os.W_OK) else Path(_own_folder().name)
+
+
+@cache
+def _own_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="multispike-")
+
+
+def _processor() -> str:
+    """What -march=native depends on: a cache may lie on a disk that several machines share."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0].splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    names = ("vendor_id", "cpu family", "model", "flags", "CPU", "Features")
+    return "\n".join(line for line in lines if line.startswith(names))
+
+
+def _reason(error: Exception) -> str:
+    """The one line of a failed command or load that says what was wrong."""
+    if isinstance(error, subprocess.CalledProcessError):
+        lines = str(error.stderr or "").strip().splitlines()
+        return f"{shlex.join(map(str, error.cmd[:1]))}: {lines[0] if lines else error}"
+    return str(error)
+
+
+_SIGNATURES = {
+    "multispike_forward": "pp i pppp",
+    "multispike_backward": "pp",
+    "multispike_norm_forward": "ppp i pp",
+    "multispike_norm_backward": "ppppp",
+    "multispike_pool": "pppp",
+    "multispike_pool_backward": "pppp",
+}
+"""Arguments of the functions: p is a pointer or NULL, i an int64_t. None returns a value."""
+
+
+def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
+    types = {"p": ctypes.c_void_p, "i": ctypes.c_int64}
+    for name, arguments in _SIGNATURES.items():
+        function = getattr(loaded, name)
+        function.argtypes = [types[letter] for letter in arguments.replace(" ", "")]
+        function.restype = None
+    return loaded
