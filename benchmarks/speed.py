@@ -1,20 +1,24 @@
 """How fast are neurons, training steps and inference, against ReLU and against other libraries?
 
     python benchmarks/speed.py [--peers FOLDER] [--parts neuron,training,inference,memory]
-                               [--repeats 30] [--threads 2] [--tune-peers] [--out FILE.json]
+                               [--repeats 30] [--threads 2] [--tune-peers]
+                               [--out FILE.json [--merge]]
 
 Our cases run in one process, those of SpikingJelly and snnTorch (with --peers, an environment made
 by peers.sh) in another. Their repetitions take turns, one of each case at a time, so that whatever
 else the machine does meets all of them alike. A ratio is the median over repetitions of the time of
 a case by that of its reference in the same repetition, with its quartiles. Our process keeps freed
 memory (`multispike.allocator`), as `multispike train` does; that of the peers runs as their users
-have it, unless --tune-peers gives it the same setting. Memory is the peak of a fresh process by
-case, less what it held before the model was made.
+have it, unless --tune-peers gives it the same setting. Memory is the peak of three training steps
+in a fresh process, less what it held before the model was made; three processes a case. Parts may
+be measured one after the other: --merge keeps what FILE holds of the others, if the machine and all
+versions are the same.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import importlib.util
 import json
 import resource
@@ -29,7 +33,10 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 SHAPE = (128, 64, 16, 16)  # of one timestep of a neuron layer
 BATCH = 64  # images of 3x32x32 in a training step
+PROCESSES = 3  # in which the memory of a case is measured
 VGG11 = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
+
+PARTS = ("neuron", "training", "inference", "memory")
 
 LIMITS = [  # case, reference, largest ratio that the project promises
     ("neuron/ste T=1 N=4", "neuron/relu T=1", 1.5),
@@ -109,6 +116,8 @@ def our_cases() -> dict[str, Callable[[], Case]]:
             if arch != "vgg11" and label not in ("relu", "T=1 N=4"):
                 continue
             for part in ("training", "inference", "memory"):
+                if part == "memory" and arch != "vgg11":
+                    continue
                 cases[f"{part}/{arch} {label}"] = lambda a=arch, o=options, p=part: network_case(
                     create_model(a, **o), p != "inference"
                 )
@@ -139,7 +148,7 @@ def peer_cases() -> dict[str, Callable[[], Case]]:
     def integrate(mode):
         return neuron.IFNode(v_reset=None, detach_reset=True, step_mode=mode)
 
-    def network(part):
+    def network(part, timesteps):
         layers, channels = [], 3
         for width in VGG11:
             if width == "M":
@@ -154,7 +163,7 @@ def peer_cases() -> dict[str, Callable[[], Case]]:
 
         def logits(images):
             functional.reset_net(model)
-            return model(images.expand(4, *images.shape)).mean(0)
+            return model(images.expand(timesteps, *images.shape)).mean(0)
 
         return network_case(model, part != "inference", logits)
 
@@ -173,7 +182,9 @@ def peer_cases() -> dict[str, Callable[[], Case]]:
             lambda: snntorch.Leaky(beta=0.9), t, leaky
         )
     for part in ("training", "inference", "memory"):
-        cases[f"{part}/spikingjelly vgg11 T=4"] = lambda p=part: network(p)
+        for steps in (1, 4):
+            name = f"{part}/spikingjelly vgg11 T={steps}"
+            cases[name] = lambda p=part, t=steps: network(p, t)
     return cases
 
 
@@ -209,8 +220,9 @@ def work(kind: str, threads: int, tuned: bool) -> None:
             answer = list(table)
         elif command == "versions":
             packages = ("torch", "multispike", "spikingjelly", "snntorch")
-            loaded = {name: sys.modules.get(name) for name in packages}
-            answer = {n: str(getattr(m, "__version__", "2.0.0")) for n, m in loaded.items() if m}
+            answer = {
+                name: importlib.metadata.version(name) for name in packages if name in sys.modules
+            }
         elif command == "prepare":
             ready[name] = table[name]()
             ready[name]()
@@ -252,7 +264,12 @@ def measure(workers: list[Worker], parts: list[str], repeats: int) -> dict[str, 
     for part in parts:
         names = [name for name in homes if name.startswith(f"{part}/")]
         if part == "memory":
-            found |= {name: [peak(homes[name].command, name)] for name in names}
+            found |= {name: [] for name in names}
+            for done in range(PROCESSES):
+                for name in names:
+                    found[name].append(peak(homes[name].command, name))
+                print(f"\r{part}: {done + 1}/{PROCESSES}", end="", file=sys.stderr)
+            print(file=sys.stderr)
             continue
         for name in names:
             homes[name](f"prepare {name}")
@@ -306,26 +323,97 @@ def summary(found: dict[str, list[float]]) -> dict[str, Any]:
     return {"cases": cases, "ratios": ratios}
 
 
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """`new` with those parts of `old`, measured by the same software on the same machine, that it
+    lacks.
+
+    Raises:
+        SystemExit: if anything but the dates differs.
+    """
+    before, now = (
+        {key: value for key, value in result["environment"].items() if key not in ("date", "dates")}
+        for result in (old, new)
+    )
+    if before != now:
+        different = sorted(key for key in before | now if before.get(key) != now.get(key))
+        raise SystemExit(f"--merge: the file has another {', '.join(different)}")
+
+    def part(name: str) -> str:
+        return name.partition("/")[0]
+
+    fresh = {part(name) for name in new["cases"]}
+    cases = {n: case for n, case in old["cases"].items() if part(n) not in fresh} | new["cases"]
+    ratios = [row for row in old["ratios"] if part(row["case"]) not in fresh] + new["ratios"]
+    limits = [(case, reference) for case, reference, _ in LIMITS]
+    return new | {
+        "cases": dict(sorted(cases.items(), key=lambda item: PARTS.index(part(item[0])))),
+        "ratios": sorted(ratios, key=lambda row: limits.index((row["case"], row["reference"]))),
+        "environment": new["environment"]
+        | {"dates": old["environment"]["dates"] | new["environment"]["dates"]},
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    """Tables of 80 columns: a part's ratios under its cases."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=80)
+    for part in dict.fromkeys(name.partition("/")[0] for name in result["cases"]):
+        cases = Table("case", box=box.SIMPLE_HEAD, title=part, title_justify="left")
+        unit = "MiB" if part == "memory" else "ms"
+        for column in (unit, "fastest", "images/s", "n"):
+            cases.add_column(column, justify="right")
+        for name, case in result["cases"].items():
+            if name.startswith(f"{part}/"):
+                figures = (case[unit], case.get("fastest_ms"), case.get("images_per_second"))
+                row = ["-" if figure is None else f"{figure:,.1f}" for figure in figures]
+                cases.add_row(name.partition("/")[2], *row, str(case["n"]))
+        console.print(cases)
+        ratios = Table("case", "over", box=box.SIMPLE_HEAD)
+        for column in ("ratio", "quartiles", "at most", "holds"):
+            ratios.add_column(column, justify="right", no_wrap=True)
+        for row in result["ratios"]:
+            if row["case"].startswith(f"{part}/"):
+                ratios.add_row(
+                    *(row[side].partition("/")[2] for side in ("case", "reference")),
+                    f"{row['median']:.3f}", f"{row['low']:.3f}-{row['high']:.3f}",
+                    f"{row['limit']:.3f}", "yes" if row["holds"] else "NO",
+                )  # fmt: skip
+        if ratios.row_count:
+            console.print(ratios)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--peers", help="environment made by peers.sh")
-    parser.add_argument("--parts", default="neuron,training,inference,memory")
+    parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tune-peers", action="store_true", help="our allocator setting for all")
-    parser.add_argument("--out", help="JSON file to write")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--merge", action="store_true", help="keep other parts of this file")
     parser.add_argument("--worker", choices=("ours", "peers"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         work(arguments.worker, arguments.threads, arguments.tune_peers)
         return
 
+    parts = arguments.parts.split(",")
+    if not set(parts) <= set(PARTS):
+        parser.error(f"parts: got {arguments.parts!r}, allowed: {','.join(PARTS)}")
+    old = None
+    if arguments.merge:
+        if arguments.out is None or not arguments.out.is_file():
+            parser.error(f"merge: got out = {arguments.out}, allowed: a file of this benchmark")
+        old = json.loads(arguments.out.read_text())
     pythons = {"ours": sys.executable}
     if arguments.peers:
         pythons["peers"] = str(Path(arguments.peers) / "bin" / "python")
     rest = ["--threads", str(arguments.threads)] + ["--tune-peers"] * arguments.tune_peers
     workers = [Worker([p, __file__, "--worker", kind, *rest]) for kind, p in pythons.items()]
-    result = summary(measure(workers, arguments.parts.split(","), arguments.repeats))
+    result = summary(measure(workers, parts, arguments.repeats))
     versions: dict[str, Any] = {}
     for kind, worker in zip(pythons, workers, strict=True):
         versions[kind] = worker("versions")
@@ -333,23 +421,18 @@ def main() -> None:
 
     from multispike.environment import environment
 
+    result["command"] = "python benchmarks/speed.py --peers FOLDER --out FILE"
     result["environment"] = environment() | {
         "threads": arguments.threads,
         "tuned_peers": arguments.tune_peers,
         "versions": versions,
     }
-    for name, values in result["cases"].items():
-        print(f"{name:42}", *(f"{value:>9} {unit}" for unit, value in values.items()))
-    for row in result["ratios"]:
-        verdict = "holds" if row["holds"] else "DOES NOT HOLD"
-        print(
-            f"{row['case']} / {row['reference']}: {row['median']} [{row['low']}, {row['high']}],"
-            f" fastest {row['fastest']}, limit {row['limit']}: {verdict}"
-        )
+    result["environment"]["dates"] = dict.fromkeys(parts, result["environment"]["date"])
+    show(result)
     if arguments.out:
         from multispike.files import write_json
 
-        write_json(arguments.out, result)
+        write_json(arguments.out, merged(old, result) if old else result)
 
 
 if __name__ == "__main__":
