@@ -83,7 +83,7 @@ def test_weights_stay_8_bit_and_the_batch_is_free():
 
 def test_openvino_leaves_no_identifier_in_the_home_folder(tmp_path):
     needs_openvino()
-    code = "from multispike.deploy.runtimes import _openvino; _openvino()"
+    code = "from multispike.deploy.runtimes import openvino_package; openvino_package()"
     environment = {**os.environ, "HOME": str(tmp_path)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
     assert not list(tmp_path.iterdir())

@@ -1,7 +1,9 @@
 """Speed, latency and size of one trained network in torch, ONNX Runtime, OpenVINO and C.
 
-All engines take turns call by call, so that whatever else the machine does slows them alike: their
-ratios hold where single figures may not. `threads` holds for all but C, which has one.
+All engines take turns, so that whatever else the machine does slows them alike: their ratios hold
+where single figures may not. A turn is many calls, as when an engine is in use; were it one, each
+would find the others' weights in the caches, and their threads still spinning. `threads` holds for
+all but C, which has one.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from multispike.data.progress import progress_bar
 from multispike.deploy.c_export import export_c, flash_bytes
 from multispike.deploy.integer import IntegerNetwork
 from multispike.deploy.runtimes import (
@@ -37,6 +41,9 @@ from multispike.training.run import load_run
 
 Call = Callable[[NDArray[np.uint8]], NDArray[Any]]
 """uint8 images [B, C, H, W], or event frames [T, B, C, H, W] -> logits [B, classes]."""
+
+TURN = 0.25
+"""Seconds that an engine has before it is another's turn."""
 
 COMPILE = ["cc", "-std=c99", "-O3", "-march=native", "-fPIC", "-shared", "-o", "model.so"]
 
@@ -91,7 +98,7 @@ def bench_run(
         raise invalid("seconds", seconds, "a number > 0")
     run = load_run(folder, checkpoint)
     network = quantise_run(run)
-    dataset = data_of(run, data_dir, None)
+    dataset = data_of(run, data_dir)
     pixels = as_input(network, dataset.test.inputs[:images]).numpy()
     mean, std = run.data["mean"], run.data["std"]
     with TemporaryDirectory() as temporary:
@@ -196,19 +203,26 @@ def race(
             raise invalid("batches", batch, f"1 to {total}, the samples at hand")
         times: dict[str, list[float]] = {name: [] for name in engines}
         matches: dict[str, list[float]] = {name: [] for name in engines}
-        for call, _ in engines.values():
-            call(pixels[..., :batch, :, :, :])  # allocate and choose kernels before the clock runs
-        start = 0
-        while min(sum(spent) for spent in times.values()) < seconds:
-            part = slice(start, start + batch)
-            start = (start + batch) if start + 2 * batch <= total else 0
-            for name, (call, _) in engines.items():
-                if sum(times[name]) >= 4 * seconds:
-                    continue  # a slow engine doesn't make the fast ones wait for ever
-                began = time.perf_counter()
-                logits = call(pixels[..., part, :, :, :])
-                times[name].append(time.perf_counter() - began)
-                matches[name].append(float((logits.argmax(1) == expected[part]).mean()))
+        parts = {
+            name: cycle(slice(at, at + batch) for at in range(0, total - batch + 1, batch))
+            for name in engines
+        }
+        with progress_bar(True) as bar:
+            task = bar.add_task(f"timing batch {batch}", total=seconds * len(engines))
+            while min(sum(spent) for spent in times.values()) < seconds:
+                for name, (call, _) in engines.items():
+                    if sum(times[name]) >= seconds:
+                        continue
+                    call(pixels[..., :batch, :, :, :])  # others' weights leave the caches
+                    until = time.perf_counter() + min(TURN, seconds)
+                    while (began := time.perf_counter()) < until or not times[name]:
+                        part = next(parts[name])
+                        logits = call(pixels[..., part, :, :, :])
+                        times[name].append(time.perf_counter() - began)
+                        same = logits.argmax(1) == expected[part]
+                        matches[name].append(float(same.mean()))
+                    done = sum(min(sum(spent), seconds) for spent in times.values())
+                    bar.update(task, completed=done)
         for name, (_, size) in engines.items():
             spent = np.array(times[name])
             p50, p99 = 1000 * np.percentile(spent, [50, 99])

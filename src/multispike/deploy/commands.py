@@ -91,10 +91,10 @@ def bench(settings: BenchConfig) -> None:
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         title=f"{result['arch']} on {result['data']}, {result['threads']} threads",
-        caption="same class: share of images on which the engine agrees with the integer network",
+        caption="same class: share of images on which the integer network agrees",
     )
     table.add_column("engine", no_wrap=True)
-    for column in ("batch", "images/s", "p50 ms", "p99 ms", "bytes", "same class"):
+    for column in ("batch", "images/s", "p50 ms", "p99 ms", "KB", "same class"):
         table.add_column(column, justify="right")
     for row in result["rows"]:
         table.add_row(
@@ -103,7 +103,7 @@ def bench(settings: BenchConfig) -> None:
             f"{row['images_per_second']:,.0f}",
             f"{row['p50_ms']:.2f}",
             f"{row['p99_ms']:.2f}",
-            f"{row['bytes']:,}",
+            f"{row['bytes'] / 1000:,.0f}",
             f"{row['agreement']:.4f}",
         )
     Console().print(table)

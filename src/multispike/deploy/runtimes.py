@@ -40,7 +40,7 @@ def export_openvino(network: IntegerNetwork, path: str | os.PathLike[str]) -> No
     """Write `network` as OpenVINO IR: `path` (.xml) and, beside it, its weights (.bin)."""
     _need("onnx")
     _need_suffix(path, ".xml")
-    openvino = _openvino()
+    openvino = openvino_package()
     model = openvino.Core().read_model(build(network).SerializeToString())
     with TemporaryDirectory() as folder:
         # OpenVINO insists on the suffix; the weights come first, so that no .xml lacks its .bin.
@@ -65,24 +65,27 @@ def onnxruntime_session(path: str | os.PathLike[str], threads: int) -> Predict:
     return lambda images: session.run(["logits"], {"image": np.ascontiguousarray(images)})[0]
 
 
-def openvino_request(path: str | os.PathLike[str], threads: int) -> Predict:
+def openvino_request(
+    path: str | os.PathLike[str], threads: int, precision: str | None = "f32"
+) -> Predict:
     """An OpenVINO IR or ONNX file in OpenVINO on `threads` threads, one request at a time.
 
-    Where the CPU has bfloat16, OpenVINO computes in it by default what is not int8. Its 8 bits of
-    mantissa can't hold potentials, so float32 is asked for.
+    Where the CPU has bfloat16, OpenVINO computes in it by default (`precision` None) what is not
+    int8. Its 8 bits of mantissa can't hold potentials, so float32 is asked for.
     """
-    openvino = _openvino()
+    openvino = openvino_package()
     options = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": str(threads),
-        "INFERENCE_PRECISION_HINT": "f32",
     }
+    if precision is not None:
+        options["INFERENCE_PRECISION_HINT"] = precision
     compiled = openvino.Core().compile_model(os.fspath(path), "CPU", options)
     request = compiled.create_infer_request()
     return lambda images: request.infer({0: np.ascontiguousarray(images)})[0].copy()
 
 
-def _openvino() -> Any:
+def openvino_package() -> Any:
     """The openvino package, its telemetry off.
 
     Importing it writes an identifier to the home folder and calls a statistics server, unless
