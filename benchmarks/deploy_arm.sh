@@ -2,7 +2,7 @@
 # Install Debian's cross compiler and emulator where they are missing, then run a trained network
 # on an emulated Cortex-M4 and compare its logits, bit for bit, with the integer reference.
 #
-#     benchmarks/deploy_arm.sh RUN [options of deploy_arm.py]
+#     benchmarks/deploy_arm.sh RUN ... [options of deploy_arm.py]
 set -eu
 if ! command -v arm-none-eabi-gcc >/dev/null || ! command -v qemu-system-arm >/dev/null; then
     apt-get update

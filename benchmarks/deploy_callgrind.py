@@ -1,6 +1,7 @@
 """Instructions of the event-driven C convolution against the dense build, under callgrind.
 
-    python benchmarks/deploy_callgrind.py [RUN] [--images 2] [--out results/deploy_callgrind.json]
+    python benchmarks/deploy_callgrind.py [RUN] [--images 2] [--data-dir DIR]
+        [--out results/deploy_callgrind.json]
 
 Two measurements, both exact counts that no other load on the machine disturbs:
 
@@ -27,12 +28,14 @@ from typing import Any
 
 import numpy as np
 
-from multispike.data import load_dataset
 from multispike.deploy.c_export import export_c
 from multispike.deploy.c_program import identifier
 from multispike.deploy.counts import count, fan_out
 from multispike.deploy.integer import IntegerNetwork
 from multispike.deploy.quantise import quantise
+from multispike.deploy.trained import as_input, quantise_run
+from multispike.environment import environment
+from multispike.experiment import data_of
 from multispike.files import write_json
 from multispike.models import create_model
 from multispike.training.run import load_run
@@ -134,15 +137,14 @@ def crossover(rows: list[dict[str, float]]) -> float | None:
     return float(at) if at <= 1 else None
 
 
-def network_row(run_folder: str, images: int, folder: Path) -> dict[str, Any]:
+def network_row(run_folder: str, data_dir: str | None, images: int, folder: Path) -> dict[str, Any]:
     """Instructions an image of a trained network, both builds, and its density."""
     run = load_run(run_folder)
-    dataset = load_dataset(run.data["name"], run.config.data_dir, progress=False)
-    pixels = dataset.test.inputs[:images]
-    shape = tuple(run.data["input_shape"])
-    network = quantise(run.network, run.data["mean"], run.data["std"], shape)
+    network = quantise_run(run)
+    samples = data_of(run, data_dir).test.inputs[:images]
+    pixels = as_input(network, samples)
     exported(network, folder)
-    np.save(folder / "images.npy", pixels.numpy())
+    np.save(folder / "images.npy", samples.contiguous().numpy())
     reference = network.forward(pixels)
     row: dict[str, Any] = {"arch": network.arch, "timesteps": network.timesteps, "images": images}
     for kind, flags in FLAGS.items():
@@ -157,11 +159,11 @@ def network_row(run_folder: str, images: int, folder: Path) -> dict[str, Any]:
             row.setdefault(kind, {})[build] = counted // images
     for kind in FLAGS:
         row[kind]["ratio"] = row[kind]["event"] / row[kind]["dense"]
-    row["density"], row["synops_share"] = densities(network, pixels)
+    row["density"], row["synops_share"] = densities(network, pixels, images)
     return row
 
 
-def densities(network: IntegerNetwork, pixels: Any) -> tuple[float, float]:
+def densities(network: IntegerNetwork, pixels: Any, images: int) -> tuple[float, float]:
     """Share of neurons that fire, and share of spiking synapses that are used."""
     counts = count(network, pixels)
     events = sum(neurons.events for neurons in counts.neurons.values())
@@ -173,7 +175,7 @@ def densities(network: IntegerNetwork, pixels: Any) -> tuple[float, float]:
                 continue
             shape = network.shape_of(one.source)
             used += counts.synapses[one.name].synops
-            possible += int(fan_out(one, shape).sum()) * shape[0] * network.timesteps * len(pixels)
+            possible += int(fan_out(one, shape).sum()) * shape[0] * network.timesteps * images
     return events / neurons, used / possible
 
 
@@ -181,23 +183,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", nargs="?", help="folder of a trained run")
     parser.add_argument("--images", type=int, default=2)
+    parser.add_argument("--data-dir", help="folder with the data, if it has moved")
     parser.add_argument("--out", default="results/deploy_callgrind.json")
     arguments = parser.parse_args()
     if not (shutil.which("valgrind") and shutil.which("cc")):
         raise SystemExit("needs valgrind and a C compiler")
     compiler = subprocess.run(["cc", "--version"], capture_output=True, text=True, check=True)
+    valgrind = subprocess.run(["valgrind", "--version"], capture_output=True, text=True, check=True)
     result: dict[str, Any] = {
+        "command": "python benchmarks/deploy_callgrind.py RUN",
         "environment": {
+            **environment(),
             "compiler": compiler.stdout.splitlines()[0],
+            "valgrind": valgrind.stdout.strip(),
             "machine": platform.machine(),
             "flags": FLAGS,
-        }
+        },
     }
     with tempfile.TemporaryDirectory() as temporary:
         result["layers"] = layers_table(Path(temporary) / "layers")
         if arguments.run:
             result["network"] = network_row(
-                arguments.run, arguments.images, Path(temporary) / "network"
+                arguments.run, arguments.data_dir, arguments.images, Path(temporary) / "network"
             )
     write_json(arguments.out, result)
     print(json.dumps(result, indent=2))

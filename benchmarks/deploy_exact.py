@@ -1,12 +1,12 @@
-"""C program and runtimes against the integer reference on CIFAR-10 test images.
+"""C program, ONNX Runtime and OpenVINO against the integer network, and that against the float one.
 
-    python benchmarks/deploy_exact.py --data-dir DIR [--images 1000] [--runs RUN ...]
+    python benchmarks/deploy_exact.py RUN ... [--brief RUN ...] [--images 1000] [--data-dir DIR]
         [--out results/deploy_exact.json]
 
-Four residual families and fastnet at T=1 N=4 and T=4 N=1, untrained but with the statistics of
-training images, and any trained runs, these on the whole test set: equality of all logits of the C
-program (on `--images` of them), and the share of equal predictions of ONNX Runtime, OpenVINO and
-the float network.
+Each RUN is evaluated on its whole test set; of the `--brief` ones, whose short training says
+nothing about accuracy, only the first `--images` samples. The C program runs on `--images` of them
+twice: as its Makefile builds it, and under the address and undefined-behaviour sanitizers with
+counters, which must equal the integer network's. Both builds use -Wall -Wextra -Werror -pedantic.
 """
 
 from __future__ import annotations
@@ -15,130 +15,139 @@ import argparse
 import json
 import subprocess
 import tempfile
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from multispike.data import load_dataset
+from multispike.data.loader import BatchLoader
 from multispike.deploy.bench import torch_call
 from multispike.deploy.c_export import export_c, flash_bytes
+from multispike.deploy.counts import count
 from multispike.deploy.integer import IntegerNetwork
-from multispike.deploy.quantise import quantise
 from multispike.deploy.runtimes import (
     export_onnx,
     export_openvino,
     onnxruntime_session,
     openvino_request,
 )
+from multispike.deploy.trained import as_input, quantise_run
 from multispike.environment import environment
+from multispike.experiment import data_of, evaluation_loader
 from multispike.files import write_json
-from multispike.models import create_model
-from multispike.models.network import Network
-from multispike.training.run import load_run
+from multispike.training.run import Run, load_run
 
-ARCHITECTURES = (
-    "fastnet", "sparse_resnet20", "sew_resnet20", "ms_resnet20", "spiking_resnet20",
-)  # fmt: skip
-SETTINGS = ((1, 4), (4, 1))
+BATCH = 100
 
 
-def untrained(arch: str, timesteps: int, levels: int, images: Tensor) -> Network:
-    """A network whose batch norm has the statistics of `images` (normalised)."""
-    torch.manual_seed(0)
-    kind = "binary" if levels == 1 else "multilevel"
-    model = create_model(arch, neuron=kind, levels=levels, timesteps=timesteps)
-    with torch.no_grad():
-        for part in images.split(64):
-            model.train()(part)
-    return model.eval()
-
-
-def row(
-    name: str, model: Network, network: IntegerNetwork, pixels: Tensor, labels: Tensor, exact: int,
-    mean: list[float], std: list[float],
-) -> dict[str, Any]:  # fmt: skip
-    """All engines on `pixels`, the C program on the first `exact` of them."""
-    expected = network.forward(pixels)
+def row(run: Run, loader: BatchLoader, images: int, brief: bool, folder: Path) -> dict[str, Any]:
+    """All engines on the samples of `loader`, the C program on the first `images` of them."""
+    network = quantise_run(run)
+    samples, labels = loader.split.inputs, loader.split.labels.numpy()
+    expected = np.concatenate(
+        [network.forward(as_input(network, part)) for part in samples.split(BATCH)]
+    )
     predicted = expected.argmax(1)
     result: dict[str, Any] = {
-        "name": name,
+        "name": run.folder.name,
         "arch": network.arch,
+        "data": run.data["name"],
         "timesteps": network.timesteps,
-        "levels": model.config["levels"],
-        "images": len(pixels),
-        "accuracy_integer": float((predicted == labels.numpy()).mean()),
+        "levels": run.network.config["levels"],
+        "images": len(samples),
+        "brief": brief,
+        "accuracy_integer": float((predicted == labels).mean()),
         "largest_bound": max(network.bounds.values()),
+        "c": c_program(network, samples[:images], expected[:images], folder),
     }
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        program = export_c(network, folder / "c")
-        np.save(folder / "images.npy", pixels[:exact].numpy())
-        subprocess.run(["make", "-s", "-C", folder / "c", "model"], check=True)
-        command = [folder / "c" / "model", folder / "images.npy"]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        logits = np.array([line.split() for line in done.stdout.splitlines()], dtype=np.int64)
-        result["c"] = {
-            "images": exact,
-            "equal_logits": bool(np.array_equal(logits, expected[:exact])),
-            "ram": program.ram,
-            "flash": flash_bytes(network),
-        }
-        export_onnx(network, folder / "model.onnx")
-        export_openvino(network, folder / "model.xml")
-        calls = {
-            "onnxruntime": onnxruntime_session(folder / "model.onnx", 1),
-            "openvino": openvino_request(folder / "model.xml", 1),
-            "float": torch_call(model, mean, std, 1),
-        }
-        for engine, call in calls.items():
-            parts = [call(part.numpy()) for part in pixels.split(100)]
-            got = np.concatenate(parts)
-            result[engine] = {"equal_predictions": float((got.argmax(1) == predicted).mean())}
-            if engine == "float":
-                result["accuracy_float"] = float((got.argmax(1) == labels.numpy()).mean())
-                continue
-            units = np.round(got / network.logit_scale).astype(np.int64)
-            result[engine]["equal_logits"] = float((units == expected).all(1).mean())
-            result[engine]["largest_difference"] = int(np.abs(units - expected).max())
+    export_onnx(network, folder / "model.onnx")
+    export_openvino(network, folder / "model.xml")
+    calls = {
+        "onnxruntime": onnxruntime_session(folder / "model.onnx", 1),
+        "openvino": openvino_request(folder / "model.xml", 1),
+        "float": torch_call(run.network, run.data["mean"], run.data["std"], 1),
+    }
+    for engine, call in calls.items():
+        got = outputs(call, network, samples)
+        result[engine] = {"equal_predictions": float((got.argmax(1) == predicted).mean())}
+        if engine == "float":
+            result["accuracy_float"] = float((got.argmax(1) == labels).mean())
+            continue
+        units = np.round(got / network.logit_scale).astype(np.int64)
+        result[engine]["equal_logits"] = float((units == expected).all(1).mean())
+        result[engine]["largest_difference"] = int(np.abs(units - expected).max())
     return result
+
+
+def outputs(call: Callable[..., Any], network: IntegerNetwork, samples: Tensor) -> np.ndarray:
+    """An engine's logits of all samples."""
+    parts = samples.split(BATCH)
+    return np.concatenate([call(as_input(network, part).contiguous().numpy()) for part in parts])
+
+
+def c_program(
+    network: IntegerNetwork, samples: Tensor, expected: np.ndarray, folder: Path
+) -> dict[str, Any]:
+    """Both builds on `samples`: logits, counts, memory. A warning or a sanitizer's find ends it."""
+    program = export_c(network, folder / "c")
+    np.save(folder / "samples.npy", samples.contiguous().numpy())
+    logits, counted = {}, {}
+    for target, name in (("model", "model"), ("check", "model-check")):
+        subprocess.run(["make", "-s", "-C", folder / "c", target], check=True)
+        done = subprocess.run(
+            [folder / "c" / name, folder / "samples.npy"],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        logits[target] = np.array([line.split() for line in done.stdout.splitlines()], np.int64)
+        for kind, layer, *values in (line.split() for line in done.stderr.splitlines()):
+            counted[kind, layer] = tuple(map(int, values))
+    counts = count(network, as_input(network, samples))
+    wanted = {
+        **{("synapses", k): (c.events, c.amplitude, c.synops) for k, c in counts.synapses.items()},
+        **{("neurons", k): (c.events, c.amplitude, c.updates) for k, c in counts.neurons.items()},
+    }
+    return {
+        "images": len(samples),
+        "equal_logits": all(np.array_equal(each, expected) for each in logits.values()),
+        "equal_counts": counted == wanted,
+        "sanitizers": "address, undefined: nothing found",
+        "ram": program.ram,
+        "flash": flash_bytes(network),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", required=True)
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="folder of a trained run")
+    parser.add_argument("--brief", nargs="*", default=[], metavar="RUN")
     parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--runs", nargs="*", default=[])
+    parser.add_argument("--data-dir", help="folder with the data, if it has moved")
     parser.add_argument("--out", default="results/deploy_exact.json")
     arguments = parser.parse_args()
-    data = load_dataset("cifar10", arguments.data_dir, progress=False)
-    pixels, labels = data.test.inputs, data.test.labels
-    mean, std = [float(v) for v in data.mean], [float(v) for v in data.std]
-    centre, scale = torch.tensor(mean).view(-1, 1, 1), torch.tensor(std).view(-1, 1, 1)
-    some = (data.train.inputs[:512].float() / 255 - centre) / scale
     rows = []
-    for arch in ARCHITECTURES:
-        for timesteps, levels in SETTINGS:
-            model = untrained(arch, timesteps, levels, some)
-            network = quantise(model, mean, std, (3, 32, 32))
-            part = pixels[: arguments.images]
-            rows.append(
-                row("untrained", model, network, part, labels[: len(part)], len(part), mean, std)
-            )
+    for brief, folders in ((False, arguments.runs), (True, arguments.brief)):
+        for folder in folders:
+            run = load_run(folder)
+            limit = arguments.images if brief else None
+            loader = evaluation_loader(run, data_of(run, arguments.data_dir, limit))
+            with tempfile.TemporaryDirectory() as temporary:
+                rows.append(row(run, loader, arguments.images, brief, Path(temporary)))
             print(json.dumps(rows[-1]), flush=True)
-    for folder in arguments.runs:
-        run = load_run(folder)
-        network = quantise(run.network, run.data["mean"], run.data["std"], (3, 32, 32))
-        rows.append(
-            row(
-                Path(folder).name, run.network, network, pixels, labels, arguments.images,
-                run.data["mean"], run.data["std"],
-            )
-        )  # fmt: skip
-        print(json.dumps(rows[-1]), flush=True)
-    write_json(arguments.out, {"environment": environment(), "rows": rows})
+    compiler = subprocess.run(["cc", "--version"], capture_output=True, text=True, check=True)
+    packages = {name: version(name) for name in ("onnx", "onnxruntime", "openvino")}
+    result = {
+        "command": "python benchmarks/deploy_exact.py RUN ... --brief RUN ...",
+        "environment": {
+            **environment(),
+            **packages,
+            "compiler": compiler.stdout.splitlines()[0],
+        },
+        "rows": rows,
+    }
+    write_json(arguments.out, result)
 
 
 if __name__ == "__main__":

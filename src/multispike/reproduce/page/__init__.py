@@ -59,12 +59,13 @@ SECTIONS: dict[str, tuple[Part, ...]] = {
     ),
     "Streaming": (Part("stream.json", "python benchmarks/stream.py", machine.streaming),),
     "Deployment": (
-        Part("deploy_exact.json", "python benchmarks/deploy_exact.py --data-dir DIR --runs RUN",
+        Part("deploy_exact.json", "python benchmarks/deploy_exact.py RUN ... --brief RUN ...",
              machine.exact),
-        Part("deploy_speed.json", "python benchmarks/deploy_speed.py", machine.engines),
+        Part("deploy_speed.json", "python benchmarks/deploy_speed.py --nncf FOLDER",
+             machine.engines),
         Part("deploy_callgrind.json", "python benchmarks/deploy_callgrind.py RUN",
              machine.instructions),
-        Part("deploy_arm.json", "python benchmarks/deploy_arm.py RUN", machine.microcontroller),
+        Part("deploy_arm.json", "python benchmarks/deploy_arm.py RUN ...", machine.microcontroller),
     ),
     "Energy model": (
         Part("energy_overhead.json", "python benchmarks/energy_overhead.py DIR",

@@ -36,7 +36,10 @@ def source(file: str, command: str, remarks: Iterable[str], *environments: Any) 
     return "*" + "; ".join([*parts, *made_with(environments)]) + ".*"
 
 
-_VERSIONS = ("multispike", "torch", "spikingjelly", "snntorch", "neurobench")
+_VERSIONS = (
+    "multispike", "torch", "onnxruntime", "openvino", "nncf", "spikingjelly", "snntorch",
+    "neurobench",
+)  # fmt: skip
 
 
 def made_with(environments: Sequence[Mapping[str, Any]]) -> list[str]:
