@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from multispike import MultiLevelIF, kernels
-from multispike.kernels import FusedSpikes, library, usable
+from multispike.kernels import FusedSpikes, layer, library, usable
 from multispike.neurons import _Spikes
 from multispike.surrogate import SURROGATES, NeuronSpec, level, threshold_gradient
 
@@ -267,6 +267,21 @@ def test_small_and_empty_batches(shape):
     neuron(x).sum().backward()
     assert x.grad.shape == x.shape
     assert neuron.threshold.grad is not None
+
+
+@pytest.mark.parametrize("surrogate", SURROGATES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(4, 2, 64, 9, 9), (3, 2, 5, 7, 3)])  # whole blocks, and odd ends
+def test_results_past_the_cache_are_the_same(surrogate, dtype, shape, monkeypatch):
+    x = torch.randn(shape).to(dtype).requires_grad_()
+    grad = torch.randn(shape).to(dtype)
+    outcomes = []
+    for limit in (layer.CACHED, 0):
+        monkeypatch.setattr(layer, "CACHED", limit)
+        spikes, last = FusedSpikes.apply(x, None, 1.0, spec(4, surrogate), True)
+        outcomes.append((spikes, last, *torch.autograd.grad(spikes, x, grad)))
+    for cached, streamed in zip(*outcomes, strict=True):
+        assert torch.equal(cached, streamed)
 
 
 @pytest.mark.parametrize("threads", [2, 3])

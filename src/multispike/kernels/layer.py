@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 SERIAL = 2**15
 """Element-steps below which a second thread costs more than it brings."""
 
+CACHED = 2**24
+"""Bytes of a result above which little of it would be left in the cache for the next layer."""
+
 BLOCK, TILE = 256, 8192
 """Elements that go through the kernels together, those of common.h."""
 
@@ -36,7 +39,7 @@ class Layer(ctypes.Structure):
             (name, ctypes.c_int64)
             for name in (
                 "elements", "steps", "channels", "inner", "normed", "levels", "window", "detach",
-                "bfloat16", "threads",
+                "bfloat16", "bypass", "threads",
             )
         ],
         *[(name, ctypes.c_float) for name in ("alpha", "beta", "reach")],
@@ -154,6 +157,7 @@ def layer(
         window=sums.shape[1],
         detach=spec.detach_reset,
         bfloat16=like.dtype == torch.bfloat16,
+        bypass=like.nbytes > CACHED,
         threads=torch.get_num_threads() if like.numel() > SERIAL else 1,
         alpha=spec.alpha,
         beta=spec.beta,

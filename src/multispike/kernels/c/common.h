@@ -9,6 +9,9 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
 
 #if defined(__FP_FAST_FMAF) || defined(__FMA__) || defined(__ARM_FEATURE_FMA)
 #define MULTIPLY_ADD(a, b, c) fmaf(a, b, c)
@@ -50,6 +53,7 @@ typedef struct {
     int64_t window;    /* how many bumps of the sigmoid's sum reach an element; 0 for windows */
     int64_t detach;    /* no gradient through the reset */
     int64_t bfloat16;  /* type of x, s and their gradients; else float */
+    int64_t bypass;    /* write results past the cache, which they are too large for */
     int64_t threads;
     float alpha, beta;
     float reach;            /* end of the window of "ste" and "clip", in V_th */
@@ -122,6 +126,38 @@ INLINE void store(int64_t bfloat16, const float *restrict room, int64_t n, void 
         uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
         to[i] = (uint16_t)(room[i] == room[i] ? rounded : 0x7fc0);
     }
+}
+
+/* Copies past the cache where the processor can: it need not read the lines that it overwrites. */
+INLINE void copy_past_cache(void *to, const void *from, size_t bytes) {
+#ifdef __AVX__
+    if (bytes % sizeof(__m256i) == 0 && (uintptr_t)to % sizeof(__m256i) == 0) {
+        const __m256i *source = from;
+        __m256i *target = to;
+        for (size_t i = 0; i < bytes / sizeof(__m256i); i++)
+            _mm256_stream_si256(target + i, _mm256_loadu_si256(source + i));
+        return;
+    }
+#endif
+    memcpy(to, from, bytes);
+}
+
+/* Makes what was copied past the cache visible to all threads. */
+INLINE void end_of_copies(void) {
+#ifdef __AVX__
+    _mm_sfence();
+#endif
+}
+
+/* As `store`, past the cache; n floats of `room`, whichever type `values` has. */
+INLINE void store_past_cache(int64_t bfloat16, const float *restrict room, int64_t n, void *values,
+                             int64_t at) {
+    uint16_t narrow[BLOCK];
+    store(bfloat16, room, n, narrow, 0);
+    if (bfloat16)
+        copy_past_cache((uint16_t *)values + at, narrow, (size_t)n * sizeof(uint16_t));
+    else
+        copy_past_cache((float *)values + at, room, (size_t)n * sizeof(float));
 }
 
 /* Elements of a tile, at most TILE; behind a batch norm (of at most TILE channels) whole rows. */

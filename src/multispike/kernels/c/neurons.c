@@ -189,14 +189,18 @@ void multispike_forward(const Layer *layer, const void *x, int64_t x_stride, con
                     int64_t here = t * layer->elements + at;
                     constants_at(layer, at, n, &c);
                     if (t == 0) begin(n, layer, &c, v ? v + at : NULL, states + i);
+                    float *to = place(layer->bfloat16 | layer->bypass, s, here, spikes);
                     fire(n, layer, &c, drive(n, layer, &c, x, t * x_stride + at, raw, drives),
-                         states + i, decay, place(layer->bfloat16, s, here, spikes),
-                         mask ? mask + here : NULL);
-                    store(layer->bfloat16, spikes, n, s, here);
+                         states + i, decay, to, mask ? mask + here : NULL);
+                    if (layer->bypass)
+                        store_past_cache(layer->bfloat16, to, n, s, here);
+                    else
+                        store(layer->bfloat16, to, n, s, here);
                 }
             }
             if (last) memcpy(last + first, states, (size_t)size * sizeof(float));
         }
+        end_of_copies();
     }
 }
 
@@ -234,9 +238,13 @@ INLINE void step_back(int64_t n, int64_t i, int64_t at, int64_t t, const Layer *
         chain(n, layer, grad, slope, state, result);
         for (int64_t j = 0; j < n; j++) total[j] = first ? result[j] : total[j] + result[j];
     } else {
-        float *to = place(bfloat16, g->grad_x, here, result);
+        int64_t bypass = layer->bypass && !g->norm_sums; /* which read grad_x again */
+        float *to = place(bfloat16 | bypass, g->grad_x, here, result);
         chain(n, layer, grad, slope, state, to);
-        store(bfloat16, to, n, g->grad_x, here);
+        if (bypass)
+            store_past_cache(bfloat16, to, n, g->grad_x, here);
+        else
+            store(bfloat16, to, n, g->grad_x, here);
     }
 }
 
@@ -283,5 +291,6 @@ void multispike_backward(const Layer *layer, const Gradients *g) {
             }
             if (g->grad_v) memcpy(g->grad_v + first, tile.states, (size_t)size * sizeof(float));
         }
+        end_of_copies();
     }
 }
