@@ -137,12 +137,12 @@ class AvalancheConfig:
     @property
     def architectures(self) -> list[str]:
         """The names in `arch`."""
-        return split_names(self.arch)
+        return list(dict.fromkeys(split_names(self.arch)))
 
     @property
     def run_folders(self) -> list[str]:
         """The folders in `runs`."""
-        return split_names(self.runs or "")
+        return list(dict.fromkeys(split_names(self.runs or "")))
 
     def check(self) -> None:
         """Raise `InputError` for the first value that is not allowed."""

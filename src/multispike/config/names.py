@@ -4,9 +4,9 @@ from __future__ import annotations
 
 
 def split_names(text: str) -> list[str]:
-    """Comma-separated names, each once.
+    """Comma-separated names.
 
-    >>> split_names("ann, binary-T4, ann,")
+    >>> split_names("ann, binary-T4,")
     ['ann', 'binary-T4']
     """
-    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    return [name.strip() for name in text.split(",") if name.strip()]
