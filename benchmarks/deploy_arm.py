@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tools import version_of
 
 from multispike.deploy.c_export import export_c, flash_bytes
 from multispike.deploy.trained import as_input, quantise_run
@@ -26,12 +27,6 @@ from multispike.training.run import Run, load_run
 
 QEMU = ["qemu-system-arm", "-M", "mps2-an386", "-nographic", "-kernel", "model-mps2.elf"]
 SEMIHOSTING = "enable=on,target=native,arg=model,arg=images.npy"
-
-
-def version_of(tool: str) -> str:
-    """The first line of what a tool says of itself."""
-    done = subprocess.run([tool, "--version"], check=True, capture_output=True, text=True)
-    return done.stdout.splitlines()[0]
 
 
 def row(run: Run, images: int, folder: Path) -> dict[str, Any]:

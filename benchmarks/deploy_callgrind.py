@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tools import version_of
 
 from multispike.deploy.c_export import export_c
 from multispike.deploy.c_program import identifier
@@ -188,14 +189,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if not (shutil.which("valgrind") and shutil.which("cc")):
         raise SystemExit("needs valgrind and a C compiler")
-    compiler = subprocess.run(["cc", "--version"], capture_output=True, text=True, check=True)
-    valgrind = subprocess.run(["valgrind", "--version"], capture_output=True, text=True, check=True)
     result: dict[str, Any] = {
         "command": "python benchmarks/deploy_callgrind.py RUN",
         "environment": {
             **environment(),
-            "compiler": compiler.stdout.splitlines()[0],
-            "valgrind": valgrind.stdout.strip(),
+            "compiler": version_of("cc"),
+            "valgrind": version_of("valgrind"),
             "machine": platform.machine(),
             "flags": FLAGS,
         },

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tools import version_of
 from torch import Tensor
 
 from multispike.data.loader import BatchLoader
@@ -136,14 +137,13 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as temporary:
                 rows.append(row(run, loader, arguments.images, brief, Path(temporary)))
             print(json.dumps(rows[-1]), flush=True)
-    compiler = subprocess.run(["cc", "--version"], capture_output=True, text=True, check=True)
     packages = {name: version(name) for name in ("onnx", "onnxruntime", "openvino")}
     result = {
         "command": "python benchmarks/deploy_exact.py RUN ... --brief RUN ...",
         "environment": {
             **environment(),
             **packages,
-            "compiler": compiler.stdout.splitlines()[0],
+            "compiler": version_of("cc"),
         },
         "rows": rows,
     }

@@ -1,4 +1,4 @@
-"""What ablation.py and barrier.py share: short trainings of a recipe with one thing changed."""
+"""What benchmarks that train share: a run by the command line, and studies of short ones."""
 
 from __future__ import annotations
 
@@ -30,19 +30,31 @@ def arguments(description: str | None, name: str, epochs: int) -> argparse.Names
     return parser.parse_args()
 
 
-def trained(
-    options: argparse.Namespace, row: str, extra: Sequence[str], program: Sequence[str] = MULTISPIKE
-) -> dict[str, Any]:
-    """The result of `multispike train` with `extra` settings; it goes on where it was killed."""
-    out = options.work / "".join(c if c.isalnum() or c in ".-" else "-" for c in row)
+def train(
+    recipe: str | Path,
+    data_dir: str,
+    out: Path,
+    extra: Sequence[str],
+    program: Sequence[str] = MULTISPIKE,
+    stdout: Any = sys.stderr,
+) -> None:
+    """`multispike train` of a recipe with `extra` settings; it goes on where it was killed."""
     command = [
-        *(sys.executable, *program, "train", "--config", options.recipe),
-        *("--data-dir", options.data_dir, "--epochs", str(options.epochs), "--out", str(out)),
-        *extra,
+        *(sys.executable, *program, "train", "--config", str(recipe)),
+        *("--data-dir", data_dir, "--out", str(out), *extra),
     ]
     if (out / "config.yaml").exists():
         command.append("--resume")
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=stdout)
+
+
+def trained(
+    options: argparse.Namespace, row: str, extra: Sequence[str], program: Sequence[str] = MULTISPIKE
+) -> dict[str, Any]:
+    """The result of a row's training with `extra` settings."""
+    out = options.work / "".join(c if c.isalnum() or c in ".-" else "-" for c in row)
+    extra = ["--epochs", str(options.epochs), *extra]
+    train(options.recipe, options.data_dir, out, extra, program, stdout=subprocess.DEVNULL)
     return json.loads((out / "result.json").read_text())
 
 

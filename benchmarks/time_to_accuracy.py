@@ -20,34 +20,23 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from short_runs import MULTISPIKE, ROOT, train
 
 from multispike.files import write_json
 
-ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "src" / "multispike" / "recipes"
 AIMS = (0.90, 0.92, 0.93, 0.94)
-
-
-def multispike(*arguments: str) -> None:
-    """Run a command of the package; its progress goes to standard error."""
-    subprocess.run(
-        [sys.executable, "-m", "multispike.cli", *arguments], check=True, stdout=sys.stderr
-    )
 
 
 def trained(recipe: Path, data_dir: str, folder: Path, seed: int) -> dict[str, Any]:
     """One run to its end: its figures, its curve, and result.json."""
     if not (folder / "result.json").exists():
-        resume = ["--resume"] if (folder / "config.yaml").exists() else []
-        multispike(
-            *("train", "--config", str(recipe), "--data-dir", data_dir, "--seed", str(seed)),
-            *("--out", str(folder), *resume),
-        )
+        train(recipe, data_dir, folder, ["--seed", str(seed)])
     mirrored = folder / "mirrored.json"
     if not mirrored.exists():
-        multispike(
-            *("evaluate", str(folder), "--data-dir", data_dir, "--flip", "--json", str(mirrored))
-        )
+        evaluate = ("evaluate", str(folder), "--data-dir", data_dir, "--flip")
+        command = [sys.executable, *MULTISPIKE, *evaluate, "--json", str(mirrored)]
+        subprocess.run(command, check=True, stdout=sys.stderr)
     result = json.loads((folder / "result.json").read_text())
     with (folder / "metrics.csv").open(newline="") as file:
         curve = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -194,6 +195,22 @@ def fixed_rows(threshold: float, spec: NeuronSpec) -> Tensor:
     """
     with torch.inference_mode(False):
         return repeated(neuron_rows(threshold, spec), 1)
+
+
+def window_mask(
+    spikes: Tensor, spec: NeuronSpec, needs_grad: Sequence[bool], threshold: int
+) -> tuple[Tensor | None, bool]:
+    """Room for the gradient's window, a byte an element, and whether it is all that is kept.
+
+    Args:
+        spikes: laid out as the mask will be.
+        needs_grad: of every input of the function.
+        threshold: which of them is V_th: its gradient needs the potentials, no mask tells them.
+    """
+    masked = spec.surrogate in WINDOWS and not needs_grad[threshold]
+    if masked and any(needs_grad):
+        return torch.empty_strided(spikes.shape, spikes.stride(), dtype=torch.uint8), True
+    return None, masked
 
 
 def pointer(tensor: Tensor | None) -> Any:

@@ -27,9 +27,9 @@ from multispike.kernels.layer import (
     neuron_rows,
     plain,
     pointer,
+    window_mask,
 )
 from multispike.kernels.spikes import usable
-from multispike.surrogate import WINDOWS
 
 if TYPE_CHECKING:
     from multispike.surrogate import NeuronSpec
@@ -108,10 +108,7 @@ class FusedNormSpikes(torch.autograd.Function):
             factors=factors.data_ptr(),
             statistics=statistics.data_ptr(),
         )
-        masked = spec.surrogate in WINDOWS and not ctx.needs_input_grad[3]
-        mask = None
-        if masked and any(ctx.needs_input_grad):
-            mask = torch.empty_strided(spikes.shape, spikes.stride(), dtype=torch.uint8)
+        mask, _ = window_mask(spikes, spec, ctx.needs_input_grad, 3)
         ctx.constant = steps > x.shape[0]
         kernels.multispike_norm_forward(
             *(ctypes.byref(described), ctypes.byref(norm), x.data_ptr(), ctx.constant),

@@ -24,8 +24,8 @@ from multispike.kernels.layer import (
     repeated,
     traced,
     window,
+    window_mask,
 )
-from multispike.surrogate import WINDOWS
 
 if TYPE_CHECKING:
     from multispike.surrogate import NeuronSpec
@@ -73,10 +73,7 @@ class FusedSpikes(torch.autograd.Function):
         strides = spikes.stride()[1:]
         x = laid_out(x, strides)
         v = None if v is None else laid_out(v, strides)
-        masked = spec.surrogate in WINDOWS and not ctx.needs_input_grad[2]
-        mask = None
-        if masked and any(ctx.needs_input_grad):
-            mask = torch.empty_strided(spikes.shape, spikes.stride(), dtype=torch.uint8)
+        mask, masked = window_mask(spikes, spec, ctx.needs_input_grad, 2)
         state = torch.empty_strided(x.shape[1:], strides, dtype=torch.float32) if last else None
         if isinstance(threshold, Tensor):
             ctx.channels, ctx.threshold_shape = threshold.numel(), threshold.shape

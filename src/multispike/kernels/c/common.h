@@ -149,10 +149,14 @@ INLINE void end_of_copies(void) {
 #endif
 }
 
-/* As `store`, past the cache; n floats of `room`, whichever type `values` has. */
-INLINE void store_past_cache(int64_t bfloat16, const float *restrict room, int64_t n, void *values,
-                             int64_t at) {
+/* As `store`, with `bypass` past the cache, and then `room` holds floats too. */
+INLINE void store_by(int64_t bypass, int64_t bfloat16, const float *restrict room, int64_t n,
+                     void *values, int64_t at) {
     uint16_t narrow[BLOCK];
+    if (!bypass) {
+        store(bfloat16, room, n, values, at);
+        return;
+    }
     store(bfloat16, room, n, narrow, 0);
     if (bfloat16)
         copy_past_cache((uint16_t *)values + at, narrow, (size_t)n * sizeof(uint16_t));

@@ -192,10 +192,7 @@ void multispike_forward(const Layer *layer, const void *x, int64_t x_stride, con
                     float *to = place(layer->bfloat16 | layer->bypass, s, here, spikes);
                     fire(n, layer, &c, drive(n, layer, &c, x, t * x_stride + at, raw, drives),
                          states + i, decay, to, mask ? mask + here : NULL);
-                    if (layer->bypass)
-                        store_past_cache(layer->bfloat16, to, n, s, here);
-                    else
-                        store(layer->bfloat16, to, n, s, here);
+                    store_by(layer->bypass, layer->bfloat16, to, n, s, here);
                 }
             }
             if (last) memcpy(last + first, states, (size_t)size * sizeof(float));
@@ -241,10 +238,7 @@ INLINE void step_back(int64_t n, int64_t i, int64_t at, int64_t t, const Layer *
         int64_t bypass = layer->bypass && !g->norm_sums; /* which read grad_x again */
         float *to = place(bfloat16 | bypass, g->grad_x, here, result);
         chain(n, layer, grad, slope, state, to);
-        if (bypass)
-            store_past_cache(bfloat16, to, n, g->grad_x, here);
-        else
-            store(bfloat16, to, n, g->grad_x, here);
+        store_by(bypass, bfloat16, to, n, g->grad_x, here);
     }
 }
 
