@@ -41,8 +41,11 @@ PARTS = ("neuron", "training", "inference", "memory")
 LIMITS = [  # case, reference, largest ratio that the project promises
     ("neuron/ste T=1 N=4", "neuron/relu T=1", 1.5),
     ("neuron/sigmoid T=1 N=4", "neuron/relu T=1", 3.5),
+    ("neuron/ste T=1 N=4", "neuron/spikingjelly I-LIF T=1", 1 / 10),
     ("neuron/sigmoid T=1 N=4", "neuron/spikingjelly I-LIF T=1", 1 / 10),
+    ("neuron/ste T=4 N=1", "neuron/spikingjelly IF T=4", 1 / 5),
     ("neuron/sigmoid T=4 N=1", "neuron/spikingjelly IF T=4", 1 / 5),
+    ("neuron/ste T=4 N=1", "neuron/snntorch Leaky T=4", 1 / 8),
     ("neuron/sigmoid T=4 N=1", "neuron/snntorch Leaky T=4", 1 / 8),
     ("training/vgg11 T=1 N=4", "training/vgg11 relu", 1 / 0.9),
     ("training/vgg16 T=1 N=4", "training/vgg16 relu", 1 / 0.9),
