@@ -71,6 +71,7 @@ def test_help_and_version(capsys):
         ("compare --variants ann,ann", "variants: got 'ann,ann'"),
         ("compare --variants binary-T4-N3", "variants"),
         ("evaluate /nowhere", "run: got '/nowhere'"),
+        ("export /nowhere --limit-test 9", "limit_test: got 9, allowed: only with --evaluate"),
         ("trian", "COMMAND"),
         ("", "subcommand"),
     ],

@@ -45,6 +45,8 @@ class ExportConfig:
             raise invalid("finetune", self.finetune, "a number of epochs >= 0")
         if self.limit_test is not None and self.limit_test < 1:
             raise invalid("limit_test", self.limit_test, "an integer >= 1")
+        if self.limit_test is not None and not (self.evaluate or self.finetune):
+            raise invalid("limit_test", self.limit_test, "only with --evaluate or --finetune")
 
 
 @dataclass(frozen=True)
