@@ -1,12 +1,13 @@
 """Which barrier holds accuracy and bounds the avalanche? A short training of Sparse-ResNet-20 each.
 
-    python benchmarks/barrier.py RECIPE.yaml --data-dir DIR --work FOLDER [--epochs 6]
+    python benchmarks/barrier.py RECIPE.yaml --data-dir DIR --work FOLDER [--epochs 4]
                                  [--only NAME,...] [--out FILE.json]
 
 The paper says neither whether the gradient of its barrier is masked nor what its threshold is. A
-barrier takes the sum of two spikes, 0 to 2N levels, and gives 0 to N. The candidates differ in what
-they give for which sum, and in which sums the gradient passes. SEW-ResNet-20, without a barrier, is
-the reference. Run folders stay in FOLDER, so a killed study goes on where it was.
+barrier takes the sum of two spikes and gives 0 to N levels. The candidates differ in what they give
+for which sum, and in which sums the gradient passes; those with a ceiling give up to 1.5 N or 2N
+levels of the same size. SEW-ResNet-20, without a barrier, is the reference. Run folders stay in
+FOLDER, so a killed study goes on where it was.
 """
 
 from __future__ import annotations
@@ -37,12 +38,13 @@ class _Passing(torch.autograd.Function):
 
 
 class Windowed(nn.Module):
-    """A barrier whose gradient is 1 where low <= x <= high, in units of V_th."""
+    """A barrier whose gradient is 1 from half a level below 0 up to `high` levels."""
 
-    def __init__(self, levels: int, threshold: float, low: float, high: float) -> None:
+    def __init__(self, levels: int, threshold: float, high: float) -> None:
         super().__init__()
         self.neuron = barrier(levels, threshold)
-        self.low, self.high = low * threshold, high * threshold
+        level = threshold / levels
+        self.low, self.high = -0.5 * level, high * level
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -63,39 +65,25 @@ class Halved(nn.Module):
         return _Passing.apply(x, given, torch.ones_like(x, dtype=torch.bool)) / 2  # pyright: ignore[reportOperatorIssue]
 
 
-class Learned(nn.Module):
-    """A learned threshold, given out in levels of V_th/N."""
-
-    def __init__(self, levels: int, threshold: float) -> None:
-        super().__init__()
-        self.v_th = threshold
-        self.neuron = MultiLevelIF(
-            levels, threshold, surrogate="ste", v_init=0.5, learn_threshold=True
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        own = self.neuron.threshold
-        assert isinstance(own, Tensor)
-        return self.neuron(x[None])[0] * (self.v_th / own.detach())
-
-
 Make = Callable[[int, float], nn.Module]
 BARRIERS: dict[str, Make] = {
-    "half-open": lambda n, v: Windowed(n, v, -0.5 / n, 1 - 0.5 / n),  # a sum of N is shut out
-    "masked": lambda n, v: Windowed(n, v, -0.5 / n, 1 + 0.5 / n),
-    "wide": lambda n, v: Windowed(n, v, -0.5 / n, 1.5 + 0.5 / n),
-    "identity": lambda n, v: Windowed(n, v, -0.5 / n, 2 + 0.5 / n),
+    "half-open": lambda n, v: Windowed(n, v, n - 0.5),  # a sum of N is shut out
+    "masked": lambda n, v: Windowed(n, v, n + 0.5),
+    "wide": lambda n, v: Windowed(n, v, 1.5 * n + 0.5),
+    "identity": lambda n, v: Windowed(n, v, 2 * n + 0.5),
+    "ceiling 1.5": lambda n, v: Windowed(3 * n // 2, 1.5 * v, 1.5 * n + 0.5),
+    "ceiling 2": lambda n, v: Windowed(2 * n, 2 * v, 2 * n + 0.5),
     "twice": Halved,
-    "learned": Learned,
 }
 ROWS: dict[str, tuple[str, str, str]] = {  # name -> arch, barrier, options
     "sew": ("sew_resnet20", "", ""),
     **{f"sparse {name}": ("sparse_resnet20", name, "") for name in BARRIERS},
+    "sparse learned": ("sparse_resnet20", "", "--learn-threshold layer"),
     "sew sigmoid": ("sew_resnet20", "", "--surrogate sigmoid"),
     "sparse sigmoid masked": ("sparse_resnet20", "masked", "--surrogate sigmoid"),
     **{
         f"{row} V_th {value}": (arch, name, f"--threshold {value}")
-        for value in (1, 3)
+        for value in (3, 4)
         for row, arch, name in (
             ("sew", "sew_resnet20", ""),
             ("sparse masked", "sparse_resnet20", "masked"),
@@ -119,7 +107,7 @@ def worker(name: str, arguments: list[str]) -> int:
 
 def main() -> None:
     """Train every row and write its figures as soon as they are there."""
-    options = arguments(__doc__, "barrier", 6)
+    options = arguments(__doc__, "barrier", 4)
 
     def run(row: str) -> tuple[dict[str, Any], dict[str, Any]]:
         arch, name, extra = ROWS[row]
