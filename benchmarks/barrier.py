@@ -21,7 +21,7 @@ from short_runs import MULTISPIKE, arguments, study, trained
 from torch import Tensor, nn
 
 from multispike.models.layers import NeuronFactory
-from multispike.neurons import MultiLevelIF, barrier
+from multispike.neurons import barrier
 
 
 class _Passing(torch.autograd.Function):
@@ -52,17 +52,11 @@ class Windowed(nn.Module):
         return _Passing.apply(x, given, (x >= self.low) & (x <= self.high))  # pyright: ignore[reportReturnType]
 
 
-class Halved(nn.Module):
-    """Threshold 2 V_th, given out in levels of V_th/N: half of the sum, rounded."""
-
-    def __init__(self, levels: int, threshold: float) -> None:
-        super().__init__()
-        self.neuron = MultiLevelIF(levels, 2 * threshold, surrogate="ste", v_init=0.5)
+class Halved(Windowed):
+    """A barrier that gives out half of its levels."""
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            given = self.neuron(x[None])[0]
-        return _Passing.apply(x, given, torch.ones_like(x, dtype=torch.bool)) / 2  # pyright: ignore[reportOperatorIssue]
+        return super().forward(x) / 2
 
 
 Make = Callable[[int, float], nn.Module]
@@ -73,7 +67,7 @@ BARRIERS: dict[str, Make] = {
     "identity": lambda n, v: Windowed(n, v, 2 * n + 0.5),
     "ceiling 1.5": lambda n, v: Windowed(3 * n // 2, 1.5 * v, 1.5 * n + 0.5),
     "ceiling 2": lambda n, v: Windowed(2 * n, 2 * v, 2 * n + 0.5),
-    "twice": Halved,
+    "twice": lambda n, v: Halved(n, 2 * v, n + 0.5),  # half of the sum, rounded
 }
 ROWS: dict[str, tuple[str, str, str]] = {  # name -> arch, barrier, options
     "sew": ("sew_resnet20", "", ""),
