@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from jsonschema import Draft202012Validator
 
 from multispike.energy import BASELINES
 from multispike.errors import InputError
@@ -14,67 +17,71 @@ from multispike.report.style import CATEGORIES
 FORMAT = 1
 """Raised by one whenever a key changes its meaning."""
 
-Shape = Any
-"""What a value must be: a type (float takes whole numbers too), {key: shape}, {str: shape} for any
-keys, [shape of every item], or (shape, None) where it may be null."""
+Schema = dict[str, Any]
+"""A JSON Schema, in its keywords `type`, `properties`, `required`, `items`."""
 
-_ENERGY: Shape = {"total": float, **dict.fromkeys(CATEGORIES, float)}
-_CHARGED: Shape = {"profile": str, "bits": int, **_ENERGY}
-_SENT: Shape = {
-    "name": str,
-    "path": str,
-    "shape": [int],
-    "timesteps": int,
-    "levels": int,
-    "events": float,
-    "amplitude": float,
-    "max_level": int,
-    "histogram": [float],
-    "decoded": [float],
-    "neurons": int,
-    "density": float,
+TEXT: Schema = {"type": "string"}
+WHOLE: Schema = {"type": "integer"}
+NUMBER: Schema = {"type": "number"}
+
+
+def _list(items: Schema) -> Schema:
+    return {"type": "array", "items": items}
+
+
+def _object(needed: Mapping[str, Schema], spare: Mapping[str, Schema] | None = None) -> Schema:
+    """An object with all keys of `needed`; those of `spare` need not be there."""
+    properties = {**needed, **(spare or {})}
+    return {"type": "object", "properties": properties, "required": [*needed]}
+
+
+def _each(keys: Iterable[str], schema: Schema) -> dict[str, Schema]:
+    return dict.fromkeys(keys, schema)
+
+
+def _or_null(schema: Schema) -> Schema:
+    return {**schema, "type": [schema["type"], "null"]}
+
+
+_ENERGY = _each(("total", *CATEGORIES), NUMBER)
+_CHARGED = _object({"profile": TEXT, "bits": WHOLE, **_ENERGY})
+_SENT = _object(
+    _each(("name", "path"), TEXT)
+    | _each(("timesteps", "levels", "max_level", "neurons"), WHOLE)
+    | _each(("events", "amplitude", "density"), NUMBER)
+    | {"shape": _list(WHOLE), "histogram": _list(NUMBER), "decoded": _list(NUMBER)}
+)
+_LAYER = _object({"name": TEXT, "kind": TEXT, "energy_nj": _object(_ENERGY)})
+_SUM = _object({"name": TEXT, **_each(("direct", "shortcut", "total"), _or_null(_SENT))})
+_SYNOPS = _object(_each(("effective_acs", "effective_macs", "dense"), NUMBER))
+_CONSTANTS: Schema = {
+    "type": "object",
+    "additionalProperties": _object({"value": NUMBER, "source": TEXT}),
 }
-_RUN: Shape = {
-    "name": str,
-    "arch": str,
-    "data": str,
-    "neuron": str,
-    "levels": int,
-    "timesteps": int,
-    "seed": int,
-    "epochs": int,
-    "params": int,
-    "accuracy": float,
-    "train_seconds": float,
-    "images_per_second": float,
-    "events_per_inference": float,
-    "density": float,
-    "energy_nj": _CHARGED,
-    "synops": dict.fromkeys(("effective_acs", "effective_macs", "dense"), float),
-    "neurons": [_SENT],
-    "layers": [{"name": str, "kind": str, "energy_nj": _ENERGY}],
-    "environment": {},
-}
-_FURTHER: Shape = {
-    "samples": int,
-    "classes": [str],
-    "confusion": ([[int]], None),
-    "sums": [{"name": str, **dict.fromkeys(("direct", "shortcut", "total"), (_SENT, None))}],
-    "not_counted": [str],
-    "baselines": dict.fromkeys(BASELINES, _CHARGED),
-    "crossover": {key: {"wins": ([float], None)} for key in BASELINES},
-    "even_density": float,
-    "assumptions": {
-        "profile": {"name": str, "constants": {str: {"value": float, "source": str}}},
-        "network": str,
-        "fanout": str,
-        "graded_op": str,
-        "operation_pj": {str: float},
-        "choices": [str],
-        "not_modelled": [str],
+_OPERATIONS: Schema = {"type": "object", "additionalProperties": NUMBER}
+_ASSUMPTIONS = _object(
+    _each(("network", "fanout", "graded_op"), TEXT)
+    | _each(("choices", "not_modelled"), _list(TEXT))
+    | {"profile": _object({"name": TEXT, "constants": _CONSTANTS}), "operation_pj": _OPERATIONS}
+)
+_RUN = _object(
+    _each(("name", "arch", "data", "neuron"), TEXT)
+    | _each(("levels", "timesteps", "seed", "epochs", "params"), WHOLE)
+    | _each(("accuracy", "train_seconds", "images_per_second"), NUMBER)
+    | _each(("events_per_inference", "density"), NUMBER)
+    | {"energy_nj": _CHARGED, "synops": _SYNOPS, "neurons": _list(_SENT)}
+    | {"layers": _list(_LAYER), "environment": _object({})},
+    spare={
+        "samples": WHOLE,
+        "even_density": NUMBER,
+        "confusion": _or_null(_list(_list(WHOLE))),
+        "sums": _list(_SUM),
+        "baselines": _object(_each(BASELINES, _CHARGED)),
+        "crossover": _object(_each(BASELINES, _object({"wins": _or_null(_list(NUMBER))}))),
+        "assumptions": _ASSUMPTIONS,
+        **_each(("classes", "not_counted"), _list(TEXT)),
     },
-}
-"""What need not be there, but must be this where it is."""
+)
 
 
 def write_results(folder: Path, runs: list[dict[str, Any]]) -> Path:
@@ -143,8 +150,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _checked(run: Any, path: Path) -> dict[str, Any]:
-    misfit = _misfit(run, _RUN, "run") or _misfit(run, _FURTHER, "run", optional=True)
-    if misfit:
+    if misfit := _misfit(run):
         raise InputError(
             f"results: got {str(path)!r} of multispike {_version(run)}, in which {misfit};"
             " allowed: a result of this version"
@@ -164,30 +170,16 @@ def _version(content: Any) -> str:
     return next((version for version in found if version != "?"), "?")
 
 
-def _misfit(value: Any, shape: Shape, where: str, optional: bool = False) -> str | None:
-    """The first place at which a value has not its shape, and what stands there.
+def _misfit(run: Any) -> str | None:
+    """The first place at which a result does not fit its schema, and what stands there.
 
-    >>> _misfit({"a": [1, "x"]}, {"a": [int]}, "run")
-    "run.a[1] is 'x', not int"
-    >>> _misfit({}, {"a": float}, "run"), _misfit({}, {"a": float}, "run", optional=True)
-    ("run has no 'a'", None)
+    >>> _misfit({"name": 4}), _misfit([])
+    ('run.name is 4, not of type string', 'run is [], not of type object')
     """
-    if isinstance(shape, tuple):
-        return None if value is None else _misfit(value, shape[0], where)
-    if isinstance(shape, type):
-        kinds = (int, float) if shape is float else shape
-        right = isinstance(value, kinds) and not isinstance(value, bool)
-        return None if right else f"{where} is {value!r:.40}, not {shape.__name__}"
-    if not isinstance(value, type(shape)):
-        return f"{where} is {value!r:.40}, not a {type(shape).__name__}"
-    if isinstance(shape, list):
-        parts = ((item, shape[0], f"{where}[{index}]") for index, item in enumerate(value))
-    elif str in shape:
-        parts = ((item, shape[str], f"{where}.{key}") for key, item in value.items())
-    else:
-        missing = [key for key in shape if key not in value]
-        if missing and not optional:
-            return f"{where} has no {missing[0]!r}"
-        parts = ((value[key], shape[key], f"{where}.{key}") for key in shape if key in value)
-    found = (_misfit(*part) for part in parts)
-    return next((line for line in found if line), None)
+    for error in Draft202012Validator(_RUN).iter_errors(run):
+        where = "run" + error.json_path.removeprefix("$")
+        if error.validator == "required":
+            return f"{where}: {error.message}"
+        allowed = str(error.validator_value)
+        return f"{where} is {error.instance!r:.40}, not of type {allowed}"
+    return None
