@@ -152,6 +152,16 @@ def test_rows_of_an_older_recipe_are_told(tmp_path):
     assert "**trained under different settings**, lr: ann 0.4, binary-T4 None" in text
 
 
+def test_rows_of_different_machines_are_told(tmp_path):
+    here, there = (made_run("table-cifar10", name, 0.9, 1.0) for name in ("ann", "binary-T4"))
+    told = "trained on different machines: seconds don't compare"
+    assert told not in table_section(tmp_path, "table-cifar10", here, there)
+    there["environment"] = {**there["environment"], "cpu": "another"}
+    text = table_section(tmp_path, "table-cifar10", here, there)
+    assert told in text
+    assert "made up, 2 threads and another, 2 threads" in text
+
+
 @pytest.mark.parametrize(
     ("accuracy", "amplitude", "holds"),
     [(0.90, 80.0, True), (0.894, 80.0, False), (0.95, 81.0, False)],

@@ -24,10 +24,20 @@ def environment() -> dict[str, str | int]:
 
 
 def cpu_name() -> str:
-    """The processor's model name, as the system gives it."""
+    """The processor's model name, as the system gives it.
+
+    Virtual machines often hide the model ("AMD EPYC"), so x86 processors are told apart by their
+    family and model numbers as well.
+    """
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    if not info.exists():
+        return platform.processor() or platform.machine()
+    first = info.read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
+    facts = {
+        key.strip(): value.strip()
+        for key, _, value in (line.partition(":") for line in first.splitlines())
+    }
+    name = facts.get("model name") or platform.machine()
+    if "cpu family" in facts and "model" in facts:
+        name += f" (family {facts['cpu family']}, model {facts['model']})"
+    return name

@@ -151,12 +151,19 @@ def study_source(study: str, content: dict[str, Any], rows: Rows) -> str:
         f"n = 1 run a row, seed 0{', but ' + '; '.join(several) if several else ''}",
         f"{runs[0]['samples']:,} test images, sampling error of an accuracy about"
         f" ±{max(map(sampling_error, rows.values())):.1f} points (95 %)",
+        *_machines(runs),
         *odd_settings(runs, study),
         *unfinished(study, rows),
     ]
     return source(
         f"{study}.json", content["command"], remarks, *(run["environment"] for run in runs)
     )
+
+
+def _machines(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """A warning where rows were trained on different machines."""
+    several = len({run["environment"]["cpu"] for run in runs}) > 1
+    return ["trained on different machines: seconds don't compare"] if several else []
 
 
 def unfinished(study: str, rows: Rows) -> list[str]:
