@@ -9,9 +9,7 @@ stay in FOLDER, so a killed study goes on where it was; rows of another study in
 
 from __future__ import annotations
 
-from typing import Any
-
-from short_runs import arguments, study, trained
+from short_runs import ablate
 
 CHANGES = {
     "recipe": "",
@@ -36,17 +34,5 @@ CHANGES = {
 }
 
 
-def main() -> None:
-    """Train every row and write its figures as soon as they are there."""
-    options = arguments(__doc__, "ablation", 3)
-
-    def run(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        result = trained(options, name, CHANGES[name].split())
-        figures = ("accuracy", "loss", "density", "events_per_inference", "train_seconds")
-        return result, {key: result[key] for key in figures} | {"options": CHANGES[name]}
-
-    study(options, "ablation.py", CHANGES, run)
-
-
 if __name__ == "__main__":
-    main()
+    ablate(__doc__, "ablation", CHANGES, epochs=3)

@@ -97,3 +97,17 @@ def study(
             "environment": result["environment"],
         }
         write_json(options.out, content)
+
+
+def ablate(
+    description: str | None, name: str, changes: dict[str, str], epochs: int, shared: str = ""
+) -> None:
+    """A study of a recipe's `changes` (row's name -> options); `shared` options go to all rows."""
+    options = arguments(description, name, epochs)
+
+    def run(row: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        result = trained(options, row, [*shared.split(), *changes[row].split()])
+        figures = ("accuracy", "loss", "density", "events_per_inference", "train_seconds")
+        return result, {key: result[key] for key in figures} | {"options": changes[row]}
+
+    study(options, f"{name}.py", changes, run)
