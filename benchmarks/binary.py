@@ -21,8 +21,9 @@ CHANGES = {
     "recipe": "",
     "clip V_th 1": "--threshold 1",
     "ste V_th 1": "--surrogate ste --threshold 1",
+    "sigmoid": "--surrogate sigmoid",
     "sigmoid V_th 1": "--surrogate sigmoid --threshold 1",
-    "sigmoid V_th 2": "--surrogate sigmoid",
+    "sigmoid V_th 3": "--surrogate sigmoid --threshold 3",
     "sigmoid V_th 1 lr 0.1": "--surrogate sigmoid --threshold 1 --lr 0.1",
     "ste V_th 1 lr 0.1": "--surrogate ste --threshold 1 --lr 0.1",
 }

@@ -24,8 +24,8 @@ class Row:
     seeds: int = 1
 
 
-BINARY: Mapping[str, Any] = {"surrogate": "sigmoid", "threshold": 1.0}
-"""What binary rows change of a recipe for graded spikes: the best of `benchmarks/binary.py`."""
+BINARY: Mapping[str, Any] = {"surrogate": "sigmoid"}
+"""What binary rows change of a recipe for graded spikes: the best gradient of `benchmarks/binary.py`."""
 
 
 def row(variant: str, *, prefix: str = "", seeds: int = 1, **overrides: Any) -> Row:

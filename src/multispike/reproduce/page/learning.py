@@ -38,7 +38,7 @@ def binary(content: dict[str, Any], file: str) -> list[str]:
     return [
         "SEW-ResNet-20 with binary neurons, T = 4, on a fifth of the training images: what suits"
         " graded spikes in one timestep need not suit binary ones in four. The binary rows of the"
-        " tables above have the best gradient and threshold found here:",
+        " tables above train with the gradient that is best here:",
         *ablation(content, file),
     ]
 
