@@ -25,7 +25,7 @@ class Row:
 
 
 BINARY: Mapping[str, Any] = {"surrogate": "sigmoid"}
-"""What binary rows change of a recipe for graded spikes: the best gradient of `benchmarks/binary.py`."""
+"""What binary rows change of a recipe for graded spikes: the best of `benchmarks/binary.py`."""
 
 
 def row(variant: str, *, prefix: str = "", seeds: int = 1, **overrides: Any) -> Row:
