@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ from PIL import Image
 from test_reproduce import arguments, results
 
 from multispike.cli import main
-from multispike.config import EvaluateConfig, TrainConfig, deciding
+from multispike.config import EvaluateConfig, deciding
 from multispike.errors import InputError
 from multispike.experiment import evaluate
+from multispike.recipes import recipe
 from multispike.report.paper import save
 from multispike.reproduce import avalanche
 from multispike.reproduce.page import SECTIONS, contents, page
@@ -33,7 +35,7 @@ def energies(total: float) -> dict[str, float]:
 def made_run(study: str, label: str, accuracy: float, total: float, **more) -> dict:
     """A run of a study as its archive has it, with what the page reads."""
     (item,) = [item for item in STUDIES[study].rows if item.label == label]
-    config = TrainConfig(**item.overrides)
+    config = replace(recipe(STUDIES[study].recipe), **item.overrides)
     twins = {name: energies(factor * total) for name, factor in (("qann", 2), ("qann_skip", 1.1))}
     spiking = config.neuron != "relu"
     run = {
@@ -146,10 +148,10 @@ def test_seeds_give_a_mean_and_a_spread(tmp_path):
 def test_rows_of_an_older_recipe_are_told(tmp_path):
     old = made_run("table-cifar10", "ann", 0.9, 1.0)
     new = made_run("table-cifar10", "binary-T4", 0.9, 1.0)
-    assert "different settings" not in table_section(tmp_path, "table-cifar10", old, new)
+    assert "older settings" not in table_section(tmp_path, "table-cifar10", old, new)
     old["settings"]["lr"] = 0.4
     text = table_section(tmp_path, "table-cifar10", old, new)
-    assert "**trained under different settings**, lr: ann 0.4, binary-T4 None" in text
+    assert "**trained under older settings**: ann (lr 0.4, now 0.3);" in text
 
 
 def test_rows_of_different_machines_are_told(tmp_path):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from multispike.config import TrainConfig, deciding
+from multispike.config import deciding, differing
+from multispike.recipes import recipe
 from multispike.reproduce.page.markdown import source, whole
 from multispike.reproduce.studies import STUDIES
 
@@ -152,7 +153,7 @@ def study_source(study: str, content: dict[str, Any], rows: Rows) -> str:
         f"{runs[0]['samples']:,} test images, sampling error of an accuracy about"
         f" ±{max(map(sampling_error, rows.values())):.1f} points (95 %)",
         *_machines(runs),
-        *odd_settings(runs, study),
+        *older_settings(runs, study),
         *unfinished(study, rows),
     ]
     return source(
@@ -187,13 +188,13 @@ def shared_settings(runs: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def odd_settings(runs: Sequence[dict[str, Any]], study: str) -> list[str]:
-    """Settings in which runs differ though the study doesn't say so: an older recipe's rows."""
-    free = {"seed"}.union(*(row.overrides for row in STUDIES[study].rows))
-    lines = []
-    for name in deciding(vars(TrainConfig())):
-        values = {run["name"]: run["settings"].get(name) for run in runs}
-        if name not in free and len(set(map(repr, values.values()))) > 1:
-            each = ", ".join(f"{label} {value}" for label, value in values.items())
-            lines.append(f"**trained under different settings**, {name}: {each}")
-    return lines
+def older_settings(runs: Sequence[dict[str, Any]], study: str) -> list[str]:
+    """Rows trained under other settings than the study now has, by the first that differs."""
+    overrides = {row.label: row.overrides for row in STUDIES[study].rows}
+    found = []
+    for run in runs:
+        now = replace(recipe(STUDIES[study].recipe), **overrides[run["name"]], seed=run["seed"])
+        if name := differing(run["settings"], now):
+            before = run["settings"].get(name)
+            found.append(f"{run['name']} ({name} {before}, now {getattr(now, name)})")
+    return [f"**trained under older settings**: {', '.join(found)}"] if found else []
