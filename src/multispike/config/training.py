@@ -52,7 +52,7 @@ class Recipe:
         whiten: Start the stem from the training images' principal patches (both signs).
         threshold: V_th of every neuron.
         surrogate: Gradient of the spike: sigmoid, ste (straight-through in [0, V_th]) or clip (if
-            the level is not clipped).
+            the level is not clipped); by default sigmoid for binary neurons, clip for others.
         alpha: Steepness of the sigmoid gradient.
         v_init: Potential at the start, in levels; 0.5 rounds instead of cutting off.
         beta: Leak: share of the potential left after a step; 1 is none.
@@ -100,7 +100,7 @@ class Recipe:
     bias_lr: float = 1.0
     whiten: bool = False
     threshold: float = 1.0
-    surrogate: SurrogateName = "ste"
+    surrogate: SurrogateName | None = None
     alpha: float = 5.0
     v_init: float = 0.5
     beta: float = 1.0
@@ -218,6 +218,20 @@ class TrainConfig(Recipe):
         """Where the run goes."""
         return self.out or f"runs/{self.data}-{self.arch}-{self.variant}"
 
+    @property
+    def gradient(self) -> SurrogateName:
+        """The surrogate, of the neuron's choice where none is given.
+
+        >>> TrainConfig(neuron="binary").gradient, TrainConfig().gradient
+        ('sigmoid', 'clip')
+        """
+        binary = self.neuron == "binary" or self.levels == 1
+        return self.surrogate or ("sigmoid" if binary else "clip")
+
+    def resolved(self) -> TrainConfig:
+        """The same settings, those filled in that the neuron decides."""
+        return replace(self, surrogate=self.gradient)
+
 
 _VARIANT = re.compile(r"(ann|binary|multilevel)(?:-T(\d+))?(?:-N(\d+))?")
 
@@ -293,11 +307,9 @@ def deciding(settings: dict[str, Any]) -> dict[str, Any]:
 
     What the settings don't have gets its default.
     """
-    return {
-        field.name: settings.get(field.name, field.default)
-        for field in fields(TrainConfig)
-        if field.name not in _FREE
-    }
+    known = {field.name: settings.get(field.name, field.default) for field in fields(TrainConfig)}
+    filled = asdict(TrainConfig(**known).resolved())
+    return {name: value for name, value in filled.items() if name not in _FREE}
 
 
 def differing(old: dict[str, Any], new: TrainConfig) -> str | None:
@@ -319,6 +331,6 @@ def same_run(old: dict[str, Any], new: TrainConfig) -> None:
     name = differing(old, new)
     if name:
         raise InputError(
-            f"{name}: got {getattr(new, name)!r}, but the run in {new.folder} began with"
+            f"{name}: got {getattr(new.resolved(), name)!r}, but the run in {new.folder} began with"
             f" {old.get(name)!r}; allowed: the same value, or --overwrite"
         )

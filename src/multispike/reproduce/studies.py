@@ -24,19 +24,13 @@ class Row:
     seeds: int = 1
 
 
-BINARY: Mapping[str, Any] = {"surrogate": "sigmoid"}
-"""What binary rows change of a recipe for graded spikes: the best of `benchmarks/binary.py`."""
-
-
 def row(variant: str, *, prefix: str = "", seeds: int = 1, **overrides: Any) -> Row:
     """A row whose label names its neuron.
 
     >>> row("binary-T4", prefix="sew-", arch="sew_resnet20").label
     'sew-binary-T4'
     """
-    neuron = parse_variant(variant)
-    suited = BINARY if neuron["neuron"] == "binary" else {}
-    return Row(prefix + variant, {**neuron, **suited, **overrides}, seeds)
+    return Row(prefix + variant, {**parse_variant(variant), **overrides}, seeds)
 
 
 def penalised(variant: str, weight: float) -> Row:

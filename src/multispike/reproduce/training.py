@@ -81,7 +81,7 @@ def _opened(config: TrainConfig) -> TrainConfig:
         return replace(config, resume=True)
     print(
         f"  {changed} was {old.get(changed)!r} in {config.folder}, is"
-        f" {getattr(config, changed)!r}: training anew",
+        f" {getattr(config.resolved(), changed)!r}: training anew",
         file=sys.stderr,
     )
     return replace(config, overwrite=True)

@@ -77,7 +77,7 @@ def build_network(config: TrainConfig, dataset: Dataset) -> Network:
     return create_model(
         config.arch, num_classes=dataset.num_classes, in_channels=dataset.input_shape[0],
         neuron=config.neuron, levels=config.levels, timesteps=config.timesteps, stem=config.stem,
-        classifier=config.classifier, threshold=config.threshold, surrogate=config.surrogate,
+        classifier=config.classifier, threshold=config.threshold, surrogate=config.gradient,
         alpha=config.alpha, v_init=config.v_init, beta=config.beta,
         learn_threshold=config.learn_threshold,
     )  # fmt: skip
@@ -113,6 +113,7 @@ def fit(config: TrainConfig) -> bool:
         callbacks.Interrupted: after Ctrl-C or SIGTERM, with last.ckpt written.
     """
     config.check()
+    config = config.resolved()
     keep_freed_memory()
     folder = Path(config.folder)
     first = int(os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0"))) == 0

@@ -46,7 +46,7 @@ SECTIONS: dict[str, tuple[Part, ...]] = {
     "Ablation": (
         Part("ablation*.json", "python benchmarks/ablation.py RECIPE.yaml --data-dir DIR"
              " --work FOLDER", learning.ablation),
-        Part("binary.json", "python benchmarks/binary.py RECIPE.yaml --data-dir DIR"
+        Part("binary*.json", "python benchmarks/binary.py RECIPE.yaml --data-dir DIR"
              " --work FOLDER", learning.binary),
         Part("barrier.json", "python benchmarks/barrier.py RECIPE.yaml --data-dir DIR"
              " --work FOLDER", learning.barrier),

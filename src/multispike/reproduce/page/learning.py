@@ -36,9 +36,8 @@ def ablation(content: dict[str, Any], file: str) -> list[str]:
 def binary(content: dict[str, Any], file: str) -> list[str]:
     """`benchmarks/binary.py`: what suits the SNN that graded spikes are compared with."""
     return [
-        "SEW-ResNet-20 with binary neurons, T = 4, on a fifth of the training images: what suits"
-        " graded spikes in one timestep need not suit binary ones in four. The binary rows of the"
-        " tables above train with the gradient that is best here:",
+        "The recipe with binary neurons, T = 4, on a fifth of the training images: what suits"
+        " graded spikes in one timestep need not suit binary ones in four.",
         *ablation(content, file),
     ]
 

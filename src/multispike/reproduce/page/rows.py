@@ -194,6 +194,7 @@ def older_settings(runs: Sequence[dict[str, Any]], study: str) -> list[str]:
     found = []
     for run in runs:
         now = replace(recipe(STUDIES[study].recipe), **overrides[run["name"]], seed=run["seed"])
+        now = now.resolved()
         if name := differing(run["settings"], now):
             before = run["settings"].get(name)
             found.append(f"{run['name']} ({name} {before}, now {getattr(now, name)})")
