@@ -178,14 +178,22 @@ def unfinished(study: str, rows: Rows) -> list[str]:
 
 
 def shared_settings(runs: Sequence[dict[str, Any]]) -> str:
-    """What all runs share and what is not a default of `multispike train`."""
+    """What all runs share and what is not a default of `multispike train`; every gradient."""
     usual = deciding({})
-    return ", ".join(
+    shared = [
         f"{name} {value}"
         for name, value in runs[0]["settings"].items()
         if value != usual.get(name, value) or name in ("epochs", "arch")
-        if all(run["settings"].get(name) == value for run in runs)
-    )
+        if all(run["settings"].get(name) == value for run in runs) and name != "surrogate"
+    ]
+    gradients = {
+        run["name"]: run["settings"]["surrogate"] for run in runs if run["neuron"] != "relu"
+    }
+    kinds = dict.fromkeys(gradients.values())
+    for kind in kinds:
+        rows = ", ".join(label for label, surrogate in gradients.items() if surrogate == kind)
+        shared.append(f"surrogate {kind}" + (f" ({rows})" if len(kinds) > 1 else ""))
+    return ", ".join(shared)
 
 
 def older_settings(runs: Sequence[dict[str, Any]], study: str) -> list[str]:
