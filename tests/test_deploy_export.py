@@ -37,7 +37,7 @@ def trained(folder, **changes) -> str:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> str:
-    return trained(tmp_path_factory.mktemp("run") / "run")
+    return trained(tmp_path_factory.mktemp("run") / "run", epochs=3, limit_train=None)
 
 
 @pytest.mark.parametrize("format", sorted(FORMATS))
@@ -56,7 +56,7 @@ def test_every_format_is_written_beside_the_integer_network(run, format, tmp_pat
     floats = trained_run.network((pixels.float() / 255 - mean) / std).detach().numpy()
     # int8 weights move levels here and there: the logits stay the same but for that.
     error = network.forward(pixels) * network.logit_scale - floats
-    assert np.corrcoef(error.ravel() + floats.ravel(), floats.ravel())[0, 1] > 0.9
+    assert np.corrcoef(error.ravel() + floats.ravel(), floats.ravel())[0, 1] > 0.95
 
 
 def test_evaluation_counts_what_both_networks_get_right(run, tmp_path):
