@@ -50,6 +50,7 @@ def arguments(cifar10dvs, tmp_path_factory) -> list[str]:
         "compare", "--arch", "fastnet", "--data", "cifar10dvs", "--data-dir", str(cifar10dvs),
         "--variants", ",".join(VARIANTS), "--size", "16", "--epochs", "8", "--batch-size", "20",
         "--flip", "none", "--drop", "0.1", "--precision", "bf16-mixed", "--threads", "1",
+        "--surrogate", "ste", "--threshold", "1",
         "--out", str(tmp_path_factory.mktemp("compare") / "dir"),
     ]  # fmt: skip
 
@@ -84,6 +85,7 @@ def test_the_events_of_the_input_are_priced_alike(runs):
     assert ann["assumptions"]["network"] == "ann_stepwise"
     twin = runs["multilevel-T1-N4"]["baselines"]["ann"]["total"]
     assert ann["energy_nj"]["total"] == pytest.approx(2 * twin)
+    assert runs["multilevel-T1-N4"]["energy_nj"]["total"] < runs["binary-T2"]["energy_nj"]["total"]
 
 
 def test_the_report_says_what_it_compares(runs, arguments):
