@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from multispike.cli import main
 from multispike.config import EvaluateConfig, deciding
 from multispike.errors import InputError
 from multispike.experiment import evaluate
-from multispike.recipes import recipe
 from multispike.report.paper import save
 from multispike.reproduce import avalanche
 from multispike.reproduce.page import SECTIONS, contents, page
@@ -35,7 +33,7 @@ def energies(total: float) -> dict[str, float]:
 def made_run(study: str, label: str, accuracy: float, total: float, **more) -> dict:
     """A run of a study as its archive has it, with what the page reads."""
     (item,) = [item for item in STUDIES[study].rows if item.label == label]
-    config = replace(recipe(STUDIES[study].recipe), **item.overrides)
+    config = STUDIES[study].settings(item, seed=0)
     twins = {name: energies(factor * total) for name, factor in (("qann", 2), ("qann_skip", 1.1))}
     spiking = config.neuron != "relu"
     run = {

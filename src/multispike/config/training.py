@@ -312,14 +312,19 @@ def deciding(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in filled.items() if name not in _FREE}
 
 
-def differing(old: dict[str, Any], new: TrainConfig) -> str | None:
+def differing(old: dict[str, Any], new: TrainConfig) -> tuple[str, Any, Any] | None:
     """The first deciding setting that `old`, as of a config.yaml, has otherwise than `new`.
 
+    Returns:
+        Its name, its value in `old` and in `new`; None if they decide the same.
+
     >>> differing({"lr": 0.1, "threads": 4}, TrainConfig(lr=0.2, threads=1))
-    'lr'
+    ('lr', 0.1, 0.2)
     """
     before, now = deciding(old), deciding(asdict(new))
-    return next((name for name in now if before[name] != now[name]), None)
+    return next(
+        ((name, before[name], now[name]) for name in now if before[name] != now[name]), None
+    )
 
 
 def same_run(old: dict[str, Any], new: TrainConfig) -> None:
@@ -328,9 +333,9 @@ def same_run(old: dict[str, Any], new: TrainConfig) -> None:
     Raises:
         InputError: naming the first setting that differs and both values.
     """
-    name = differing(old, new)
-    if name:
+    if changed := differing(old, new):
+        name, before, now = changed
         raise InputError(
-            f"{name}: got {getattr(new.resolved(), name)!r}, but the run in {new.folder} began with"
-            f" {old.get(name)!r}; allowed: the same value, or --overwrite"
+            f"{name}: got {now!r}, but the run in {new.folder} began with {before!r};"
+            " allowed: the same value, or --overwrite"
         )

@@ -83,6 +83,8 @@ _RUN = _object(
     },
 )
 
+_RESULT = Draft202012Validator(_RUN)
+
 
 def write_results(folder: Path, runs: list[dict[str, Any]]) -> Path:
     """Write DIR/results.json: {"format", "runs": [...]}."""
@@ -176,7 +178,7 @@ def _misfit(run: Any) -> str | None:
     >>> _misfit({"name": 4}), _misfit([])
     ('run.name is 4, not of type string', 'run is [], not of type object')
     """
-    for error in Draft202012Validator(_RUN).iter_errors(run):
+    for error in _RESULT.iter_errors(run):
         where = "run" + error.json_path.removeprefix("$")
         if error.validator == "required":
             return f"{where}: {error.message}"

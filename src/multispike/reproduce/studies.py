@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from multispike.config import parse_variant
+from multispike.config import TrainConfig, parse_variant
+from multispike.recipes import recipe
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,15 @@ class Study:
     rows: tuple[Row, ...] = ()
     headline: str = ""
     epoch_seconds: float = 0.0
+
+    def settings(self, row: Row, seed: int) -> TrainConfig:
+        """What a run of a row is trained with: the recipe and what the row changes of it.
+
+        >>> study = STUDIES["table-cifar10"]
+        >>> study.settings(study.rows[0], seed=1).variant
+        'ann'
+        """
+        return replace(recipe(self.recipe), **row.overrides, name=row.label, seed=seed)
 
     def order(self) -> list[tuple[Row, int]]:
         """Rows and seeds as they are trained: the headline, then by timesteps, further seeds last.

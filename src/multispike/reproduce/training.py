@@ -12,7 +12,6 @@ from rich.console import Console
 
 from multispike.config import TrainConfig, differing
 from multispike.experiment import stopped, train_run
-from multispike.recipes import recipe
 from multispike.report.terminal import comparison_table
 from multispike.reproduce.archive import Archive
 from multispike.reproduce.settings import ReproduceConfig
@@ -59,10 +58,7 @@ def planned(name: str, settings: ReproduceConfig) -> Iterator[tuple[Row, TrainCo
             yield (
                 row,
                 replace(
-                    recipe(study.recipe),
-                    **row.overrides,
-                    name=row.label,
-                    seed=seed,
+                    study.settings(row, seed),
                     data_dir=settings.data_dir,
                     download=settings.download,
                     out=f"{settings.work}/{name}/{row.label}-s{seed}",
@@ -79,9 +75,6 @@ def _opened(config: TrainConfig) -> TrainConfig:
     changed = differing(old, config)
     if changed is None:
         return replace(config, resume=True)
-    print(
-        f"  {changed} was {old.get(changed)!r} in {config.folder}, is"
-        f" {getattr(config.resolved(), changed)!r}: training anew",
-        file=sys.stderr,
-    )
+    name, before, now = changed
+    print(f"  {name} was {before!r} in {config.folder}, is {now!r}: training anew", file=sys.stderr)
     return replace(config, overwrite=True)

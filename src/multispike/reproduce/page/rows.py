@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from multispike.config import deciding, differing
-from multispike.recipes import recipe
 from multispike.reproduce.page.markdown import source, whole
 from multispike.reproduce.studies import STUDIES
 
@@ -198,12 +197,11 @@ def shared_settings(runs: Sequence[dict[str, Any]]) -> str:
 
 def older_settings(runs: Sequence[dict[str, Any]], study: str) -> list[str]:
     """Rows trained under other settings than the study now has, by the first that differs."""
-    overrides = {row.label: row.overrides for row in STUDIES[study].rows}
+    rows = {row.label: row for row in STUDIES[study].rows}
     found = []
     for run in runs:
-        now = replace(recipe(STUDIES[study].recipe), **overrides[run["name"]], seed=run["seed"])
-        now = now.resolved()
-        if name := differing(run["settings"], now):
-            before = run["settings"].get(name)
-            found.append(f"{run['name']} ({name} {before}, now {getattr(now, name)})")
+        planned = STUDIES[study].settings(rows[run["name"]], run["seed"])
+        if changed := differing(run["settings"], planned):
+            name, before, now = changed
+            found.append(f"{run['name']} ({name} {before}, now {now})")
     return [f"**trained under older settings**: {', '.join(found)}"] if found else []
