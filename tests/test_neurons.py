@@ -185,6 +185,17 @@ def test_barrier_bounds_sums_of_levels_exactly(n, seed):
     assert torch.equal(torch.round(out * n / threshold), (a + b).clamp(max=n).float())
 
 
+@pytest.mark.parametrize("timesteps", [1, 4])
+def test_barrier_passes_the_gradient_unchanged_where_nothing_is_clipped(timesteps):
+    """Sums of at most N: identity forward, and backward whatever later timesteps ask for."""
+    x = torch.randint(0, 3, (timesteps, 2, 9)).float().div(2).requires_grad_()
+    out = barrier(2)(x)
+    asked = torch.randn(out.shape)
+    out.backward(asked)
+    assert torch.equal(out, x)
+    assert_close(x.grad, asked, **FLOAT_SUM)
+
+
 def test_no_state_survives():
     """Same output twice, another batch size in between, nothing but parameters in state_dict."""
     neuron = MultiLevelIF(4)

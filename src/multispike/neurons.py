@@ -232,11 +232,14 @@ class MultiLevelIF(nn.Module):
 def barrier(levels: int, threshold: float | Tensor = 1.0) -> MultiLevelIF:
     """The neuron that stands after a residual sum and brings it back to {0..N} (DESIGN 2.4).
 
-    Its gradient passes wherever the sum is not clipped, so the shortcut does not starve. The sum is
-    whole levels in exact arithmetic; half a level of initial potential keeps the rounding errors of
-    the float sum away from the edges without changing any result.
+    Its gradient passes wherever the sum is not clipped, so the shortcut does not starve. The reset
+    is not detached: while nothing is clipped, the gradient of a sequence passes unchanged as well,
+    instead of adding up over all later timesteps, which a row of barriers multiplies until the
+    training diverges. The sum is whole levels in exact arithmetic; half a level of initial
+    potential keeps the rounding errors of the float sum away from the edges without changing any
+    result.
 
     >>> barrier(4)(torch.tensor([[[0.75 + 0.5, 0.25 + 0.25]]])).tolist()
     [[[1.0, 0.5]]]
     """
-    return MultiLevelIF(levels, threshold, surrogate="clip", v_init=0.5)
+    return MultiLevelIF(levels, threshold, surrogate="clip", v_init=0.5, detach_reset=False)
