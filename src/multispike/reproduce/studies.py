@@ -94,12 +94,10 @@ class Study:
 
 
 def _families() -> tuple[Row, ...]:
-    graded = ("sparse", "sew", "spiking", "ms")
-    binary = ("sew", "sparse")
     return tuple(
         row(variant, prefix=f"{family}-", arch=f"{family}_resnet20")
-        for variant, families in (("multilevel-T1-N4", graded), ("binary-T4", binary))
-        for family in families
+        for variant in ("multilevel-T1-N4", "binary-T4")
+        for family in ("sparse", "sew", "spiking", "ms")
     )
 
 
