@@ -177,22 +177,28 @@ def unfinished(study: str, rows: Rows) -> list[str]:
 
 
 def shared_settings(runs: Sequence[dict[str, Any]]) -> str:
-    """What all runs share and what is not a default of `multispike train`; every gradient."""
+    """What all runs share and what is not a default of `multispike train`; rates and gradients."""
     usual = deciding({})
     shared = [
         f"{name} {value}"
         for name, value in runs[0]["settings"].items()
         if value != usual.get(name, value) or name in ("epochs", "arch")
-        if all(run["settings"].get(name) == value for run in runs) and name != "surrogate"
+        if all(run["settings"].get(name) == value for run in runs)
+        if name not in ("lr", "surrogate")
     ]
-    gradients = {
-        run["name"]: run["settings"]["surrogate"] for run in runs if run["neuron"] != "relu"
-    }
-    kinds = dict.fromkeys(gradients.values())
+    spiking = [run for run in runs if run["neuron"] != "relu"]
+    return ", ".join([*shared, *_by_row(runs, "lr"), *_by_row(spiking, "surrogate")])
+
+
+def _by_row(runs: Sequence[dict[str, Any]], name: str) -> list[str]:
+    """A setting, once for every value that it has, with the rows where they differ."""
+    values = {run["name"]: run["settings"][name] for run in runs}
+    kinds = dict.fromkeys(values.values())
+    shown = []
     for kind in kinds:
-        rows = ", ".join(label for label, surrogate in gradients.items() if surrogate == kind)
-        shared.append(f"surrogate {kind}" + (f" ({rows})" if len(kinds) > 1 else ""))
-    return ", ".join(shared)
+        rows = ", ".join(label for label, value in values.items() if value == kind)
+        shown.append(f"{name} {kind}" + (f" ({rows})" if len(kinds) > 1 else ""))
+    return shown
 
 
 def older_settings(runs: Sequence[dict[str, Any]], study: str) -> list[str]:
