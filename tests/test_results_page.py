@@ -188,6 +188,8 @@ def test_vgg16_gives_parts_and_ratios(tmp_path):
     assert "| binary-T4, lemaire2022 | 1,900 | 190 | 190 | 950 | 190 | 190 | 190 |" in text
     assert "1.90 times (castagnetti2025)" in text
     assert "**Does not hold.**" in text
+    assert "lr 0.05 (multilevel-T1-N4), lr 0.015 (binary-T4)" in text
+    assert "surrogate clip (multilevel-T1-N4), surrogate sigmoid (binary-T4)" in text
 
 
 def test_event_data_is_called_emulated(tmp_path):
