@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from multispike.config import TrainConfig, deciding, differing
 from multispike.files import write_json
+from multispike.training.run import read_settings
 
 ROOT = Path(__file__).parent.parent
 MULTISPIKE = ("-m", "multispike.cli")
@@ -69,8 +71,9 @@ def study(
     Rows that the file holds already stay, so a study may be made in parts (--only).
 
     Raises:
-        SystemExit: for a row that does not exist, or a file of another number of epochs.
+        SystemExit: for a row that does not exist, or a file of another recipe or number of epochs.
     """
+    recipe = read_settings(Path(options.recipe)) | {"epochs": options.epochs}
     known = list(names)
     wanted = options.only.split(",") if options.only else known
     for name in wanted:
@@ -79,8 +82,8 @@ def study(
     rows: dict[str, Any] = {}
     if options.out.exists():
         before = json.loads(options.out.read_text())
-        if before["epochs"] != options.epochs:
-            raise SystemExit(f"out: {options.out} holds runs of {before['epochs']} epochs")
+        for setting, old, new in differing(before["recipe"], TrainConfig(**recipe)):
+            raise SystemExit(f"out: {options.out} holds runs of {setting} {old}, not {new}")
         rows = before["rows"]
     for name in wanted:
         result, rows[name] = run(name)
@@ -91,6 +94,7 @@ def study(
         command = f"python benchmarks/{script} {options.recipe} --epochs {options.epochs}"
         content = {
             "command": f"{command} --data-dir DIR --work FOLDER",
+            "recipe": deciding(recipe),
             "epochs": options.epochs,
             "seed": result["seed"],
             "rows": {key: rows[key] for key in known if key in rows},

@@ -349,6 +349,7 @@ def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     ratios = [row for row in old["ratios"] if part(row["case"]) not in fresh] + new["ratios"]
     limits = [(case, reference) for case, reference, _ in LIMITS]
     return new | {
+        "commands": old["commands"] | new["commands"],
         "cases": dict(sorted(cases.items(), key=lambda item: PARTS.index(part(item[0])))),
         "ratios": sorted(ratios, key=lambda row: limits.index((row["case"], row["reference"]))),
         "environment": new["environment"]
@@ -424,7 +425,12 @@ def main() -> None:
 
     from multispike.environment import environment
 
-    result["command"] = "python benchmarks/speed.py --peers FOLDER --out FILE"
+    command = ["python benchmarks/speed.py", *["--peers FOLDER"] * bool(arguments.peers)]
+    for name in ("parts", "repeats", "threads"):
+        value = getattr(arguments, name)
+        command += [f"--{name} {value}"] * (value != parser.get_default(name))
+    command += ["--tune-peers"] * arguments.tune_peers + ["--merge"] * arguments.merge
+    result["commands"] = dict.fromkeys(parts, " ".join([*command, "--out FILE"]))
     result["environment"] = environment() | {
         "threads": arguments.threads,
         "tuned_peers": arguments.tune_peers,

@@ -4,8 +4,9 @@
                                           [--seeds 0,1,2] [--out FILE.json]
 
 A run stays in FOLDER under its seed: a killed study goes on where it was, a finished one is only
-read. Seconds are those of training steps, without evaluation and saving; every epoch's accuracy is
-that of the network on the test set. Nothing else should run on the machine meanwhile.
+read, and one of other settings is refused. Seconds are those of training steps, without evaluation
+and saving; every epoch's accuracy is that of the network on the test set. Nothing else should run
+on the machine meanwhile.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from rich.console import Console
 from rich.table import Table
 from short_runs import MULTISPIKE, ROOT, train
 
+from multispike.config import deciding
 from multispike.files import write_json
+from multispike.training.run import read_settings
 
 RECIPES = ROOT / "src" / "multispike" / "recipes"
 AIMS = (0.90, 0.92, 0.93, 0.94)
@@ -30,8 +33,7 @@ AIMS = (0.90, 0.92, 0.93, 0.94)
 
 def trained(recipe: Path, data_dir: str, folder: Path, seed: int) -> dict[str, Any]:
     """One run to its end: its figures, its curve, and result.json."""
-    if not (folder / "result.json").exists():
-        train(recipe, data_dir, folder, ["--seed", str(seed)])
+    train(recipe, data_dir, folder, ["--seed", str(seed)])
     mirrored = folder / "mirrored.json"
     if not mirrored.exists():
         evaluate = ("evaluate", str(folder), "--data-dir", data_dir, "--flip")
@@ -45,6 +47,7 @@ def trained(recipe: Path, data_dir: str, folder: Path, seed: int) -> dict[str, A
         ]
     run = {key: result[key] for key in ("seed", "accuracy", "train_seconds", "epochs")}
     run |= {"accuracy_flip": json.loads(mirrored.read_text())["accuracy_flip"], "curve": curve}
+    run["settings"] = deciding(read_settings(folder / "config.yaml"))
     return {"run": run, "environment": result["environment"]}
 
 

@@ -426,9 +426,63 @@ def test_the_layer_that_is_not_finite_is_named(value):
         record(model, x)
 
 
+@pytest.mark.parametrize("part", ["weight", "bias", "running_mean", "running_var"])
+def test_a_norm_that_is_not_finite_is_named_though_neurons_swallow_it(part):
+    class Fire(nn.Module):
+        def forward(self, x):
+            return (x >= 0.1).to(x)  # of NaN nothing is left
+
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), Fire(), nn.Flatten(),
+                          nn.Linear(72, 3))  # fmt: skip
+    with torch.no_grad():
+        getattr(model[1], part)[1] = float("nan")
+    with pytest.raises(InputError, match=r"^1: got 'NaN or infinite values in batch 0'"):
+        record(model, torch.rand(2, 1, 8, 8))
+
+
+def test_half_precision_sums_do_not_overflow():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3600, 2)).half()
+    activity = record(model, torch.rand(64, 3, 32, 32).half())
+    assert activity.records[0].events_in > 3000
+
+
+def test_what_a_constant_overwrites_is_counted_anew():
+    class Cut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            y = self.one(x).relu()
+            y[:, :6] = 0
+            return self.two(y)
+
+    model = Cut()
+    nn.init.ones_(model.one.weight)
+    assert record(model, torch.rand(3, 4) + 1).records[1].events_in == 2
+
+
+def test_a_reset_may_neither_change_weights_nor_ask_for_more():
+    class Odd(nn.Linear):
+        def reset(self):
+            self.reset_parameters()
+
+    class Worse(nn.Linear):
+        def reset(self, batch):
+            pass
+
+    model = Odd(4, 2)
+    before = model.weight.clone()
+    record(model, torch.rand(3, 4))
+    assert torch.equal(model.weight, before)
+    with pytest.raises(InputError, match=r"^model: 0\.reset\(\) failed: TypeError: .*batch"):
+        record(nn.Sequential(Worse(4, 2)), torch.rand(3, 4))
+
+
 @pytest.mark.parametrize(
     ("loader", "message"),
     [
+        ([(torch.rand(2, 4), torch.zeros(()))], r"loader: got 'a batch of no targets'"),
         ([], r"loader: got 'no batches'"),
         (None, r"loader: got 'NoneType', allowed: an iterable"),
         ([torch.rand(2, 4)], r"loader: got 'Tensor', allowed: batches"),

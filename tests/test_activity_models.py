@@ -5,9 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from multispike import create_model, list_models
+from multispike import MultiLevelIF, create_model, list_models
 from multispike.activity import record_activity
 from multispike.energy import energy
+from multispike.energy.counts import counts
 
 
 def record(model, *batches):
@@ -144,7 +145,9 @@ def test_neurons_with_tuples_called_step_by_step():
     conv, pool, fc = activity.records
     events = sum(spikes.sum().item() for spikes in seen) / 10
     assert 0 < events < 64 * 3
-    assert (conv.timesteps, pool.timesteps, fc.timesteps) == (3, 3, 3)
+    # It convolves the same image at every step: once would do.
+    assert (conv.timesteps, pool.timesteps, fc.timesteps) == (1, 3, 3)
+    assert conv.events_in == x.count_nonzero().item() / 5
     assert (pool.neuron, pool.leak, pool.events_out) == (True, True, events)
     assert (fc.neuron, fc.leak) == (True, False)
     assert (fc.input_kind, fc.levels_in, fc.events_in) == ("spikes", 1, events)
@@ -379,3 +382,94 @@ def test_concatenated_branches():
     assert (last.input_kind, last.in_shape) == ("spikes", (5, 6, 6))
     assert last.events_in == activity.neurons[0].events
     assert any("no layer here computes its input" in line for line in activity.not_counted)
+
+
+class Tokens(nn.Module):
+    """Two linear layers over the pixels of a map, [T, B, 8, 8, F], binary neurons between."""
+
+    def __init__(self, timesteps=1, convolve=False):
+        super().__init__()
+        self.timesteps, self.convolve = timesteps, convolve
+        self.one, self.two = nn.Linear(3, 6), nn.Linear(6, 5)
+        self.fire = MultiLevelIF(2, threshold=0.4)
+
+    def forward(self, x):
+        x = x.expand(self.timesteps, *x.shape).flatten(0, 1)
+        if self.convolve:
+            one, two = (layer.weight[..., None, None] for layer in (self.one, self.two))
+            drive = F.conv2d(x, one, self.one.bias)
+            spikes = self.fire(drive.unflatten(0, (self.timesteps, -1)))
+            out = F.conv2d(spikes.flatten(0, 1), two, self.two.bias).flatten(2).mean(2)
+        else:
+            drive = self.one(x.permute(0, 2, 3, 1))
+            spikes = self.fire(drive.unflatten(0, (self.timesteps, -1)))
+            out = self.two(spikes.flatten(0, 1)).flatten(1, 2).mean(1)
+        return out.unflatten(0, (self.timesteps, -1)).mean(0)
+
+
+@pytest.mark.parametrize("timesteps", [1, 3])
+def test_linear_layers_over_pixels_are_1x1_convolutions(timesteps):
+    torch.manual_seed(0)
+    x = torch.rand(4, 3, 8, 8)
+    linear, convolved = Tokens(timesteps), Tokens(timesteps, convolve=True)
+    convolved.load_state_dict(linear.state_dict())
+    found, expected = record(linear, x), record(convolved, x)
+    assert [layer.kind for layer in found.records[:2]] == ["conv", "conv"]
+    for layer, other in zip(found.records[:2], expected.records[:2], strict=True):
+        assert layer.out_size == other.out_size == 64 * layer.out_shape[0]
+        for count in ("timesteps", "timesteps_out", "events_in", "amplitude_in", "taps_in",
+                      "active_in", "events_out", "neuron", "levels_in", "levels_out"):  # fmt: skip
+            assert getattr(layer, count) == getattr(other, count), count
+        for network in ("snn", "ann", "qann_skip"):
+            assert counts(layer, network=network) == counts(other, network=network)
+    row, other = found.neurons[0], expected.neurons[0]
+    assert (row.shape, other.shape) == ((8, 8, 6), (6, 8, 8))
+    assert (row.timesteps, row.histogram, row.decoded, row.density) == (
+        timesteps, other.histogram, other.decoded, other.density
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("code", ["expand", "repeat", "stack", "loop", "loop over copies"])
+def test_an_image_that_comes_at_every_timestep_is_convolved_once(code):
+    class Coded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fire = nn.Conv2d(1, 4, 3, bias=False), MultiLevelIF(1, threshold=0.2)
+            self.fc = nn.Linear(4 * 36, 3)
+
+        def forward(self, x):
+            if code == "loop":
+                drive = torch.stack([self.conv(x) for _ in range(4)])
+            elif code == "loop over copies":
+                drive = torch.stack([self.conv(copy) for copy in x.repeat(4, 1, 1, 1, 1)])
+            else:
+                copies = {
+                    "expand": lambda: x.expand(4, *x.shape),
+                    "repeat": lambda: x.repeat(4, 1, 1, 1, 1),
+                    "stack": lambda: torch.stack([x] * 4),
+                }[code]()
+                drive = self.conv(copies.flatten(0, 1)).unflatten(0, (4, -1))
+            return self.fc(self.fire(drive).flatten(0, 1).flatten(1)).unflatten(0, (4, -1))
+
+    torch.manual_seed(0)
+    x = torch.rand(5, 1, 8, 8)
+    x[:, :, :4] = 0
+    conv, fc = record(Coded(), x).records
+    assert (conv.timesteps, conv.timesteps_out, conv.neuron, fc.timesteps) == (1, 4, True, 4)
+    assert conv.events_in == 32
+    taps = (3 + 3 + 2 + 1) * (1 + 2 + 3 + 3 + 3 + 3 + 2 + 1)  # rows 4 to 7, all columns
+    assert counts(conv, fanout="exact").mac == 4 * taps
+
+
+def test_another_image_through_the_same_layer_is_counted_again():
+    """Mirrored images are no repetition."""
+
+    class Mirrored(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(1, 2, 3), nn.Linear(72, 3)
+
+        def forward(self, x):
+            return self.fc((self.conv(x) + self.conv(x.flip(-1))).relu().flatten(1))
+
+    assert record(Mirrored(), torch.rand(5, 1, 8, 8)).records[0].timesteps == 2

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from torch import Tensor, nn
 
 from multispike import create_model
@@ -30,6 +33,7 @@ from multispike.errors import InputError
 from multispike.models.network import Network
 from multispike.models.resnet import ResidualBlock
 from multispike.models.table import FAMILIES
+from multispike.report.avalanche import along_depth, drawn_as, terminal_table, title
 
 ROUNDING = 1e-9  # relative: sums of whole numbers in double precision
 CODES = ((4, 1), (1, 4))  # timesteps, levels
@@ -303,6 +307,45 @@ def test_untrained_sew_grows_and_sparse_does_not_beyond_n() -> None:
         assert sew > sparse > 0
     assert max(site.largest for site in graded[0].along("out")) > 4
     assert max(site.largest for site in graded[1].along("out")) == 4
+
+
+def test_runs_of_one_architecture_are_told_apart(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder.parent / "run", tmp_path / "seed1")
+    both = f"{folder.parent / 'run'},{tmp_path / 'seed1'}"
+    found = list(study(AvalancheConfig(arch="", runs=both, limit=8)))
+    assert [title(item) for item in found] == [
+        "sew_resnet20 T1 N2 trained run", "sew_resnet20 T1 N2 trained seed1"
+    ]  # fmt: skip
+    assert len(drawn_as(found)) == 2
+
+
+def test_bounds_are_drawn_along_depth(folder: Path) -> None:
+    content = json.loads((folder / "avalanche.json").read_text(encoding="utf-8"))
+    studies = [Avalanche.from_dict(net) for net in content["networks"]]
+    [plot] = [
+        plot for plot in along_depth(
+            studies, drawn_as(studies), "largest", "largest level", "max z", ".1f"
+        ).plots
+        if plot.title.endswith("block output")
+    ]  # fmt: skip
+    drawn = {
+        "".join(trace.text): list(trace.y)
+        for trace in plot.figure.data
+        if trace.mode == "lines+text"
+    }
+    stage = [8, 12, 16]
+    assert drawn["(k+1)·N, N = 4"] == [*stage, *stage, *stage]
+    assert drawn["N = 4"] == [4] * 9
+
+
+def test_terminal_table_has_both_paths_in_80_columns(folder: Path) -> None:
+    content = json.loads((folder / "avalanche.json").read_text(encoding="utf-8"))
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(terminal_table([Avalanche.from_dict(net) for net in content["networks"]]))
+    printed = console.export_text()
+    for path in ("direct path", "shortcut", "block output"):
+        assert printed.count(f" {path} ") == 5 * 3
+    assert "…" not in printed
 
 
 def test_run_of_an_ann_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The command line as a user meets it: help, errors, exit codes, and one whole comparison."""
 
+import io
 import json
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
 from multispike import __version__, list_models
 from multispike.cli import COMMANDS, main
@@ -132,7 +134,8 @@ def test_compare_writes_its_contract(comparison):
     runs = json.loads((comparison / "results.json").read_text())["runs"]
     assert [run["name"] for run in runs] == ["ann", "binary-T4", "multilevel-T1-N4"]
     for run in runs:
-        assert json.loads((comparison / run["name"] / "result.json").read_text()) == run
+        own = json.loads((comparison / run["name"] / "result.json").read_text())
+        assert own == {"format": 1, **run}
         assert {
             "name", "arch", "data", "neuron", "levels", "timesteps", "seed", "epochs", "params",
             "accuracy", "loss", "train_seconds", "images_per_second", "events_per_inference",
@@ -200,6 +203,45 @@ def test_energy_of_a_run_equals_its_result(comparison, tmp_path, capsys):
         (line,) = [line for line in printed.splitlines() if line.startswith(f" {name} ")]
         assert line.split()[-1] == f"{priced['crossover'][key]['density']:.3g}"
     assert f"its events cost what density {priced['even_density']:.3g} would" in printed
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", "RUN"], ["energy", "RUN"], ["energy", "fastnet"], ["models"],
+        ["bench", "RUN", "--seconds", "0.05"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)  # fmt: skip
+def test_json_on_standard_output_stands_alone(arguments, comparison, capsys):
+    run = str(comparison / "multilevel-T1-N4")
+    arguments = [run if argument == "RUN" else argument for argument in arguments]
+    assert main([*arguments, "--json", "-"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)
+    assert printed.err
+    assert not Path("-").exists()
+
+
+def test_numbers_are_whole_in_80_columns(comparison):
+    """Long names give way, and energies of large networks come in mJ."""
+    from multispike.report.terminal import comparison_table, energy_table
+
+    [run] = json.loads((comparison / "results.json").read_text())["runs"][-1:]
+    nj = {key: 3e10 for key in run["energy_nj"] if key not in ("profile", "bits")}
+    large = {
+        **run, "name": "families-sparse-multilevel-T1-N4-s0", "events_per_inference": 12_345_678.0,
+        "energy_nj": run["energy_nj"] | nj, "train_seconds": 5636.8, "images_per_second": 1234.0,
+        "layers": [layer | {"energy_nj": nj, "events_in": 2_569_000.0} for layer in run["layers"]],
+    }  # fmt: skip
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(comparison_table([large]))
+    console.print(energy_table(large, "sparse_resnet20 T1 N4"))
+    printed = console.export_text()
+    assert "…" not in printed
+    for text in ("energy mJ", "30,000", "12,345,678", "2,569,000", f"{run['accuracy']:.4f}"):
+        assert text in printed
+    assert max(map(len, printed.splitlines())) <= 80
 
 
 def test_energy_of_an_architecture(tmp_path, capsys):

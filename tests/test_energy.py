@@ -228,6 +228,8 @@ def without(key):
         (as_yaml(add_8bit_pj={"value": "0.1 pJ", "source": "x"}), "add_8bit_pj: got '0.1 pJ'"),
         (as_yaml(add_8bit_pj={"value": True, "source": "x"}), "add_8bit_pj: got True"),
         (as_yaml(add_8bit_pj={"value": float("inf"), "source": "x"}), "add_8bit_pj: got inf"),
+        (as_yaml(add_8bit_pj={"value": 10**400, "source": "x"}), "add_8bit_pj: got '1000"),
+        (as_yaml(add_8bit_pj={"value": "3e-2", "source": "x"}), "3e-2 is text in YAML"),
         (as_yaml(add_8bit_pj={"value": 1.0}), "add_8bit_pj: missing source"),
         (as_yaml(add_8bit_pj={"value": 1.0, "source": " "}), "add_8bit_pj.source: got ' '"),
         (as_yaml(add_8bit_pj=0.1), "add_8bit_pj: got 0.1"),

@@ -51,6 +51,13 @@ def test_bits_per_neuron_and_event():
     assert layer.error_relu is None
 
 
+def test_many_levels_over_time_are_told_as_well():
+    """N = 4 over T = 10, every sum from 0 to 40 once: log2(41) bits."""
+    x = (torch.arange(41.0) / 40 + 1e-3).view(1, 41, 1).repeat(10, 1, 1)
+    (layer,) = recorded(Neurons(MultiLevelIF(4)), loader(x))
+    assert layer.bits == pytest.approx(math.log2(41))
+
+
 def test_levels_add_up_over_time():
     """Binary, T = 2, drives 0, 0.5 and 1: decoded 0, 1 and 2 of 2, so log2(3) bits."""
     x = torch.tensor([0.0, 0.5, 1.0]).view(1, 3, 1).repeat(2, 1, 1)

@@ -159,6 +159,38 @@ def test_threshold_gradient():
     assert_close(neuron.threshold.grad, torch.tensor([0.5 - 0.6 + 1.0, 0.25 - 0.3 + 0.0]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # fused, eager
+@pytest.mark.parametrize("surrogate", ["ste", "clip"])
+def test_threshold_gradient_of_rounding_neurons(surrogate, dtype):
+    """LSQ: round(x/D)/N - x/V_th where nothing is clipped, as V[-1] = D/2 moves with V_th."""
+    neuron = MultiLevelIF(4, 2.0, surrogate, v_init=0.5, learn_threshold=True).to(dtype)
+    x = torch.tensor([[[0.1, 0.3, 0.7, 1.1, 1.6]]], dtype=dtype)
+    neuron(x).sum().backward()
+    expected = torch.tensor([0.0 - 0.05, 0.25 - 0.15, 0.25 - 0.35, 0.5 - 0.55, 0.75 - 0.8])
+    assert_close(neuron.threshold.grad, expected.sum().to(dtype), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # fused, eager
+@pytest.mark.parametrize("timesteps", [1, 4])
+def test_barrier_that_clips_nothing_has_no_threshold_gradient(timesteps, dtype):
+    """Its output is its input, whatever V_th: sums of N levels, the highest, included."""
+    x = torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=dtype).repeat(timesteps, 3, 1)
+    neuron = barrier(4, torch.nn.Parameter(torch.tensor(1.0, dtype=dtype)))
+    asked = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    neuron(x).backward(asked)
+    assert_close(neuron.threshold.grad, torch.zeros((), dtype=dtype), rtol=0, atol=1e-5)
+
+
+def test_gradients_of_input_and_potential_are_no_views_of_each_other():
+    """Summed over two backward passes, in float64 (eager) as well."""
+    for dtype in (torch.float32, torch.float64):
+        x = torch.full((1, 3), 0.5, dtype=dtype, requires_grad=True)
+        v = torch.full((1, 3), 0.1, dtype=dtype, requires_grad=True)
+        for _ in range(2):
+            MultiLevelIF(4, surrogate="ste").step(x, v)[0].sum().backward()
+        assert x.grad.tolist() == v.grad.tolist() == [[2.0, 2.0, 2.0]]
+
+
 def test_learned_threshold_stays_positive():
     neuron = MultiLevelIF(2, 0.5, learn_threshold=True)
     with torch.no_grad():

@@ -27,9 +27,10 @@ from multispike.report.blocks import Table, short_name
 from multispike.report.comparison import Comparison, read_comparison
 from multispike.report.energy_sections import pareto_front
 from multispike.report.html import SECTIONS, write_report
+from multispike.report.information_sections import information
 from multispike.report.neuron_sections import transfer
 from multispike.report.overview import findings
-from multispike.report.results import write_results
+from multispike.report.results import read_results, write_results
 from multispike.report.style import BASELINE_COLOURS, CATEGORIES, PAGE, dark_colours, marks
 
 SMALL = CompareConfig(
@@ -346,6 +347,41 @@ def test_a_result_with_anything_missing_or_odd_is_read_or_refused(
             if said and "environment" not in (*where, last):
                 assert f"multispike {__version__}" in said
     assert refused > 300
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"layers": []}, r"run\.layers: \[\] "),
+        ({"accuracy": 94.0}, r"run\.accuracy: 94\.0 is greater than the maximum of 1"),
+        ({"confusion": [[1, 0], [1]]}, r"run\.confusion is not square"),
+    ],
+)
+def test_values_of_the_right_type_that_make_no_sense_are_refused(
+    change: dict[str, Any], said: str, one_run: dict[str, Any], tmp_path: Path
+) -> None:
+    assert re.search(said, complaint(tmp_path, {**one_run, **change}))
+
+
+def test_a_run_whose_decoded_levels_are_not_known_still_shows_the_rest(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Timesteps that came one by one: no bits, but events, levels in use and errors."""
+    runs = read_results(folder)
+    spiking = next(run for run in runs if run["neurons"] and run["neuron"] != "relu")
+    told = {**spiking, "neurons": [{**row, "decoded": []} for row in spiking["neurons"]]}
+    write_results(tmp_path, [told])
+    content = information(read_comparison(tmp_path))
+    [row] = content.tables[0].rows
+    assert row[-3] is None
+    assert row[-1] is None
+    assert row[-2] == pytest.approx(
+        sum(r["events"] for r in spiking["neurons"] if r["path"] != "sum")
+    )
+    titles = [plot.title for plot in content.plots]
+    assert "Levels in use" in titles
+    assert "Error against the ReLU" in titles
+    assert "Entropy per neuron" not in titles
 
 
 def test_a_report_can_do_without_what_need_not_be_there(

@@ -107,6 +107,103 @@ def test_ctrl_c_saves_and_resumes(straight, tmp_path):
     assert_same(straight, folder)
 
 
+def test_ctrl_c_while_the_last_epoch_is_evaluated(tmp_path, monkeypatch):
+    """The training is over then, but whoever asked for an end gets one; the run is whole."""
+    from multispike.training.callbacks import Interrupted
+    from multispike.training.module import Classifier
+
+    config = replace(TINY, out=str(tmp_path / "run"), epochs=1)
+    evaluated = Classifier.on_validation_epoch_end
+    monkeypatch.setattr(
+        Classifier,
+        "on_validation_epoch_end",
+        lambda self: (evaluated(self), os.kill(os.getpid(), signal.SIGINT)),
+    )
+    with pytest.raises(Interrupted):
+        fit(config)
+    assert len(load_run(tmp_path / "run").rows) == 1
+    (tmp_path / "run" / "metrics.csv").unlink()  # as if killed before it was written
+    assert fit(replace(config, resume=True))
+    assert len(metrics(tmp_path / "run")) == 1
+
+
+def test_a_run_without_a_finished_epoch_is_named(straight, tmp_path, capsys):
+    """What a Ctrl-C in the first epoch leaves."""
+    from multispike.cli import main
+
+    content = read_checkpoint(straight / "last.ckpt")
+    content["multispike"]["rows"] = []
+    (tmp_path / "run").mkdir()
+    torch.save(content, tmp_path / "run" / "last.ckpt")
+    assert main(["evaluate", str(tmp_path / "run")]) == 2
+    assert "run: got" in capsys.readouterr().err
+
+
+def test_flipped_bits_are_found(straight, tmp_path):
+    content = bytearray((straight / "last.ckpt").read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = bytes(255 - byte for byte in content[middle : middle + 64])
+    (tmp_path / "bad.ckpt").write_bytes(content)
+    with pytest.raises(InputError, match="truncated or damaged"):
+        read_checkpoint(tmp_path / "bad.ckpt")
+
+
+@pytest.mark.parametrize("out", ["file", "file/run"])
+def test_an_impossible_folder_is_named(tmp_path, out):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"^out: got"):
+        fit(replace(TINY, out=str(tmp_path / out)))
+
+
+def test_best_checkpoint_of_averaged_weights_measures_as_its_row_says(tmp_path):
+    config = replace(TINY, out=str(tmp_path / "run"), ema=0.9)
+    fit(config)
+    run = load_run(tmp_path / "run", "best.ckpt")
+    data = load_data(config)
+    loader = BatchLoader(data.test, 500, mean=data.mean, std=data.std)
+    with torch.no_grad():
+        correct = [(run.network(x).argmax(1) == y).float() for x, y in loader]
+    assert run.rows[-1]["test_accuracy"] == pytest.approx(torch.cat(correct).mean().item())
+    assert "optimizer_states" not in read_checkpoint(tmp_path / "run" / "best.ckpt")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"accelerator": "abacus"}, {"strategy": "none such"}, {"limit_train": 1}],
+    ids=str,
+)
+def test_overwriting_waits_until_all_settings_have_proved_good(tmp_path, changes):
+    config = replace(TINY, out=str(tmp_path / "run"), epochs=1)
+    fit(config)
+    before = state(tmp_path / "run")
+    with pytest.raises(InputError, match=f"^{next(iter(changes))}|^accelerator"):
+        fit(replace(config, overwrite=True, **changes))
+    after = state(tmp_path / "run")
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+
+
+@pytest.mark.parametrize(
+    ("variables", "first"),
+    [
+        ({}, True),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, True),
+        ({"RANK": "2", "LOCAL_RANK": "0"}, False),  # torchrun, the second node
+        ({"RANK": "0", "SLURM_PROCID": "1"}, True),  # torchrun in a SLURM job
+        ({"SLURM_PROCID": "1"}, False),
+        ({"SLURM_PROCID": "0", "LOCAL_RANK": "1"}, False),  # started by Lightning
+        ({"NODE_RANK": "1", "LOCAL_RANK": "0"}, False),
+    ],
+)
+def test_rank_0_is_one_process_of_all_nodes(variables, first, monkeypatch):
+    from multispike.training.fit import _is_first
+
+    for name in ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert _is_first() is first
+
+
 @pytest.mark.parametrize("changes", [{"ema": 0.9}, {"precision": "bf16-mixed"}], ids=str)
 def test_variants_resume_bit_exactly(tmp_path, changes):
     config = replace(TINY, **changes, epochs=2, checkpoint_seconds=0.0)
@@ -335,3 +432,23 @@ def test_activity_penalty_counts_events_and_lowers_them():
         penalty.backward()
         optimizer.step()
     assert values[-1] < 0.8 * values[0]
+
+
+@pytest.mark.parametrize(("levels", "threshold"), [(3, 2.5), (15, 3.0), (15, 1.5), (4, 2.0)])
+def test_activity_penalty_reaches_level_1_whatever_its_rounding(levels, threshold):
+    """Events a neuron, N/V_th a spike at level 1, nothing above; a threshold a channel as well."""
+    from multispike import create_model
+    from multispike.training.module import Classifier
+
+    config = replace(TINY, arch="fastnet", activity_penalty=1.0)
+    network = create_model("fastnet", in_channels=1)
+    module = Classifier(network, config, load_data(config), lr=0.1, steps=1)
+    neuron = MultiLevelIF(levels, torch.tensor([threshold, 0.7]))
+    z = torch.tensor([[[0, 0], [1, 1], [2, levels]]]).float()  # [T, B, C]
+    spikes = (z / levels * neuron.threshold).requires_grad_()
+    module._keep_spikes(neuron, None, spikes)
+    penalty = module.penalty()
+    torch.testing.assert_close(penalty, torch.tensor(4 / 6))
+    penalty.backward()
+    expected = (z < 2) * levels / neuron.threshold / 6
+    torch.testing.assert_close(spikes.grad, expected)

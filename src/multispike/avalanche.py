@@ -1,4 +1,4 @@
-"""The spike avalanche: how much activity a residual network carries along its depth (DESIGN 2.6).
+"""The spike avalanche: how much activity a residual network carries along its depth.
 
 Where a block's path and its shortcut meet, three tensors are measured: what the direct path
 brings, what the shortcut brings, and what leaves the block. All amplitudes are in levels, that is
@@ -10,7 +10,7 @@ Torch is imported on use: the command line takes `AvalancheConfig` from here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from multispike.data.loader import BatchLoader
     from multispike.data.sets import Dataset
     from multispike.models.network import Network
+    from multispike.training.run import Run
 
 Branch = Literal["direct", "shortcut", "out"]
 BRANCHES: tuple[Branch, ...] = ("direct", "shortcut", "out")
@@ -71,6 +72,8 @@ class Avalanche:
     timesteps: int
     trained: bool
     sites: tuple[Site, ...]
+    run: str = ""
+    """Which one of several trained runs of one architecture and code."""
 
     @property
     def name(self) -> str:
@@ -128,6 +131,7 @@ def study(settings: AvalancheConfig) -> Iterator[Avalanche]:
             raise invalid(
                 "runs", str(item.folder), "runs of residual networks with spiking neurons"
             )
+    named = _told_apart(trained)
     if settings.architectures:
         graded = TrainConfig(
             data=settings.data,
@@ -147,7 +151,22 @@ def study(settings: AvalancheConfig) -> Iterator[Avalanche]:
         if settings.data_dir and own.data == settings.data:
             own = replace(own, data_dir=settings.data_dir)
         dataset = load_data(own, own.timesteps)
-        yield replace(measure(item.network, _loader(dataset, settings, "test")), trained=True)
+        found = measure(item.network, _loader(dataset, settings, "test"))
+        yield replace(found, trained=True, run=named[id(item)])
+
+
+def _told_apart(runs: Sequence[Run]) -> dict[int, str]:
+    """By `id` of a run: nothing, or its folder where another one has its architecture and code."""
+    kinds = [(run.config.arch, run.config.timesteps, run.config.levels) for run in runs]
+    alike = [
+        (run, [other for other, its in zip(runs, kinds, strict=True) if its == kind])
+        for run, kind in zip(runs, kinds, strict=True)
+    ]
+    names = {}
+    for run, others in alike:
+        short = len({other.folder.name for other in others}) == len(others)
+        names[id(run)] = "" if len(others) == 1 else run.folder.name if short else str(run.folder)
+    return names
 
 
 def calibrate(network: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> None:

@@ -19,12 +19,12 @@ from multispike.data.loader import BatchLoader
 from multispike.data.progress import progress_bar
 from multispike.data.sets import Dataset
 from multispike.environment import environment
-from multispike.errors import InputError
-from multispike.files import write_json
+from multispike.errors import InputError, invalid
+from multispike.files import console_beside, write_json
 from multispike.models import create_model
 from multispike.profiling import measure, prices
 from multispike.records import with_density
-from multispike.report.results import read_result, write_results
+from multispike.report.results import read_result, write_result, write_results
 from multispike.report.terminal import (
     comparison_table,
     crossover_table,
@@ -80,9 +80,12 @@ def evaluate(settings: EvaluateConfig) -> None:
     result = summarise(run, dataset, settings.profile, settings.bits)
     if settings.flip:
         result["accuracy_flip"] = mirrored_accuracy(run, dataset)
-    Console().print(comparison_table([result]))
+    console = console_beside(settings.json)
+    console.print(comparison_table([result]))
     if settings.flip:
-        print(f"with mirror images: accuracy {result['accuracy_flip']:.4f}")
+        console.print(
+            f"with mirror images: accuracy {result['accuracy_flip']:.4f}", highlight=False
+        )
     if settings.json:
         write_json(settings.json, result)
 
@@ -114,6 +117,8 @@ def energy(settings: EnergyConfig) -> None:
         image = torch.ones(1, settings.channels, settings.size, settings.size)
         activity = record_activity(network, [(image, torch.zeros(1, dtype=torch.long))])
         density = 0.2 if settings.density is None else settings.density
+        if settings.neuron == "relu":
+            density = None
     if density is not None:
         activity = replace(activity, records=with_density(activity.records, density))
     priced = prices(
@@ -123,7 +128,7 @@ def energy(settings: EnergyConfig) -> None:
         fanout=settings.fanout,
         graded_op=settings.graded_op,
     )
-    console = Console()
+    console = console_beside(settings.json)
     config = network.config
     code = "ANN" if config["neuron"] == "relu" else f"T{config['timesteps']} N{config['levels']}"
     name = f"{config['arch']} {code}"
@@ -183,7 +188,7 @@ def train_run(config: TrainConfig, profiles: Sequence[str] = ()) -> dict[str, An
         return {}
     run = load_run(folder)
     result = summarise(run, load_data(config, config.timesteps), profiles=profiles)
-    write_json(finished, result)
+    write_result(finished, result)
     return result
 
 
@@ -194,10 +199,12 @@ def summarise(
     bits: int = 32,
     profiles: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The result of a run (DESIGN 5): accuracy, activity and energy on the whole test split.
+    """The result of a run: accuracy, activity and energy on the whole test split.
 
     Each of `profiles` adds its prices under "energy_nj_profiles".
     """
+    if not run.rows:
+        raise invalid("run", str(run.folder), "one with a finished epoch: `train` goes on with it")
     loader = evaluation_loader(run, dataset)
     last = run.rows[-1]
     config = run.network.config

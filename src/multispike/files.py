@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from multispike.errors import invalid
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @contextmanager
@@ -45,8 +49,20 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Replace `path` by `value` as indented JSON. NaN and infinities are refused."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    """Replace `path` by `value` as indented JSON, or print it where the path is "-". NaN and
+    infinities are refused."""
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    if path == "-":
+        sys.stdout.write(text)
+    else:
+        write_text(path, text)
+
+
+def console_beside(json: str | None) -> Console:
+    """Where tables go: to standard output, or to standard error if JSON is wanted there ("-")."""
+    from rich.console import Console
+
+    return Console(stderr=json == "-")
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

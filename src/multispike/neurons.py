@@ -88,13 +88,19 @@ class _Spikes(torch.autograd.Function):
                 h = potentials[t]
                 torch.mul(grad_s, surrogate(h, threshold, spec.levels, spec.alpha), out=grad_x[t])
                 if ctx.needs_input_grad[2]:
-                    part = grad_s * threshold_gradient(h, threshold, spec.levels)
+                    part = grad_s * threshold_gradient(h, threshold, spec.levels, spec.surrogate)
                     part = part.sum_to_size(threshold.shape)
                     grad_threshold = part if grad_threshold is None else grad_threshold + part
             if grad_v is not None:
                 grad_x[t] += grad_v
             grad_v = grad_x[t] if spec.beta == 1 else grad_x[t] * spec.beta
-        return grad_x, grad_v if ctx.has_state else None, grad_threshold, None, None
+        grad_start = grad_x[0] * spec.beta  # dL/dV[-1]; no view, so that neither changes the other
+        if ctx.has_state:
+            return grad_x, grad_start, grad_threshold, None, None
+        if grad_threshold is not None and spec.v_init:  # V[-1] = v_init/N * V_th
+            start = grad_start * (spec.v_init / spec.levels)
+            grad_threshold = grad_threshold + start.sum_to_size(threshold.shape)
+        return grad_x, None, grad_threshold, None, None
 
 
 def _charge(x_t: Tensor, v: Tensor | None, threshold: Threshold, spec: NeuronSpec) -> Tensor:
@@ -172,6 +178,8 @@ class MultiLevelIF(nn.Module):
         smallest = threshold.min().item() if isinstance(threshold, Tensor) else threshold
         if not (smallest > 0 and smallest < float("inf")):
             raise invalid("threshold", smallest, "a finite number > 0")
+        if isinstance(threshold, Tensor) and smallest < MIN_THRESHOLD:
+            raise invalid("threshold", smallest, f"a tensor of numbers >= {MIN_THRESHOLD}")
         self.threshold: float | nn.Parameter
         if isinstance(threshold, nn.Parameter):
             self.threshold = threshold
@@ -230,7 +238,7 @@ class MultiLevelIF(nn.Module):
 
 
 def barrier(levels: int, threshold: float | Tensor = 1.0) -> MultiLevelIF:
-    """The neuron that stands after a residual sum and brings it back to {0..N} (DESIGN 2.4).
+    """The neuron that stands after a residual sum and brings it back to {0..N}.
 
     Its gradient passes wherever the sum is not clipped, so the shortcut does not starve. The reset
     is not detached: while nothing is clipped, the gradient of a sequence passes unchanged as well,

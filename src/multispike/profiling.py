@@ -111,7 +111,7 @@ def measure(
     profiles: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """All that one pass over labelled data can say, as the entries of a result (DESIGN 5).
+    """All that one pass over labelled data can say, as the entries of a result.
 
     Arguments as for `profile`. Beside accuracy, loss, activity and energy: the confusion matrix,
     what neurons and residual sums sent, and for spiking models the prices of their ANN and

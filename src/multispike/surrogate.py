@@ -72,15 +72,19 @@ def clip_gradient(h: Tensor, threshold: Threshold, levels: int, alpha: float) ->
     return (h >= 0) & (h <= threshold * (1 + WINDOWS["clip"] / levels))
 
 
-def threshold_gradient(h: Tensor, threshold: Threshold, levels: int) -> Tensor:
-    """d s / d V_th as in LSQ and PACT: z/N - h/V_th inside [0, V_th], 1 above, 0 below.
+def threshold_gradient(h: Tensor, threshold: Threshold, levels: int, surrogate: str) -> Tensor:
+    """d s / d V_th as in LSQ and PACT: z/N - h/V_th in the window, 1 above it, 0 below it.
 
-    >>> threshold_gradient(torch.tensor([-1.0, 0.5, 0.6, 2.0]), 1.0, 2).tolist()[::3]
-    [0.0, 1.0]
+    The window is that of the gradient by h, or [0, V_th] for "sigmoid", which has none. What V_th
+    does to h through the initial potential comes on top (`multispike.neurons`).
+
+    >>> h = torch.tensor([-1.0, 0.5, 1.25, 2.0])
+    >>> [threshold_gradient(h, 1.0, 2, name).tolist() for name in ("ste", "clip")]
+    [[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, -0.25, 1.0]]
     """
-    fraction = h / threshold
-    inside = level(h, threshold, levels) / levels - fraction
-    return torch.where(fraction > 1, 1.0, torch.where(fraction < 0, 0.0, inside))
+    inside = level(h, threshold, levels) / levels - h / threshold
+    above = h > threshold * (1 + WINDOWS.get(surrogate, 0) / levels)
+    return torch.where(above, 1.0, torch.where(h < 0, 0.0, inside))
 
 
 SURROGATES: dict[str, Callable[[Tensor, Threshold, int, float], Tensor]] = {

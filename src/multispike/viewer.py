@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,7 +43,7 @@ class View:
             ("format", f"{self.format}, {self.sensor[0]}x{self.sensor[1]} pixels"),
             ("events", f"{self.events:,}, {self.on_share:.1%} of them ON"),
             ("duration", f"{seconds:,.3f} s, {self.events / max(seconds, 1e-6):,.0f} events/s"),
-            ("frames", f"{len(self.times)}, {'all' if self.whole else 'the start'} of it"),
+            ("frames", f"{len(self.times)}, {'all' if self.whole else 'not all'} of it"),
         ]
         return [*rows, ("skipped", self.skipped)] if self.skipped else rows
 
@@ -108,9 +109,16 @@ def _read(config: ViewConfig) -> tuple[View, np.ndarray]:
     limit = config.frames or FORMATS[Path(config.out).suffix.lower()]
 
     frames, times = [], []
-    events = on = last = 0
+    read = events = on = last = 0
+
+    def pieces() -> Iterator[np.ndarray]:
+        nonlocal read
+        for piece in recording:
+            read += len(piece)
+            yield piece
+
     whole = True
-    for part in slices(recording, window_us=window, count=config.count):
+    for part in slices(pieces(), window_us=window, count=config.count):
         if len(frames) == limit:
             whole = False
             recording.close()
@@ -127,7 +135,7 @@ def _read(config: ViewConfig) -> tuple[View, np.ndarray]:
         on_share=on / events,
         duration_us=last - times[0] + 1,
         times=tuple(time - times[0] for time in times),
-        whole=whole,
+        whole=whole and events == read,  # with `count` a last slice may have too few
         skipped=str(recording.skipped),
     )
     return view, np.stack(frames)

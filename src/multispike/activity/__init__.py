@@ -10,6 +10,8 @@ other libraries, which are recognised by their output: {0..N} times one step. Wh
 - A product of spikes (AND, IAND) touches the same memory as their sum and is recorded as one.
 - Of the two inputs of a sum, the one with more layers behind it is the direct path.
 - The first axis of stacked timesteps is time, [T, B, ...] or [T*B, ...].
+- A layer that reads the image again at every timestep computes the same: it is counted once.
+- A linear layer over rows of a sample (tokens, pixels) is recorded as a 1x1 convolution over them.
 - Weights are not zero: pruned ones count as others do.
 """
 
@@ -116,7 +118,7 @@ def _forward(model: nn.Module, recorder: Recorder, inputs: Tensor, samples: int,
             f" {type(error).__name__}: {first}"
         ) from error
     if (total := _summed(logits)) is not None:
-        recorder.trace.check("outputs", total.sum())
+        recorder.trace.check("outputs", total)
     broken = recorder.trace.broken()
     if broken is not None:
         raise invalid(broken, f"NaN or infinite values in batch {index}", "finite numbers")
@@ -161,7 +163,7 @@ def _unpacked(batch: Any) -> tuple[Tensor, Tensor]:
     pair = isinstance(batch, (tuple, list)) and len(batch) == 2
     if not pair or not all(isinstance(part, Tensor) for part in batch):
         raise invalid("loader", type(batch).__name__, "batches (inputs, targets) of tensors")
-    if not len(batch[1]):
+    if not batch[1].dim() or not len(batch[1]):
         raise invalid("loader", "a batch of no targets", "at least one sample a batch")
     return batch[0], batch[1]
 
@@ -176,13 +178,25 @@ def _summed(output: Any) -> Tensor | None:
 
 
 def _reset(model: nn.Module) -> None:
-    """Reset neurons that keep state (SpikingJelly: `reset`, snnTorch: `reset_mem`)."""
-    for module in model.modules():
-        if hasattr(module, "compute"):  # a metric, which has a reset() too
+    """Reset neurons that keep state (SpikingJelly: `reset`, snnTorch: `reset_mem`).
+
+    Metrics, which have a reset() too, are left out; a reset() that draws new weights loses them.
+    """
+    for name, module in model.named_modules():
+        if hasattr(module, "compute"):
             continue
-        for name in ("reset", "reset_mem"):
-            if callable(reset := getattr(module, name, None)):
-                reset()
+        for method in ("reset", "reset_mem"):
+            if callable(reset := getattr(module, method, None)):
+                weights = [(p, p.clone()) for p in module.parameters()]
+                try:
+                    reset()
+                except Exception as error:
+                    raise InputError(
+                        f"model: {name or 'the network itself'}.{method}() failed:"
+                        f" {type(error).__name__}: {error}"
+                    ) from error
+                for parameter, before in weights:
+                    parameter.copy_(before)
 
 
 @contextmanager

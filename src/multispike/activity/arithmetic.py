@@ -210,8 +210,8 @@ def attribute(trace: Trace, run: Run, input: Any, *_: Any, **__: Any) -> Any:
 
 
 def write(trace: Trace, run: Run, target: Tensor, index: Any, value: Any = None) -> Any:
-    """target[index] = value, target.copy_(value)."""
-    signal = trace.signal(index if value is None else value)
+    """target[index] = value, target.copy_(value); what was counted of the target is old then."""
+    signal = trace.signal(index if value is None else value) or trace.signal(target)
     out = run()
     if signal is not None:
         trace.tag(target, Signal(signal.node))

@@ -240,13 +240,24 @@ def _together(nodes: tuple[Node, ...]) -> Carries:
 
 
 class Layer(Node):
-    """A convolution, linear layer, pooling or residual sum: one record."""
+    """A convolution, linear layer, pooling or residual sum: one record.
 
-    def __init__(self, name: str, inputs: tuple[Node, ...], kind: Kind, window: Window) -> None:
+    rows: of a linear layer, the axes of one sample that it runs over: tokens, pixels.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        inputs: tuple[Node, ...],
+        kind: Kind,
+        window: Window,
+        rows: tuple[int, ...] = (),
+    ) -> None:
         super().__init__(name, inputs)
         self.kind: Kind = kind
         self.window = window
-        self.shape = window.out_shape
+        self.rows = rows
+        self.shape = (*rows, *window.out_shape)
         self.bias = False
         self.ports = tuple(Tally() for _ in inputs)
         if kind in ("conv", "linear"):

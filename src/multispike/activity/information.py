@@ -134,9 +134,10 @@ def quantisation_study(
 
     Inputs are x[t] = m + e[t]: m ~ N(0, spread²) is the mean of the inference, e[t] ~ N(0,
     (jitter*spread)²) changes from step to step and has mean 0 over them, so that every code is
-    asked for the same max(m, 0). Constant inputs (jitter 0) are decoded alike by all codes
-    (DESIGN 2.2). With jitter, spikes that come before a negative input can't be taken back and
-    what exceeds V_th at one step is late: timesteps then cost accuracy as well as events.
+    asked for the same max(m, 0). Constant inputs (jitter 0) are decoded alike by all codes: the
+    transfer function depends on N·T only. With jitter, spikes that come before a negative input
+    can't be taken back and what exceeds V_th at one step is late: timesteps then cost accuracy as
+    well as events.
 
     Raises:
         InputError: product below 1, negative jitter or spread.

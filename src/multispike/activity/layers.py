@@ -45,11 +45,22 @@ def conv(
 def linear(
     trace: Trace, run: Run, input: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> Tensor:
-    """x W^T, for every row of x."""
+    """x W^T, for every row of x; the rows of a sample (tokens, pixels) are kept in the shape."""
     signal = trace.read(input, "linear")
     out: Tensor = run()
     window = Window((input.shape[-1],), (out.shape[-1],))
-    return _weighted(trace, "linear", signal, input, out, window, weight, bias)
+    rows = _rows(tuple(input.shape[:-1]), trace.batch)
+    return _weighted(trace, "linear", signal, input, out, window, weight, bias, rows)
+
+
+def _rows(leading: tuple[int, ...], batch: int) -> tuple[int, ...]:
+    """What is left of the axes before the features without time and batch: [B], [T*B], [T, B].
+
+    >>> _rows((32,), 32), _rows((4, 32), 32), _rows((32, 64), 32), _rows((4, 32, 7, 7), 32)
+    ((), (), (64,), (7, 7))
+    """
+    stacked = len(leading) > 1 and leading[1] == batch
+    return leading[2:] if stacked else leading[1:]
 
 
 def _weighted(
@@ -61,18 +72,22 @@ def _weighted(
     window: Window,
     weight: Tensor,
     bias: Tensor | None,
+    rows: tuple[int, ...] = (),
 ) -> Tensor:
     inputs = (signal.node,)
     # Weights that are computed anew for every call have no identity that lasts.
-    apart = (window, id(weight) if isinstance(weight, nn.Parameter) else None)
-    layer = trace.node(kind, inputs, lambda name: Layer(name, inputs, kind, window), apart)
+    apart = (window, rows, id(weight) if isinstance(weight, nn.Parameter) else None)
+    layer = trace.node(kind, inputs, lambda name: Layer(name, inputs, kind, window, rows), apart)
     layer.bias |= bias is not None
-    port = layer.ports[0]
-    trace.count(port, signal, x, window.in_shape)
-    steps = max(1, x.numel() // math.prod(window.in_shape) // trace.batch)
-    alone = trace.first_call(layer) and signal.node.carries == "spikes"
-    port.add_active(signal.ever_active(x, steps) if alone else None)
-    trace.check(layer.name, out.sum())
+    port, first = layer.ports[0], trace.first_call(layer)
+    image = trace.without_copies(layer, signal, x)
+    if image is not None:
+        seen = signal if image is x else Signal(signal.node)
+        trace.count(port, seen, image, window.in_shape)
+        steps = max(1, x.numel() // math.prod((*window.in_shape, *rows)) // trace.batch)
+        alone = first and signal.node.carries == "spikes"
+        port.add_active(signal.ever_active(x, steps) if alone else None)
+    trace.check(layer.name, out)
     return trace.tag(out, Signal(layer))
 
 
@@ -98,6 +113,9 @@ def batch_norm(
         )  # fmt: skip
         return norm(trace, run, input, why=why)
     below.bias = True
+    for values in (running_mean, running_var, weight, bias):
+        if values is not None:  # the input has been looked at: so the result is finite if these are
+            trace.check(trace.here("norm"), values)
     assert signal is not None
     return trace.tag(run(), Signal(signal.node))
 
@@ -108,12 +126,14 @@ def norm(
     """A norm that stays: its result is potentials, its operations are not counted."""
     trace.note("norm", why)
     signal = trace.signal(input)
+    out: Tensor = run()
     if signal is None:
-        return run()
+        return out
     inputs = (signal.node,)
     node = trace.unlisted("norm", inputs, lambda name: Through(name, inputs, carries="potential"))
     node.shape = signal.node.shape
-    return trace.tag(run(), Signal(node))
+    trace.check(node.name, out)
+    return trace.tag(out, Signal(node))
 
 
 # --- pooling ------------------------------------------------------------------------------------

@@ -201,11 +201,14 @@ def _record(layer: Layer, neuron: Source | None, samples: int) -> LayerRecord:
     bounds = [_levels(node) for node in layer.inputs if _spikes(node)]
     sends = neuron or (layer if spikes and layer.kind in ("add", "pool") else None)
     synapses = layer.kind in ("conv", "linear")
+    shapes = (_padded(layer) if layer.kind == "conv" else window.in_shape, window.out_shape)
+    if layer.rows:  # a linear layer over tokens or pixels: a 1x1 convolution over them
+        shapes = tuple((shape[-1], 1, math.prod(layer.rows)) for shape in shapes)
     return LayerRecord(
         name=layer.name,
-        kind=layer.kind,
-        in_shape=_padded(layer) if layer.kind == "conv" else window.in_shape,
-        out_shape=window.out_shape,
+        kind="conv" if layer.rows else layer.kind,
+        in_shape=shapes[0],
+        out_shape=shapes[1],
         kernel=window.kernel,
         stride=window.stride,
         padding=window.padding,
@@ -314,7 +317,7 @@ def _steps(node: Layer | Source, samples: int) -> int:
     """How often a layer or neuron runs per inference."""
     if isinstance(node, Layer):
         port = node.ports[_first(node)]
-        return _whole(port.elements / samples / math.prod(node.window.in_shape))
+        return _whole(port.elements / samples / math.prod((*node.window.in_shape, *node.rows)))
     return _whole(node.out.elements / samples / math.prod(node.shape))
 
 

@@ -158,7 +158,10 @@ def steps_first(x: Tensor, timesteps: int) -> Tensor | None:
 def decoded_levels(x: Tensor, shape: tuple[int, ...], timesteps: int, grid: Grid) -> Tensor | None:
     """Histogram of the levels summed over time, 0..N*T, of spikes x."""
     over_time = steps_first(x, timesteps)
-    if over_time is None or grid.levels * timesteps > BYTE_LEVELS:
+    if over_time is None:
         return None
-    whole = grid.scaled(1.0, grid.levels * timesteps)
-    return measure(over_time.sum(0), shape, whole).histogram
+    total, whole = over_time.sum(0), grid.scaled(1.0, grid.levels * timesteps)
+    if whole.levels <= BYTE_LEVELS:
+        return measure(total, shape, whole).histogram
+    z = (total.reshape(-1, *shape) / torch.as_tensor(whole.unit(shape)).to(total)).round()
+    return torch.bincount(z.long().flatten(), minlength=whole.levels + 1).double().cpu()

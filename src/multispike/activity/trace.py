@@ -56,7 +56,7 @@ class Trace:
         batch: samples in the current batch.
         nodes: by place, operation and inputs; the same in every batch and at every timestep.
         notes: what could not be counted, in order.
-        checks: (layer, value) that are finite if all of the layer's values are.
+        checks: (layer, sum) that are finite if all of the layer's values are.
         potentials: whether the values that meet at sums are measured, spikes or not.
     """
 
@@ -70,6 +70,10 @@ class Trace:
         self._unlisted: set[str] = set()
         self._signals = WeakTensorKeyDictionary()
         self._called: set[Node] = set()
+        self._image: Tensor | None = None
+        """The inputs of the batch if they have no time axis."""
+        self._read: dict[Layer, Tensor] = {}
+        """What each layer has read of them first."""
         self.frames: list[Frame] = []
         self.row: tuple[int, ...] | None = None
         """Shape and number of elements of one sample's inputs."""
@@ -97,8 +101,10 @@ class Trace:
                 " elements in the same shape for every sample"
             )
         self.row, source.shape = row, shape
-        self.check("inputs", inputs.sum())
+        self.check("inputs", inputs)
         self.tag(inputs, Signal(source))
+        self._image = inputs if inputs.dim() in (2, 4) else None
+        self._read = {}
         return inputs
 
     def broken(self) -> str | None:
@@ -226,9 +232,27 @@ class Trace:
         else:
             self.notes[line] = None
 
-    def check(self, name: str, value: Tensor) -> None:
-        """Report `name` at the end of the batch unless `value` is finite."""
-        self.checks.append((name, value))
+    def check(self, name: str, x: Tensor) -> None:
+        """Report `name` at the end of the batch unless all of x is finite."""
+        half = x.dtype in (torch.float16, torch.bfloat16)  # whose sums leave their range
+        self.checks.append((name, x.sum(dtype=torch.float32 if half else None)))
+
+    def without_copies(self, layer: Layer, signal: Signal, x: Tensor) -> Tensor | None:
+        """x without repetitions of the image (direct coding), which a layer computes once.
+
+        None where it has read all of x before: in a loop over timesteps.
+        """
+        image = self._image
+        if not isinstance(signal.node, Source) or signal.node.what != "input" or image is None:
+            return x
+        copies, rest = divmod(x.numel(), image.numel())
+        if rest or not copies:
+            return x
+        parts, before = x.reshape(copies, -1), self._read.get(layer)
+        first = self._read.setdefault(layer, parts[0])
+        if (before is None and copies == 1) or not all(torch.equal(p, first) for p in parts):
+            return x
+        return first if before is None else None
 
     def first_call(self, node: Node) -> bool:
         """Whether a node is called for the first time in this batch."""

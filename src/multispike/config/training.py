@@ -23,7 +23,8 @@ class Recipe:
 
     Args:
         arch: Architecture; `multispike models` lists them.
-        data: Data set, see the README for the names.
+        data: Data set: digits, fashion_mnist, cifar10, cifar100, imagefolder, cifar10dvs,
+            dvsgesture, nmnist, eventfolder; NAME-dvs-sim emulates a camera before images.
         data_dir: Folder with the data; not needed for digits.
         download: Fetch the official archive into data_dir if it is not there.
         size: Side in pixels to which an image folder or event set is brought.
@@ -312,19 +313,17 @@ def deciding(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in filled.items() if name not in _FREE}
 
 
-def differing(old: dict[str, Any], new: TrainConfig) -> tuple[str, Any, Any] | None:
-    """The first deciding setting that `old`, as of a config.yaml, has otherwise than `new`.
+def differing(old: dict[str, Any], new: TrainConfig) -> list[tuple[str, Any, Any]]:
+    """The deciding settings that `old`, as of a config.yaml, has otherwise than `new`.
 
     Returns:
-        Its name, its value in `old` and in `new`; None if they decide the same.
+        Their names, their values in `old` and in `new`.
 
     >>> differing({"lr": 0.1, "threads": 4}, TrainConfig(lr=0.2, threads=1))
-    ('lr', 0.1, 0.2)
+    [('lr', 0.1, 0.2)]
     """
     before, now = deciding(old), deciding(asdict(new))
-    return next(
-        ((name, before[name], now[name]) for name in now if before[name] != now[name]), None
-    )
+    return [(name, before[name], now[name]) for name in now if before[name] != now[name]]
 
 
 def same_run(old: dict[str, Any], new: TrainConfig) -> None:
@@ -333,8 +332,7 @@ def same_run(old: dict[str, Any], new: TrainConfig) -> None:
     Raises:
         InputError: naming the first setting that differs and both values.
     """
-    if changed := differing(old, new):
-        name, before, now = changed
+    for name, before, now in differing(old, new):
         raise InputError(
             f"{name}: got {now!r}, but the run in {new.folder} began with {before!r};"
             " allowed: the same value, or --overwrite"

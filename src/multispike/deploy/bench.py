@@ -73,7 +73,7 @@ def bench_run(
     checkpoint: str = "last.ckpt",
     threads: int = 2,
     seconds: float = 5.0,
-    batches: Iterable[int] = (1, 64),
+    batches: Iterable[int] | None = None,
     images: int = 256,
     data_dir: str | None = None,
 ) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def bench_run(
         folder, checkpoint: as for `load_run`.
         threads: of torch, ONNX Runtime and OpenVINO.
         seconds: of calls, per engine and batch size.
-        batches: images a call.
+        batches: images a call; by default 1, and 64 or what there is.
         images: test samples that the calls take turns through.
         data_dir: folder with the data, if it has moved since the training.
 
@@ -103,7 +103,8 @@ def bench_run(
     mean, std = run.data["mean"], run.data["std"]
     with TemporaryDirectory() as temporary:
         engines = engines_of(run.network, network, mean, std, Path(temporary), threads)
-        rows = race(engines, network, pixels, batches, seconds)
+        sizes = dict.fromkeys((1, min(64, len(pixels)))) if batches is None else batches
+        rows = race(engines, network, pixels, sizes, seconds)
     return {
         "arch": network.arch,
         "data": run.data["name"],

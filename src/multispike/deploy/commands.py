@@ -6,19 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from multispike.config import BenchConfig, ExportConfig
 from multispike.deploy.bench import bench_run
 from multispike.deploy.export import export_run
 from multispike.deploy.trained import WORTH_FINETUNING
-from multispike.files import write_json
+from multispike.files import console_beside, write_json
 
 
 def export(settings: ExportConfig) -> None:
     """Write a run as an integer program; say what it is made of and, if asked, how good it is."""
-    out = settings.out or str(Path(settings.run) / settings.format)
+    run = Path(settings.run)
+    out = settings.out or str((run.parent if run.is_file() else run) / settings.format)
     written = export_run(
         settings.run,
         settings.format,
@@ -35,7 +35,7 @@ def export(settings: ExportConfig) -> None:
     table.add_column("bytes", justify="right")
     for name, size in written["files"].items():
         table.add_row(name, f"{size:,}")
-    console = Console()
+    console = console_beside(settings.json)
     console.print(table)
     lines = [
         f"{written['arch']}, T = {written['timesteps']}, N = {written['levels']}, in {out}",
@@ -106,6 +106,6 @@ def bench(settings: BenchConfig) -> None:
             f"{row['bytes'] / 1000:,.0f}",
             f"{row['agreement']:.4f}",
         )
-    Console().print(table)
+    console_beside(settings.json).print(table)
     if settings.json:
         write_json(settings.json, result)

@@ -82,6 +82,9 @@ def quantise(
     (2, 10)
     """
     _refuse(model)
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise invalid(name, "NaN or infinite values", "finite numbers")
     channels = model.config["in_channels"]
     if len(input_shape) != 3 or input_shape[0] != channels or min(input_shape) < 1:
         raise invalid("input_shape", input_shape, f"({channels}, H, W)")

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -124,9 +125,10 @@ def _between(bits: int, at_8: float, at_32: float) -> float:
 def _check_constant(argument: str, constant: Constant) -> None:
     value = constant.value
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise invalid(argument, value, "a number >= 0")
-    if not math.isfinite(value) or value < 0:
-        raise invalid(argument, value, "a finite number >= 0")
+        raise invalid(argument, value, "a number >= 0 (3e-2 is text in YAML, 3.0e-2 a number)")
+    if not 0 <= value <= sys.float_info.max:
+        shown = value if len(str(value)) < 40 else f"{value!s:.20}..."
+        raise invalid(argument, shown, "a finite number >= 0")
     if not isinstance(constant.source, str) or not constant.source.strip():
         raise invalid(f"{argument}.source", constant.source, "where the value is from")
 

@@ -39,10 +39,14 @@ def library() -> ctypes.CDLL | None:
     would each keep a thread a core spinning. Where that fails the kernels run on one thread.
     """
     errors = []
-    compiler = _compiler()
-    if compiler is None:
-        errors.append("no C compiler found (cc, gcc, clang or $CC)")
-    else:
+    compiler = None
+    try:
+        compiler = _compiler()
+        if compiler is None:
+            errors.append("no C compiler found (cc, gcc, clang or $CC)")
+    except ValueError as error:
+        errors.append(f"CC: got {os.environ['CC']!r}, allowed: a command ({error})")
+    if compiler is not None:
         for parallel in ("-fopenmp", "-fopenmp-simd"):
             try:
                 with _building:

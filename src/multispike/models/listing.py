@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rich.console import Console
 from rich.table import Table
 
-from multispike.files import write_json
+from multispike.files import console_beside, write_json
 from multispike.models import create_model, list_models
 from multispike.models.table import ARCHITECTURES, ResNet
 
@@ -87,6 +86,6 @@ def show(settings: ModelsConfig) -> None:
         table.add_row(
             str(row["name"]), str(row["shortcut"]), f"{row['params']:,}", f"{row['macs']:,}"
         )
-    Console().print(table)
+    console_beside(settings.json).print(table)
     if settings.json:
         write_json(settings.json, listed)

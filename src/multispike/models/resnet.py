@@ -14,7 +14,7 @@ from multispike.models.table import Family, ResNet
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut, for merged [T*B, C, H, W] tensors (DESIGN 2.5).
+    """Two 3x3 convolutions and a shortcut, for merged [T*B, C, H, W] tensors.
 
     spiking  SN( CB(SN(CB(x))) + shortcut(x) )
     sew      g( SN(CB(SN(CB(x)))), shortcut(x) )

@@ -13,7 +13,7 @@ STEMS = ("cifar", "imagenet")
 
 @dataclass(frozen=True)
 class Family:
-    """How a residual block is wired (DESIGN 2.5); what crosses the shortcut follows from it.
+    """How a residual block is wired; what crosses the shortcut follows from it.
 
     Attributes:
         pre_activation: neuron before each convolution (MS-ResNet), else after it.

@@ -7,17 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.table import Table as TerminalTable
 
 from multispike.avalanche import BRANCHES, Avalanche, AvalancheConfig, Branch, Site, growth
 from multispike.environment import environment
 from multispike.files import write_json, write_text
 from multispike.models.table import FAMILIES
-from multispike.report.axes import add_line, canvas, rule
+from multispike.report.axes import add_line, canvas, label
 from multispike.report.blocks import Column, Content, Plot, Section, Table, number
 from multispike.report.page import render
 from multispike.report.paper import blank, legend_below, line, save
-from multispike.report.style import Mark, marks
+from multispike.report.style import PAGE, Mark, marks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,34 +37,38 @@ _QUANTITIES = (
 
 
 def terminal_table(studies: Sequence[Avalanche]) -> TerminalTable:
-    """One row a network and stage: what its last block sends on, and how that has grown."""
+    """By network and stage, what meets in the stage's last block, and what that sends on."""
     table = TerminalTable(
-        title="Spike avalanche: output of the last block of each stage",
+        title="Spike avalanche: the last block of each stage",
         caption="growth: Σz per neuron, last block against first block of the stage; potentials"
         " count as |v|/(V_th/N), marked ~",
+        box=box.SIMPLE_HEAD,
     )
-    table.add_column("network")
-    for column in ("stage", "density", "Σz/neuron", "max z", "bound", "growth"):
+    table.add_column("network, stage, path", overflow="fold")
+    for column in ("density", "Σz/neuron", "max z", "bound", "growth"):
         table.add_column(column, justify="right")
     for study in studies:
+        table.add_row(f"[bold]{title(study)}[/]")
         for last, factor in growth(study):
-            near = "" if last.spikes else "~"
-            table.add_row(
-                title(study) if last.stage == 1 else "",
-                str(last.stage),
-                f"{last.density:.3f}",
-                f"{near}{last.per_neuron:.3f}",
-                f"{near}{last.largest:.4g}",
-                "-" if last.bound is None else str(last.bound),
-                f"{factor:.2f}",
-            )
+            for branch in BRANCHES:
+                [site] = [s for s in study.along(branch) if s.block == last.block]
+                near = "" if site.spikes else "~"
+                table.add_row(
+                    f"  {last.stage if branch == BRANCHES[0] else ' '} {_TITLES[branch]}",
+                    f"{site.density:.3f}",
+                    f"{near}{site.per_neuron:.3f}",
+                    f"{near}{site.largest:.4g}",
+                    "-" if site.bound is None else str(site.bound),
+                    f"{factor:.2f}" if branch == "out" else "",
+                )
         table.add_section()
     return table
 
 
 def title(study: Avalanche) -> str:
-    """The network's name, and whether it is trained."""
-    return f"{study.name}{' trained' if study.trained else ''}"
+    """The network's name, whether it is trained, and by which of several runs."""
+    parts = (study.name, "trained" if study.trained else "", study.run)
+    return " ".join(part for part in parts if part)
 
 
 def write_files(folder: Path, studies: Sequence[Avalanche], settings: AvalancheConfig) -> Path:
@@ -142,8 +147,19 @@ def _plot(
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=sorted(blocks))
     figure.update_yaxes(rangemode="tozero")
     if attribute == "largest":
-        for levels in sorted({study.levels for study in studies}):
-            rule(figure, levels, f"N = {levels}")
+        for text, sites in _bounds(studies, branch).items():
+            place = -1 if _piles(sites) else 0  # the laws that meet at one height are kept apart
+            texts = [""] * len(sites)
+            texts[place] = label(text)
+            figure.add_scatter(
+                x=[_place(site) for site in sites],
+                y=[site.bound for site in sites],
+                mode="lines+text",
+                line={"color": PAGE["muted"][0], "dash": "dot", "width": 1, "shape": "hvh"},
+                text=texts,
+                textposition="top left" if place else "top right",
+                hovertemplate=f"bound {label(text)}: %{{y}}<extra></extra>",
+            )
     last = {n: end for n, own in values.items() if (end := list(own.values())[-1]) is not None}
     summary = "No network sends spikes here."
     if last:
@@ -157,6 +173,22 @@ def _plot(
         heading,
     )
     return Plot(heading, figure, summary, table)
+
+
+def _bounds(studies: Sequence[Avalanche], branch: Branch) -> dict[str, list[Site]]:
+    """The bounds of z along depth that there are, by what they say, each once."""
+    found: dict[str, list[Site]] = {}
+    for study in studies:
+        sites = [site for site in study.along(branch) if site.bound is not None]
+        law = {"out": "(k+1)·N, "}.get(branch, "k·N, ") if _piles(sites) else ""
+        if sites:
+            found.setdefault(f"{law}N = {study.levels}", sites)
+    return found
+
+
+def _piles(sites: Sequence[Site]) -> bool:
+    """Whether the bound rises with the block."""
+    return len({site.bound for site in sites}) > 1
 
 
 def value(site: Site, attribute: str) -> float | None:
@@ -297,6 +329,12 @@ def write_png(path: Path, studies: Sequence[Avalanche]) -> None:
             panel: Axes = grid[row, column]
             for study in studies:
                 _draw(panel, drawn[title(study)], study.along(branch), attribute)
+            for text, sites in _bounds(studies, branch).items() if attribute == "largest" else ():
+                places = [_place(site) for site in sites]
+                bounds = [site.bound or 0 for site in sites]
+                panel.step(places, bounds, where="mid", color="0.4", linestyle=":", linewidth=1)
+                side, end = ("right", -1) if _piles(sites) else ("left", 0)
+                panel.annotate(text, (places[end], bounds[end]), ha=side, va="bottom", size=7)
             panel.grid(alpha=0.3)
             if row == 0:
                 panel.set_title(_TITLES[branch])

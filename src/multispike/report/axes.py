@@ -10,7 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from multispike.report.blocks import short_name
-from multispike.report.style import PAGE, SEQUENTIAL, Mark
+from multispike.report.style import SEQUENTIAL, Mark
 
 
 def label(text: str) -> str:
@@ -94,13 +94,3 @@ def heat_map(
     figure.update_xaxes(type="category", showgrid=False, side="bottom")
     figure.update_yaxes(type="category", showgrid=False, autorange="reversed")
     return figure
-
-
-def rule(figure: go.Figure, y: float, text: str) -> None:
-    """A horizontal line at y with its meaning."""
-    figure.add_hline(
-        y=y,
-        line={"color": PAGE["muted"][0], "dash": "dot", "width": 1},
-        annotation={"text": label(text), "font": {"color": PAGE["muted"][0], "size": 12}},
-        annotation_position="top right",
-    )

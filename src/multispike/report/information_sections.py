@@ -41,7 +41,10 @@ def information(data: Comparison) -> Content:
         [
             "The entropy of what a neuron sends, its levels added up over the timesteps, is the"
             " most it can tell the next layer; neurons of a layer are taken together. Bits per"
-            " event say what one event, and so its energy, buys.",
+            " event say what one event, and so its energy, buys. A neuron stands for the ReLU"
+            " max(x, 0) of its mean input x: the error against it has two parts. What exceeds V_th"
+            " no code of this threshold can send; the error against the clipped ReLU, min(max(x,"
+            " 0), V_th), is that of the code alone.",
         ],
         legend=[data.marks[run["name"]].key() for run in runs],
         tables=[_overall(runs, rows)],
@@ -53,15 +56,16 @@ _QUANTITIES = (
     ("bits", "Entropy per neuron", "bits per neuron and inference", ".3f"),
     ("bits_per_event", "Entropy per event", "bits per event", ".3f"),
     ("levels_used", "Levels in use", "share of levels 0..N seen", ".2f"),
-    ("error_clipped", "Error of what neurons send", "RMS error / V_th", ".4f"),
+    ("error_relu", "Error against the ReLU", "RMS error / V_th", ".4f"),
+    ("error_clipped", "Error against the clipped ReLU", "RMS error / V_th", ".4f"),
 )
 """Attribute of a layer's information, title, axis, format."""
 
 
 def _rows(run: Json) -> dict[str, LayerInformation]:
-    """By layer; without those whose levels over time are not known."""
+    """By layer."""
     layers = _entropies(SpikeLayer.from_dict(row) for row in run["neurons"])
-    return {layer.name: layer for layer in layers if layer.bits is not None}
+    return {layer.name: layer for layer in layers}
 
 
 def _means(rows: dict[str, dict[str, float]], spec: str) -> str:
@@ -74,7 +78,8 @@ def _overall(runs: Sequence[Json], rows: dict[str, dict[str, LayerInformation]])
     lines = []
     for run in runs:
         own = rows[run["name"]].values()
-        bits = sum((row.bits or 0.0) * row.neurons for row in own)
+        told = [row.bits * row.neurons for row in own if row.bits is not None]
+        bits = sum(told) if len(told) == len(own) else None
         events = sum(row.events for row in own)
         lines.append(
             (
@@ -84,7 +89,7 @@ def _overall(runs: Sequence[Json], rows: dict[str, dict[str, LayerInformation]])
                 run["timesteps"] * run["levels"],
                 bits,
                 events,
-                bits / events if events else None,
+                bits / events if bits is not None and events else None,
             )
         )
     columns = (
@@ -100,12 +105,15 @@ def _overall(runs: Sequence[Json], rows: dict[str, dict[str, LayerInformation]])
 
 
 def _error_plot(product: int) -> Plot:
-    """RMS error over the inputs' jitter, one line for every way to factor N·T."""
+    """RMS error against the clipped ReLU over the inputs' jitter, one line for every way to factor
+    N·T; that against the ReLU stands in the table."""
     figure = canvas("jitter of the input between timesteps", "RMS error / V_th", 380)
     values: dict[str, list[float]] = {}
+    whole: dict[str, list[float]] = {}
     for code in quantisation_study(product, _JITTERS, v_init=0.5):
-        errors = values.setdefault(f"T = {code.timesteps}, N = {code.levels}", [])
-        errors.append(code.error_clipped)
+        name = f"T = {code.timesteps}, N = {code.levels}"
+        values.setdefault(name, []).append(code.error_clipped)
+        whole.setdefault(f"{name}, ReLU", []).append(code.error_relu)
     names = list(values)
     for place, (name, errors) in enumerate(values.items()):
         shade = _SHADES[min(place, len(_SHADES) - 1)][0]
@@ -120,13 +128,13 @@ def _error_plot(product: int) -> Plot:
         )
     figure.update_yaxes(rangemode="tozero")
     table = Table(
-        (Column("jitter", ".1f"), *(Column(name, ".4f") for name in names)),
-        list(zip(_JITTERS, *values.values(), strict=True)),
-        f"Quantisation error at N·T = {product}, in V_th",
+        (Column("jitter", ".1f"), *(Column(name, ".4f") for name in (*names, *whole))),
+        list(zip(_JITTERS, *values.values(), *whole.values(), strict=True)),
+        f"Error at N·T = {product} against the clipped ReLU, then against the ReLU, in V_th",
     )
     worst = max(values, key=lambda name: values[name][-1])
     return Plot(
-        f"Quantisation error of codes with N·T = {product}",
+        f"Error of codes with N·T = {product} against the clipped ReLU",
         figure,
         f"For constant inputs all are equal ({values[names[0]][0]:.4f}). With jitter 1 the error is"
         f" {values[names[0]][-1]:.4f} at T = 1 and {values[worst][-1]:.4f} with {worst}: spikes"

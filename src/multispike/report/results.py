@@ -1,4 +1,12 @@
-"""results.json and result.json: written by one version, read or refused by another."""
+"""results.json and result.json: written by one version, read or refused by another.
+
+result.json is one run, results.json the runs of a comparison, both with the number of the format:
+what was trained (name, arch, data, neuron, levels, timesteps, seed, epochs), how well it does
+(accuracy, confusion), what it sends (events_per_inference, density, and layer by layer "neurons"
+and "sums") and what it costs (energy_nj, synops, baselines, crossover, and layer by layer
+"layers", with the assumptions). `_RUN` below has every key with its type; counts and energies are
+means per inference, energies in nJ.
+"""
 
 from __future__ import annotations
 
@@ -67,10 +75,11 @@ _ASSUMPTIONS = _object(
 _RUN = _object(
     _each(("name", "arch", "data", "neuron"), TEXT)
     | _each(("levels", "timesteps", "seed", "epochs", "params"), WHOLE)
-    | _each(("accuracy", "train_seconds", "images_per_second"), NUMBER)
+    | {"accuracy": {**NUMBER, "minimum": 0, "maximum": 1}}
+    | _each(("train_seconds", "images_per_second"), NUMBER)
     | _each(("events_per_inference", "density"), NUMBER)
     | {"energy_nj": _CHARGED, "synops": _SYNOPS, "neurons": _list(_SENT)}
-    | {"layers": _list(_LAYER), "environment": _object({})},
+    | {"layers": {**_list(_LAYER), "minItems": 1}, "environment": _object({})},
     spare={
         "samples": WHOLE,
         "even_density": NUMBER,
@@ -113,25 +122,37 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
     Raises:
         InputError: as `read_results`.
     """
-    content = read_json(path)
-    if content.get("format") != FORMAT:
-        raise InputError(
-            f"results: got {str(path)!r} of format {content.get('format')!r} (multispike"
-            f" {_version(content)}), allowed: format {FORMAT}"
-        )
+    content = _of_this_format(path)
     runs = content.get("runs", [])
     if not isinstance(runs, list):
         raise InputError(f"results: got {str(path)!r} with runs {runs!r:.40}, allowed: a list")
     return [_checked(run, path) for run in runs]
 
 
-def read_result(path: str | Path) -> dict[str, Any]:
+def write_result(path: Path, run: dict[str, Any]) -> None:
+    """Write one run's result.json: {"format", ...run}."""
+    write_json(path, {"format": FORMAT, **run})
+
+
+def read_result(path: Path) -> dict[str, Any]:
     """One run's result.json.
 
     Raises:
         InputError: as `read_results`.
     """
-    return _checked(read_json(Path(path)), Path(path))
+    run = _of_this_format(path)
+    del run["format"]
+    return _checked(run, path)
+
+
+def _of_this_format(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if content.get("format") != FORMAT:
+        raise InputError(
+            f"results: got {str(path)!r} of format {content.get('format')!r} (multispike"
+            f" {_version(content)}), allowed: format {FORMAT}"
+        )
+    return content
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -180,8 +201,10 @@ def _misfit(run: Any) -> str | None:
     """
     for error in _RESULT.iter_errors(run):
         where = "run" + error.json_path.removeprefix("$")
-        if error.validator == "required":
-            return f"{where}: {error.message}"
-        allowed = str(error.validator_value)
-        return f"{where} is {error.instance!r:.40}, not of type {allowed}"
+        if error.validator == "type":
+            return f"{where} is {error.instance!r:.40}, not of type {error.validator_value}"
+        return f"{where}: {error.message}"
+    confusion = run.get("confusion") or ()
+    if any(len(row) != len(confusion) for row in confusion):
+        return "run.confusion is not square"
     return None

@@ -16,27 +16,39 @@ def comparison_table(runs: list[dict[str, Any]]) -> Table:
     """One row a run: accuracy, activity, energy, speed. Fits 80 columns."""
     first = runs[0]
     energy = first["energy_nj"]
-    decimals = 1 if max(run["energy_nj"]["total"] for run in runs) < 1e6 else 0
+    most = max(run["energy_nj"]["total"] for run in runs)
+    unit, size = scale(most)
+    decimals = 1 if most < 1e3 * size else 0
     table = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        padding=(0, 1, 0, 0),
         title=f"{first['arch']} on {first['data']}, {energy['profile']} {energy['bits']} bit",
         caption="events, density and energy per inference; density is per neuron and timestep",
     )
-    table.add_column("variant", no_wrap=True)
-    for column in ("accuracy", "events", "density", "energy µJ", "s/epoch", "images/s"):
-        table.add_column(column, justify="right")
+    table.add_column("variant", overflow="fold")
+    for column in ("accuracy", "events", "density", f"energy {unit}", "s/epoch", "images/s"):
+        table.add_column(column, justify="right", no_wrap=True)
     for run in runs:
         table.add_row(
             run["name"],
             f"{run['accuracy']:.4f}",
             "-" if run["neuron"] == "relu" else f"{run['events_per_inference']:,.0f}",
             f"{run['density']:.3f}",
-            f"{run['energy_nj']['total'] / 1e3:,.{decimals}f}",
+            f"{run['energy_nj']['total'] / size:,.{decimals}f}",
             f"{run['train_seconds'] / run['epochs']:.1f}",
             f"{run['images_per_second']:,.0f}",
         )
     return table
+
+
+def scale(nj: float) -> tuple[str, float]:
+    """The unit in which energies up to this many nJ are shown, and how many nJ it has.
+
+    >>> scale(125_019e3), scale(14e9)
+    (('µJ', 1000.0), ('mJ', 1000000.0))
+    """
+    return ("µJ", 1e3) if nj < 1e9 else ("mJ", 1e6)
 
 
 CATEGORIES = {
@@ -54,21 +66,24 @@ CATEGORIES = {
 def energy_table(priced: dict[str, Any], name: str) -> Table:
     """One row a layer, one column a category, µJ per inference, as `profiling.prices` gives it."""
     energy = priced["energy_nj"]
-    decimals = 1 if energy["total"] < 1e6 else 0
+    unit, size = scale(energy["total"])
+    decimals = 1 if energy["total"] < 1e3 * size else 0
     table = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
-        title=f"{name}: µJ per inference, {energy['profile']} {energy['bits']} bit",
+        padding=(0, 1, 0, 0),
+        title=f"{name}: {unit} per inference, {energy['profile']} {energy['bits']} bit",
         show_footer=True,
     )
 
     def cells(parts: dict[str, float]) -> list[str]:
-        return [f"{parts[key] / 1e3:,.{decimals}f}" if parts[key] else "-" for key in CATEGORIES]
+        return [f"{parts[key] / size:,.{decimals}f}" if parts[key] else "-" for key in CATEGORIES]
 
-    table.add_column("layer", "total", no_wrap=True)
-    table.add_column("events" if "baselines" in priced else "non-zero", justify="right")
+    table.add_column("layer", "total", overflow="fold")
+    events = "events" if "baselines" in priced else "non-zero"
+    table.add_column(events, justify="right", no_wrap=True)
     for heading, total in zip(CATEGORIES.values(), cells(energy), strict=True):
-        table.add_column(heading, total, justify="right")
+        table.add_column(heading, total, justify="right", no_wrap=True)
     for layer in priced["layers"]:
         table.add_row(
             short_name(layer["name"]), f"{layer['events_in']:,.0f}", *cells(layer["energy_nj"])
@@ -82,14 +97,15 @@ def crossover_table(priced: dict[str, Any]) -> Table:
         box=box.SIMPLE_HEAD, pad_edge=False, title="Against the same layers run as an ANN"
     )
     table.add_column("ANN", no_wrap=True)
-    table.add_column("µJ", justify="right")
-    table.add_column("times SNN", justify="right")
+    unit, size = scale(max(priced["baselines"][key]["total"] for key in BASELINES))
+    table.add_column(unit, justify="right", no_wrap=True)
+    table.add_column("times SNN", justify="right", no_wrap=True)
     table.add_column("the SNN needs less energy")
     total = priced["energy_nj"]["total"]
     for key, where in crossings(priced).items():
         nj = priced["baselines"][key]["total"]
         ratio = f"{nj / total:.2f}" if total else "-"
-        table.add_row(BASELINES[key], f"{nj / 1e3:,.1f}", ratio, where)
+        table.add_row(BASELINES[key], f"{nj / size:,.1f}", ratio, where)
     return table
 
 

@@ -33,7 +33,7 @@ class Archive:
 
     @property
     def runs(self) -> list[dict[str, Any]]:
-        """Results (DESIGN 5) with "settings"; "name" is the row's label."""
+        """Results with "settings"; "name" is the row's label."""
         return read_runs(self.path) if self.path.exists() else []
 
     def find(self, label: str, seed: int) -> dict[str, Any] | None:
@@ -43,7 +43,7 @@ class Archive:
     def finished(self, label: str, config: TrainConfig) -> bool:
         """Whether the row's run is here and was made under the same settings."""
         run = self.find(label, config.seed)
-        return run is not None and differing(run["settings"], config) is None
+        return run is not None and not differing(run["settings"], config)
 
     def remove(self, label: str, seed: int) -> None:
         """Forget a run."""
@@ -75,7 +75,7 @@ class Archive:
         """
         import torch
 
-        from multispike.training.checkpoint import read_checkpoint
+        from multispike.training.checkpoint import read_checkpoint, weights_of
 
         content = read_checkpoint(Path(config.folder) / "last.ckpt")
         size = sum(v.numel() * v.element_size() for v in content["state_dict"].values())
@@ -83,12 +83,9 @@ class Archive:
         if size > CHECKPOINT_BYTES:
             target.unlink(missing_ok=True)
             return
-        kept = {key: content[key] for key in _WEIGHTS if key in content}
+        kept = weights_of(content)
         portable = asdict(replace(config, data_dir=None, out=None, resume=False, overwrite=False))
         kept["multispike"] = {**content["multispike"], "config": portable}
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as temporary:
             torch.save(kept, os.fspath(temporary))
-
-
-_WEIGHTS = ("epoch", "global_step", "pytorch-lightning_version", "state_dict")

@@ -74,7 +74,7 @@ def listing(settings: ReproduceConfig) -> Table:
 
 def epoch_seconds(study: Study, archive: Archive) -> float:
     """Training time of one epoch and timestep: of the finished rows, or the study's rough one."""
-    runs = archive.runs
+    runs = archive.runs if study.rows else []  # other studies' files hold no runs
     if not runs:
         return study.epoch_seconds
     steps = sum(run["epochs"] * run["timesteps"] for run in runs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from multispike.config.names import split_names
 from multispike.errors import invalid, unknown
@@ -46,7 +47,11 @@ class ReproduceConfig:
 
     def check(self) -> None:
         """Raise `InputError` for the first value that is not allowed."""
-        if self.study is None or self.study == PAGE:
+        if self.study is None:
+            return
+        if self.study == PAGE:
+            if not Path(self.results).is_dir():
+                raise invalid("results", self.results, "a folder of results")
             return
         if self.study not in STUDIES:
             raise unknown("study", self.study, [*STUDIES, PAGE])

@@ -73,8 +73,8 @@ def _opened(config: TrainConfig) -> TrainConfig:
         return config
     old = read_settings(begun)
     changed = differing(old, config)
-    if changed is None:
+    if not changed:
         return replace(config, resume=True)
-    name, before, now = changed
+    name, before, now = changed[0]
     print(f"  {name} was {before!r} in {config.folder}, is {now!r}: training anew", file=sys.stderr)
     return replace(config, overwrite=True)

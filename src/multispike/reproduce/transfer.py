@@ -1,4 +1,4 @@
-"""The transfer function (DESIGN 2.2): what a neuron's output decodes to for a constant input.
+"""The transfer function: what a neuron's output decodes to for a constant input.
 
 Measured by running the neuron. With N·T the same, all codes have the same N·T + 1 levels, which is
 why one timestep is enough.

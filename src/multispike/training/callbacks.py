@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from multispike.errors import RunError
 from multispike.files import write_text
+from multispike.training.checkpoint import read_checkpoint, weights_of, write_checkpoint
 from multispike.training.module import Classifier
 
 
@@ -64,10 +65,16 @@ class RunFiles(Checkpoint):
         assert isinstance(pl_module, Classifier)
         accuracies = [row["test_accuracy"] for row in pl_module.rows]
         if accuracies[-1] > max(accuracies[:-1], default=-1.0):
-            self._save(trainer, pl_module, "best.ckpt", weights_only=True)
+            # In whole, then stripped: what saves weights only leaves out their averaging.
+            self._save(trainer, pl_module, "best.ckpt")
+            if trainer.is_global_zero:
+                best = self.folder / "best.ckpt"
+                write_checkpoint(best, weights_of(read_checkpoint(best)))
         self._save(trainer, pl_module, "last.ckpt")
         if trainer.is_global_zero:
             write_rows(self.folder / "metrics.csv", pl_module.rows)
+        if trainer.strategy.broadcast(self._stop):  # asked for during the evaluation
+            raise Interrupted
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore_handlers()
@@ -82,16 +89,14 @@ class RunFiles(Checkpoint):
             signal.signal(number, handler)
         self._old_handlers.clear()
 
-    def _save(
-        self, trainer: Trainer, module: LightningModule, name: str, weights_only: bool = False
-    ) -> None:
+    def _save(self, trainer: Trainer, module: LightningModule, name: str) -> None:
         for key, value in module.state_dict().items():
             if value.is_floating_point() and not torch.isfinite(value).all():
                 raise RunError(
                     f"{key} is not finite after step {trainer.global_step};"
                     " last.ckpt still holds the last good state; try a lower --lr"
                 )
-        trainer.save_checkpoint(self.folder / name, weights_only=weights_only)
+        trainer.save_checkpoint(self.folder / name)
         self._saved_at = time.monotonic()
 
 

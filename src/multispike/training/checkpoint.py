@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,7 @@ class AtomicCheckpointIO(CheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
-        try:
-            with replacing(path) as temporary:
-                torch.save(checkpoint, temporary)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            raise RunError(
-                f"could not write {path}: {error}; the file before it is unchanged"
-            ) from error
+        write_checkpoint(path, checkpoint)
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
@@ -36,6 +31,27 @@ class AtomicCheckpointIO(CheckpointIO):
 
     def remove_checkpoint(self, path: Any) -> None:
         os.unlink(path)
+
+
+def write_checkpoint(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
+    """Replace a checkpoint, or leave the one that is there.
+
+    Raises:
+        RunError: if it can't be written.
+    """
+    try:
+        with replacing(path) as temporary:
+            torch.save(content, temporary)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        raise RunError(
+            f"could not write {path}: {error}; the file before it is unchanged"
+        ) from error
+
+
+def weights_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """What `load_run` needs of a checkpoint: no optimiser, nothing to go on with."""
+    kept = ("epoch", "global_step", "pytorch-lightning_version", "state_dict", "multispike")
+    return {key: checkpoint[key] for key in kept if key in checkpoint}
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -50,11 +66,13 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"checkpoint: got {str(path)!r}, which does not exist; allowed: a .ckpt file"
         )
     try:
+        if zipfile.is_zipfile(path) and (bad := zipfile.ZipFile(path).testzip()):
+            raise OSError(f"checksum of {bad}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about foreign pickles, which are refused below
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].partition(" (1)")[0]  # then torch advises to run it
         raise InputError(
             f"checkpoint: got {str(path)!r}, refused since it holds more than tensors and plain"
             f" values, or is damaged ({reason}); allowed: a checkpoint of multispike"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -26,7 +27,7 @@ from multispike.data.sets import Dataset
 from multispike.errors import InputError, invalid
 from multispike.models import create_model
 from multispike.models.network import Network
-from multispike.training.callbacks import ProgressBar, RunFiles
+from multispike.training.callbacks import ProgressBar, RunFiles, write_rows
 from multispike.training.checkpoint import AtomicCheckpointIO, read_checkpoint
 from multispike.training.module import Classifier
 from multispike.training.optim import peak_lr
@@ -116,33 +117,16 @@ def fit(config: TrainConfig) -> bool:
     config = config.resolved()
     keep_freed_memory()
     folder = Path(config.folder)
-    first = int(os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0"))) == 0
-    if not first:  # started by rank 0 or torchrun: the folder is rank 0's business
+    first = _is_first()
+    if not first:  # started by rank 0, torchrun or SLURM: the folder is rank 0's business
         config = replace(config, resume=True, overwrite=False)
     dataset = load_data(config, config.timesteps)
-    checkpoint = open_run(config) if first else None
+    if len(dataset.train) < 2:
+        raise invalid("limit_train", len(dataset.train), "at least 2 images, for batch norm")
     network = build_network(config, dataset)
+    _check_fit(network, dataset)
     _quiet()
-    trainer = Trainer(
-        accelerator=config.accelerator,
-        devices=config.devices,
-        strategy=config.strategy,
-        num_nodes=config.num_nodes,
-        precision=config.precision,
-        max_epochs=config.epochs,
-        callbacks=[
-            RunFiles(folder, config.checkpoint_seconds),
-            ProgressBar(config.variant),
-            *([EMAWeightAveraging(decay=config.ema)] if config.ema else []),
-        ],
-        logger=TensorBoardLogger(folder, name="", version="tensorboard"),
-        plugins=[AtomicCheckpointIO()],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-    )
-    checkpoint = trainer.strategy.broadcast(checkpoint)
+    trainer = _trainer(config, folder)
     torch.set_num_threads(config.threads or max(1, _cores() // trainer.num_devices))
     batch_size = batch_size_of(config, len(dataset.train))
     common: dict[str, Any] = dict(
@@ -156,7 +140,8 @@ def fit(config: TrainConfig) -> bool:
     test = BatchLoader(dataset.test, 500, **common)
     lr = peak_lr(config, batch_size)
     module = Classifier(network, config, dataset, lr, steps=config.epochs * len(train))
-    _check_fit(network, dataset)
+    # Only now, when all settings have proved good: it may delete a run that is to be overwritten.
+    checkpoint = trainer.strategy.broadcast(open_run(config) if first else None)
     if config.whiten:
         stem = network.stem[0]  # pyright: ignore[reportIndexIssue]
         plain = BatchLoader(dataset.train, 2000, mean=dataset.mean, std=dataset.std)
@@ -169,7 +154,50 @@ def fit(config: TrainConfig) -> bool:
     if checkpoint is not None:
         load_weights(network, read_checkpoint(checkpoint), checkpoint)
     trainer.fit(module, EpochStream(train, trainer), test, ckpt_path=checkpoint, weights_only=True)
+    if trainer.is_global_zero:  # again: a kill may have come between last.ckpt and this file
+        write_rows(folder / "metrics.csv", module.rows)
     return trainer.is_global_zero
+
+
+def _is_first() -> bool:
+    """Whether this is the process of rank 0, before there is a process group to ask.
+
+    torchrun tells the rank; SLURM tells it too, but Lightning may start further processes on every
+    node, which know their node (NODE_RANK) and their place on it (LOCAL_RANK).
+    """
+    names = ("RANK",) if "RANK" in os.environ else ("SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
+    return all(int(os.environ.get(name, "0")) == 0 for name in names)
+
+
+def _trainer(config: TrainConfig, folder: Path) -> Trainer:
+    """Lightning's Trainer; what this machine can't do is an `InputError`."""
+    try:
+        return Trainer(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            strategy=config.strategy,
+            num_nodes=config.num_nodes,
+            precision=config.precision,
+            max_epochs=config.epochs,
+            callbacks=[
+                RunFiles(folder, config.checkpoint_seconds),
+                ProgressBar(config.variant),
+                *([EMAWeightAveraging(decay=config.ema)] if config.ema else []),
+            ],
+            logger=TensorBoardLogger(folder, name="", version="tensorboard"),
+            plugins=[AtomicCheckpointIO()],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        names = ("accelerator", "devices", "strategy", "num_nodes", "precision")
+        got = ", ".join(f"{name} {getattr(config, name)!r}" for name in names)
+        raise InputError(
+            f"accelerator: got {got}; allowed: what Lightning finds here"
+            f" ({str(error).strip().splitlines()[0]})"
+        ) from error
 
 
 def _check_fit(network: Network, dataset: Dataset) -> None:

@@ -62,8 +62,8 @@ class Classifier(LightningModule):
 
     def _keep_spikes(self, neuron: MultiLevelIF, _: Any, spikes: Tensor) -> None:
         if self.training:
-            threshold = neuron.threshold
-            threshold = threshold.detach().mean() if isinstance(threshold, Tensor) else threshold
+            threshold = neuron.threshold_for(spikes)
+            threshold = threshold.detach() if isinstance(threshold, Tensor) else threshold
             self._spikes.append(spikes * (neuron.levels / threshold))
 
     def penalty(self) -> Tensor:
@@ -72,7 +72,8 @@ class Classifier(LightningModule):
         min(z, 1) is 1 for every event whatever its level; its gradient reaches only neurons at
         level 0 or 1, so the loss has a reason to drop an event but none to shrink a large one.
         """
-        counts = [z.clamp(max=1).sum(dtype=torch.float32) for z in self._spikes]
+        # z is a level but for rounding errors, which must not put level 1 above the bound.
+        counts = [torch.where(z < 1.5, z, 1.0).sum(dtype=torch.float32) for z in self._spikes]
         events = torch.stack(counts).sum()
         neurons = sum(z.numel() for z in self._spikes)
         self._spikes.clear()

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from multispike.config import TrainConfig, same_run
-from multispike.errors import InputError
+from multispike.errors import InputError, invalid
 from multispike.files import write_text
 from multispike.models import create_model
 from multispike.models.network import Network
@@ -102,6 +102,8 @@ def open_run(config: TrainConfig) -> Path | None:
     """
     folder = Path(config.folder)
     settings = folder / "config.yaml"
+    if folder.exists() and not folder.is_dir():
+        raise invalid("out", str(folder), "a folder, new or of a run")
     if settings.exists() and config.overwrite:
         shutil.rmtree(folder)
     elif settings.exists():
@@ -115,7 +117,12 @@ def open_run(config: TrainConfig) -> Path | None:
         raise InputError(
             f"out: got {str(folder)!r}, which holds files that are no run; allowed: a new folder"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise invalid(
+            "out", str(folder), f"a folder that can be made ({error.strerror})"
+        ) from error
     write_settings(settings, config)
     last = folder / "last.ckpt"
     return last if last.exists() else None

@@ -143,21 +143,9 @@ INLINE void chain(int64_t n, const Layer *layer, const float *restrict grad,
     }
 }
 
-/* dL/dV_th of one timestep, added to sums [channels]; the gradient of LSQ and PACT: z/N - h/V_th
- * inside [0, V_th], 1 above, 0 below. */
-INLINE void add_threshold_gradient(int64_t n, const Layer *layer, const Constants *c, int64_t at,
-                                   const float *restrict grad, const float *restrict grad_v,
-                                   const float *restrict potential, float *restrict part,
-                                   double *restrict sums) {
-    const float *threshold = c->row[THRESHOLD], *scale = c->row[SCALE];
-    float levels = (float)layer->levels;
-    for (int64_t i = 0; i < n; i++) {
-        float h = potential[i], ratio = h / threshold[i];
-        float slope = fraction(h, threshold[i], scale[i], levels) - ratio;
-        slope = ratio > 1.0f ? 1.0f : slope;
-        slope = ratio < 0.0f ? 0.0f : slope;
-        part[i] = (layer->detach ? grad[i] : grad[i] - grad_v[i]) * slope;
-    }
+/* n elements, each added to the sum of its channel. */
+INLINE void add_to_channels(int64_t n, const Layer *layer, int64_t at, const float *restrict part,
+                            double *restrict sums) {
     int64_t channel, length;
     for (int64_t i = 0; i < n; i += length) {
         length = run(layer, at + i, n - i, &channel);
@@ -170,6 +158,33 @@ INLINE void add_threshold_gradient(int64_t n, const Layer *layer, const Constant
             sums[channel] += sum;
         }
     }
+}
+
+/* dL/dV_th of one timestep, added to sums [channels]; the gradient of LSQ and PACT: z/N - h/V_th
+ * inside the window, 1 above, 0 below. */
+INLINE void add_threshold_gradient(int64_t n, const Layer *layer, const Constants *c, int64_t at,
+                                   const float *restrict grad, const float *restrict grad_v,
+                                   const float *restrict potential, float *restrict part,
+                                   double *restrict sums) {
+    const float *threshold = c->row[THRESHOLD], *scale = c->row[SCALE];
+    float levels = (float)layer->levels, reach = layer->reach;
+    for (int64_t i = 0; i < n; i++) {
+        float h = potential[i];
+        float slope = fraction(h, threshold[i], scale[i], levels) - h / threshold[i];
+        slope = h > threshold[i] * reach ? 1.0f : slope;
+        slope = h < 0.0f ? 0.0f : slope;
+        part[i] = (layer->detach ? grad[i] : grad[i] - grad_v[i]) * slope;
+    }
+    add_to_channels(n, layer, at, part, sums);
+}
+
+/* What V_th does through the potential before the first timestep, REST, given dL/dH of that step. */
+INLINE void add_rest_gradient(int64_t n, const Layer *layer, const Constants *c, int64_t at,
+                              const float *restrict grad_h, float *restrict part,
+                              double *restrict sums) {
+    const float *threshold = c->row[THRESHOLD], *rest = c->row[REST];
+    for (int64_t i = 0; i < n; i++) part[i] = grad_h[i] * (rest[i] / threshold[i]);
+    add_to_channels(n, layer, at, part, sums);
 }
 
 /* x [T, elements], its timesteps x_stride apart -> s [T, elements]; v, mask and last may be NULL. */
@@ -219,7 +234,7 @@ INLINE void step_back(int64_t n, int64_t i, int64_t at, int64_t t, const Layer *
     int64_t here = t * layer->elements + at, bfloat16 = layer->bfloat16;
     int first = t + 1 == layer->steps;
     constants_at(layer, at, n, &c);
-    const float *grad = loaded(bfloat16, g->grad, t * g->grad_stride + at, n, given);
+    const float *grad = loaded(bfloat16, g->grad, t * g->grad_stride + at, n, given), *grad_h;
     if (first)
         for (int64_t j = 0; j < n; j++) state[j] = g->grad_last ? g->grad_last[at + j] : 0.0f;
     if (tile->threshold_sums)
@@ -234,12 +249,16 @@ INLINE void step_back(int64_t n, int64_t i, int64_t at, int64_t t, const Layer *
     if (g->constant) {
         chain(n, layer, grad, slope, state, result);
         for (int64_t j = 0; j < n; j++) total[j] = first ? result[j] : total[j] + result[j];
+        grad_h = result;
     } else {
         int64_t bypass = layer->bypass && !g->norm_sums; /* which read grad_x again */
         float *to = place(bfloat16 | bypass, g->grad_x, here, result);
         chain(n, layer, grad, slope, state, to);
         store_by(bypass, bfloat16, to, n, g->grad_x, here);
+        grad_h = to;
     }
+    if (tile->threshold_sums && t == 0 && !g->v)
+        add_rest_gradient(n, layer, &c, at, grad_h, slope, tile->threshold_sums);
 }
 
 void multispike_backward(const Layer *layer, const Gradients *g) {

@@ -81,10 +81,12 @@ INTRODUCTION = """\
 
 `multispike reproduce page` writes this page from the JSON files in [`results/`](../results); each
 was written by the command below its table. Accuracies are those of the test split after the last
-epoch: nothing was chosen by them. Events, amplitudes and energies are means per inference.
-Energies follow Lemaire et al. (2022) with weights and potentials of 32 bits, in two readings of
-the memory's price (`multispike.energy.profiles`). They are computed, not measured on a chip, and
-`multispike energy` lists what they leave out."""
+epoch: no epoch and no seed was chosen by them. Thresholds, gradients, learning rates and barriers
+of the recipes were, in short trainings ([Ablation](#ablation)), for CIFAR has no third split.
+Events, amplitudes and energies are means per inference. Energies follow Lemaire et al. (2022) with
+weights and potentials of 32 bits, in two readings of the memory's price
+(`multispike.energy.profiles`). They are computed, not measured on a chip, and `multispike energy`
+lists what they leave out."""
 
 
 def page(results: str | Path) -> str:

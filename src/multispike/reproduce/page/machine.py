@@ -16,7 +16,8 @@ def speed(content: dict[str, Any], file: str) -> list[str]:
         f"n = {' and '.join(map(str, repeats))} repetitions, the cases taking turns",
         f"other libraries {peers}",
     ]
-    command = content.get("command", "python benchmarks/speed.py --peers FOLDER --out FILE")
+    commands = content["commands"].values() if "commands" in content else [content["command"]]
+    command = "`, `".join(dict.fromkeys(commands))
     return [
         "Time (memory) of a case over that of its reference, median of the repetitions with"
         " quartiles:",

@@ -47,12 +47,13 @@ def made_with(environments: Sequence[Mapping[str, Any]]) -> list[str]:
 
     >>> made_with([{"version": "0.1.0", "cpu": "x", "threads": 2, "date": "2026-11-24T10:00:00"}])
     ['x, 2 threads', 'multispike 0.1.0', '2026-11-24']
+    >>> made_with([{"versions": {"ours": {"torch": "2.13"}, "peers": {"torch": "2.14"}}}])
+    ['torch 2.13 (ours), 2.14 (peers)']
     """
     found: dict[str, list[str]] = {}
     for environment in environments:
-        versions = {"multispike": environment.get("version"), **environment}
-        for side in environment.get("versions", {}).values():
-            versions |= side
+        alone = {"multispike": environment.get("version"), **environment}
+        sides = environment.get("versions", {"": alone})
         machine = environment.get("cpu") or environment.get("machine")
         threads = environment.get("threads")
         texts = {
@@ -60,8 +61,8 @@ def made_with(environments: Sequence[Mapping[str, Any]]) -> list[str]:
             if machine and threads
             else machine,
             "compiler": environment.get("compiler"),
-            **{name: versions.get(name) and f"{name} {versions[name]}" for name in _VERSIONS},
-            "python": versions.get("python") and f"Python {versions['python']}",
+            **{name: _version(name, sides) for name in _VERSIONS},
+            "python": environment.get("python") and f"Python {environment['python']}",
             "date": environment.get("date", "")[:10],
         }
         for key, text in texts.items():
@@ -70,6 +71,19 @@ def made_with(environments: Sequence[Mapping[str, Any]]) -> list[str]:
     dates = sorted(found.pop("date", []))
     span = [" to ".join(dict.fromkeys([dates[0], dates[-1]]))] if dates else []
     return [*(" and ".join(texts) for texts in found.values()), *span]
+
+
+def _version(name: str, sides: Mapping[str, Mapping[str, str | None]]) -> str | None:
+    """A library's version, with the sides of a comparison that had it where they differ."""
+    having: dict[str, list[str]] = {}
+    for side, versions in sides.items():
+        if version := versions.get(name):
+            having.setdefault(version, []).append(side)
+    texts = [
+        f"{version} ({' and '.join(sides)})" if len(having) > 1 else version
+        for version, sides in having.items()
+    ]
+    return f"{name} {', '.join(texts)}" if texts else None
 
 
 def verdict(aim: str, measured: str, holds: bool) -> str:

@@ -161,9 +161,13 @@ def study_source(study: str, content: dict[str, Any], rows: Rows) -> str:
 
 
 def _machines(runs: Sequence[dict[str, Any]]) -> list[str]:
-    """A warning where rows were trained on different machines."""
-    several = len({run["environment"]["cpu"] for run in runs}) > 1
-    return ["trained on different machines: seconds don't compare"] if several else []
+    """A warning where rows were trained on different machines, or with different threads."""
+    machines = {run["environment"]["cpu"] for run in runs}
+    threads = {run["environment"]["threads"] for run in runs}
+    if len(machines) > 1:
+        return ["trained on different machines: seconds don't compare"]
+    counts = " and ".join(map(str, sorted(threads)))
+    return [f"trained with {counts} threads: seconds don't compare"] if len(threads) > 1 else []
 
 
 def unfinished(study: str, rows: Rows) -> list[str]:
@@ -202,12 +206,15 @@ def _by_row(runs: Sequence[dict[str, Any]], name: str) -> list[str]:
 
 
 def older_settings(runs: Sequence[dict[str, Any]], study: str) -> list[str]:
-    """Rows trained under other settings than the study now has, by the first that differs."""
+    """Rows trained under other settings than the study now has, and what differs."""
     rows = {row.label: row for row in STUDIES[study].rows}
     found = []
     for run in runs:
         planned = STUDIES[study].settings(rows[run["name"]], run["seed"])
-        if changed := differing(run["settings"], planned):
-            name, before, now = changed
-            found.append(f"{run['name']} ({name} {before}, now {now})")
+        changes = [
+            f"{name} {before}, now {now}"
+            for name, before, now in differing(run["settings"], planned)
+        ]
+        if changes:
+            found.append(f"{run['name']} ({'; '.join(changes)})")
     return [f"**trained under older settings**: {', '.join(found)}"] if found else []
