@@ -317,6 +317,9 @@ def test_runs_of_one_architecture_are_told_apart(folder: Path, tmp_path: Path) -
         "sew_resnet20 T1 N2 trained run", "sew_resnet20 T1 N2 trained seed1"
     ]  # fmt: skip
     assert len(drawn_as(found)) == 2
+    checkpoints = ",".join(str(tmp_path / "seed1" / f"{name}.ckpt") for name in ("last", "best"))
+    found = list(study(AvalancheConfig(arch="", runs=checkpoints, limit=8)))
+    assert [item.run for item in found] == ["last.ckpt", "best.ckpt"]
 
 
 def test_bounds_are_drawn_along_depth(folder: Path) -> None:

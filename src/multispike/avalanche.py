@@ -131,7 +131,7 @@ def study(settings: AvalancheConfig) -> Iterator[Avalanche]:
             raise invalid(
                 "runs", str(item.folder), "runs of residual networks with spiking neurons"
             )
-    named = _told_apart(trained)
+    names = _told_apart(settings.run_folders, trained)
     if settings.architectures:
         graded = TrainConfig(
             data=settings.data,
@@ -146,26 +146,23 @@ def study(settings: AvalancheConfig) -> Iterator[Avalanche]:
                 network = build_network(config, dataset)
                 calibrate(network, _loader(dataset, settings, "train"))
                 yield measure(network, _loader(dataset, settings, "test"))
-    for item in trained:
+    for item, name in zip(trained, names, strict=True):
         own = item.config
         if settings.data_dir and own.data == settings.data:
             own = replace(own, data_dir=settings.data_dir)
         dataset = load_data(own, own.timesteps)
         found = measure(item.network, _loader(dataset, settings, "test"))
-        yield replace(found, trained=True, run=named[id(item)])
+        yield replace(found, trained=True, run=name)
 
 
-def _told_apart(runs: Sequence[Run]) -> dict[int, str]:
-    """By `id` of a run: nothing, or its folder where another one has its architecture and code."""
+def _told_apart(given: Sequence[str], runs: Sequence[Run]) -> list[str]:
+    """For each run nothing, or its name as given where another has its architecture and code."""
     kinds = [(run.config.arch, run.config.timesteps, run.config.levels) for run in runs]
-    alike = [
-        (run, [other for other, its in zip(runs, kinds, strict=True) if its == kind])
-        for run, kind in zip(runs, kinds, strict=True)
-    ]
-    names = {}
-    for run, others in alike:
-        short = len({other.folder.name for other in others}) == len(others)
-        names[id(run)] = "" if len(others) == 1 else run.folder.name if short else str(run.folder)
+    names = []
+    for path, kind in zip(given, kinds, strict=True):
+        alike = [p for p, its in zip(given, kinds, strict=True) if its == kind]
+        short = len({Path(p).name for p in alike}) == len(alike)
+        names.append("" if len(alike) == 1 else Path(path).name if short else path)
     return names
 
 

@@ -125,10 +125,14 @@ def nonzeros(x: Tensor) -> Tensor:
     return torch.ne(x, 0, out=torch.empty_like(x))
 
 
+def wide(x: Tensor) -> torch.dtype | None:
+    """What x is summed in: float32 for halves, whose sums leave their range; else its own type."""
+    return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else None
+
+
 def _sum(rows: Tensor) -> Tensor:
     """Sum over the first axis, at least in float32, handed over as float64 on the CPU."""
-    narrow = rows.dtype in (torch.float16, torch.bfloat16)
-    return rows.sum(0, dtype=torch.float32 if narrow else None).cpu().double()
+    return rows.sum(0, dtype=wide(rows)).cpu().double()
 
 
 def _in_levels(total: Tensor, unit: float | Tensor) -> Tensor:

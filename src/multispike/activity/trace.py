@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from multispike.activity.graph import Activation, Layer, Node, Source
+from multispike.activity.statistics import wide
 from multispike.activity.tally import Signal, Tally
 from multispike.errors import InputError
 
@@ -234,8 +235,7 @@ class Trace:
 
     def check(self, name: str, x: Tensor) -> None:
         """Report `name` at the end of the batch unless all of x is finite."""
-        half = x.dtype in (torch.float16, torch.bfloat16)  # whose sums leave their range
-        self.checks.append((name, x.sum(dtype=torch.float32 if half else None)))
+        self.checks.append((name, x.sum(dtype=wide(x))))
 
     def without_copies(self, layer: Layer, signal: Signal, x: Tensor) -> Tensor | None:
         """x without repetitions of the image (direct coding), which a layer computes once.
@@ -248,9 +248,14 @@ class Trace:
         copies, rest = divmod(x.numel(), image.numel())
         if rest or not copies:
             return x
-        parts, before = x.reshape(copies, -1), self._read.get(layer)
-        first = self._read.setdefault(layer, parts[0])
-        if (before is None and copies == 1) or not all(torch.equal(p, first) for p in parts):
+        before = self._read.get(layer)
+        if before is None and copies == 1:
+            self._read[layer] = x
+            return x
+        parts = x.reshape(copies, -1)
+        first = parts[0] if before is None else before.flatten()
+        self._read.setdefault(layer, first)
+        if not all(torch.equal(part, first) for part in parts):
             return x
         return first if before is None else None
 
