@@ -9,6 +9,7 @@ Where there is no C compiler, one warning says so and torch's operations do the 
 
 from multispike.kernels.build import library
 from multispike.kernels.layer import empty_like_steps, traced
+from multispike.kernels.levels import spikes_kept_as_bytes
 from multispike.kernels.norm import FusedNormSpikes, norm_usable
 from multispike.kernels.pool import FusedMaxPool, pool_usable
 from multispike.kernels.spikes import FusedSpikes, usable
@@ -21,6 +22,7 @@ __all__ = [
     "library",
     "norm_usable",
     "pool_usable",
+    "spikes_kept_as_bytes",
     "traced",
     "usable",
 ]

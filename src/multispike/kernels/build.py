@@ -132,6 +132,8 @@ _SIGNATURES = {
     "multispike_backward": "pp",
     "multispike_norm_forward": "ppp i pp",
     "multispike_norm_backward": "ppppp",
+    "multispike_pack": "pppp",
+    "multispike_unpack": "ppp",
     "multispike_pool": "pppp",
     "multispike_pool_backward": "pppp",
 }

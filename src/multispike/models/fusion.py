@@ -6,10 +6,20 @@ other. Parameters, buffers and their names are always those of torch's modules.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from multispike.kernels import FusedMaxPool, FusedNormSpikes, norm_usable, pool_usable, traced
+from multispike.kernels import (
+    FusedMaxPool,
+    FusedNormSpikes,
+    norm_usable,
+    pool_usable,
+    spikes_kept_as_bytes,
+    traced,
+)
 from multispike.neurons import MultiLevelIF
 
 
@@ -26,7 +36,10 @@ class OverTime(nn.Module):
 
 
 class Layers(nn.Sequential):
-    """Layers in a row for merged [T*B, ...] tensors; batch norm and neurons are fused in training.
+    """Layers in a row for merged [T*B, ...] tensors, which keep less for the backward in training.
+
+    Batch norm and neurons are fused, and a convolution keeps spikes of neurons like those of this
+    row as one byte each. With a learned threshold it keeps them as they are.
 
     Args: those of `nn.Sequential`.
     """
@@ -47,8 +60,20 @@ class Layers(nn.Sequential):
                     over_time = x.unflatten(0, (steps, -1))
                     spikes = normed_spikes(layer, following.neuron, over_time, steps)
             fused = spikes is not None
-            x = layer(x) if spikes is None else spikes.flatten(0, 1)
+            if spikes is not None:
+                x = spikes.flatten(0, 1)
+            elif isinstance(layer, nn.Conv2d):
+                with self._spikes_kept():
+                    x = layer(x)
+            else:
+                x = layer(x)
         return x
+
+    def _spikes_kept(self) -> AbstractContextManager[Any]:
+        for layer in self:
+            if isinstance(layer, OverTime) and isinstance(layer.neuron.threshold, float):
+                return spikes_kept_as_bytes(layer.neuron.threshold, layer.neuron.levels)
+        return nullcontext()
 
 
 def normed_spikes(norm: nn.Module, neuron: nn.Module, x: Tensor, timesteps: int) -> Tensor | None:
