@@ -1,6 +1,6 @@
 """How fast are neurons, training steps and inference, against ReLU and against other libraries?
 
-    python benchmarks/speed.py [--peers FOLDER] [--parts neuron,training,inference,memory]
+    python benchmarks/speed.py [--peers FOLDER] [--parts neuron,training,inference,memory,tensors]
                                [--repeats 30] [--threads 2] [--tune-peers]
                                [--out FILE.json [--merge]]
 
@@ -10,9 +10,10 @@ else the machine does meets all of them alike. A ratio is the median over repeti
 a case by that of its reference in the same repetition, with its quartiles. Our process keeps freed
 memory (`multispike.allocator`), as `multispike train` does; that of the peers runs as their users
 have it, unless --tune-peers gives it the same setting. Memory is the peak of three training steps
-in a fresh process, less what it held before the model was made; three processes a case. Parts may
-be measured one after the other: --merge keeps what FILE holds of the others, if the machine and all
-versions are the same.
+in a fresh process, less what it held before the model was made; three processes a case. How blocks
+happen to fit into gaps of others is part of it. Tensors are the most bytes that the tensors of one
+step need at once, by torch's own account, the same every time. Parts may be measured one after the
+other: --merge keeps what FILE holds of the others, if the machine and all versions are the same.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import argparse
 import importlib.metadata
 import importlib.util
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -36,7 +38,7 @@ BATCH = 64  # images of 3x32x32 in a training step
 PROCESSES = 3  # in which the memory of a case is measured
 VGG11 = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
 
-PARTS = ("neuron", "training", "inference", "memory")
+PARTS = ("neuron", "training", "inference", "memory", "tensors")
 
 LIMITS = [  # case, reference, largest ratio that the project promises
     ("neuron/ste T=1 N=4", "neuron/relu T=1", 1.5),
@@ -55,8 +57,13 @@ LIMITS = [  # case, reference, largest ratio that the project promises
     ("inference/vgg11 T=1 N=4", "inference/vgg11 relu", 1.1),
     ("training/vgg11 T=4 N=1", "training/vgg11 T=4 N=1 spikes kept as floats", 1.05),
     ("memory/vgg11 T=4 N=1", "memory/spikingjelly vgg11 T=4", 0.6),
-    ("memory/vgg11 T=4 N=1", "memory/vgg11 T=4 N=1 spikes kept as floats", 1.0),
-    ("memory/sparse_resnet18 T=1 N=4", "memory/sparse_resnet18 T=1 N=4 spikes kept as floats", 1.0),
+    ("tensors/vgg11 T=4 N=1", "tensors/spikingjelly vgg11 T=4", 0.6),
+    ("tensors/vgg11 T=4 N=1", "tensors/vgg11 T=4 N=1 spikes kept as floats", 1.0),
+    (
+        "tensors/sparse_resnet18 T=1 N=4",
+        "tensors/sparse_resnet18 T=1 N=4 spikes kept as floats",
+        1.0,
+    ),
 ]
 
 Case = Callable[[], Any]
@@ -132,14 +139,14 @@ def our_cases() -> dict[str, Callable[[], Case]]:
         for label, options in networks.items():
             if arch != "vgg11" and label not in ("relu", "T=1 N=4"):
                 continue
-            for part in ("training", "inference", "memory"):
+            for part in ("training", "inference", "memory", "tensors"):
                 if part == "memory" and arch == "vgg16":
                     continue
                 cases[f"{part}/{arch} {label}"] = lambda a=arch, o=options, p=part: network_case(
                     create_model(a, **o), p != "inference"
                 )
     for arch, label in (("vgg11", "T=4 N=1"), ("sparse_resnet18", "T=1 N=4")):
-        for part in ("training", "memory"):
+        for part in ("training", "memory", "tensors"):
             cases[f"{part}/{arch} {label} spikes kept as floats"] = (
                 lambda a=arch, o=networks[label]: floats_kept_case(create_model(a, **o))
             )
@@ -203,7 +210,7 @@ def peer_cases() -> dict[str, Callable[[], Case]]:
         cases[f"neuron/snntorch Leaky T={steps}"] = lambda t=steps: neuron_case(
             lambda: snntorch.Leaky(beta=0.9), t, leaky
         )
-    for part in ("training", "inference", "memory"):
+    for part in ("training", "inference", "memory", "tensors"):
         for steps in (1, 4):
             name = f"{part}/spikingjelly vgg11 T={steps}"
             cases[name] = lambda p=part, t=steps: network(p, t)
@@ -221,10 +228,28 @@ def tune() -> None:
     allocator.keep_freed_memory()
 
 
+def tensors(case: Case) -> float:
+    """The most that tensors made in one step need at once, in MiB."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        case()
+    assert profiler.profiler is not None
+    assert profiler.profiler.kineto_results is not None
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = most = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()  # pyright: ignore[reportAttributeAccessIssue]
+        most = max(most, now)
+    return most / 2**20
+
+
 def work(kind: str, threads: int, tuned: bool) -> None:
-    """Answer lines from standard input: "list", "versions", "prepare NAME", "run NAME", "peak"."""
+    """Answer lines from standard input: "list", "versions", "prepare NAME", "run NAME", "peak",
+    "tensors NAME"."""
     if kind == "ours" or tuned:
         tune()
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own messages
     answers = sys.stdout
     sys.stdout = sys.stderr  # whatever a library prints must not become an answer
 
@@ -254,6 +279,8 @@ def work(kind: str, threads: int, tuned: bool) -> None:
             answer = time.perf_counter() - start
         elif command == "peak":
             answer = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) / 1024
+        elif command == "tensors":
+            answer = tensors(ready.pop(name))
         print(json.dumps(answer), file=answers, flush=True)
 
 
@@ -280,7 +307,7 @@ class Worker:
 
 
 def measure(workers: list[Worker], parts: list[str], repeats: int) -> dict[str, list[float]]:
-    """Seconds (or MiB, for memory) of every case, one entry a repetition."""
+    """Seconds (or MiB, for memory and tensors) of every case, one entry a repetition."""
     homes = {name: worker for worker in workers for name in worker("list")}
     found: dict[str, list[float]] = {}
     for part in parts:
@@ -292,6 +319,11 @@ def measure(workers: list[Worker], parts: list[str], repeats: int) -> dict[str, 
                     found[name].append(peak(homes[name].command, name))
                 print(f"\r{part}: {done + 1}/{PROCESSES}", end="", file=sys.stderr)
             print(file=sys.stderr)
+            continue
+        if part == "tensors":
+            for name in names:
+                homes[name](f"prepare {name}")
+                found[name] = [homes[name](f"tensors {name}")]
             continue
         for name in names:
             homes[name](f"prepare {name}")
@@ -329,7 +361,7 @@ def summary(found: dict[str, list[float]]) -> dict[str, Any]:
     """Medians of all cases, and the ratios that the project promises."""
     cases = {}
     for name, values in found.items():
-        kind = "MiB" if name.startswith("memory/") else "ms"
+        kind = "MiB" if name.startswith(("memory/", "tensors/")) else "ms"
         median = statistics.median(values) * (1 if kind == "MiB" else 1e3)
         cases[name] = {kind: round(median, 3), "n": len(values)}
         if kind == "ms":
@@ -385,7 +417,7 @@ def show(result: dict[str, Any]) -> None:
     console = Console(width=80)
     for part in dict.fromkeys(name.partition("/")[0] for name in result["cases"]):
         cases = Table("case", box=box.SIMPLE_HEAD, title=part, title_justify="left")
-        unit = "MiB" if part == "memory" else "ms"
+        unit = "MiB" if part in ("memory", "tensors") else "ms"
         for column in (unit, "fastest", "images/s", "n"):
             cases.add_column(column, justify="right")
         for name, case in result["cases"].items():
