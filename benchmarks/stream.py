@@ -35,6 +35,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tools import resident_mb
 
 from multispike.config import StreamConfig, TrainConfig
 from multispike.data import load_dataset
@@ -176,13 +177,6 @@ def stream_made(path: Path, realtime: bool = False) -> tuple[dict[str, Any], flo
     start = resident_mb("VmRSS")
     summary = run_stream(run, classifier, read_events(path), config)
     return summary, resident_mb("VmHWM") - start
-
-
-def resident_mb(field: str) -> float:
-    """Of this process, as Linux has it: VmRSS is now, VmHWM the most ever."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    (line,) = [line for line in status.splitlines() if line.startswith(field)]
-    return int(line.split()[1]) * 1024 / 1e6
 
 
 def measure_memory(folder: Path, gigabytes: float, threads: int) -> dict[str, Any]:

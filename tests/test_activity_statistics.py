@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from multispike.activity import statistics
 from multispike.activity.graph import Source, Window
 from multispike.activity.statistics import Grid, find_grid, measure
+from multispike.kernels import count_levels, library
 
 STEPS = (0.25, 0.3 / 7, 1.0, 0.873)
 
@@ -16,6 +18,16 @@ def levels_drawn(levels, shape, seed):
     return torch.randint(0, levels + 1, shape, generator=random).float()
 
 
+@pytest.fixture(params=["kernel", "torch"])
+def either(request, monkeypatch):
+    """The kernel, and what does its work where it can't run."""
+    assert library() is not None
+    if request.param == "torch":
+        monkeypatch.setattr(statistics, "count_levels", lambda *_: None)
+    return request.param
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # the same for all examples
 @given(
     levels=st.sampled_from([1, 2, 4, 15, 31, 32, 90]),
     rows=st.integers(1, 40),
@@ -23,7 +35,7 @@ def levels_drawn(levels, shape, seed):
     step=st.sampled_from(STEPS),
     seed=st.integers(0, 10**6),
 )
-def test_measures_what_loops_count(levels, rows, shape, step, seed):
+def test_measures_what_loops_count(either, levels, rows, shape, step, seed):
     z = levels_drawn(levels, (rows, *shape), seed)
     stats = measure(z * step, shape, Grid(step, levels))
     places = (0, 1)
@@ -39,7 +51,7 @@ def test_measures_what_loops_count(levels, rows, shape, step, seed):
 
 
 @pytest.mark.parametrize("levels", [1, 4, 40])
-def test_a_threshold_for_every_channel(levels):
+def test_a_threshold_for_every_channel(either, levels):
     z = levels_drawn(levels, (50, 3, 4, 4), 0)
     channel = torch.tensor([0.7, 1.0, 1.3], dtype=torch.float64)
     x = z * channel.float().view(3, 1, 1) / levels
@@ -52,7 +64,7 @@ def test_a_threshold_for_every_channel(levels):
 
 @pytest.mark.parametrize("levels", [1, 3, 40])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_layout_and_precision_change_nothing(levels, dtype):
+def test_layout_and_precision_change_nothing(either, levels, dtype):
     z = levels_drawn(levels, (300, 4, 6, 5), 1)
     grid = Grid(0.5, levels)
     plain = measure(z / 2, (4, 6, 5), grid)
@@ -61,7 +73,44 @@ def test_layout_and_precision_change_nothing(levels, dtype):
     assert torch.equal(plain.amplitude, other.amplitude)
 
 
-def test_analog_values_have_no_levels():
+@pytest.mark.parametrize("timesteps", [2, 5])
+@pytest.mark.parametrize("levels", [1, 4, 6])
+@pytest.mark.parametrize("shape", [(3, 20, 30), (7,)])
+def test_levels_summed_over_time(timesteps, levels, shape):
+    z = levels_drawn(levels, (timesteps, 9, *shape), 2)
+    for x in (z, z.flatten(0, 1)):
+        stats = measure(x * 0.5, shape, Grid(0.5, levels), timesteps)
+        assert stats.timesteps == timesteps
+        expected = torch.bincount(z.sum(0).long().flatten(), minlength=levels * timesteps + 1)
+        assert torch.equal(stats.decoded, expected.double())
+        assert torch.equal(stats.histogram, torch.bincount(z.long().flatten()).double())
+    assert measure(z, shape, Grid(0.5, levels)).decoded is None
+    assert measure(z, shape, Grid(1.0, 31), timesteps).decoded is None  # too many to count
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(40, 5000), (90, 700), (3, 2**14 + 1)])
+def test_threads_share_the_counting(threads, shape):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        z = levels_drawn(4, shape, 3)
+        counts = count_levels(z / 4, 0.25, 4)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(counts.events, (z > 0).double().sum(0))
+    assert torch.equal(counts.amplitude, z.double().sum(0))
+    assert counts.reached.tolist() == [(z >= k).sum().item() for k in range(1, 5)]
+
+
+def test_not_a_number_and_negative_values_are_no_level():
+    x = torch.tensor([[float("nan"), -1.0, 0.24, 0.26, float("inf")]])
+    counts = count_levels(x, 0.5, 2)
+    assert counts.events.tolist() == [0, 0, 0, 1, 1]
+    assert count_levels(x, None, 1).events.tolist() == [1] * 5
+
+
+def test_analog_values_have_no_levels(either):
     x = torch.tensor([[[[0.0, -1.5], [2.5, 0.0]]]])
     stats = measure(x, (1, 2, 2), None)
     assert stats.events.tolist() == [[0, 1], [1, 0]]

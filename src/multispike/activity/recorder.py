@@ -172,7 +172,10 @@ class Recorder(TorchFunctionMode):
         self.trace.sent(neuron, output, output, neuron.shape)
         steps = output.numel() // math.prod(neuron.shape) // self.trace.batch
         if neuron.grid is not None and steps > 1:
-            decoded = decoded_levels(output, neuron.shape, steps, neuron.grid)
+            signal = self.trace.signal(output)
+            decoded = None if signal is None else signal.decoded(steps)
+            if decoded is None:
+                decoded = decoded_levels(output, neuron.shape, steps, neuron.grid)
             if decoded is not None:
                 neuron.decoded = longer_plus(neuron.decoded, decoded)
         return neuron

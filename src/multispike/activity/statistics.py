@@ -1,9 +1,9 @@
 """How often each level occurs in a spike tensor, counted exactly and in few passes over memory.
 
-Reading floats costs most, and `count_nonzero`, `unique` and `bincount` many times a plain sum. So
-the levels are written once as bytes; minima and sums of bytes, eight to a machine word, are cheap.
-The sums of min(z, k) for k = 1..N are the events (k = 1) and the amplitude (k = N); their
-differences are the histogram.
+A kernel reads the floats once. Where it can't run, `count_nonzero`, `unique` and `bincount` would
+take many times a plain sum; so the levels are written once as bytes, of which minima and sums are
+cheap, eight to a machine word. The sums of min(z, k) for k = 1..N are the events (k = 1) and the
+amplitude (k = N); their differences are the histogram.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from multispike.kernels import Counts, count_levels
 
 BYTE_LEVELS = 31
 """Up to this many levels are counted as bytes: sums of at least 8 rows fit into one."""
@@ -81,6 +83,7 @@ class Stats:
     amplitude: the same, weighted by value (levels times step); None for analog values.
     histogram: elements at each level 0..levels; None for analog values and for many levels.
     top: the largest level.
+    decoded: histogram of the levels summed over `timesteps` > 1, 0..N*T; None where not counted.
     """
 
     shape: tuple[int, ...]
@@ -89,10 +92,14 @@ class Stats:
     amplitude: Tensor | None = None
     histogram: Tensor | None = None
     top: int = 0
+    timesteps: int = 1
+    decoded: Tensor | None = None
 
 
-def measure(x: Tensor, shape: tuple[int, ...], grid: Grid | None) -> Stats:
+def measure(x: Tensor, shape: tuple[int, ...], grid: Grid | None, timesteps: int = 1) -> Stats:
     """Statistics of x [..., *shape]; of analog values where `grid` is None.
+
+    With T > 1 `timesteps` x is [T, ..., *shape] or, with merged axes, [T * ..., *shape].
 
     >>> stats = measure(torch.tensor([[0.0, 0.5, 1.0]]), (3,), Grid(0.5, 2))
     >>> stats.events.item(), stats.amplitude.item(), stats.histogram.tolist(), stats.top
@@ -100,24 +107,33 @@ def measure(x: Tensor, shape: tuple[int, ...], grid: Grid | None) -> Stats:
     """
     rows, elements = x.reshape(-1, *shape), x.numel()
     if grid is None:
-        return Stats(shape, elements, _sum(nonzeros(rows)).sum(0))
-    unit, top = grid.unit(shape), 0
-    if grid.levels == 1:
-        sums = [_in_levels(_sum(rows), unit)]
-    elif grid.levels <= BYTE_LEVELS:
-        sums = _byte_sums(rows, unit, grid.levels)
-    else:
+        counts = _counts(rows, None, 1, timesteps)
+        return Stats(shape, elements, counts.events.sum(0))
+    unit = grid.unit(shape)
+    if grid.levels > BYTE_LEVELS:
         amplitude = _in_levels(_sum(rows), unit)
         largest = torch.nan_to_num(rows.amax(0).cpu().double() / unit)
         events = _sum(nonzeros(rows)).sum(0)
         top = round(largest.max().item())
         return Stats(shape, elements, events, amplitude.sum(0) * grid.step, None, top)
-    totals = torch.stack([part.sum() for part in sums])
-    reached = totals.diff(prepend=totals.new_zeros(1))  # elements at level k or above, k = 1..N
-    at = reached.diff(append=totals.new_zeros(1)).neg()
-    histogram = torch.cat([elements - reached[:1], at])
-    top = int((reached > 0).sum())
-    return Stats(shape, elements, sums[0].sum(0), sums[-1].sum(0) * grid.step, histogram, top)
+    few = grid.levels * timesteps <= BYTE_LEVELS
+    counts = _counts(rows, unit, grid.levels, timesteps if few else 1)
+    return Stats(
+        shape,
+        elements,
+        counts.events.sum(0),
+        counts.amplitude.sum(0) * grid.step,
+        histogram=_histogram(counts.reached, elements),
+        top=int((counts.reached > 0).sum()),
+        timesteps=timesteps,
+        decoded=_histogram(counts.summed, elements / timesteps) if len(counts.summed) else None,
+    )
+
+
+def _histogram(reached: Tensor, elements: float) -> Tensor:
+    """Elements at each level 0..N, from those at level 1..N or above."""
+    at = reached.diff(append=reached.new_zeros(1)).neg()
+    return torch.cat([elements - reached[:1], at])
 
 
 def nonzeros(x: Tensor) -> Tensor:
@@ -140,19 +156,34 @@ def _in_levels(total: Tensor, unit: float | Tensor) -> Tensor:
     return torch.nan_to_num(total / unit).round()
 
 
+def _counts(rows: Tensor, unit: float | Tensor | None, levels: int, timesteps: int) -> Counts:
+    """Counts of rows over their first axis; places have the shape of one row."""
+    order = sorted(range(1, rows.dim()), key=lambda axis: -rows.stride(axis))
+    back = [order.index(axis) for axis in range(1, rows.dim())]
+    laid_out = rows.permute(0, *order)  # as in memory: channels_last has channels innermost
+    if isinstance(unit, Tensor) and unit.dim() > 1:
+        unit = unit.permute([axis - 1 for axis in order])
+    counts = count_levels(laid_out, unit, levels, timesteps)
+    if counts is None:
+        sums = [_sum(nonzeros(laid_out))] if unit is None else _byte_sums(laid_out, unit, levels)
+        totals = torch.stack([part.sum() for part in sums])
+        reached = totals.diff(prepend=totals.new_zeros(1))
+        counts = Counts(sums[0], sums[-1], reached, totals[:0])
+    return counts._replace(
+        events=counts.events.permute(back), amplitude=counts.amplitude.permute(back)
+    )
+
+
 def _byte_sums(rows: Tensor, unit: float | Tensor, levels: int) -> list[Tensor]:
     """Sums of min(z, k) over the first axis, k = 1..levels, each of the shape of one row."""
-    order = sorted(range(1, rows.dim()), key=lambda axis: -rows.stride(axis))
-    laid_out = rows.permute(0, *order)  # as in memory: channels_last has channels innermost
-    shape = laid_out.shape[1:]
+    shape = rows.shape[1:]
     size = math.prod(shape)
     few = max(1, _CHUNK // size)
     codes = torch.zeros if size % 8 else torch.empty  # whole words a row
     z = codes((len(rows), -(-size // 8) * 8), dtype=torch.uint8, device=rows.device)
-    planes = z[:, :size].view(laid_out.shape)
-    for part, target in zip(laid_out.split(few), planes.split(few), strict=True):
-        target.copy_(_rounded_up_half(part, unit, order))
-    back = [order.index(axis) for axis in range(1, rows.dim())]
+    planes = z[:, :size].view(rows.shape)
+    for part, target in zip(rows.split(few), planes.split(few), strict=True):
+        target.copy_(_rounded_up_half(part, unit))
     sums = []
     for k in range(1, levels + 1):
         words = (z.clamp(max=k) if k < levels else z).view(torch.int64)
@@ -160,17 +191,14 @@ def _byte_sums(rows: Tensor, unit: float | Tensor, levels: int) -> list[Tensor]:
         # So few rows at a time that no byte overflows into its neighbour.
         for part in words.split(255 // k):
             total += part.sum(0).view(torch.uint8)[:size]
-        sums.append(total.view(shape).permute(back).cpu())
+        sums.append(total.view(shape).cpu())
     return sums
 
 
-def _rounded_up_half(x: Tensor, unit: float | Tensor, order: list[int]) -> Tensor:
+def _rounded_up_half(x: Tensor, unit: float | Tensor) -> Tensor:
     """x in levels plus one half: what truncates to the nearest level."""
     if isinstance(unit, Tensor):
-        unit = unit.to(x.device, x.dtype)
-        if unit.dim() > 1:
-            unit = unit.permute([axis - 1 for axis in order])
-        return x / unit + 0.5
+        return x / unit.to(x.device, x.dtype) + 0.5
     return torch.add(x.new_tensor(0.5), x, alpha=1 / unit)
 
 

@@ -125,20 +125,30 @@ class Signal:
     inverted: Signal | None = None
     """The spikes a that this is V_th - a of."""
 
-    def measured(self, x: Tensor, shape: tuple[int, ...]) -> Stats:
-        """Statistics of x [..., *shape], from memory if there are any."""
+    def measured(self, x: Tensor, shape: tuple[int, ...], batch: int) -> Stats:
+        """Statistics of x [..., *shape] for so many samples, from memory if there are any."""
         for stats in self.stats:
             if stats.shape == shape or len(shape) == 1:
                 return stats
-        stats = measure(x, shape, self.node.grid)
+        timesteps = max(1, x.numel() // math.prod(shape) // batch)
+        first = x.shape[0] % timesteps == 0
+        stats = measure(x, shape, self.node.grid, timesteps if first else 1)
         self.stats.append(stats)
         return stats
+
+    def decoded(self, timesteps: int) -> Tensor | None:
+        """Histogram of the levels summed over T > 1 timesteps, if it was counted."""
+        counted = (stats.decoded for stats in self.stats if stats.timesteps == timesteps)
+        return next(counted, None)
 
     def ever_active(self, x: Tensor, timesteps: int) -> float | None:
         """Elements of x [T*B, ...] or [T, B, ...] that are not zero at every timestep."""
         if self.active is None:
+            decoded = self.decoded(timesteps)
             if timesteps == 1:
                 self.active = float(sum(stats.events.sum() for stats in self.stats[:1]))
+            elif decoded is not None:
+                self.active = float(decoded[1:].sum())
             else:
                 over_time = steps_first(x, timesteps)
                 if over_time is None:

@@ -183,7 +183,7 @@ class Trace:
         if node.carries == "potential":
             port.add_dense(x.numel(), shape)
             return
-        stats, step = signal.measured(x, shape), node.grid.step if node.grid else 0.0
+        stats, step = signal.measured(x, shape, self.batch), node.grid.step if node.grid else 0.0
         port.add(stats, step)
         if fresh and is_function(node) and node.carries == "spikes":  # a neuron, written out
             node.shape = self.row_shape(x, node)
@@ -200,7 +200,9 @@ class Trace:
         signal = Signal(node)
         self.tag(out, signal)
         if node.carries != "potential":
-            node.out.add(signal.measured(x, shape), node.grid.step if node.grid else 0.0)
+            node.out.add(
+                signal.measured(x, shape, self.batch), node.grid.step if node.grid else 0.0
+            )
 
     def unknown(self, operation: str, run: Callable[[], Any], *args: Any, **kwargs: Any) -> Any:
         """Run an operation that no rule counts, note it, and mark its result."""

@@ -1,4 +1,4 @@
-"""Training kernels in C: one pass over memory where torch's operations need several.
+"""Kernels in C, mostly for training: one pass over memory where torch's operations need several.
 
 The sources in `c/` are compiled at the first use (about a second), kept in the cache folder under a
 name that hashes sources, compiler, flags and processor, and called through ctypes. Values are
@@ -8,6 +8,7 @@ Where there is no C compiler, one warning says so and torch's operations do the 
 """
 
 from multispike.kernels.build import library
+from multispike.kernels.counts import Counts, count_levels
 from multispike.kernels.layer import empty_like_steps, traced
 from multispike.kernels.levels import spikes_kept_as_bytes
 from multispike.kernels.norm import FusedNormSpikes, norm_usable
@@ -15,9 +16,11 @@ from multispike.kernels.pool import FusedMaxPool, pool_usable
 from multispike.kernels.spikes import FusedSpikes, usable
 
 __all__ = [
+    "Counts",
     "FusedMaxPool",
     "FusedNormSpikes",
     "FusedSpikes",
+    "count_levels",
     "empty_like_steps",
     "library",
     "norm_usable",
