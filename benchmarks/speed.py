@@ -38,7 +38,8 @@ BATCH = 64  # images of 3x32x32 in a training step
 PROCESSES = 3  # in which the memory of a case is measured
 VGG11 = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
 
-PARTS = ("neuron", "training", "inference", "memory", "tensors")
+IN_MIB = ("memory", "tensors")
+PARTS = ("neuron", "training", "inference", *IN_MIB)
 
 LIMITS = [  # case, reference, largest ratio that the project promises
     ("neuron/ste T=1 N=4", "neuron/relu T=1", 1.5),
@@ -139,14 +140,14 @@ def our_cases() -> dict[str, Callable[[], Case]]:
         for label, options in networks.items():
             if arch != "vgg11" and label not in ("relu", "T=1 N=4"):
                 continue
-            for part in ("training", "inference", "memory", "tensors"):
+            for part in ("training", "inference", *IN_MIB):
                 if part == "memory" and arch == "vgg16":
                     continue
                 cases[f"{part}/{arch} {label}"] = lambda a=arch, o=options, p=part: network_case(
                     create_model(a, **o), p != "inference"
                 )
     for arch, label in (("vgg11", "T=4 N=1"), ("sparse_resnet18", "T=1 N=4")):
-        for part in ("training", "memory", "tensors"):
+        for part in ("training", *IN_MIB):
             cases[f"{part}/{arch} {label} spikes kept as floats"] = (
                 lambda a=arch, o=networks[label]: floats_kept_case(create_model(a, **o))
             )
@@ -210,7 +211,7 @@ def peer_cases() -> dict[str, Callable[[], Case]]:
         cases[f"neuron/snntorch Leaky T={steps}"] = lambda t=steps: neuron_case(
             lambda: snntorch.Leaky(beta=0.9), t, leaky
         )
-    for part in ("training", "inference", "memory", "tensors"):
+    for part in ("training", "inference", *IN_MIB):
         for steps in (1, 4):
             name = f"{part}/spikingjelly vgg11 T={steps}"
             cases[name] = lambda p=part, t=steps: network(p, t)
@@ -361,7 +362,7 @@ def summary(found: dict[str, list[float]]) -> dict[str, Any]:
     """Medians of all cases, and the ratios that the project promises."""
     cases = {}
     for name, values in found.items():
-        kind = "MiB" if name.startswith(("memory/", "tensors/")) else "ms"
+        kind = "MiB" if name.partition("/")[0] in IN_MIB else "ms"
         median = statistics.median(values) * (1 if kind == "MiB" else 1e3)
         cases[name] = {kind: round(median, 3), "n": len(values)}
         if kind == "ms":
@@ -417,7 +418,7 @@ def show(result: dict[str, Any]) -> None:
     console = Console(width=80)
     for part in dict.fromkeys(name.partition("/")[0] for name in result["cases"]):
         cases = Table("case", box=box.SIMPLE_HEAD, title=part, title_justify="left")
-        unit = "MiB" if part in ("memory", "tensors") else "ms"
+        unit = "MiB" if part in IN_MIB else "ms"
         for column in (unit, "fastest", "images/s", "n"):
             cases.add_column(column, justify="right")
         for name, case in result["cases"].items():

@@ -25,6 +25,15 @@ def built():
     assert library() is not None
 
 
+@pytest.fixture
+def packed(monkeypatch):
+    """What was kept instead of each tensor that an operation saved."""
+    seen = []
+    inner = kept._packed
+    monkeypatch.setattr(kept, "_packed", lambda *given: seen.append(inner(*given)) or seen[-1])
+    return seen
+
+
 def spikes(shape, n, threshold, dtype=torch.float32, most=None):
     z = torch.randint(0, (most or n) + 1, shape).float()
     return (z / n * threshold).to(dtype).requires_grad_()[...]  # no leaf
@@ -118,23 +127,17 @@ def steps(network, inputs, call=None):
 
 
 @pytest.mark.parametrize("arch", list_models())
-def test_networks_learn_the_same(arch, monkeypatch):
+def test_networks_learn_the_same(arch, packed, monkeypatch):
     torch.manual_seed(0)
     network = create_model(arch, levels=4, timesteps=2).train()
     inputs = torch.rand(2, network.config["in_channels"], 32, 32)
-    packed = []
-    inner = kept._packed
-    monkeypatch.setattr(kept, "_packed", lambda *given: packed.append(inner(*given)) or packed[-1])
     found = steps(network, inputs)
     assert any(isinstance(item, tuple) for item in packed)
     monkeypatch.setattr(fusion, "spikes_kept_as_bytes", lambda *_: nullcontext())
     assert all(map(torch.equal, found, steps(network, inputs)))
 
 
-def test_every_convolution_of_the_body_keeps_bytes(monkeypatch):
-    packed = []
-    inner = kept._packed
-    monkeypatch.setattr(kept, "_packed", lambda *given: packed.append(inner(*given)) or packed[-1])
+def test_every_convolution_of_the_body_keeps_bytes(packed):
     for arch in ("vgg11", "sew_resnet20", "sparse_resnet20"):
         packed.clear()
         network = create_model(arch, levels=4, threshold=2.0).train()

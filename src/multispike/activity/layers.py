@@ -84,7 +84,7 @@ def _weighted(
     if image is not None:
         seen = signal if image is x else Signal(signal.node)
         trace.count(port, seen, image, window.in_shape)
-        steps = max(1, x.numel() // math.prod((*window.in_shape, *rows)) // trace.batch)
+        steps = trace.steps(x, (*window.in_shape, *rows))
         alone = first and signal.node.carries == "spikes"
         port.add_active(signal.ever_active(x, steps) if alone else None)
     trace.check(layer.name, out)

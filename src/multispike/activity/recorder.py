@@ -6,7 +6,6 @@ business. Operations outside are counted by the rules of `operations`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from multispike.activity.graph import Node, Source
 from multispike.activity.operations import RULES
 from multispike.activity.statistics import Grid
-from multispike.activity.tally import Errors, Signal, decoded_levels, longer_plus
+from multispike.activity.tally import Errors, Signal, longer_plus
 from multispike.activity.trace import Frame, Trace, is_function
 from multispike.neurons import MIN_THRESHOLD, MultiLevelIF
 
@@ -169,13 +168,10 @@ class Recorder(TorchFunctionMode):
         # The layer knows the shape of one row; [T, B, F] and [B, C, L] look alike.
         layer = neuron.integrates
         neuron.shape = self.trace.row_shape(output, layer or (inputs[0] if inputs else neuron))
-        self.trace.sent(neuron, output, output, neuron.shape)
-        steps = output.numel() // math.prod(neuron.shape) // self.trace.batch
-        if neuron.grid is not None and steps > 1:
-            signal = self.trace.signal(output)
-            decoded = None if signal is None else signal.decoded(steps)
-            if decoded is None:
-                decoded = decoded_levels(output, neuron.shape, steps, neuron.grid)
+        signal = self.trace.sent(neuron, output, output, neuron.shape)
+        steps = self.trace.steps(output, neuron.shape)
+        if steps > 1:
+            decoded = signal.decoded(output, neuron.shape, steps)
             if decoded is not None:
                 neuron.decoded = longer_plus(neuron.decoded, decoded)
         return neuron

@@ -107,8 +107,7 @@ def measure(x: Tensor, shape: tuple[int, ...], grid: Grid | None, timesteps: int
     """
     rows, elements = x.reshape(-1, *shape), x.numel()
     if grid is None:
-        counts = _counts(rows, None, 1, timesteps)
-        return Stats(shape, elements, counts.events.sum(0))
+        return Stats(shape, elements, _counts(rows, None, 1, 1).events.sum(0))
     unit = grid.unit(shape)
     if grid.levels > BYTE_LEVELS:
         amplitude = _in_levels(_sum(rows), unit)

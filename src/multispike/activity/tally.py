@@ -125,26 +125,32 @@ class Signal:
     inverted: Signal | None = None
     """The spikes a that this is V_th - a of."""
 
-    def measured(self, x: Tensor, shape: tuple[int, ...], batch: int) -> Stats:
-        """Statistics of x [..., *shape] for so many samples, from memory if there are any."""
+    def measured(self, x: Tensor, shape: tuple[int, ...], timesteps: int) -> Stats:
+        """Statistics of x [..., *shape] at so many timesteps, from memory if there are any."""
         for stats in self.stats:
             if stats.shape == shape or len(shape) == 1:
                 return stats
-        timesteps = max(1, x.numel() // math.prod(shape) // batch)
         first = x.shape[0] % timesteps == 0
         stats = measure(x, shape, self.node.grid, timesteps if first else 1)
         self.stats.append(stats)
         return stats
 
-    def decoded(self, timesteps: int) -> Tensor | None:
-        """Histogram of the levels summed over T > 1 timesteps, if it was counted."""
+    def decoded(self, x: Tensor, shape: tuple[int, ...], timesteps: int) -> Tensor | None:
+        """Histogram of the levels, 0..N*T, of spikes x summed over T > 1 timesteps."""
+        counted = self._counted(timesteps)
+        if counted is not None or self.node.grid is None:
+            return counted
+        return decoded_levels(x, shape, timesteps, self.node.grid)
+
+    def _counted(self, timesteps: int) -> Tensor | None:
+        """`decoded`, where it was counted with the statistics."""
         counted = (stats.decoded for stats in self.stats if stats.timesteps == timesteps)
         return next(counted, None)
 
     def ever_active(self, x: Tensor, timesteps: int) -> float | None:
         """Elements of x [T*B, ...] or [T, B, ...] that are not zero at every timestep."""
         if self.active is None:
-            decoded = self.decoded(timesteps)
+            decoded = self._counted(timesteps)
             if timesteps == 1:
                 self.active = float(sum(stats.events.sum() for stats in self.stats[:1]))
             elif decoded is not None:

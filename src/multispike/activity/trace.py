@@ -183,7 +183,8 @@ class Trace:
         if node.carries == "potential":
             port.add_dense(x.numel(), shape)
             return
-        stats, step = signal.measured(x, shape, self.batch), node.grid.step if node.grid else 0.0
+        stats = signal.measured(x, shape, self.steps(x, shape))
+        step = node.grid.step if node.grid else 0.0
         port.add(stats, step)
         if fresh and is_function(node) and node.carries == "spikes":  # a neuron, written out
             node.shape = self.row_shape(x, node)
@@ -195,14 +196,14 @@ class Trace:
         out: Tensor,
         x: Tensor,
         shape: tuple[int, ...],
-    ) -> None:
+    ) -> Signal:
         """Tag `out`, and count it (seen as x [..., *shape]) unless it is potentials."""
         signal = Signal(node)
         self.tag(out, signal)
         if node.carries != "potential":
-            node.out.add(
-                signal.measured(x, shape, self.batch), node.grid.step if node.grid else 0.0
-            )
+            stats = signal.measured(x, shape, self.steps(x, shape))
+            node.out.add(stats, node.grid.step if node.grid else 0.0)
+        return signal
 
     def unknown(self, operation: str, run: Callable[[], Any], *args: Any, **kwargs: Any) -> Any:
         """Run an operation that no rule counts, note it, and mark its result."""
@@ -266,6 +267,10 @@ class Trace:
         first = node not in self._called
         self._called.add(node)
         return first
+
+    def steps(self, x: Tensor, shape: tuple[int, ...]) -> int:
+        """How many timesteps of this batch x [..., *shape] holds, at least 1."""
+        return max(1, x.numel() // math.prod(shape) // self.batch)
 
     def row_shape(self, x: Tensor, node: Node) -> tuple[int, ...]:
         """One row of x: that of the node it comes from, else (C, H, W) or (F,) by rank."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from multispike.kernels.build import library
-from multispike.kernels.layer import SERIAL, plain, pointer
+from multispike.kernels.layer import plain, pointer, threads_for
 
 
 class Spikes(ctypes.Structure):
@@ -73,7 +73,7 @@ def count_levels(
         places=math.prod(shape),
         levels=levels,
         bfloat16=spikes.dtype == torch.bfloat16,
-        threads=torch.get_num_threads() if spikes.numel() > SERIAL else 1,
+        threads=threads_for(spikes.numel()),
         scale=pointer(scale),
         shared=shared,
     )

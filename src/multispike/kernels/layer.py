@@ -72,6 +72,11 @@ def plain(tensor: Tensor, *dtypes: torch.dtype) -> bool:
     )
 
 
+def threads_for(elements: int) -> int:
+    """How many threads share so many elements: torch's, or one where they are few."""
+    return torch.get_num_threads() if elements > SERIAL else 1
+
+
 def traced() -> bool:
     """Whether `torch.compile` or an export looks on, which see operations, not kernels."""
     return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
@@ -159,7 +164,7 @@ def layer(
         detach=spec.detach_reset,
         bfloat16=like.dtype == torch.bfloat16,
         bypass=like.nbytes > CACHED,
-        threads=torch.get_num_threads() if like.numel() > SERIAL else 1,
+        threads=threads_for(like.numel()),
         alpha=spec.alpha,
         beta=spec.beta,
         reach=1 + WINDOWS.get(spec.surrogate, 0) / spec.levels,

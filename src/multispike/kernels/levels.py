@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from multispike.kernels.build import library
-from multispike.kernels.layer import SERIAL, plain, pointer, traced
+from multispike.kernels.layer import plain, pointer, threads_for, traced
 
 
 class Levels(ctypes.Structure):
@@ -74,8 +74,8 @@ def _unpacked(codes: Tensor, dtype: torch.dtype, threshold: float, levels: int) 
 
 
 def _described(codes: Tensor, dtype: torch.dtype, threshold: float, levels: int) -> Levels:
-    threads = torch.get_num_threads() if codes.numel() > SERIAL else 1
-    return Levels(codes.numel(), dtype == torch.bfloat16, threads, threshold, levels)
+    size = codes.numel()
+    return Levels(size, dtype == torch.bfloat16, threads_for(size), threshold, levels)
 
 
 def _dense(tensor: Tensor) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from multispike.kernels.build import library
-from multispike.kernels.layer import SERIAL, plain, pointer, traced
+from multispike.kernels.layer import plain, pointer, threads_for, traced
 
 
 class Images(ctypes.Structure):
@@ -42,8 +42,7 @@ def pool_usable(x: Tensor) -> bool:
 def _images(x: Tensor) -> Images:
     batch, channels, rows, columns = x.shape
     bfloat16 = x.dtype == torch.bfloat16
-    threads = torch.get_num_threads() if x.numel() > SERIAL else 1
-    return Images(batch, rows, columns, channels, bfloat16, threads)
+    return Images(batch, rows, columns, channels, bfloat16, threads_for(x.numel()))
 
 
 class FusedMaxPool(torch.autograd.Function):

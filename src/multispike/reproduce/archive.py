@@ -6,13 +6,11 @@ each run, so two machines that train different rows merge by adding lists.
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from multispike.config import TrainConfig, deciding, differing
-from multispike.files import replacing
 from multispike.report.results import read_runs, write_runs
 
 CHECKPOINT_BYTES = 5_000_000
@@ -73,9 +71,7 @@ class Archive:
 
         The file is one for `load_run`; of its settings, paths of this machine are left out.
         """
-        import torch
-
-        from multispike.training.checkpoint import read_checkpoint, weights_of
+        from multispike.training.checkpoint import read_checkpoint, weights_of, write_checkpoint
 
         content = read_checkpoint(Path(config.folder) / "last.ckpt")
         size = sum(v.numel() * v.element_size() for v in content["state_dict"].values())
@@ -87,5 +83,4 @@ class Archive:
         portable = asdict(replace(config, data_dir=None, out=None, resume=False, overwrite=False))
         kept["multispike"] = {**content["multispike"], "config": portable}
         target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as temporary:
-            torch.save(kept, os.fspath(temporary))
+        write_checkpoint(target, kept)

@@ -68,13 +68,9 @@ INLINE void count_all(const Spikes *x, int64_t bfloat16, const void *values, dou
     int64_t levels = x->levels, most = levels * x->steps;
 #pragma omp parallel for schedule(static) num_threads(x->threads) \
     reduction(+ : reached[ : levels], summed[ : most])
-    for (int64_t at = 0; at < x->places; at += BLOCK) {
-        int64_t n = least(BLOCK, x->places - at);
-        if (n == BLOCK) /* of known length: vectorises better */
-            count(x, bfloat16, values, at, BLOCK, events, amplitude, reached, summed);
-        else
-            count(x, bfloat16, values, at, n, events, amplitude, reached, summed);
-    }
+    for (int64_t at = 0; at < x->places; at += BLOCK)
+        count(x, bfloat16, values, at, least(BLOCK, x->places - at), events, amplitude, reached,
+              summed);
 }
 
 /* Over all steps and rows: events and amplitude (in levels) at every place; `reached` [levels], how
