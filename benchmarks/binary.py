@@ -21,6 +21,7 @@ CHANGES = {
         for surrogate, values in (("ste", (1, 2)), ("clip", (1,)), ("sigmoid", (1, 2, 3)))
         for value in values
     },
+    "lr 0.1": "--lr 0.1",
 }
 
 if __name__ == "__main__":
