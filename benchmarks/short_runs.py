@@ -111,7 +111,7 @@ def ablate(
 
     def run(row: str) -> tuple[dict[str, Any], dict[str, Any]]:
         result = trained(options, row, [*shared.split(), *changes[row].split()])
-        figures = ("accuracy", "loss", "density", "events_per_inference", "train_seconds")
+        figures = ("accuracy", "loss", "density", "events_per_inference")
         return result, {key: result[key] for key in figures} | {"options": changes[row]}
 
     study(options, f"{name}.py", changes, run)

@@ -214,7 +214,7 @@ def test_time_to_accuracy(tmp_path):
 
 def test_recipe_studies(tmp_path):
     row = {"accuracy": 0.8, "loss": 0.5, "density": 0.3, "events_per_inference": 1e4,
-           "train_seconds": 60.0, "options": ""}  # fmt: skip
+           "options": ""}  # fmt: skip
     rows = {"recipe": row, "lr 0.4": {**row, "accuracy": 0.81, "options": "--lr 0.4"}}
     content = {"command": "x", "epochs": 3, "seed": 0, "environment": MACHINE, "rows": rows}
     text = section(tmp_path, "Ablation", "ablation-x.json", content)

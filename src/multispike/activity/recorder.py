@@ -53,7 +53,7 @@ class Recorder(TorchFunctionMode):
         self.trace = Trace(potentials)
         self._errors = errors
         self._root = model
-        self._muted = 0
+        self._muted = 0  # neurons of ours that run: their operations are their own
 
     def start(self, inputs: Tensor, samples: int) -> Tensor:
         """Begin a batch; see `Trace.start`."""
@@ -109,14 +109,16 @@ class Recorder(TorchFunctionMode):
         if not self.trace.frames:
             return
         frame = self.trace.frames[-1]
-        muted, self._muted = self._muted, self._muted + 1
-        if isinstance(module, MultiLevelIF):
-            muted -= 1
-            self._own_neuron(frame, module, args[0], output)
-        elif module is not self._root and not any(outer.atomic for outer in self.trace.frames[:-1]):
-            self._foreign(frame, output)
-        self._muted = muted
+        with torch._C.DisableTorchFunction():  # what is computed here is no operation of the model
+            if isinstance(module, MultiLevelIF):
+                self._muted -= 1
+                self._own_neuron(frame, module, args[0], output)
+            elif module is not self._root and not self._inside_atomic():
+                self._foreign(frame, output)
         self.trace.frames.pop()
+
+    def _inside_atomic(self) -> bool:
+        return any(outer.atomic for outer in self.trace.frames[:-1])
 
     def _own_neuron(self, frame: Frame, module: MultiLevelIF, x: Tensor, output: Tensor) -> None:
         """Input and output [T, B, ...] of our neuron: the grid is known."""

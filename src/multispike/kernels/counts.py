@@ -51,7 +51,7 @@ def count_levels(
         spikes: [T * rows, ...], dense in this order of the axes; float32 or bfloat16, on the CPU.
         unit: V_th/N, one or one for each place, broadcastable to [...]; None to count every
             non-zero as level 1.
-        levels: N, the largest level.
+        levels: N, the largest level; N * T at most 31.
         steps: T.
     """
     if not plain(spikes, torch.float32, torch.bfloat16) or not spikes.is_contiguous():
@@ -64,7 +64,7 @@ def count_levels(
     shared = scale is None or not scale.dim()
     if scale is not None and not shared:
         scale = scale.expand(shape).contiguous()
-    events, amplitude = torch.empty(2, *shape, dtype=torch.float64)
+    events, amplitude = torch.zeros(2, *shape, dtype=torch.float64)
     reached = torch.zeros(levels, dtype=torch.int64)
     summed = torch.zeros(levels * steps, dtype=torch.int64)
     described = Spikes(

@@ -8,58 +8,78 @@ typedef struct {
     int64_t shared;
 } Spikes;
 
-/* The nearest level of n values; NaN has none. */
-INLINE void nearest(int64_t n, const float *restrict value, const float *restrict scale,
-                    int32_t *restrict level) {
+typedef int8_t Bytes __attribute__((vector_size(64), may_alias));
+enum { LANES = sizeof(Bytes), VISITS = 255 / (BLOCK / LANES), MOST = 31 /* levels * steps */ };
+
+/* Counts of a block over so few visits that bytes hold them. */
+typedef struct {
+    _Alignas(Bytes) uint8_t nonzero[BLOCK];
+    uint16_t sum[BLOCK];
+    Bytes reached[MOST], summed[MOST];
+} Few;
+
+/* The nearest level of n values, at most `most`; NaN has none. */
+INLINE void nearest(int64_t n, const float *restrict value, const float *restrict scale, float most,
+                    uint8_t *restrict level) {
     for (int64_t i = 0; i < n; i++) {
         float z = value[i] * scale[i] + 0.5f;
         z = z > 0.0f ? z : 0.0f; /* NaN too */
-        level[i] = (int32_t)(z < 255.0f ? z : 255.0f);
+        level[i] = (uint8_t)(int32_t)(z < most ? z : most);
     }
 }
 
-typedef int32_t Ints __attribute__((vector_size(64), may_alias));
-enum { LANES = sizeof(Ints) / sizeof(int32_t) };
-
-/* Adds to `reached` how many levels of a block are k or above, for k = from..most. */
-INLINE void reach(const int32_t *level, int32_t from, int32_t most, int64_t *reached) {
-    for (int32_t k = from; k <= most; k++) {
-        Ints more = {0};
-        for (int64_t i = 0; i < BLOCK; i += LANES) more -= *(const Ints *)(level + i) >= k;
-        for (int lane = 0; lane < LANES; lane++) reached[k - 1] += more[lane];
+/* Adds to each lane of `reached` how many levels of a block are k or above, for k = from..most. */
+INLINE void reach(const uint8_t *level, int64_t from, int64_t most, Bytes *reached) {
+    for (int64_t k = from; k <= most; k++) {
+        Bytes more = reached[k - 1];
+        for (int64_t i = 0; i < BLOCK; i += LANES) more -= *(const Bytes *)(level + i) >= (int8_t)k;
+        reached[k - 1] = more;
     }
 }
 
-/* n places from `at` on: `events` and `amplitude` over all steps and rows. */
+/* Adds the lanes to `reached`, for k = from..most. */
+INLINE void add_lanes(const Bytes *few, int64_t from, int64_t most, int64_t *reached) {
+    for (int64_t k = from; k <= most; k++)
+        for (int64_t lane = 0; lane < LANES; lane++)
+            reached[k - 1] += ((const uint8_t *)(few + k - 1))[lane];
+}
+
+/* n places from `at` on: adds to `events` and `amplitude` over all steps and rows. */
 INLINE void count(const Spikes *x, int64_t bfloat16, const void *values, int64_t at, int64_t n,
                   double *restrict events, double *restrict amplitude, int64_t *reached,
                   int64_t *summed) {
     float given[BLOCK], scale[BLOCK];
-    _Alignas(Ints) int32_t level[BLOCK] = {0}, total[BLOCK], nonzero[BLOCK] = {0}, sum[BLOCK] = {0};
+    _Alignas(Bytes) uint8_t level[BLOCK] = {0}, total[BLOCK];
+    int64_t most = x->levels * x->steps, rows = VISITS / x->steps;
     if (x->scale)
         for (int64_t i = 0; i < n; i++) scale[i] = x->scale[x->shared ? 0 : at + i];
-    for (int64_t row = 0; row < x->rows; row++) {
-        memset(total, 0, sizeof total);
-        for (int64_t t = 0; t < x->steps; t++) {
-            const float *value =
-                loaded(bfloat16, values, (t * x->rows + row) * x->places + at, n, given);
-            if (x->scale)
-                nearest(n, value, scale, level);
-            else
-                for (int64_t i = 0; i < n; i++) level[i] = value[i] != 0.0f;
-            for (int64_t i = 0; i < n; i++) {
-                nonzero[i] += level[i] > 0;
-                total[i] += level[i];
+    for (int64_t first = 0; first < x->rows; first += rows) {
+        Few few = {0};
+        for (int64_t row = first; row < least(first + rows, x->rows); row++) {
+            memset(total, 0, sizeof total);
+            for (int64_t t = 0; t < x->steps; t++) {
+                const float *value =
+                    loaded(bfloat16, values, (t * x->rows + row) * x->places + at, n, given);
+                if (x->scale)
+                    nearest(n, value, scale, (float)x->levels, level);
+                else
+                    for (int64_t i = 0; i < n; i++) level[i] = value[i] != 0.0f;
+                for (int64_t i = 0; i < BLOCK; i++) {
+                    few.nonzero[i] += level[i] > 0;
+                    few.sum[i] += level[i];
+                    total[i] += level[i];
+                }
+                reach(level, 2, x->levels, few.reached);
             }
-            reach(level, 2, (int32_t)x->levels, reached);
+            if (x->steps > 1) reach(total, 1, most, few.summed);
         }
-        for (int64_t i = 0; i < n; i++) sum[i] += total[i];
-        if (x->steps > 1) reach(total, 1, (int32_t)(x->levels * x->steps), summed);
-    }
-    for (int64_t i = 0; i < n; i++) {
-        events[at + i] = nonzero[i];
-        amplitude[at + i] = sum[i];
-        reached[0] += nonzero[i];
+        for (int64_t i = 0; i < n; i++) {
+            events[at + i] += few.nonzero[i];
+            amplitude[at + i] += few.sum[i];
+            reached[0] += few.nonzero[i];
+        }
+        add_lanes(few.reached, 2, x->levels, reached);
+        if (x->steps > 1) add_lanes(few.summed, 1, most, summed);
     }
 }
 
@@ -75,7 +95,7 @@ INLINE void count_all(const Spikes *x, int64_t bfloat16, const void *values, dou
 
 /* Over all steps and rows: events and amplitude (in levels) at every place; `reached` [levels], how
  * many elements are at level 1, 2, ... or above; `summed` [levels * steps], the same of the levels
- * summed over more than one step. The last two are zeros before. */
+ * summed over more than one step. All are zeros before; levels * steps is at most MOST. */
 void multispike_count(const Spikes *x, const void *values, double *events, double *amplitude,
                       int64_t *reached, int64_t *summed) {
     if (x->bfloat16)

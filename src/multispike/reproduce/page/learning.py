@@ -14,7 +14,7 @@ def ablation(content: dict[str, Any], file: str) -> list[str]:
     reference = rows.get("recipe")
     return [
         table(
-            ["change", "options", "accuracy %", "points", "loss", "density", "events", "s"],
+            ["change", "options", "accuracy %", "points", "loss", "density", "events"],
             [
                 [
                     name,
@@ -24,7 +24,6 @@ def ablation(content: dict[str, Any], file: str) -> list[str]:
                     f"{row['loss']:.4f}",
                     f"{row['density']:.3f}",
                     whole(row["events_per_inference"]),
-                    whole(row["train_seconds"]),
                 ]
                 for name, row in rows.items()
             ],
