@@ -1,4 +1,4 @@
-"""One setting of the C library's allocator that makes a training step faster."""
+"""One setting of the C library's allocator that makes training and evaluation faster."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 def keep_freed_memory() -> bool:
     """Let this process keep the memory that tensors free, instead of handing it back.
 
-    By default glibc maps every block above 32 MiB anew and trims its heap, so that each training
-    step takes thousands of page faults for the same activations: 5 to 15 % of the time of a
-    VGG-11's step. The price is that memory once used stays with the process until it ends, and
-    fragmentation: none to a fifth of the peak, the more the larger the activations are. Call it
-    before the first large tensor is made.
+    By default glibc maps every block above 32 MiB anew and trims its heap, so that each batch takes
+    thousands of page faults for the same activations (`benchmarks/allocator.py` measures what that
+    costs). The price is that memory once used stays with the process until it ends, and
+    fragmentation. Call it before the first large tensor is made; the command line does.
 
     Returns:
         Whether it took effect: False without glibc (macOS, Windows, musl), where nothing changes.

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter
 
+from multispike.allocator import keep_freed_memory
 from multispike.config import (
     AvalancheConfig,
     BenchConfig,
@@ -256,6 +257,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings.check()
         if getattr(settings, "json", None) not in (None, "-"):
             check_target("json", settings.json)
+        keep_freed_memory()
         module, function = command.function.split(":")
         return getattr(import_module(module), function)(settings) or 0
     except (InputError, RunError, OSError, KeyboardInterrupt) as error:

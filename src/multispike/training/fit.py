@@ -17,7 +17,6 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from multispike.allocator import keep_freed_memory
 from multispike.config import Recipe, TrainConfig
 from multispike.config.viewing import parse_sensor
 from multispike.data import DATASETS, load_dataset
@@ -115,7 +114,6 @@ def fit(config: TrainConfig) -> bool:
     """
     config.check()
     config = config.resolved()
-    keep_freed_memory()
     folder = Path(config.folder)
     first = _is_first()
     if not first:  # started by rank 0, torchrun or SLURM: the folder is rank 0's business

@@ -10,7 +10,7 @@ from typing import Any
 
 from multispike.errors import InputError
 from multispike.report.results import read_json
-from multispike.reproduce.page import learning, machine, neurons, studies
+from multispike.reproduce.page import learning, machine, neurons, speed, studies
 
 Render = Callable[[dict[str, Any]], list[str]]
 
@@ -57,9 +57,10 @@ SECTIONS: dict[str, tuple[Part, ...]] = {
     ),
     "Speed": (
         Part("speed.json", "python benchmarks/speed.py --peers FOLDER --out results/speed.json",
-             machine.speed),
+             speed.speed),
+        Part("allocator.json", "python benchmarks/allocator.py", speed.allocator),
     ),
-    "Streaming": (Part("stream.json", "python benchmarks/stream.py", machine.streaming),),
+    "Streaming": (Part("stream.json", "python benchmarks/stream.py", speed.streaming),),
     "Deployment": (
         Part("deploy_exact.json", "python benchmarks/deploy_exact.py RUN ... --brief RUN ...",
              machine.exact),
