@@ -23,6 +23,7 @@ from tools import resident_mb
 
 from multispike import create_model
 from multispike.activity import record_activity
+from multispike.allocator import keep_freed_memory
 from multispike.data import load_dataset
 from multispike.data.loader import BatchLoader
 from multispike.environment import environment
@@ -108,6 +109,7 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # as the command line does
     folder, images = [*sys.argv[1:], ""][:2]
     if images:
         record(*prepared(folder, next(iter(NETWORKS)), int(images)))

@@ -98,16 +98,16 @@ def test_threads_share_the_counting(threads, shape):
         counts = count_levels(z / 4, 0.25, 4)
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(counts.events, (z > 0).double().sum(0))
-    assert torch.equal(counts.amplitude, z.double().sum(0))
-    assert counts.reached.tolist() == [(z >= k).sum().item() for k in range(1, 5)]
+    assert torch.equal(counts.sums, torch.stack([z > 0, z]).double().sum(1))
+    assert counts.histogram.tolist() == [(z == k).sum().item() for k in range(5)]
 
 
 def test_not_a_number_and_negative_values_are_no_level():
     x = torch.tensor([[float("nan"), -1.0, 0.24, 0.26, float("inf")]])
     counts = count_levels(x, 0.5, 2)
-    assert counts.events.tolist() == [0, 0, 0, 1, 1]
-    assert count_levels(x, None, 1).events.tolist() == [1] * 5
+    assert counts.sums.tolist() == [[0, 0, 0, 1, 1], [0, 0, 0, 1, 2]]
+    assert counts.histogram.tolist() == [3, 1, 1]
+    assert count_levels(x, None, 1).sums[0].tolist() == [1] * 5
 
 
 def test_analog_values_have_no_levels(either):

@@ -7,7 +7,7 @@ business. Operations outside are counted by the rules of `operations`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -53,24 +53,26 @@ class Recorder(TorchFunctionMode):
         self.trace = Trace(potentials)
         self._errors = errors
         self._root = model
-        self._muted = 0  # neurons of ours that run: their operations are their own
+        self._own = ExitStack()
+        """Open while a neuron of ours runs: its operations are its own."""
 
     def start(self, inputs: Tensor, samples: int) -> Tensor:
         """Begin a batch; see `Trace.start`."""
-        self._muted = 0
         return self.trace.start(inputs, samples)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if self._muted:
-            return func(*args, **kwargs)
         operation = getattr(func, "__name__", "")
         rule, run = RULES.get(operation), partial(func, *args, **kwargs)
         if rule is not None:
             return rule(self.trace, run, *args, **kwargs)
         return self.trace.unknown(operation, run, *args, *kwargs.values())
+
+    def __exit__(self, *error: Any) -> None:
+        self._own.close()
+        super().__exit__(*error)
 
     @contextmanager
     def hooks(self) -> Iterator[None]:
@@ -80,7 +82,7 @@ class Recorder(TorchFunctionMode):
             for name, module in self._root.named_modules():
                 if isinstance(module, torch.jit.ScriptModule):
                     continue  # takes no hooks; what reads its output notes that
-                frame = partial(Frame, module, name)
+                frame = partial(Frame, module, name, _weightless(module))
                 handles += [
                     module.register_forward_pre_hook(partial(self._enter, frame), with_kwargs=True),
                     module.register_forward_hook(self._leave),
@@ -98,9 +100,9 @@ class Recorder(TorchFunctionMode):
         known = {signal.node for signal in fed}
         entered.source = next(iter([*fed, *carried]), None)
         if isinstance(module, MultiLevelIF):
-            self._muted += 1
+            self._own.enter_context(torch._C.DisableTorchFunction())
         elif module is not self._root and not self.trace.atomic and len(known) <= 1:
-            entered.atomic = _weightless(module)
+            entered.atomic = entered.weightless
         self.trace.frames.append(entered)
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -109,9 +111,10 @@ class Recorder(TorchFunctionMode):
         if not self.trace.frames:
             return
         frame = self.trace.frames[-1]
+        if isinstance(module, MultiLevelIF):
+            self._own.close()
         with torch._C.DisableTorchFunction():  # what is computed here is no operation of the model
             if isinstance(module, MultiLevelIF):
-                self._muted -= 1
                 self._own_neuron(frame, module, args[0], output)
             elif module is not self._root and not self._inside_atomic():
                 self._foreign(frame, output)

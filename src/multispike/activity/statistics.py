@@ -107,7 +107,7 @@ def measure(x: Tensor, shape: tuple[int, ...], grid: Grid | None, timesteps: int
     """
     rows, elements = x.reshape(-1, *shape), x.numel()
     if grid is None:
-        return Stats(shape, elements, _counts(rows, None, 1, 1).events.sum(0))
+        return Stats(shape, elements, _counts(rows, None, 1, 1).sums[0].sum(0))
     unit = grid.unit(shape)
     if grid.levels > BYTE_LEVELS:
         amplitude = _in_levels(_sum(rows), unit)
@@ -117,22 +117,18 @@ def measure(x: Tensor, shape: tuple[int, ...], grid: Grid | None, timesteps: int
         return Stats(shape, elements, events, amplitude.sum(0) * grid.step, None, top)
     few = grid.levels * timesteps <= BYTE_LEVELS
     counts = _counts(rows, unit, grid.levels, timesteps if few else 1)
+    events, amplitude = counts.sums.sum(1)
+    top = max((level for level, n in enumerate(counts.histogram.tolist()) if n), default=0)
     return Stats(
         shape,
         elements,
-        counts.events.sum(0),
-        counts.amplitude.sum(0) * grid.step,
-        histogram=_histogram(counts.reached, elements),
-        top=int((counts.reached > 0).sum()),
-        timesteps=timesteps,
-        decoded=_histogram(counts.summed, elements / timesteps) if len(counts.summed) else None,
+        events,
+        amplitude * grid.step,
+        counts.histogram,
+        top,
+        timesteps,
+        counts.summed,
     )
-
-
-def _histogram(reached: Tensor, elements: float) -> Tensor:
-    """Elements at each level 0..N, from those at level 1..N or above."""
-    at = reached.diff(append=reached.new_zeros(1)).neg()
-    return torch.cat([elements - reached[:1], at])
 
 
 def nonzeros(x: Tensor) -> Tensor:
@@ -165,12 +161,16 @@ def _counts(rows: Tensor, unit: float | Tensor | None, levels: int, timesteps: i
     counts = count_levels(laid_out, unit, levels, timesteps)
     if counts is None:
         sums = [_sum(nonzeros(laid_out))] if unit is None else _byte_sums(laid_out, unit, levels)
-        totals = torch.stack([part.sum() for part in sums])
-        reached = totals.diff(prepend=totals.new_zeros(1))
-        counts = Counts(sums[0], sums[-1], reached, totals[:0])
-    return counts._replace(
-        events=counts.events.permute(back), amplitude=counts.amplitude.permute(back)
-    )
+        histogram = _histogram(laid_out.numel(), torch.stack([part.sum() for part in sums]))
+        counts = Counts(torch.stack([sums[0], sums[-1]]), histogram, None)
+    return counts._replace(sums=counts.sums.permute(0, *(axis + 1 for axis in back)))
+
+
+def _histogram(elements: int, capped: Tensor) -> Tensor:
+    """Elements at each level 0..N, from the sums over all elements of min(z, k), k = 1..N."""
+    zero = capped.new_zeros(1)
+    reached = capped.diff(prepend=zero)  # level k or above
+    return torch.cat([zero + elements, reached, zero]).diff().neg()
 
 
 def _byte_sums(rows: Tensor, unit: float | Tensor, levels: int) -> list[Tensor]:

@@ -110,6 +110,8 @@ def longer_plus(a: Tensor | None, b: Tensor) -> Tensor:
     """Sum of two histograms of perhaps different length."""
     if a is None:
         return b.clone()
+    if len(a) == len(b):
+        return a + b
     if len(a) < len(b):
         a, b = b, a
     return torch.cat([a[: len(b)] + b, a[len(b) :]])

@@ -39,11 +39,13 @@ N = TypeVar("N", bound=Node)
 class Frame:
     """A module that is running.
 
-    `atomic`: it has no weights, is fed by one signal and is not inside another one like it.
+    `weightless`: it has no weights, so it may be a neuron.
+    `atomic`: it is also fed by one signal and not inside another one like it.
     """
 
     module: nn.Module
     name: str
+    weightless: bool
     atomic: bool = False
     source: Signal | None = None
     notes: list[str] = field(default_factory=list)

@@ -132,7 +132,7 @@ _SIGNATURES = {
     "multispike_backward": "pp",
     "multispike_norm_forward": "ppp i pp",
     "multispike_norm_backward": "ppppp",
-    "multispike_count": "pppppp",
+    "multispike_count": "ppppp",
     "multispike_pack": "pppp",
     "multispike_unpack": "ppp",
     "multispike_pool": "pppp",

@@ -30,16 +30,14 @@ class Counts(NamedTuple):
     """What `count_levels` found, float64.
 
     Attributes:
-        events: non-zeros at every place, over timesteps and rows.
-        amplitude: sum of their levels.
-        reached: [N] elements at level 1, 2, ... N or above.
-        summed: [N*T] the same of the levels summed over T > 1; empty for T = 1.
+        sums: [2, ...] at every place, over timesteps and rows: non-zeros, and their levels.
+        histogram: [N + 1] elements at each level.
+        summed: [N*T + 1] the same of the levels summed over T > 1; None for T = 1.
     """
 
-    events: Tensor
-    amplitude: Tensor
-    reached: Tensor
-    summed: Tensor
+    sums: Tensor
+    histogram: Tensor
+    summed: Tensor | None
 
 
 def count_levels(
@@ -64,9 +62,9 @@ def count_levels(
     shared = scale is None or not scale.dim()
     if scale is not None and not shared:
         scale = scale.expand(shape).contiguous()
-    events, amplitude = torch.zeros(2, *shape, dtype=torch.float64)
-    reached = torch.zeros(levels, dtype=torch.int64)
-    summed = torch.zeros(levels * steps, dtype=torch.int64)
+    sums = torch.zeros(2, *shape, dtype=torch.float64)
+    histogram = torch.zeros(levels + 1, dtype=torch.int64)
+    summed = torch.zeros(levels * steps + 1, dtype=torch.int64) if steps > 1 else None
     described = Spikes(
         steps=steps,
         rows=len(spikes) // steps,
@@ -78,8 +76,6 @@ def count_levels(
         shared=shared,
     )
     kernels.multispike_count(
-        ctypes.byref(described), *map(pointer, (spikes, events, amplitude, reached, summed))
+        ctypes.byref(described), *map(pointer, (spikes, sums, histogram, summed))
     )
-    return Counts(
-        events, amplitude, reached.double(), (summed if steps > 1 else summed[:0]).double()
-    )
+    return Counts(sums, histogram.double(), None if summed is None else summed.double())

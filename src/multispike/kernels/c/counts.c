@@ -11,11 +11,11 @@ typedef struct {
 typedef int8_t Bytes __attribute__((vector_size(64), may_alias));
 enum { LANES = sizeof(Bytes), VISITS = 255 / (BLOCK / LANES), MOST = 31 /* levels * steps */ };
 
-/* Counts of a block over so few visits that bytes hold them. */
+/* Counts of a block over so few visits that bytes hold them; level k at index k. */
 typedef struct {
     _Alignas(Bytes) uint8_t nonzero[BLOCK];
     uint16_t sum[BLOCK];
-    Bytes reached[MOST], summed[MOST];
+    Bytes reached[MOST + 1], summed[MOST + 1];
 } Few;
 
 /* The nearest level of n values, at most `most`; NaN has none. */
@@ -31,9 +31,9 @@ INLINE void nearest(int64_t n, const float *restrict value, const float *restric
 /* Adds to each lane of `reached` how many levels of a block are k or above, for k = from..most. */
 INLINE void reach(const uint8_t *level, int64_t from, int64_t most, Bytes *reached) {
     for (int64_t k = from; k <= most; k++) {
-        Bytes more = reached[k - 1];
+        Bytes more = reached[k];
         for (int64_t i = 0; i < BLOCK; i += LANES) more -= *(const Bytes *)(level + i) >= (int8_t)k;
-        reached[k - 1] = more;
+        reached[k] = more;
     }
 }
 
@@ -41,10 +41,10 @@ INLINE void reach(const uint8_t *level, int64_t from, int64_t most, Bytes *reach
 INLINE void add_lanes(const Bytes *few, int64_t from, int64_t most, int64_t *reached) {
     for (int64_t k = from; k <= most; k++)
         for (int64_t lane = 0; lane < LANES; lane++)
-            reached[k - 1] += ((const uint8_t *)(few + k - 1))[lane];
+            reached[k] += ((const uint8_t *)(few + k))[lane];
 }
 
-/* n places from `at` on: adds to `events` and `amplitude` over all steps and rows. */
+/* n places from `at` on, over all steps and rows. */
 INLINE void count(const Spikes *x, int64_t bfloat16, const void *values, int64_t at, int64_t n,
                   double *restrict events, double *restrict amplitude, int64_t *reached,
                   int64_t *summed) {
@@ -71,35 +71,44 @@ INLINE void count(const Spikes *x, int64_t bfloat16, const void *values, int64_t
                 }
                 reach(level, 2, x->levels, few.reached);
             }
-            if (x->steps > 1) reach(total, 1, most, few.summed);
+            if (summed) reach(total, 1, most, few.summed);
         }
         for (int64_t i = 0; i < n; i++) {
             events[at + i] += few.nonzero[i];
             amplitude[at + i] += few.sum[i];
-            reached[0] += few.nonzero[i];
+            reached[1] += few.nonzero[i];
         }
         add_lanes(few.reached, 2, x->levels, reached);
-        if (x->steps > 1) add_lanes(few.summed, 1, most, summed);
+        if (summed) add_lanes(few.summed, 1, most, summed);
     }
 }
 
-INLINE void count_all(const Spikes *x, int64_t bfloat16, const void *values, double *events,
-                      double *amplitude, int64_t *reached, int64_t *summed) {
-    int64_t levels = x->levels, most = levels * x->steps;
-#pragma omp parallel for schedule(static) num_threads(x->threads) \
-    reduction(+ : reached[ : levels], summed[ : most])
-    for (int64_t at = 0; at < x->places; at += BLOCK)
-        count(x, bfloat16, values, at, least(BLOCK, x->places - at), events, amplitude, reached,
-              summed);
+/* From `elements` and how many of them are at level k = 1..most or above: how many at each level. */
+static void at_each_level(int64_t elements, int64_t most, int64_t *reached) {
+    reached[0] = elements;
+    for (int64_t k = 0; k < most; k++) reached[k] -= reached[k + 1];
 }
 
-/* Over all steps and rows: events and amplitude (in levels) at every place; `reached` [levels], how
- * many elements are at level 1, 2, ... or above; `summed` [levels * steps], the same of the levels
- * summed over more than one step. All are zeros before; levels * steps is at most MOST. */
-void multispike_count(const Spikes *x, const void *values, double *events, double *amplitude,
-                      int64_t *reached, int64_t *summed) {
+INLINE void count_all(const Spikes *x, int64_t bfloat16, const void *values, double *sums,
+                      int64_t *histogram, int64_t *summed) {
+    int64_t levels = x->levels, most = levels * x->steps, none[1] = {0};
+    int64_t *over_time = summed ? summed : none, length = summed ? most + 1 : 1;
+#pragma omp parallel for schedule(static) num_threads(x->threads) \
+    reduction(+ : histogram[ : levels + 1], over_time[ : length])
+    for (int64_t at = 0; at < x->places; at += BLOCK)
+        count(x, bfloat16, values, at, least(BLOCK, x->places - at), sums, sums + x->places,
+              histogram, summed ? over_time : NULL);
+    at_each_level(x->steps * x->rows * x->places, levels, histogram);
+    if (summed) at_each_level(x->rows * x->places, most, summed);
+}
+
+/* Over all steps and rows: sums [2, places], non-zeros and levels; histogram [levels + 1], elements at
+ * each level; summed [levels * steps + 1], the same of the levels summed over time, or NULL. All are
+ * zeros before; levels * steps is at most MOST. */
+void multispike_count(const Spikes *x, const void *values, double *sums, int64_t *histogram,
+                      int64_t *summed) {
     if (x->bfloat16)
-        count_all(x, 1, values, events, amplitude, reached, summed);
+        count_all(x, 1, values, sums, histogram, summed);
     else
-        count_all(x, 0, values, events, amplitude, reached, summed);
+        count_all(x, 0, values, sums, histogram, summed);
 }
