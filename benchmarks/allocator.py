@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tools import resident_mb
+from tools import resident_mb, spread
 from torch import nn
 
 from multispike import create_model
@@ -82,10 +82,7 @@ def measured(name: str) -> dict[str, Any]:
         for side, setting in enumerate(("default", "kept"))
     }
     for key in ("seconds", "peak_mb"):
-        ratios = [kept[key] / default[key] for default, kept in pairs]
-        row[f"{key}_ratio"] = {
-            "median": statistics.median(ratios), "min": min(ratios), "max": max(ratios),
-        }  # fmt: skip
+        row[f"{key}_ratio"] = spread([kept[key] / default[key] for default, kept in pairs])
     print(f"{name}: {row['seconds_ratio']['median']:.3f} times", file=sys.stderr)
     return row
 

@@ -11,7 +11,6 @@ images, in processes of their own.
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tools import resident_mb
+from tools import resident_mb, spread
 
 from multispike import create_model
 from multispike.activity import record_activity
@@ -31,8 +30,6 @@ from multispike.files import write_json
 
 TARGET = Path(__file__).parent.parent / "results" / "energy_overhead.json"
 PAIRS = 5
-
-
 NETWORKS = {
     "fastnet, T=1, N=4": ("fastnet", {"levels": 4}),
     "fastnet, ReLU": ("fastnet", {"neuron": "relu"}),
@@ -85,12 +82,12 @@ def measured(folder: str, name: str) -> dict[str, Any]:
     network, loader = prepared(folder, name)
     evaluate(network, loader)
     pairs = [(evaluate(network, loader), record(network, loader)) for _ in range(PAIRS)]
-    ratios = [recorded / plain for plain, recorded in pairs]
-    print(f"{name}: {statistics.median(ratios):.2f} times", file=sys.stderr)
+    ratio = spread([recorded / plain for plain, recorded in pairs])
+    print(f"{name}: {ratio['median']:.2f} times", file=sys.stderr)
     return {
         "evaluate_seconds": [plain for plain, _ in pairs],
         "record_seconds": [recorded for _, recorded in pairs],
-        "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
+        "ratio": ratio,
     }
 
 

@@ -1,8 +1,10 @@
-"""What several benchmarks ask of the machine: versions of programs, memory of this process."""
+"""What several benchmarks share: versions of programs, memory of this process, spreads."""
 
 from __future__ import annotations
 
+import statistics
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -10,6 +12,11 @@ def version_of(tool: str) -> str:
     """The first line of what a tool says of itself."""
     done = subprocess.run([tool, "--version"], check=True, capture_output=True, text=True)
     return done.stdout.splitlines()[0]
+
+
+def spread(ratios: Sequence[float]) -> dict[str, float]:
+    """Median, least and largest of repetitions."""
+    return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
 
 
 def resident_mb(field: str) -> float:

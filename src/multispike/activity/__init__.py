@@ -107,7 +107,7 @@ def record_activity(
 
 def _forward(model: nn.Module, recorder: Recorder, inputs: Tensor, samples: int, index: int) -> Any:
     """Logits of one batch, under the eyes of `recorder`."""
-    inputs = recorder.start(inputs, samples)
+    inputs = recorder.trace.start(inputs, samples)
     try:
         with recorder:
             logits = model(inputs)

@@ -54,11 +54,7 @@ class Recorder(TorchFunctionMode):
         self._errors = errors
         self._root = model
         self._own = ExitStack()
-        """Open while a neuron of ours runs: its operations are its own."""
-
-    def start(self, inputs: Tensor, samples: int) -> Tensor:
-        """Begin a batch; see `Trace.start`."""
-        return self.trace.start(inputs, samples)
+        """Open while a neuron of ours runs and is counted: those operations are not the model's."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -110,18 +106,13 @@ class Recorder(TorchFunctionMode):
             self.trace.frames.pop()  # modules that an exception left
         if not self.trace.frames:
             return
-        frame = self.trace.frames[-1]
+        frame = self.trace.frames.pop()
         if isinstance(module, MultiLevelIF):
+            self._own_neuron(frame, module, args[0], output)
             self._own.close()
-        with torch._C.DisableTorchFunction():  # what is computed here is no operation of the model
-            if isinstance(module, MultiLevelIF):
-                self._own_neuron(frame, module, args[0], output)
-            elif module is not self._root and not self._inside_atomic():
+        elif module is not self._root and not self.trace.atomic:
+            with torch._C.DisableTorchFunction():  # what is computed here is not the model's
                 self._foreign(frame, output)
-        self.trace.frames.pop()
-
-    def _inside_atomic(self) -> bool:
-        return any(outer.atomic for outer in self.trace.frames[:-1])
 
     def _own_neuron(self, frame: Frame, module: MultiLevelIF, x: Tensor, output: Tensor) -> None:
         """Input and output [T, B, ...] of our neuron: the grid is known."""

@@ -64,7 +64,7 @@ def count_levels(
         scale = scale.expand(shape).contiguous()
     sums = torch.zeros(2, *shape, dtype=torch.float64)
     histogram = torch.zeros(levels + 1, dtype=torch.int64)
-    summed = torch.zeros(levels * steps + 1, dtype=torch.int64) if steps > 1 else None
+    summed = torch.zeros(levels * steps + 1, dtype=torch.int64)
     described = Spikes(
         steps=steps,
         rows=len(spikes) // steps,
@@ -78,4 +78,4 @@ def count_levels(
     kernels.multispike_count(
         ctypes.byref(described), *map(pointer, (spikes, sums, histogram, summed))
     )
-    return Counts(sums, histogram.double(), None if summed is None else summed.double())
+    return Counts(sums, histogram.double(), summed.double() if steps > 1 else None)

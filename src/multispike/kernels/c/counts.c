@@ -28,18 +28,18 @@ INLINE void nearest(int64_t n, const float *restrict value, const float *restric
     }
 }
 
-/* Adds to each lane of `reached` how many levels of a block are k or above, for k = from..most. */
-INLINE void reach(const uint8_t *level, int64_t from, int64_t most, Bytes *reached) {
-    for (int64_t k = from; k <= most; k++) {
+/* Adds to each lane of `reached` how many levels of a block are k or above, for k = 1..most. */
+INLINE void reach(const uint8_t *level, int64_t most, Bytes *reached) {
+    for (int64_t k = 1; k <= most; k++) {
         Bytes more = reached[k];
         for (int64_t i = 0; i < BLOCK; i += LANES) more -= *(const Bytes *)(level + i) >= (int8_t)k;
         reached[k] = more;
     }
 }
 
-/* Adds the lanes to `reached`, for k = from..most. */
-INLINE void add_lanes(const Bytes *few, int64_t from, int64_t most, int64_t *reached) {
-    for (int64_t k = from; k <= most; k++)
+/* Adds the lanes to `reached`, for k = 1..most. */
+INLINE void add_lanes(const Bytes *few, int64_t most, int64_t *reached) {
+    for (int64_t k = 1; k <= most; k++)
         for (int64_t lane = 0; lane < LANES; lane++)
             reached[k] += ((const uint8_t *)(few + k))[lane];
 }
@@ -69,17 +69,16 @@ INLINE void count(const Spikes *x, int64_t bfloat16, const void *values, int64_t
                     few.sum[i] += level[i];
                     total[i] += level[i];
                 }
-                reach(level, 2, x->levels, few.reached);
+                reach(level, x->levels, few.reached);
             }
-            if (summed) reach(total, 1, most, few.summed);
+            if (x->steps > 1) reach(total, most, few.summed);
         }
         for (int64_t i = 0; i < n; i++) {
             events[at + i] += few.nonzero[i];
             amplitude[at + i] += few.sum[i];
-            reached[1] += few.nonzero[i];
         }
-        add_lanes(few.reached, 2, x->levels, reached);
-        if (summed) add_lanes(few.summed, 1, most, summed);
+        add_lanes(few.reached, x->levels, reached);
+        if (x->steps > 1) add_lanes(few.summed, most, summed);
     }
 }
 
@@ -91,20 +90,19 @@ static void at_each_level(int64_t elements, int64_t most, int64_t *reached) {
 
 INLINE void count_all(const Spikes *x, int64_t bfloat16, const void *values, double *sums,
                       int64_t *histogram, int64_t *summed) {
-    int64_t levels = x->levels, most = levels * x->steps, none[1] = {0};
-    int64_t *over_time = summed ? summed : none, length = summed ? most + 1 : 1;
+    int64_t levels = x->levels, most = levels * x->steps;
 #pragma omp parallel for schedule(static) num_threads(x->threads) \
-    reduction(+ : histogram[ : levels + 1], over_time[ : length])
+    reduction(+ : histogram[ : levels + 1], summed[ : most + 1])
     for (int64_t at = 0; at < x->places; at += BLOCK)
         count(x, bfloat16, values, at, least(BLOCK, x->places - at), sums, sums + x->places,
-              histogram, summed ? over_time : NULL);
+              histogram, summed);
     at_each_level(x->steps * x->rows * x->places, levels, histogram);
-    if (summed) at_each_level(x->rows * x->places, most, summed);
+    at_each_level(x->rows * x->places, most, summed);
 }
 
 /* Over all steps and rows: sums [2, places], non-zeros and levels; histogram [levels + 1], elements at
- * each level; summed [levels * steps + 1], the same of the levels summed over time, or NULL. All are
- * zeros before; levels * steps is at most MOST. */
+ * each level; summed [levels * steps + 1], for steps > 1 the same of the levels summed over time. All
+ * are zeros before; levels * steps is at most MOST. */
 void multispike_count(const Spikes *x, const void *values, double *sums, int64_t *histogram,
                       int64_t *summed) {
     if (x->bfloat16)
