@@ -89,21 +89,22 @@ def test_levels_summed_over_time(timesteps, levels, shape):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("shape", [(40, 5000), (90, 700), (3, 2**14 + 1)])
-def test_threads_share_the_counting(threads, shape):
+@pytest.mark.parametrize("shape", [(40, 5, 1000), (90, 7, 10, 10), (3, 2, 2**14 + 1), (9, 600, 31)])
+@pytest.mark.parametrize("axis", [1, 2])
+def test_threads_share_the_counting(threads, shape, axis):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         z = levels_drawn(4, shape, 3)
-        counts = count_levels(z / 4, 0.25, 4)
+        counts = count_levels(z / 4, 0.25, 4, channels=axis)
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(counts.sums, torch.stack([z > 0, z]).double().sum(1))
+    assert torch.equal(counts.sums, torch.stack([z > 0, z]).double().sum((1, 1 + axis)))
     assert counts.histogram.tolist() == [(z == k).sum().item() for k in range(5)]
 
 
 def test_not_a_number_and_negative_values_are_no_level():
-    x = torch.tensor([[float("nan"), -1.0, 0.24, 0.26, float("inf")]])
+    x = torch.tensor([[[float("nan"), -1.0, 0.24, 0.26, float("inf")]]])
     counts = count_levels(x, 0.5, 2)
     assert counts.sums.tolist() == [[0, 0, 0, 1, 1], [0, 0, 0, 1, 2]]
     assert counts.histogram.tolist() == [3, 1, 1]

@@ -82,19 +82,19 @@ def record_activity(
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     recorder = Recorder(model, potentials, errors)
     trace = recorder.trace
-    samples, score = 0, Score(confusion)
+    samples, score, stateful = 0, Score(confusion), _stateful(model)
     with torch.no_grad(), _evaluating(model), _uncompiled(model), recorder.hooks():
         for index, batch in enumerate(loader):
             if index == max_batches:
                 break
             inputs, targets = _unpacked(batch)
-            _reset(model)
+            _reset(stateful)
             logits = _forward(model, recorder, inputs.to(device), len(targets), index)
             score.add(_summed(logits), targets.to(device))
             samples += len(targets)
             if progress is not None:
                 progress(index + 1, samples)
-        _reset(model)
+        _reset(stateful)
     if not samples:
         raise invalid("loader", "no batches", "at least one batch (inputs, targets)")
     activity = summarise(
@@ -177,26 +177,29 @@ def _summed(output: Any) -> Tensor | None:
     return output.sum(0) if output.dim() == 3 else output
 
 
-def _reset(model: nn.Module) -> None:
-    """Reset neurons that keep state (SpikingJelly: `reset`, snnTorch: `reset_mem`).
+def _stateful(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Methods that reset neurons (SpikingJelly: `reset`, snnTorch: `reset_mem`), and their modules.
 
-    Metrics, which have a reset() too, are left out; a reset() that draws new weights loses them.
+    Metrics, which have a reset() too, are left out.
     """
-    for name, module in model.named_modules():
-        if hasattr(module, "compute"):
-            continue
-        for method in ("reset", "reset_mem"):
-            if callable(reset := getattr(module, method, None)):
-                weights = [(p, p.clone()) for p in module.parameters()]
-                try:
-                    reset()
-                except Exception as error:
-                    raise InputError(
-                        f"model: {name or 'the network itself'}.{method}() failed:"
-                        f" {type(error).__name__}: {error}"
-                    ) from error
-                for parameter, before in weights:
-                    parameter.copy_(before)
+    return [
+        (f"{name or 'the network itself'}.{method}", module)
+        for name, module in model.named_modules()
+        for method in ("reset", "reset_mem")
+        if not hasattr(module, "compute") and callable(getattr(module, method, None))
+    ]
+
+
+def _reset(stateful: list[tuple[str, nn.Module]]) -> None:
+    """Call what `_stateful` found; a reset() that draws new weights loses them."""
+    for name, module in stateful:
+        weights = [(parameter, parameter.clone()) for parameter in module.parameters()]
+        try:
+            getattr(module, name.rpartition(".")[2])()
+        except Exception as error:
+            raise InputError(f"model: {name}() failed: {type(error).__name__}: {error}") from error
+        for parameter, before in weights:
+            parameter.copy_(before)
 
 
 @contextmanager

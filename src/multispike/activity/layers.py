@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -31,15 +32,31 @@ def conv(
     signal = trace.read(input, "conv")
     out: Tensor = run()
     x, y = _planes(input, axes), _planes(out, axes)
-    kernel = _pair(tuple(weight.shape[2:]), axes)
-    stride, dilation = _pair(stride, axes, 1), _pair(dilation, axes, 1)
+    window = _conv_window(
+        (tuple(x.shape[-3:]), tuple(y.shape[-3:])),
+        tuple(weight.shape[2:]),
+        *(v if isinstance(v, (int, str)) else tuple(v) for v in (stride, padding, dilation)),
+        groups,
+    )
+    return _weighted(trace, "conv", signal, x, out, window, weight, bias)
+
+
+@lru_cache
+def _conv_window(
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+    kernel: tuple[int, ...],
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+) -> Window:
+    """Of a convolution over as many axes as its kernel has; asked for again in every batch."""
+    axes = len(kernel)
+    kernel, stride, dilation = _pair(kernel, axes), _pair(stride, axes), _pair(dilation, axes)
     if padding == "same":  # asymmetric for even kernels: the further side is the longer one
         padding = tuple(d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True))
     padding = _pair(0 if padding == "valid" else padding, axes, 0)
-    window = Window(
-        tuple(x.shape[-3:]), tuple(y.shape[-3:]), kernel, stride, padding, dilation, groups
-    )
-    return _weighted(trace, "conv", signal, x, out, window, weight, bias)
+    return Window(*shapes, kernel, stride, padding, dilation, groups)
 
 
 def linear(
@@ -113,9 +130,8 @@ def batch_norm(
         )  # fmt: skip
         return norm(trace, run, input, why=why)
     below.bias = True
-    for values in (running_mean, running_var, weight, bias):
-        if values is not None:  # the input has been looked at: so the result is finite if these are
-            trace.check(trace.here("norm"), values)
+    # The input has been looked at: so the result is finite if these are.
+    trace.check_constants(trace.here("norm"), below, running_mean, running_var, weight, bias)
     assert signal is not None
     return trace.tag(run(), Signal(signal.node))
 

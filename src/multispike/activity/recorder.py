@@ -89,16 +89,18 @@ class Recorder(TorchFunctionMode):
                 handle.remove()
 
     def _enter(self, frame: Callable[[], Frame], module: nn.Module, args: Any, kwargs: Any) -> None:
-        entered = frame()
-        values = (*args, *kwargs.values())
-        carried = [signal for value in values if (signal := self.trace.signal(value)) is not None]
-        fed = [signal for signal in carried if not is_function(signal.node)]
-        known = {signal.node for signal in fed}
-        entered.source = next(iter([*fed, *carried]), None)
-        if isinstance(module, MultiLevelIF):
+        entered, inside = frame(), self.trace.atomic
+        own = isinstance(module, MultiLevelIF)
+        may_be_neuron = entered.weightless and module is not self._root and not inside
+        if own or may_be_neuron:
+            values = (*args, *kwargs.values())
+            carried = [signal for value in values if (signal := self.trace.signal(value))]
+            fed = [signal for signal in carried if not is_function(signal.node)]
+            entered.source = next(iter([*fed, *carried]), None)
+            entered.atomic = not own and len({signal.node for signal in fed}) <= 1
+        entered.inside = inside or entered.atomic
+        if own:
             self._own.enter_context(torch._C.DisableTorchFunction())
-        elif module is not self._root and not self.trace.atomic and len(known) <= 1:
-            entered.atomic = entered.weightless
         self.trace.frames.append(entered)
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:

@@ -107,7 +107,7 @@ def measure(x: Tensor, shape: tuple[int, ...], grid: Grid | None, timesteps: int
     """
     rows, elements = x.reshape(-1, *shape), x.numel()
     if grid is None:
-        return Stats(shape, elements, _counts(rows, None, 1, 1).sums[0].sum(0))
+        return Stats(shape, elements, _counts(rows, None, 1, 1).sums[0])
     unit = grid.unit(shape)
     if grid.levels > BYTE_LEVELS:
         amplitude = _in_levels(_sum(rows), unit)
@@ -117,7 +117,7 @@ def measure(x: Tensor, shape: tuple[int, ...], grid: Grid | None, timesteps: int
         return Stats(shape, elements, events, amplitude.sum(0) * grid.step, None, top)
     few = grid.levels * timesteps <= BYTE_LEVELS
     counts = _counts(rows, unit, grid.levels, timesteps if few else 1)
-    events, amplitude = counts.sums.sum(1)
+    events, amplitude = counts.sums
     top = max((level for level, n in enumerate(counts.histogram.tolist()) if n), default=0)
     return Stats(
         shape,
@@ -152,18 +152,21 @@ def _in_levels(total: Tensor, unit: float | Tensor) -> Tensor:
 
 
 def _counts(rows: Tensor, unit: float | Tensor | None, levels: int, timesteps: int) -> Counts:
-    """Counts of rows over their first axis; places have the shape of one row."""
+    """Counts of rows [R, C, ...] over rows and channels."""
     order = sorted(range(1, rows.dim()), key=lambda axis: -rows.stride(axis))
-    back = [order.index(axis) for axis in range(1, rows.dim())]
     laid_out = rows.permute(0, *order)  # as in memory: channels_last has channels innermost
     if isinstance(unit, Tensor) and unit.dim() > 1:
         unit = unit.permute([axis - 1 for axis in order])
-    counts = count_levels(laid_out, unit, levels, timesteps)
+    channels = 1 + order.index(1)
+    counts = count_levels(laid_out, unit, levels, timesteps, channels)
     if counts is None:
         sums = [_sum(nonzeros(laid_out))] if unit is None else _byte_sums(laid_out, unit, levels)
         histogram = _histogram(laid_out.numel(), torch.stack([part.sum() for part in sums]))
-        counts = Counts(torch.stack([sums[0], sums[-1]]), histogram, None)
-    return counts._replace(sums=counts.sums.permute(0, *(axis + 1 for axis in back)))
+        counts = Counts(torch.stack([sums[0], sums[-1]]).sum(channels), histogram, None)
+    if rows.dim() < 4:
+        return counts
+    height, width = (order.index(axis) for axis in (2, 3))
+    return counts if height < width else counts._replace(sums=counts.sums.transpose(1, 2))
 
 
 def _histogram(elements: int, capped: Tensor) -> Tensor:

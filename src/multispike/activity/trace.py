@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from multispike.activity.graph import Activation, Layer, Node, Source
 from multispike.activity.statistics import wide
@@ -32,6 +32,8 @@ ELEMENTWISE = frozenset(
 )
 """Unknown functions that a neuron may consist of: what comes out belongs to the same layer."""
 
+_NOTHING = (None, None)
+
 N = TypeVar("N", bound=Node)
 
 
@@ -41,12 +43,14 @@ class Frame:
 
     `weightless`: it has no weights, so it may be a neuron.
     `atomic`: it is also fed by one signal and not inside another one like it.
+    `inside`: it is atomic or inside one that is.
     """
 
     module: nn.Module
     name: str
     weightless: bool
     atomic: bool = False
+    inside: bool = False
     source: Signal | None = None
     notes: list[str] = field(default_factory=list)
     """Of an atomic module; forgotten if it turns out to be a neuron."""
@@ -71,7 +75,9 @@ class Trace:
         self.checks: list[tuple[str, Tensor]] = []
         self._names: set[str] = set()
         self._unlisted: set[str] = set()
-        self._signals = WeakTensorKeyDictionary()
+        self._signals: dict[int, tuple[weakref.ref[Tensor], Signal]] = {}
+        """By the id of a tensor, which another one may get once it is gone."""
+        self._constants: set[Hashable] = set()
         self._called: set[Node] = set()
         self._image: Tensor | None = None
         """The inputs of the batch if they have no time axis."""
@@ -89,7 +95,7 @@ class Trace:
         self.checks = []
         self._called = set()
         self.frames = []
-        self._signals = WeakTensorKeyDictionary()
+        self._signals = {}
         inputs = inputs.detach()
         source = self.place(("inputs",), "inputs", lambda name: Source(name, what="input"))
         if inputs.dim() in (3, 5) and inputs.shape[1] == samples:  # frames [T, B, ...]
@@ -112,20 +118,17 @@ class Trace:
 
     def broken(self) -> str | None:
         """The first layer of this batch that held NaN or an infinity."""
-        if not self.checks:
-            return None
-        values = torch.stack([value.detach().cpu().double() for _, value in self.checks])
-        bad = (~values.isfinite()).nonzero()
-        return self.checks[int(bad[0])][0] if len(bad) else None
+        return next((name for name, x in self.checks if not math.isfinite(x.item())), None)
 
     @property
     def atomic(self) -> bool:
         """Whether a module that may be a neuron is running."""
-        return any(frame.atomic for frame in self.frames)
+        return bool(self.frames) and self.frames[-1].inside
 
     def signal(self, x: Any) -> Signal | None:
         """What a tensor carries; None if it did not come out of the network."""
-        return self._signals.get(x) if isinstance(x, Tensor) else None
+        tensor, signal = self._signals.get(id(x), _NOTHING)
+        return signal if tensor is not None and tensor() is x else None
 
     def known(self, x: Any) -> Signal | None:
         """`signal`, without the results of unknown functions unless they are spikes."""
@@ -154,7 +157,7 @@ class Trace:
     def tag(self, out: Any, signal: Signal) -> Any:
         """Say that a tensor (or each of several) carries a signal; returns `out`."""
         if isinstance(out, Tensor):
-            self._signals[out] = signal
+            self._signals[id(out)] = weakref.ref(out), signal
         elif isinstance(out, (tuple, list)):
             for part in out:
                 self.tag(part, Signal(signal.node))
@@ -241,6 +244,14 @@ class Trace:
     def check(self, name: str, x: Tensor) -> None:
         """Report `name` at the end of the batch unless all of x is finite."""
         self.checks.append((name, x.sum(dtype=wide(x))))
+
+    def check_constants(self, name: str, node: Node, *values: Tensor | None) -> None:
+        """The same for what `node` is computed with; looked at in the first batch only."""
+        if (name, node) not in self._constants:
+            self._constants.add((name, node))
+            for value in values:
+                if value is not None:
+                    self.check(name, value)
 
     def without_copies(self, layer: Layer, signal: Signal, x: Tensor) -> Tensor | None:
         """x without repetitions of the image (direct coding), which a layer computes once.

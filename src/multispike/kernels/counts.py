@@ -19,10 +19,12 @@ class Spikes(ctypes.Structure):
     _fields_ = (
         *[
             (name, ctypes.c_int64)
-            for name in ("steps", "rows", "places", "levels", "bfloat16", "threads")
+            for name in (
+                *("steps", "rows", "places", "channels", "inner", "levels", "bfloat16", "threads"),
+            )
         ],
         ("scale", ctypes.c_void_p),
-        ("shared", ctypes.c_int64),
+        ("shared", ctypes.c_float),
     )
 
 
@@ -30,7 +32,8 @@ class Counts(NamedTuple):
     """What `count_levels` found, float64.
 
     Attributes:
-        sums: [2, ...] at every place, over timesteps and rows: non-zeros, and their levels.
+        sums: [2, ...] of every pixel, over timesteps, rows and channels: non-zeros, and their
+            levels.
         histogram: [N + 1] elements at each level.
         summed: [N*T + 1] the same of the levels summed over T > 1; None for T = 1.
     """
@@ -41,7 +44,7 @@ class Counts(NamedTuple):
 
 
 def count_levels(
-    spikes: Tensor, unit: float | Tensor | None, levels: int, steps: int = 1
+    spikes: Tensor, unit: float | Tensor | None, levels: int, steps: int = 1, channels: int = 1
 ) -> Counts | None:
     """Counts of spikes in one pass over them; None where the kernel can't run.
 
@@ -51,31 +54,34 @@ def count_levels(
             non-zero as level 1.
         levels: N, the largest level; N * T at most 31.
         steps: T.
+        channels: the axis of `spikes` that is not part of a pixel's place.
     """
     if not plain(spikes, torch.float32, torch.bfloat16) or not spikes.is_contiguous():
         return None
     kernels = library()
     if kernels is None:
         return None
-    shape = spikes.shape[1:]
-    scale = None if unit is None else (1 / torch.as_tensor(unit, dtype=torch.float64)).float()
-    shared = scale is None or not scale.dim()
-    if scale is not None and not shared:
-        scale = scale.expand(shape).contiguous()
-    sums = torch.zeros(2, *shape, dtype=torch.float64)
-    histogram = torch.zeros(levels + 1, dtype=torch.int64)
-    summed = torch.zeros(levels * steps + 1, dtype=torch.int64)
+    shape, scale = spikes.shape[1:], None
+    if isinstance(unit, Tensor):
+        scale = (1 / unit.double()).float().expand(shape).contiguous()
+    threads = threads_for(spikes.numel())
+    pixels = (*shape[: channels - 1], *shape[channels:])
+    sums = torch.zeros(threads, 2, *pixels, dtype=torch.float64)
+    histogram = torch.empty(levels + 1, dtype=torch.float64)
+    summed = torch.empty(levels * steps + 1, dtype=torch.float64) if steps > 1 else None
     described = Spikes(
         steps=steps,
         rows=len(spikes) // steps,
         places=math.prod(shape),
+        channels=shape[channels - 1],
+        inner=math.prod(shape[channels:]),
         levels=levels,
         bfloat16=spikes.dtype == torch.bfloat16,
-        threads=threads_for(spikes.numel()),
+        threads=threads,
         scale=pointer(scale),
-        shared=shared,
+        shared=0.0 if unit is None or scale is not None else 1 / unit,
     )
     kernels.multispike_count(
         ctypes.byref(described), *map(pointer, (spikes, sums, histogram, summed))
     )
-    return Counts(sums, histogram.double(), summed.double() if steps > 1 else None)
+    return Counts(sums[0], histogram, summed)
