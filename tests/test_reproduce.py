@@ -98,6 +98,18 @@ def test_recipes_pass_the_command_line(name, capsys):
     assert config == recipe(name)
 
 
+@pytest.mark.parametrize("name", list_recipes())
+def test_a_recipe_leaves_the_neuron_to_the_command(name):
+    """So `multispike compare` takes it too."""
+    path = str(recipes.FOLDER / f"{name}.yaml")
+    options = build_parser().parse_args(["compare", "--config", path])["compare"].as_dict()
+    del options["config"]
+    runs = COMMANDS["compare"].settings(**options).runs()
+    assert [run.variant for run in runs] == ["ann", "binary-T4", "multilevel-T1-N4"]
+    assert recipe(name).resolved().levels == 4
+    assert replace(runs[2], name=None, out=None).resolved() == recipe(name).resolved()
+
+
 def test_the_table_recipe_is_the_fast_one_with_fewer_epochs():
     fast, table = recipe("cifar10-fast"), recipe("cifar10-table")
     differing = {name for name, value in vars(fast).items() if vars(table)[name] != value}

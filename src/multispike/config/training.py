@@ -230,8 +230,13 @@ class TrainConfig(Recipe):
         return self.surrogate or ("sigmoid" if binary else "clip")
 
     def resolved(self) -> TrainConfig:
-        """The same settings, those filled in that the neuron decides."""
-        return replace(self, surrogate=self.gradient)
+        """The same settings, those filled in that the neuron decides.
+
+        >>> TrainConfig(neuron="binary").resolved().levels, TrainConfig().resolved().levels
+        (1, 4)
+        """
+        levels = None if self.neuron == "relu" else self.levels or DEFAULT_LEVELS[self.neuron]
+        return replace(self, levels=levels, surrogate=self.gradient)
 
 
 _VARIANT = re.compile(r"(ann|binary|multilevel)(?:-T(\d+))?(?:-N(\d+))?")
