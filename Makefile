@@ -19,7 +19,8 @@ lint: $(VENV)/installed-test
 	$(RUN)/pyright
 
 bench: $(VENV)/installed-test
-	$(RUN)/python benchmarks/speed.py
+	mkdir -p runs
+	$(RUN)/python benchmarks/speed.py --out runs/speed.json
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info
