@@ -177,27 +177,30 @@ def _summed(output: Any) -> Tensor | None:
     return output.sum(0) if output.dim() == 3 else output
 
 
-def _stateful(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Methods that reset neurons (SpikingJelly: `reset`, snnTorch: `reset_mem`), and their modules.
+def _stateful(model: nn.Module) -> list[tuple[str, nn.Module, str]]:
+    """Modules whose neurons keep state, with their name and what resets them.
 
-    Metrics, which have a reset() too, are left out.
+    That is `reset` in SpikingJelly and `reset_mem` in snnTorch. Metrics, which have a reset() too,
+    are left out.
     """
     return [
-        (f"{name or 'the network itself'}.{method}", module)
+        (name or "the network itself", module, method)
         for name, module in model.named_modules()
         for method in ("reset", "reset_mem")
         if not hasattr(module, "compute") and callable(getattr(module, method, None))
     ]
 
 
-def _reset(stateful: list[tuple[str, nn.Module]]) -> None:
-    """Call what `_stateful` found; a reset() that draws new weights loses them."""
-    for name, module in stateful:
+def _reset(stateful: list[tuple[str, nn.Module, str]]) -> None:
+    """Reset what `_stateful` found; a reset() that draws new weights loses them."""
+    for name, module, method in stateful:
         weights = [(parameter, parameter.clone()) for parameter in module.parameters()]
         try:
-            getattr(module, name.rpartition(".")[2])()
+            getattr(module, method)()
         except Exception as error:
-            raise InputError(f"model: {name}() failed: {type(error).__name__}: {error}") from error
+            raise InputError(
+                f"model: {name}.{method}() failed: {type(error).__name__}: {error}"
+            ) from error
         for parameter, before in weights:
             parameter.copy_(before)
 

@@ -163,10 +163,9 @@ def _counts(rows: Tensor, unit: float | Tensor | None, levels: int, timesteps: i
         sums = [_sum(nonzeros(laid_out))] if unit is None else _byte_sums(laid_out, unit, levels)
         histogram = _histogram(laid_out.numel(), torch.stack([part.sum() for part in sums]))
         counts = Counts(torch.stack([sums[0], sums[-1]]).sum(channels), histogram, None)
-    if rows.dim() < 4:
-        return counts
-    height, width = (order.index(axis) for axis in (2, 3))
-    return counts if height < width else counts._replace(sums=counts.sums.transpose(1, 2))
+    places = [axis for axis in order if axis != 1]
+    back = [1 + places.index(axis) for axis in range(2, rows.dim())]
+    return counts._replace(sums=counts.sums.permute(0, *back))
 
 
 def _histogram(elements: int, capped: Tensor) -> Tensor:

@@ -212,7 +212,7 @@ class TrainConfig(Recipe):
             return "ann" if self.timesteps == 1 else f"ann-T{self.timesteps}"
         if self.neuron == "binary":
             return f"binary-T{self.timesteps}"
-        return f"multilevel-T{self.timesteps}-N{self.levels or DEFAULT_LEVELS['multilevel']}"
+        return f"multilevel-T{self.timesteps}-N{self.resolved().levels}"
 
     @property
     def folder(self) -> str:

@@ -134,12 +134,12 @@ static void at_each_level(int64_t elements, int64_t most, double amplitude, int6
 INLINE void count_all(const Spikes *x, int64_t bfloat16, const void *values, double *sums,
                       double *histogram, double *summed) {
     int64_t levels = x->levels, most = levels * x->steps, pixels = x->places / x->channels;
-    int64_t spans = (x->places + SPAN - 1) / SPAN, reached[MOST + 1] = {0}, total[MOST + 1] = {0};
+    int64_t blocks = (x->places + BLOCK - 1) / BLOCK, reached[MOST + 1] = {0}, total[MOST + 1] = {0};
 #pragma omp parallel for schedule(static, 1) num_threads(x->threads)
     for (int64_t thread = 0; thread < x->threads; thread++) {
         Reached here = {.first = 2, .most = levels}, over_time = {.first = 1, .most = most};
-        int64_t end = least(spans * (thread + 1) / x->threads * SPAN, x->places);
-        for (int64_t at = spans * thread / x->threads * SPAN; at < end; at += SPAN)
+        int64_t end = least(blocks * (thread + 1) / x->threads * BLOCK, x->places);
+        for (int64_t at = blocks * thread / x->threads * BLOCK; at < end; at += SPAN)
             count(x, bfloat16, values, at, least(SPAN, end - at), sums + thread * 2 * pixels, &here,
                   &over_time);
         empty(&here);
