@@ -79,11 +79,14 @@ INLINE float exponential(float x) {
     return p * power.value;
 }
 
+INLINE float smaller(float a, float b) { return a < b ? a : b; }
+
 /* The sigmoid's slope, the sum over k of alpha * b_k with b_k = s(u_k) (1 - s(u_k)) and
  * u_k = alpha (h/D - k), D = V_th/N. With e = exp(-|u_k|) a bump is e / (1 + e)^2. Around a centre c,
  * e = min(w rise_k, fall_k / w), where w = exp(alpha (h/D - c)) is the one exponential of an element
  * and rise_k = exp(alpha (c - k)) = 1/fall_k are constants. Bumps outside of the window of levels
- * nearest to h would add less than a rounding error. */
+ * nearest to h would add less than a rounding error. Denominators are at most 4, so two bumps can share
+ * a division. */
 INLINE void bumps(int64_t n, const Layer *layer, const Constants *c,
                   const float *restrict potential, float *restrict slope) {
     const float *scale = c->row[SCALE], *scale_rest = c->row[SCALE_REST];
@@ -112,10 +115,20 @@ INLINE void bumps(int64_t n, const Layer *layer, const Constants *c,
         w_inverse[i] = 1.0f / w[i];
         slope[i] = 0.0f;
     }
-    for (int64_t k = 0; k < layer->window; k++) {
+    int64_t k = 0;
+    for (; k + 2 <= layer->window; k += 2) {
+        float rise = layer->rise[k], fall = layer->fall[k];
+        float next_rise = layer->rise[k + 1], next_fall = layer->fall[k + 1];
         for (int64_t i = 0; i < n; i++) {
-            float a = w[i] * layer->rise[k], b = w_inverse[i] * layer->fall[k];
-            float e = a < b ? a : b;
+            float e = smaller(w[i] * rise, w_inverse[i] * fall);
+            float next = smaller(w[i] * next_rise, w_inverse[i] * next_fall);
+            float p = (1.0f + e) * (1.0f + e), q = (1.0f + next) * (1.0f + next);
+            slope[i] += MULTIPLY_ADD(e, q, next * p) / (p * q);
+        }
+    }
+    if (k < layer->window) {
+        for (int64_t i = 0; i < n; i++) {
+            float e = smaller(w[i] * layer->rise[k], w_inverse[i] * layer->fall[k]);
             slope[i] += e / ((1.0f + e) * (1.0f + e));
         }
     }
