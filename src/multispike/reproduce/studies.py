@@ -79,8 +79,8 @@ class Study:
     def order(self) -> list[tuple[Row, int]]:
         """Rows and seeds as they are trained: the headline, then by timesteps, further seeds last.
 
-        >>> [(row.label, seed) for row, seed in STUDIES["table-cifar10"].order()][::4]
-        [('multilevel-T1-N4', 0), ('multilevel-T1-N8', 0), ('multilevel-T2-N2', 0)]
+        >>> [(row.label, seed) for row, seed in STUDIES["table-cifar10"].order()][::6]
+        [('multilevel-T1-N4', 0), ('multilevel-T1-N4-penalty-0.5', 0), ('multilevel-T1-N4', 2)]
         """
         runs = [(row, seed) for row in self.rows for seed in range(row.seeds)]
         return sorted(
@@ -113,7 +113,7 @@ STUDIES: dict[str, Study] = {
             row("multilevel-T1-N4", seeds=3),
             row("multilevel-T1-N8"),
             row("multilevel-T2-N2"),
-            *(penalised("multilevel-T1-N4", weight) for weight in (0.2, 0.5, 1.0)),
+            *(penalised("multilevel-T1-N4", weight) for weight in (0.2, 0.5, 0.75, 1.0)),
         ),
         headline="multilevel-T1-N4",
         epoch_seconds=120,
