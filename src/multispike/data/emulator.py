@@ -275,7 +275,6 @@ class _Scene:
             raise invalid("seed", seed, "an integer >= 0")
         self._camera = camera or Camera()
         saccade = saccade or Saccade()
-        self._seed = seed
         self._size = size
         self._times = saccade.times(timesteps)
         self.steps = len(self._times) - 1

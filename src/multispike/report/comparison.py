@@ -50,13 +50,6 @@ class Comparison:
         """The runs with ReLUs."""
         return [run for run in self.runs if not is_spiking(run)]
 
-    @property
-    def layer_names(self) -> list[str]:
-        """Names of all layers in the order of the network, those of the longest run first."""
-        longest = max(self.runs, key=lambda run: len(run["layers"]))
-        names = [layer["name"] for run in [longest, *self.runs] for layer in run["layers"]]
-        return list(dict.fromkeys(names))
-
 
 def read_comparison(folder: str | Path) -> Comparison:
     """Read DIR/results.json, and config.yaml and metrics.csv of every DIR/NAME that is there.
