@@ -223,6 +223,22 @@ def test_recipe_studies(tmp_path):
     assert "| lr 0.4 | `--lr 0.4` | 81.00 | +1.00 |" in text
 
 
+@pytest.mark.parametrize(("accuracy", "verdict"), [(0.797, "Holds"), (0.794, "Does not hold")])
+def test_barriers_are_held_to_the_claim(accuracy, verdict, tmp_path):
+    sew = {"accuracy": 0.8, "loss": 0.5, "events": 1e4, "amplitude": 2e4, "largest": 16}
+    rows = {
+        "sew": sew,
+        "sparse masked": {**sew, "accuracy": accuracy, "amplitude": 1.6e4, "largest": 4},
+        "sparse ceiling 2": {**sew, "amplitude": 1.7e4, "largest": 8},
+        "sew V_th 3": {**sew, "accuracy": 0.79, "amplitude": 1e4},
+    }
+    content = {"command": "x", "epochs": 3, "seed": 0, "environment": MACHINE, "rows": rows}
+    text = section(tmp_path, "Ablation", "barrier.json", content)
+    points = 100 * (accuracy - 0.8)
+    assert f"is sparse masked, 0.80 times at {points:+.2f} points. **{verdict}.**" in text
+    assert "Without a barrier, sew V_th 3: 0.50 times at -1.00 points." in text
+
+
 @pytest.mark.parametrize(
     "content", ['{"runs": []}', '{"command": "x"}', "[]", '{"runs": [{"name": "ann"}]}', "{"]
 )

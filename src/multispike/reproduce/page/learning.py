@@ -6,6 +6,7 @@ import statistics
 from typing import Any
 
 from multispike.reproduce.page.markdown import bullets, figure, source, table, verdict, whole
+from multispike.reproduce.page.rows import ACCURATE, BOUNDED
 
 
 def ablation(content: dict[str, Any], file: str) -> list[str]:
@@ -67,7 +68,36 @@ def barrier(content: dict[str, Any], file: str) -> list[str]:
             lines,
         ),
         _short_source(file, content),
+        bullets(_bounded(rows, reference) if reference else []),
     ]  # fmt: skip
+
+
+def _bounded(rows: dict[str, Any], sew: dict[str, Any]) -> list[str]:
+    """Does any barrier keep what the paper claims, and what does a higher threshold do instead?"""
+
+    def against(name: str) -> str:
+        share = rows[name]["amplitude"] / sew["amplitude"]
+        return f"{share:.2f} times at {_points(rows[name], sew)} points"
+
+    lower = [
+        name
+        for name, row in rows.items()
+        if name.startswith("sparse ") and row["amplitude"] <= BOUNDED * sew["amplitude"]
+    ]
+    lines = []
+    if lower:
+        best = max(lower, key=lambda name: rows[name]["accuracy"])
+        lost = 100 * (sew["accuracy"] - rows[best]["accuracy"])
+        lines.append(
+            verdict(
+                f"a barrier with at most {BOUNDED} times the amplitude of SEW, at an accuracy"
+                f" within {ACCURATE} points or above",
+                f"the most accurate of so low an amplitude is {best}, {against(best)}",
+                lost <= ACCURATE,
+            )
+        )
+    thresholds = [name for name in rows if name.startswith("sew V_th")]
+    return lines + [f"Without a barrier, {name}: {against(name)}." for name in thresholds]
 
 
 def _points(row: dict[str, Any], reference: dict[str, Any] | None) -> str:

@@ -16,6 +16,12 @@ FIRST = "lemaire2022"
 SECOND = "castagnetti2025"
 PROFILES = (FIRST, SECOND)
 
+ACCURATE = 0.5
+"""Points: what counts as the same accuracy in the aims."""
+
+BOUNDED = 0.8
+"""Sparse-ResNet's amplitude over SEW-ResNet's, at most: the paper's claim."""
+
 
 @dataclass(frozen=True)
 class Group:

@@ -7,6 +7,8 @@ from typing import Any
 
 from multispike.reproduce.page.markdown import bullets, figure, table, verdict, whole
 from multispike.reproduce.page.rows import (
+    ACCURATE,
+    BOUNDED,
     COLUMNS,
     PROFILES,
     SECOND,
@@ -16,9 +18,6 @@ from multispike.reproduce.page.rows import (
     rows_of,
     study_source,
 )
-
-ACCURATE = 0.5
-"""Points: what counts as the same accuracy in the aims."""
 
 
 def columns(rows: Rows, names: Sequence[str]) -> str:
@@ -199,10 +198,10 @@ def _sparse_against_sew(rows: Rows, variant: str) -> list[str]:
     )
     return [
         verdict(
-            f"{variant}: Sparse at most 0.8 times the amplitude of SEW, at an accuracy within"
+            f"{variant}: Sparse at most {BOUNDED} times the amplitude of SEW, at an accuracy within"
             f" {ACCURATE} points or above",
             f"amplitude {ratios['amplitude']:.2f} times, accuracy {more:+.2f} points",
-            ratios["amplitude"] <= 0.8 and more >= -ACCURATE,
+            ratios["amplitude"] <= BOUNDED and more >= -ACCURATE,
         ),
         f"{variant}: Sparse sends {ratios['events']:.2f} times the events of SEW; energy"
         f" {energies}.",
