@@ -1,4 +1,5 @@
-"""README.md and docs/: the Python blocks run, the commands parse, the links lead somewhere.
+"""README.md and docs/: Python blocks run, commands parse, links lead somewhere, results are those
+of the page that is generated.
 
 A block that is not to be run is written indented, without ```python.
 """
@@ -54,3 +55,18 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def test_results_in_the_readme_are_those_of_the_results_page():
+    """A row's figures stand together in one row of the generated table."""
+
+    def rows(page: str) -> list[set[str]]:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        section = text.partition("## CIFAR-10\n" if page != "README.md" else "## Results\n")[2]
+        lines = section.partition("\n## ")[0].splitlines()
+        return [{cell.strip() for cell in line.split("|")} for line in lines if line[:1] == "|"]
+
+    generated = rows("docs/results.md")
+    shown = [{cell for cell in row if cell[:1].isdigit()} for row in rows("README.md")[2:]]
+    assert len(shown) == 4
+    assert all(any(figures <= row for row in generated) for figures in shown)
