@@ -236,6 +236,7 @@ def test_barriers_are_held_to_the_claim(accuracy, verdict, tmp_path):
     text = section(tmp_path, "Ablation", "barrier.json", content)
     points = 100 * (accuracy - 0.8)
     assert f"is sparse masked, 0.80 times at {points:+.2f} points. **{verdict}.**" in text
+    assert "With 2 times as many levels, sparse ceiling 2: 0.85 times at +0.00 points." in text
     assert "Without a barrier, sew V_th 3: 0.50 times at -1.00 points." in text
 
 

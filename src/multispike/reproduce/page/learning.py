@@ -73,7 +73,8 @@ def barrier(content: dict[str, Any], file: str) -> list[str]:
 
 
 def _bounded(rows: dict[str, Any], sew: dict[str, Any]) -> list[str]:
-    """Does any barrier keep what the paper claims, and what does a higher threshold do instead?"""
+    """Does any barrier keep what the paper claims, what does a higher ceiling cost, and what does a
+    higher threshold do instead?"""
 
     def against(name: str) -> str:
         share = rows[name]["amplitude"] / sew["amplitude"]
@@ -96,8 +97,13 @@ def _bounded(rows: dict[str, Any], sew: dict[str, Any]) -> list[str]:
                 lost <= ACCURATE,
             )
         )
-    thresholds = [name for name in rows if name.startswith("sew V_th")]
-    return lines + [f"Without a barrier, {name}: {against(name)}." for name in thresholds]
+    for name in rows:
+        if name.startswith("sparse ceiling"):
+            times = name.rpartition(" ")[2]
+            lines.append(f"With {times} times as many levels, {name}: {against(name)}.")
+        elif name.startswith("sew V_th"):
+            lines.append(f"Without a barrier, {name}: {against(name)}.")
+    return lines
 
 
 def _points(row: dict[str, Any], reference: dict[str, Any] | None) -> str:
