@@ -179,8 +179,8 @@ def families(content: dict[str, Any]) -> list[str]:
             for variant in ("multilevel-T1-N4", "binary-T4")
             for line in _sparse_against_sew(rows, variant)
         ),
-        "What other barriers would do, and how the price of a barrier depends on its ceiling, is under"
-        " [Ablation](#ablation).",
+        "What other barriers would do, and how the price of a barrier depends on its ceiling, is"
+        " under [Ablation](#ablation).",
     ]
 
 
