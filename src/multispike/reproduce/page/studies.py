@@ -130,6 +130,7 @@ def _penalised(rows: Rows, binary: str) -> list[str]:
     return [
         aim("a third of the events", 1 / 3, lambda g: g.mean("events_per_inference")),
         *energies,
+        f"{binary} itself was trained without a penalty.",
     ]
 
 
