@@ -1,6 +1,6 @@
 """The cases of speed.py, and the process that runs them on demand.
 
-    PYTHON benchmarks/speed_cases.py ours|peers [--threads 2] [--tune]
+    PYTHON benchmarks/speed_cases.py ours|peers --threads N [--tune]
 
 It runs in the environment of the libraries that it measures, and there needs nothing else.
 """
@@ -248,7 +248,7 @@ def work(kind: str, threads: int, tuned: bool) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("kind", choices=("ours", "peers"))
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--tune", action="store_true", help="keep freed memory, as ours does")
     options = parser.parse_args()
     work(options.kind, options.threads, options.tune)

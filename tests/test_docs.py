@@ -60,13 +60,13 @@ def test_links_lead_somewhere(page):
 def test_results_in_the_readme_are_those_of_the_results_page():
     """A row's figures stand together in one row of the generated table."""
 
-    def rows(page: str) -> list[set[str]]:
+    def rows(page: str, title: str) -> list[set[str]]:
         text = (ROOT / page).read_text(encoding="utf-8")
-        section = text.partition("## CIFAR-10\n" if page != "README.md" else "## Results\n")[2]
-        lines = section.partition("\n## ")[0].splitlines()
+        lines = text.partition(f"\n## {title}\n")[2].partition("\n## ")[0].splitlines()
         return [{cell.strip() for cell in line.split("|")} for line in lines if line[:1] == "|"]
 
-    generated = rows("docs/results.md")
-    shown = [{cell for cell in row if cell[:1].isdigit()} for row in rows("README.md")[2:]]
+    generated = rows("docs/results.md", "CIFAR-10")
+    table = rows("README.md", "Results")[2:]
+    shown = [{cell for cell in row if cell[:1].isdigit()} for row in table]
     assert len(shown) == 4
     assert all(any(figures <= row for row in generated) for figures in shown)

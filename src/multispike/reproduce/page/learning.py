@@ -46,26 +46,23 @@ def barrier(content: dict[str, Any], file: str) -> list[str]:
     """`benchmarks/barrier.py`: what the paper leaves open of its barrier."""
     rows = content["rows"]
     reference = rows.get("sew")
-    lines = []
-    for name, row in rows.items():
-        share = f"{row['amplitude'] / reference['amplitude']:.2f}" if reference else "-"
-        lines.append(
-            [
-                name,
-                f"{100 * row['accuracy']:.2f}",
-                _points(row, reference),
-                whole(row["events"]),
-                whole(row["amplitude"]),
-                share,
-                str(row["largest"]),
-            ]
-        )
     return [
         "Barriers of Sparse-ResNet-20, by the sums in which their gradient passes:",
         table(
             ["barrier", "accuracy %", "points to SEW", "events", "amplitude Σz", "times SEW",
              "largest z"],
-            lines,
+            [
+                [
+                    name,
+                    f"{100 * row['accuracy']:.2f}",
+                    _points(row, reference),
+                    whole(row["events"]),
+                    whole(row["amplitude"]),
+                    _share(row, reference),
+                    str(row["largest"]),
+                ]
+                for name, row in rows.items()
+            ],
         ),
         _short_source(file, content),
         bullets(_bounded(rows, reference) if reference else []),
@@ -77,8 +74,7 @@ def _bounded(rows: dict[str, Any], sew: dict[str, Any]) -> list[str]:
     higher threshold do instead?"""
 
     def against(name: str) -> str:
-        share = rows[name]["amplitude"] / sew["amplitude"]
-        return f"{share:.2f} times at {_points(rows[name], sew)} points"
+        return f"{_share(rows[name], sew)} times at {_points(rows[name], sew)} points"
 
     lower = [
         name
@@ -104,6 +100,11 @@ def _bounded(rows: dict[str, Any], sew: dict[str, Any]) -> list[str]:
         elif name.startswith("sew V_th"):
             lines.append(f"Without a barrier, {name}: {against(name)}.")
     return lines
+
+
+def _share(row: dict[str, Any], reference: dict[str, Any] | None) -> str:
+    """Amplitude over that of the reference."""
+    return f"{row['amplitude'] / reference['amplitude']:.2f}" if reference else "-"
 
 
 def _points(row: dict[str, Any], reference: dict[str, Any] | None) -> str:
