@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from multispike import MultiLevelIF, create_model, list_models
+from multispike import MultiLevelIF, create_model, list_models, profile
 from multispike.activity import record_activity
 from multispike.energy import energy
 from multispike.energy.counts import counts
@@ -473,3 +473,94 @@ def test_another_image_through_the_same_layer_is_counted_again():
             return self.fc((self.conv(x) + self.conv(x.flip(-1))).relu().flatten(1))
 
     assert record(Mirrored(), torch.rand(5, 1, 8, 8)).records[0].timesteps == 2
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.2])
+def test_spikes_written_out_and_scaled_are_a_neurons(threshold):
+    class Inline(nn.Module):
+        def __init__(self, scale):
+            super().__init__()
+            self.conv, self.fc, self.scale = nn.Conv2d(1, 4, 3), nn.Linear(144, 2), scale
+
+        def forward(self, x):
+            v, out = 0.0, 0.0
+            for _ in range(3):
+                v = v + self.conv(x)
+                spikes = (v >= threshold).float()
+                v = v - spikes * threshold
+                out = out + self.fc((spikes * self.scale if self.scale else spikes).flatten(1))
+            return out
+
+    found = []
+    for scale in (None, threshold):
+        torch.manual_seed(0)
+        found.append(record(Inline(scale), torch.rand(3, 1, 8, 8)))
+    plain, scaled = found
+    assert scaled.records == plain.records
+    assert scaled.neurons == plain.neurons
+    assert plain.records[0].neuron
+    assert plain.records[0].amplitude_out == plain.records[1].amplitude_in > 0
+
+
+@pytest.mark.parametrize("limit", [1, 2.0])
+@pytest.mark.parametrize("clamp", [torch.clamp_max, lambda x, most: x.clamp(0, most)])
+def test_event_frames_cut_to_some_levels_are_events_still(limit, clamp):
+    class Cut(nn.Module):
+        def __init__(self, neuron):
+            super().__init__()
+            self.network = create_model("vgg11", in_channels=2, neuron=neuron, timesteps=3)
+
+        def forward(self, x):
+            return self.network(clamp(x, limit))
+
+    torch.manual_seed(0)
+    frames = torch.randint(0, 4, (3, 4, 2, 8, 8)).float()
+    labels = torch.tensor([0, 1, 2, 3])
+    assert profile(Cut("relu"), [(frames, labels)]).network == "ann_stepwise"
+    report = profile(Cut("binary"), [(frames, labels)])
+    first = report.layers[0].record
+    assert (first.input_kind, first.levels_in) == ("spikes", limit)
+    assert first.events_in == (frames != 0).sum() / 4
+    assert first.amplitude_in == frames.clamp_max(limit).sum() / 4
+    assert report.network == "snn"
+    assert not report.not_counted
+
+
+def test_a_barrier_written_as_a_clamp():
+    """Its levels are those of the sum up to N; half levels make it analog."""
+
+    class Block(nn.Module):
+        def __init__(self, limit):
+            super().__init__()
+            self.conv, self.neuron, self.fc = nn.Conv2d(1, 1, 1), MultiLevelIF(4), nn.Linear(16, 2)
+            self.limit = limit
+
+        def forward(self, x):
+            spikes = self.neuron(self.conv(x)[None])[0]
+            return self.fc((spikes + self.neuron(x[None])[0]).clamp(max=self.limit).flatten(1))
+
+    torch.manual_seed(0)
+    whole, half = (record(Block(limit), torch.rand(3, 1, 4, 4)) for limit in (1.0, 0.9))
+    assert (whole.records[-1].input_kind, whole.records[-1].levels_in) == ("spikes", 4)
+    assert half.records[-1].input_kind == "analog"
+
+
+@pytest.mark.parametrize(("name", "leaks"), [("beta", True), ("decay", True), ("slope", False)])
+def test_leaks_by_name_and_state_that_stays(name, leaks):
+    class Cell(nn.Module):
+        def __init__(self):
+            super().__init__()
+            setattr(self, name, 0.9)
+            self.v = 0.0
+
+        def forward(self, x):
+            self.v = getattr(self, name) * self.v + x
+            spikes = (self.v >= 0.3).float()
+            self.v = self.v - 0.3 * spikes
+            return spikes
+
+    model = nn.Sequential(nn.Linear(4, 8), Cell(), nn.Linear(8, 2))
+    activity = record(model, torch.rand(5, 4))
+    assert activity.records[0].leak == leaks
+    kept = "1.v is kept from batch to batch: a potential needs reset() or reset_mem()"
+    assert activity.not_counted == (kept,)

@@ -69,6 +69,12 @@ def test_limits_and_errors():
         profile(model, loader(), bits=12)
     with pytest.raises(InputError, match="loader"):
         profile(model, [])
+    for name in (None, 3, ["lemaire2022"], "lemair"):
+        with pytest.raises(InputError, match=r"^energy: got "):
+            profile(model, loader(), name)
+    for limit in (0, 1.5, "1", True):
+        with pytest.raises(InputError, match=r"^max_batches: got "):
+            profile(model, loader(), max_batches=limit)
 
 
 @pytest.mark.parametrize("arch", ["fastnet", "sew_resnet20"])

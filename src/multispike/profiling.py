@@ -51,7 +51,7 @@ def profile(
     >>> round(profile(nn.Linear(4, 3), loader, "lemaire2022").total_nj, 3)
     0.33
     """
-    constants = checked_profile(energy, bits, fanout, graded_op)
+    constants = checked_profile(energy, bits, fanout, graded_op, argument="energy")
     activity = record_activity(model, loader, max_batches=max_batches)
     return _priced(activity, constants, bits, fanout, graded_op)
 

@@ -9,8 +9,11 @@ other libraries, which are recognised by their output: {0..N} times one step. Wh
 - ReLUs are free, other activation functions are named in `not_counted`.
 - A product of spikes (AND, IAND) touches the same memory as their sum and is recorded as one.
 - Of the two inputs of a sum, the one with more layers behind it is the direct path.
-- The first axis of stacked timesteps is time, [T, B, ...] or [T*B, ...].
-- A layer that reads the image again at every timestep computes the same: it is counted once.
+- Time comes first in stacked timesteps, [T, B, ...] or [T*B, ...], and in event frames; frames
+  [B, T, C, H, W] are recognised, features [B, T, F] are not: they look like tokens.
+- Neurons of other libraries leak if they have a `tau`, or a `beta`, `decay` or `leak` below 1.
+- A layer that reads the same image at every timestep, also a shifted and scaled one, computes the
+  same: it is counted once.
 - A linear layer over rows of a sample (tokens, pixels) is recorded as a 1x1 convolution over them.
 - Weights are not zero: pruned ones count as others do.
 """
@@ -72,7 +75,8 @@ def record_activity(
     >>> activity.records[0].events_in, activity.records[0].taps_in
     (1.0, 1.0)
     """
-    if max_batches is not None and max_batches < 1:
+    limit = isinstance(max_batches, int) and not isinstance(max_batches, bool) and max_batches > 0
+    if max_batches is not None and not limit:
         raise invalid("max_batches", max_batches, "an integer >= 1, or None")
     if not isinstance(model, nn.Module):
         raise invalid("model", type(model).__name__, "a torch.nn.Module")
@@ -83,6 +87,7 @@ def record_activity(
     recorder = Recorder(model, potentials, errors)
     trace = recorder.trace
     samples, score, stateful = 0, Score(confusion), _stateful(model)
+    before = _attributes(model)
     with torch.no_grad(), _evaluating(model), _uncompiled(model), recorder.hooks():
         for index, batch in enumerate(loader):
             if index == max_batches:
@@ -92,6 +97,8 @@ def record_activity(
             logits = _forward(model, recorder, inputs.to(device), len(targets), index)
             score.add(_summed(logits), targets.to(device))
             samples += len(targets)
+            if not index:
+                _note_kept(model, before, trace.notes)
             if progress is not None:
                 progress(index + 1, samples)
         _reset(stateful)
@@ -203,6 +210,27 @@ def _reset(stateful: list[tuple[str, nn.Module, str]]) -> None:
             ) from error
         for parameter, before in weights:
             parameter.copy_(before)
+
+
+def _attributes(model: nn.Module) -> dict[str, tuple[Tensor, int]]:
+    """Tensors that are no parameters, of modules without a reset; how often they were written."""
+    reset = {part for _, module, _ in _stateful(model) for part in module.modules()}
+    return {
+        f"{name}.{key}" if name else key: (value, value._version)
+        for name, module in model.named_modules()
+        if module not in reset
+        for key, value in (vars(module) | dict(module.named_buffers(recurse=False))).items()
+        if isinstance(value, Tensor) and value.dim()
+    }
+
+
+def _note_kept(model: nn.Module, before: dict[str, Any], notes: dict[str, None]) -> None:
+    """Name what modules have kept of a batch."""
+    for name, (value, version) in _attributes(model).items():
+        old, old_version = before.get(name, (None, 0))
+        if (value is not old or version != old_version) and bool((value != 0).any()):
+            line = f"{name} is kept from batch to batch: a potential needs reset() or reset_mem()"
+            notes[line] = None
 
 
 @contextmanager

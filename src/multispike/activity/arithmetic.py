@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from multispike.activity.graph import Activation, Sum, Through, Window
+from multispike.activity.graph import Activation, Clamp, Sum, Through, Window
 from multispike.activity.tally import Signal
 from multispike.activity.trace import Run, Trace
 
@@ -79,7 +79,7 @@ def _scaled(
     inputs, factor = (signal.node,), factor**power
     node = trace.unlisted(operation, inputs, lambda name: Through(name, inputs, factor=factor))
     node.shape = signal.node.shape
-    return trace.tag(run(), Signal(node))
+    return trace.tag(run(), Signal(node, origin=signal.origin or signal))
 
 
 def _constant(value: Any, x: Tensor) -> Any:
@@ -98,10 +98,10 @@ def sub(trace: Trace, run: Run, input: Any, other: Any, *, alpha: Any = 1, **_: 
     a, b = trace.known(input), trace.known(other)
     if a is None and b is not None and alpha == 1:
         return _inverted(trace, run, b, input, other)
-    potential = a is not None and b is None and a.node.carries == "potential"
-    if potential and not (isinstance(other, Tensor) and other.dim()):
-        assert a is not None
-        return trace.tag(run(), Signal(a.node))
+    if a is not None and b is None and a.node.carries != "spikes":
+        number = not (isinstance(other, Tensor) and other.dim())
+        if number or a.node.coded:  # also the mean of each colour
+            return trace.tag(run(), Signal(a.node))
     return trace.unknown("sub", run, input, other)
 
 
@@ -132,7 +132,7 @@ def _meet(
 ) -> Tensor:
     """A residual sum, or a product of spikes: both inputs are counted before they may change."""
     inputs = tuple(signal.node for signal in signals)
-    shape = trace.row_shape(tensors[0], inputs[0])
+    shape = trace.axes.row_like(tensors[0], inputs[0].shape)
     window = Window(shape, shape)
     operation = "mul" if product else "add"
     merged = trace.node(operation, inputs, lambda name: Sum(name, inputs, window, product), shape)
@@ -154,9 +154,11 @@ def join(trace: Trace, run: Run, tensors: Sequence[Tensor], *_: Any, **__: Any) 
     nodes = tuple(dict.fromkeys(signal.node for signal in signals if signal is not None))
     if not nodes or any(signal is None for signal in signals):
         return trace.unknown("cat", run, *tensors)
+    out = run()
+    trace.axes.follow(tensors[0], out)
     if len(nodes) == 1:
-        return trace.tag(run(), Signal(nodes[0]))
-    return trace.tag(run(), Signal(trace.unlisted("cat", nodes, lambda name: Through(name, nodes))))
+        return trace.tag(out, Signal(nodes[0]))
+    return trace.tag(out, Signal(trace.unlisted("cat", nodes, lambda name: Through(name, nodes))))
 
 
 # --- functions ----------------------------------------------------------------------------------
@@ -177,10 +179,40 @@ def activation(trace: Trace, run: Run, input: Tensor, *_: Any, **__: Any) -> Ten
         return trace.unknown("activation", run, input)
     inputs = (signal.node,)
     node = trace.node("activation", inputs, lambda name: Activation(name, inputs))
-    node.shape = trace.row_shape(input, signal.node)
+    node.shape = trace.axes.row_like(input, signal.node.shape)
     out: Tensor = run()
     trace.sent(node, out, out, node.shape)
     return out
+
+
+def clamp(
+    trace: Trace, run: Run, input: Tensor, min: Any = None, max: Any = None, **_: Any
+) -> Tensor:
+    """Spikes limited to some of their levels are spikes; else an activation."""
+    signal = trace.known(input)
+    if signal is None or signal.node.carries != "spikes" or not _at_most(min, 0):
+        return activation(trace, run, input)
+    if max is None:
+        return same(trace, run, input)
+    if not isinstance(max, (int, float)):
+        return activation(trace, run, input)
+    inputs, shape = (signal.node,), trace.axes.row_like(input, signal.node.shape)
+    limit = float(max)
+    node = trace.node("clamp", inputs, lambda name: Clamp(name, inputs, limit), limit)
+    node.shape = shape
+    trace.written_out(signal, input)
+    out: Tensor = run()
+    trace.sent(node, out, out, shape)
+    return out
+
+
+def _at_most(value: Any, most: float) -> bool:
+    return value is None or (isinstance(value, (int, float)) and value <= most)
+
+
+def clamp_max(trace: Trace, run: Run, input: Tensor, max: Any) -> Tensor:
+    """The same from above only."""
+    return clamp(trace, run, input, None, max)
 
 
 def costly(trace: Trace, run: Run, input: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -200,7 +232,11 @@ def part(trace: Trace, run: Run, input: Any, *_: Any, **__: Any) -> Any:
     """Some of the values, or all in another order, or several times."""
     signal = trace.signal(input)
     out = run()
-    return out if signal is None else trace.tag(out, Signal(signal.node))
+    if signal is None:
+        return out
+    if isinstance(out, Tensor):
+        trace.axes.follow(input, out)
+    return trace.tag(out, Signal(signal.node))
 
 
 def attribute(trace: Trace, run: Run, input: Any, *_: Any, **__: Any) -> Any:

@@ -92,6 +92,11 @@ class Node:
         """The layer whose record a neuron that integrates this output belongs to."""
         return None
 
+    @property
+    def coded(self) -> bool:
+        """Whether it is the inputs, or computed from them before any layer or neuron."""
+        return bool(self.inputs) and all(node.coded for node in self.inputs)
+
 
 class Source(Node):
     """The inputs, a neuron layer, or a function that nobody knows.
@@ -125,6 +130,10 @@ class Source(Node):
     @property
     def owner(self) -> Layer | None:
         return self._owner if self.what == "function" else None
+
+    @property
+    def coded(self) -> bool:
+        return self.what == "input" or (self.what == "function" and super().coded)
 
     @property
     def integrates(self) -> Layer | None:
@@ -186,6 +195,24 @@ class Activation(Node):
     def __init__(self, name: str, inputs: tuple[Node, ...]) -> None:
         super().__init__(name, inputs)
         self.carries = "analog"
+
+
+class Clamp(Activation):
+    """Spikes limited to at most `limit`: spikes if that is one of their levels, else analog."""
+
+    def __init__(self, name: str, inputs: tuple[Node, ...], limit: float) -> None:
+        super().__init__(name, inputs)
+        self.limit = limit
+        self.refresh()
+
+    def refresh(self) -> None:
+        source, grid = self.inputs[0], self.inputs[0].grid
+        self.carries, self.grid = "analog", None
+        if source.carries == "spikes" and grid is not None and grid.channel is None:
+            top = self.limit / grid.step
+            if round(top) >= 1 and abs(top - round(top)) < 1e-3:
+                self.carries = "spikes"
+                self.grid = Grid(grid.step, min(grid.levels, round(top)))
 
 
 class Through(Node):
@@ -267,6 +294,10 @@ class Layer(Node):
     @property
     def owner(self) -> Layer | None:
         return self
+
+    @property
+    def coded(self) -> bool:
+        return False
 
     @property
     def foldable(self) -> Layer | None:

@@ -66,18 +66,8 @@ def linear(
     signal = trace.read(input, "linear")
     out: Tensor = run()
     window = Window((input.shape[-1],), (out.shape[-1],))
-    rows = _rows(tuple(input.shape[:-1]), trace.batch)
+    rows = trace.axes.row(tuple(input.shape))[:-1]
     return _weighted(trace, "linear", signal, input, out, window, weight, bias, rows)
-
-
-def _rows(leading: tuple[int, ...], batch: int) -> tuple[int, ...]:
-    """What is left of the axes before the features without time and batch: [B], [T*B], [T, B].
-
-    >>> _rows((32,), 32), _rows((4, 32), 32), _rows((32, 64), 32), _rows((4, 32, 7, 7), 32)
-    ((), (), (64,), (7, 7))
-    """
-    stacked = len(leading) > 1 and leading[1] == batch
-    return leading[2:] if stacked else leading[1:]
 
 
 def _weighted(
@@ -97,13 +87,14 @@ def _weighted(
     layer = trace.node(kind, inputs, lambda name: Layer(name, inputs, kind, window, rows), apart)
     layer.bias |= bias is not None
     port, first = layer.ports[0], trace.first_call(layer)
-    image = trace.without_copies(layer, signal, x)
+    steps = trace.axes.timesteps(x, (*window.in_shape, *rows))
+    image = trace.without_copies(layer, signal, x, steps)
     if image is not None:
         seen = signal if image is x else Signal(signal.node)
         trace.count(port, seen, image, window.in_shape)
-        steps = trace.steps(x, (*window.in_shape, *rows))
         alone = first and signal.node.carries == "spikes"
-        port.add_active(signal.ever_active(x, steps) if alone else None)
+        over_time = trace.axes.time_first(x, steps)
+        port.add_active(signal.ever_active(over_time, steps) if alone else None)
     trace.check(layer.name, out)
     return trace.tag(out, Signal(layer))
 
@@ -291,26 +282,28 @@ def _reduced(trace: Trace, run: Run, input: Tensor, dim: Any, averages: bool) ->
     signal = trace.known(input)
     dims = sorted(d % input.dim() for d in ((dim,) if isinstance(dim, int) else dim or ()))
     rank = input.dim()
-    if signal is None or dims not in ([0], [rank - 2, rank - 1]) or (len(dims) == 2 and rank < 4):
+    time = [trace.axes.time_axis(tuple(input.shape))]
+    if signal is None or dims not in (time, [rank - 2, rank - 1]) or (len(dims) == 2 and rank < 4):
         return trace.unknown("mean" if averages else "sum", run, input)
     if len(dims) == 2 and averages:
         out: Tensor = run()
         y = out.reshape(*input.shape[:-2], 1, 1)
         _adaptive_pooled(trace, signal, input, out, y, averages=True)
         return out
-    if dims != [0]:
+    if dims != time:
         return trace.unknown("sum", run, input)
-    steps, node = input.shape[0], signal.node
+    steps, node = input.shape[time[0]], signal.node
     if node.carries == "spikes":
+        trace.written_out(signal, input)
         trace.note("mean over time" if averages else "sum over time", "additions of spikes")
     inputs = (node,)
-    time = trace.unlisted(
+    summed = trace.unlisted(
         "over time",
         inputs,
         lambda name: Through(name, inputs, factor=1 / steps if averages else 1.0, levels=steps),
     )
-    time.shape = node.shape
-    return trace.tag(run(), Signal(time))
+    summed.shape = node.shape
+    return trace.tag(run(), Signal(summed))
 
 
 def _pair(value: Any, axes: int, missing: int = 1) -> tuple[int, int]:

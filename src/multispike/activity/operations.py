@@ -45,7 +45,9 @@ RULES: dict[str, Rule] = {
     **_of(
         values.activation, "relu6", "hardtanh", "hardtanh_", "leaky_relu", "leaky_relu_", "prelu"
     ),
-    **_of(values.activation, "clamp", "clamp_", "clamp_min", "clamp_min_", "clip", "threshold"),
+    **_of(values.activation, "clamp_min", "clamp_min_", "threshold"),
+    **_of(values.clamp, "clamp", "clamp_", "clip", "clip_"),
+    **_of(values.clamp_max, "clamp_max", "clamp_max_"),
     **_of(
         values.costly, "gelu", "silu", "sigmoid", "tanh", "softplus", "elu", "celu", "selu", "mish"
     ),

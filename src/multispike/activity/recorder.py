@@ -73,12 +73,15 @@ class Recorder(TorchFunctionMode):
     @contextmanager
     def hooks(self) -> Iterator[None]:
         """Hooks on every module, removed at the end whatever happens."""
-        handles = []
+        handles, stepped = [], []
         try:
             for name, module in self._root.named_modules():
                 if isinstance(module, torch.jit.ScriptModule):
                     continue  # takes no hooks; what reads its output notes that
                 frame = partial(Frame, module, name, _weightless(module))
+                if isinstance(module, MultiLevelIF):
+                    vars(module)["step"] = partial(self._step, frame, module, module.step)
+                    stepped.append(module)
                 handles += [
                     module.register_forward_pre_hook(partial(self._enter, frame), with_kwargs=True),
                     module.register_forward_hook(self._leave),
@@ -87,6 +90,22 @@ class Recorder(TorchFunctionMode):
         finally:
             for handle in handles:
                 handle.remove()
+            for module in stepped:
+                del vars(module)["step"]
+
+    def _step(
+        self,
+        frame: Callable[[], Frame],
+        module: MultiLevelIF,
+        step: Any,
+        x_t: Tensor,
+        v: Any = None,
+    ) -> tuple[Tensor, Tensor]:
+        """`MultiLevelIF.step`, seen as the module's call is."""
+        self._enter(frame, module, (x_t,), {})
+        spikes, v = step(x_t, v)
+        self._own_neuron(self.trace.frames.pop(), module, spikes)
+        return spikes, v
 
     def _enter(self, frame: Callable[[], Frame], module: nn.Module, args: Any, kwargs: Any) -> None:
         entered, inside = frame(), self.trace.atomic
@@ -110,22 +129,23 @@ class Recorder(TorchFunctionMode):
             return
         frame = self.trace.frames.pop()
         if isinstance(module, MultiLevelIF):
-            self._own_neuron(frame, module, args[0], output)
-            self._own.close()
+            neuron = self._own_neuron(frame, module, output)
+            if self._errors:
+                neuron.errors = neuron.errors or Errors()
+                neuron.errors.add(args[0], output, own_grid(module))
         elif module is not self._root and not self.trace.atomic:
             with torch._C.DisableTorchFunction():  # what is computed here is not the model's
                 self._foreign(frame, output)
 
-    def _own_neuron(self, frame: Frame, module: MultiLevelIF, x: Tensor, output: Tensor) -> None:
-        """Input and output [T, B, ...] of our neuron: the grid is known."""
+    def _own_neuron(self, frame: Frame, module: MultiLevelIF, output: Tensor) -> Source:
+        """The output [T, B, ...] of our neuron, or [B, ...] of one step: the grid is known."""
         grid = own_grid(module)
         outer = next((outer for outer in self.trace.frames if outer.atomic), frame)
         neuron = self._neuron(outer.name, frame.source, output, 0, lambda name, inputs: Source(
             name, inputs, grid=grid, leak=module.spec.beta != 1
         ))  # fmt: skip
-        if self._errors:
-            neuron.errors = neuron.errors or Errors()
-            neuron.errors.add(x, output, grid)
+        self._own.close()
+        return neuron
 
     def _foreign(self, frame: Frame, output: Any) -> None:
         """The output of a module, if no rule explains it: spikes, or an unknown function."""
@@ -165,10 +185,12 @@ class Recorder(TorchFunctionMode):
             return neuron
         # The layer knows the shape of one row; [T, B, F] and [B, C, L] look alike.
         layer = neuron.integrates
-        neuron.shape = self.trace.row_shape(output, layer or (inputs[0] if inputs else neuron))
+        like = layer or (inputs[0] if inputs else neuron)
+        neuron.shape = self.trace.axes.row_like(output, like.shape)
         signal = self.trace.sent(neuron, output, output, neuron.shape)
-        steps = self.trace.steps(output, neuron.shape)
+        steps = self.trace.axes.timesteps(output, neuron.shape)
         if steps > 1:
+            output = self.trace.axes.time_first(output, steps)
             decoded = signal.decoded(output, neuron.shape, steps)
             if decoded is not None:
                 neuron.decoded = longer_plus(neuron.decoded, decoded)
@@ -192,12 +214,16 @@ def own_grid(module: MultiLevelIF) -> Grid:
     return Grid(1 / module.levels, module.levels, threshold)
 
 
+_LEAKS = ("beta", "_beta", "decay", "mem_decay", "leak")
+"""Names of the share of a potential that is left after a step."""
+
+
 def _leaks(module: nn.Module) -> bool:
-    """By the usual names: `beta` below 1 (snnTorch), `tau` or its logit `w` (SpikingJelly)."""
+    """By the usual names: a share below 1 (snnTorch), `tau` or its logit `w` (SpikingJelly)."""
     for part in module.modules():
-        beta = getattr(part, "beta", None)
-        if isinstance(beta, (float, Tensor)) and bool((torch.as_tensor(beta) != 1).any()):
-            return True
+        for share in (getattr(part, name, None) for name in _LEAKS):
+            if isinstance(share, (float, Tensor)) and bool((torch.as_tensor(share) < 1).any()):
+                return True
         if hasattr(part, "tau") or isinstance(getattr(part, "w", None), Tensor):
             return True
     return False

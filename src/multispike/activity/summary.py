@@ -68,14 +68,16 @@ def _followers(nodes: Iterable[Node], samples: int, lines: dict[str, None]) -> d
 
 
 def _is_neuron(source: Source) -> bool:
-    return source.what != "input" and _spikes(source) and source.out.elements > 0
+    return not source.coded and _spikes(source) and source.out.elements > 0
 
 
 def _sends(node: Any, followers: dict[Layer, Source]) -> bool:
     """Whether a node is a row of the table of what is sent."""
     if isinstance(node, Sum):
         return node.carries == "spikes" and node not in followers
-    return isinstance(node, Activation) or (isinstance(node, Source) and _is_neuron(node))
+    if isinstance(node, Activation):
+        return not (node.coded and _spikes(node))
+    return isinstance(node, Source) and _is_neuron(node)
 
 
 def _path(node: Node) -> Path:
@@ -287,6 +289,8 @@ def _levels(node: Node) -> int:
         return node.grid.levels
     if _spikes(node):
         return 1
+    if not isinstance(node, Layer):
+        return 0
     # Spikes in, but no common step any more: a bound is all there is.
     below = sum(_levels(source) for source in node.inputs if _spikes(source))
     return below * (math.prod(node.window.kernel) if isinstance(node, Pool) else 1)

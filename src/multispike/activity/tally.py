@@ -126,6 +126,10 @@ class Signal:
     active: float | None = None
     inverted: Signal | None = None
     """The spikes a that this is V_th - a of."""
+    origin: Signal | None = None
+    """The spikes that this is a constant multiple of."""
+    sent: bool = False
+    """Whether it was counted as what a neuron written out in the forward sends."""
 
     def measured(self, x: Tensor, shape: tuple[int, ...], timesteps: int) -> Stats:
         """Statistics of x [..., *shape] at so many timesteps, from memory if there are any."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from multispike.activity.axes import Axes
 from multispike.activity.graph import Activation, Layer, Node, Source
-from multispike.activity.statistics import wide
+from multispike.activity.statistics import Stats, wide
 from multispike.activity.tally import Signal, Tally
 from multispike.errors import InputError
 
@@ -60,7 +61,7 @@ class Trace:
     """All nodes of the network, and what the tensors of the current batch carry.
 
     Attributes:
-        batch: samples in the current batch.
+        axes: where the tensors of the current batch have time and samples.
         nodes: by place, operation and inputs; the same in every batch and at every timestep.
         notes: what could not be counted, in order.
         checks: (layer, sum) that are finite if all of the layer's values are.
@@ -68,7 +69,7 @@ class Trace:
     """
 
     def __init__(self, potentials: bool = False) -> None:
-        self.batch = 1
+        self.axes = Axes(1)
         self.potentials = potentials
         self.nodes: dict[Hashable, Node] = {}
         self.notes: dict[str, None] = {}
@@ -79,11 +80,11 @@ class Trace:
         """By the id of a tensor, which another one may get once it is gone."""
         self._constants: set[Hashable] = set()
         self._called: set[Node] = set()
-        self._image: Tensor | None = None
-        """The inputs of the batch if they have no time axis."""
         self._read: dict[Layer, Tensor] = {}
-        """What each layer has read of them first."""
+        """What each layer that reads an image has read first."""
         self.frames: list[Frame] = []
+        self._time: Literal["first", "second", "unknown"] | None = None
+        """Where inputs have it, as far as their shapes could tell."""
         self.row: tuple[int, ...] | None = None
         """Shape and number of elements of one sample's inputs."""
 
@@ -91,18 +92,18 @@ class Trace:
 
     def start(self, inputs: Tensor, samples: int) -> Tensor:
         """Begin a batch; returns the inputs as a new tensor that carries their signal."""
-        self.batch = samples
+        self.axes = axes = self._axes(inputs, samples)
         self.checks = []
         self._called = set()
         self.frames = []
         self._signals = {}
         inputs = inputs.detach()
         source = self.place(("inputs",), "inputs", lambda name: Source(name, what="input"))
-        if inputs.dim() in (3, 5) and inputs.shape[1] == samples:  # frames [T, B, ...]
-            self.learn(source, inputs)
-        else:
+        if axes.time == "unknown":  # not event frames
             source.settled = True
-        shape = tuple(inputs.shape[-3:] if inputs.dim() > 3 else inputs.shape[-1:])
+        else:
+            self.learn(source, inputs)
+        shape = axes.row(tuple(inputs.shape))
         row = (*shape, inputs.numel() // samples)
         if self.row not in (None, row):
             raise InputError(
@@ -112,9 +113,19 @@ class Trace:
         self.row, source.shape = row, shape
         self.check("inputs", inputs)
         self.tag(inputs, Signal(source))
-        self._image = inputs if inputs.dim() in (2, 4) else None
         self._read = {}
         return inputs
+
+    def _axes(self, inputs: Tensor, samples: int) -> Axes:
+        """Those of the inputs; of as many timesteps as samples, what earlier batches had."""
+        axes = Axes.of(inputs, samples)
+        if axes.time != "first" or len(inputs) != samples:
+            self._time = axes.time
+        elif self._time is None:
+            self.notes[f"inputs: {list(inputs.shape)} were taken for [T, B, ...]"] = None
+        elif self._time != "first":
+            return Axes(samples, self._time, samples)
+        return axes
 
     def broken(self) -> str | None:
         """The first layer of this batch that held NaN or an infinity."""
@@ -184,16 +195,31 @@ class Trace:
 
     def count(self, port: Tally, signal: Signal, x: Tensor, shape: tuple[int, ...]) -> None:
         """Add what a layer reads through one port; potentials are dense, only synapses look."""
-        node, fresh = signal.node, not signal.stats
+        node = signal.node
         if node.carries == "potential":
             port.add_dense(x.numel(), shape)
             return
-        stats = signal.measured(x, shape, self.steps(x, shape))
-        step = node.grid.step if node.grid else 0.0
-        port.add(stats, step)
-        if fresh and is_function(node) and node.carries == "spikes":  # a neuron, written out
-            node.shape = self.row_shape(x, node)
-            node.out.add(stats, step)
+        stats = self.measured(signal, x, shape)
+        port.add(stats, node.grid.step if node.grid else 0.0)
+        self.written_out(signal, x, stats)
+
+    def measured(self, signal: Signal, x: Tensor, shape: tuple[int, ...]) -> Stats:
+        """Statistics of x [..., *shape] with its timesteps first."""
+        timesteps = self.axes.timesteps(x, shape)
+        return signal.measured(self.axes.time_first(x, timesteps), shape, timesteps)
+
+    def written_out(self, signal: Signal, x: Tensor, stats: Stats | None = None) -> None:
+        """Where a neuron's spikes are read: count what it sends, once, if no module is it."""
+        origin = signal.origin or signal
+        node, grid, read = origin.node, origin.node.grid, signal.node.grid
+        if origin.sent or grid is None or read is None or not is_function(node):
+            return
+        origin.sent = True
+        node.shape = self.axes.row_like(x, node.shape)
+        stats = stats or self.measured(signal, x, node.shape)
+        if stats.amplitude is not None:  # in values, of a constant multiple perhaps
+            stats = replace(stats, amplitude=stats.amplitude * (grid.step / read.step))
+        node.out.add(stats, grid.step)
 
     def sent(
         self,
@@ -206,7 +232,7 @@ class Trace:
         signal = Signal(node)
         self.tag(out, signal)
         if node.carries != "potential":
-            stats = signal.measured(x, shape, self.steps(x, shape))
+            stats = self.measured(signal, x, shape)
             node.out.add(stats, node.grid.step if node.grid else 0.0)
         return signal
 
@@ -253,24 +279,21 @@ class Trace:
                 if value is not None:
                     self.check(name, value)
 
-    def without_copies(self, layer: Layer, signal: Signal, x: Tensor) -> Tensor | None:
-        """x without repetitions of the image (direct coding), which a layer computes once.
+    def without_copies(
+        self, layer: Layer, signal: Signal, x: Tensor, timesteps: int
+    ) -> Tensor | None:
+        """x without repetitions of an image (direct coding), which a layer computes once.
 
         None where it has read all of x before: in a loop over timesteps.
         """
-        image = self._image
-        if not isinstance(signal.node, Source) or signal.node.what != "input" or image is None:
-            return x
-        copies, rest = divmod(x.numel(), image.numel())
-        if rest or not copies:
+        if not signal.node.coded or self._time != "unknown":
             return x
         before = self._read.get(layer)
-        if before is None and copies == 1:
-            self._read[layer] = x
-            return x
-        parts = x.reshape(copies, -1)
-        first = parts[0] if before is None else before.flatten()
+        parts = self.axes.time_first(x, timesteps).reshape(timesteps, -1)
+        first = parts[0] if before is None else before
         self._read.setdefault(layer, first)
+        if timesteps == 1 and before is None:
+            return x
         if not all(torch.equal(part, first) for part in parts):
             return x
         return first if before is None else None
@@ -280,17 +303,6 @@ class Trace:
         first = node not in self._called
         self._called.add(node)
         return first
-
-    def steps(self, x: Tensor, shape: tuple[int, ...]) -> int:
-        """How many timesteps of this batch x [..., *shape] holds, at least 1."""
-        return max(1, x.numel() // math.prod(shape) // self.batch)
-
-    def row_shape(self, x: Tensor, node: Node) -> tuple[int, ...]:
-        """One row of x: that of the node it comes from, else (C, H, W) or (F,) by rank."""
-        shape = node.shape
-        if shape and x.numel() % math.prod(shape) == 0 and x.shape[-1] == shape[-1]:
-            return shape
-        return tuple(x.shape[-3:] if x.dim() >= 4 else x.shape[-1:])
 
     # --- places and nodes -------------------------------------------------------------------
 

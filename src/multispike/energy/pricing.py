@@ -236,12 +236,16 @@ def checked_profile(
     fanout: Fanout = "lemaire",
     graded_op: GradedOp = "mac",
     network: Network = "snn",
+    argument: str = "profile",
 ) -> Profile:
-    """The profile; raises `InputError` where `energy` would, before there are records."""
+    """The profile; raises `InputError` where `energy` would, before there are records.
+
+    `argument` is what the caller calls it.
+    """
     check_names(network, fanout, graded_op)
     if bits not in BITS:
         raise invalid("bits", bits, f"one of {', '.join(map(str, BITS))}")
-    return get_profile(profile)
+    return get_profile(profile, argument)
 
 
 def _price(

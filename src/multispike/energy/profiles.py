@@ -188,15 +188,21 @@ def list_profiles() -> list[str]:
     return sorted(_PROFILES)
 
 
-def get_profile(profile: str | Profile) -> Profile:
-    """A built-in profile by name, or a file's where the name ends in .yaml or .yml."""
+def get_profile(profile: str | os.PathLike[str] | Profile, argument: str = "profile") -> Profile:
+    """A built-in profile by name, or a file's where the name ends in .yaml or .yml.
+
+    Raises `InputError`, naming `argument`, where it is neither.
+    """
     if isinstance(profile, Profile):
         return profile
-    if profile in _PROFILES:
-        return _PROFILES[profile]
-    if Path(profile).suffix in (".yaml", ".yml"):
-        return load_profile(profile)
-    raise unknown("profile", profile, [*_PROFILES, "a .yaml file"])
+    if not isinstance(profile, (str, os.PathLike)):
+        raise invalid(argument, profile, f"{', '.join(_PROFILES)}, a .yaml file or a Profile")
+    name = os.fspath(profile)
+    if name in _PROFILES:
+        return _PROFILES[name]
+    if Path(name).suffix in (".yaml", ".yml"):
+        return load_profile(name)
+    raise unknown(argument, name, [*_PROFILES, "a .yaml file"])
 
 
 def load_profile(path: str | os.PathLike[str]) -> Profile:
