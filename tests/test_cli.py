@@ -58,6 +58,8 @@ def test_help_and_version(capsys):
         ("train --data cifr10", "data: got 'cifr10', nearest: cifar10"),
         ("train --epoks 3", "--epoks: no such setting, nearest: --epochs"),
         ("train --levels 0", "levels: got 0, allowed: an integer >= 1"),
+        ("train --neuron relu --levels 4", "levels: got 4, allowed: none with neuron=relu"),
+        ("compare --variants binary-T04 --out x", "variants: got 'binary-T04', allowed: ann, "),
         ("train --threshold 0", "threshold: got 0.0, allowed: a number > 0"),
         ("train --timesteps 0", "timesteps: got 0"),
         ("train --epochs many", "epochs"),

@@ -142,6 +142,7 @@ def test_bad_names_are_one_line(capsys):
     for given, expected in (
         (["table-cifar"], "study: got 'table-cifar', nearest: table-cifar10"),
         (["families", "--rows", "ann"], "rows: got 'ann'"),
+        (["families", "--rows", ","], "rows: got ','"),
         (["families", "--seeds", "0"], "seeds: got 0"),
     ):
         assert main(["reproduce", *given]) == 2

@@ -93,8 +93,9 @@ class EnergyConfig:
         known = Path(self.target).exists()
         if not known and self.target not in ARCHITECTURES:
             raise unknown("target", self.target, ["a run's folder", *ARCHITECTURES])
-        if not known and self.neuron == "relu" and self.density is not None:
-            raise invalid("density", self.density, "only with spiking neurons")
+        for name in ("density", "levels"):
+            if not known and self.neuron == "relu" and getattr(self, name) is not None:
+                raise invalid(name, getattr(self, name), "only with spiking neurons")
         for name in _OF_ARCHITECTURE if known else _OF_RUN:
             value = getattr(self, name)
             if value != getattr(EnergyConfig, name):

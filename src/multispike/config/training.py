@@ -196,6 +196,8 @@ class TrainConfig(Recipe):
             raise invalid("levels", self.levels, "an integer >= 1")
         if self.neuron == "binary" and self.levels not in (None, 1):
             raise invalid("levels", self.levels, "1 with neuron=binary")
+        if self.neuron == "relu" and self.levels is not None:
+            raise invalid("levels", self.levels, "none with neuron=relu")
         if self.resume and self.overwrite:
             raise invalid("overwrite", True, "one of --resume and --overwrite, not both")
 
@@ -239,7 +241,7 @@ class TrainConfig(Recipe):
         return replace(self, levels=levels, surrogate=self.gradient)
 
 
-_VARIANT = re.compile(r"(ann|binary|multilevel)(?:-T(\d+))?(?:-N(\d+))?")
+_VARIANT = re.compile(r"(ann|binary|multilevel)(?:-T([1-9]\d*))?(?:-N([1-9]\d*))?")
 
 
 def parse_variant(text: str) -> dict[str, Any]:
@@ -255,7 +257,7 @@ def parse_variant(text: str) -> dict[str, Any]:
     """
     match = _VARIANT.fullmatch(text)
     kind, timesteps, levels = match.groups() if match else ("", None, None)
-    if not match or (levels and kind != "multilevel") or "0" in (timesteps, levels):
+    if not match or (levels and kind != "multilevel"):
         raise invalid("variants", text, "ann, ann-T#, binary-T#, multilevel-T#-N# with # >= 1")
     return {
         "neuron": "relu" if kind == "ann" else kind,

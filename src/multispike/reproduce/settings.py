@@ -59,5 +59,7 @@ class ReproduceConfig:
         for label in self.labels:
             if label not in known:
                 raise unknown("rows", label, known)
+        if known and not self.labels:
+            raise invalid("rows", self.rows, f"some of {', '.join(known)}")
         if self.seeds is not None and self.seeds < 1:
             raise invalid("seeds", self.seeds, "an integer >= 1")
