@@ -6,6 +6,7 @@ A block that is not to be run is written indented, without ```python.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -70,3 +71,31 @@ def test_results_in_the_readme_are_those_of_the_results_page():
     shown = [{cell for cell in row if cell[:1].isdigit()} for row in table]
     assert len(shown) == 4
     assert all(any(figures <= row for row in generated) for figures in shown)
+    energy = (ROOT / "docs" / "energy.md").read_text(encoding="utf-8")
+    told = {f"{number}" for number in re.findall(r"([\d,]+) µJ", energy)}
+    assert len(told) == 3
+    assert told <= set().union(*generated)
+
+
+def test_the_demo_in_the_readme_is_that_of_its_file():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    runs = json.loads((ROOT / "results" / "demo.json").read_text())["runs"]
+    for run in runs:
+        cells = [
+            f"{run['accuracy']:.4f}",
+            "-" if run["neuron"] == "relu" else f"{run['events_per_inference']:,.0f}",
+            f"{run['density']:.3f}", f"{run['energy_nj']['total'] / 1e3:,.0f}",
+            f"{run['train_seconds'] / run['epochs']:.1f}", f"{run['images_per_second']:,.0f}",
+        ]  # fmt: skip
+        assert re.search(rf"{run['name']} +{' +'.join(cells)}\n", text)
+    assert f"{sum(run['train_seconds'] for run in runs):.0f} s of training" in text
+
+
+def test_the_emulated_events_in_the_docs_are_those_of_their_file():
+    text = (ROOT / "docs" / "events.md").read_text(encoding="utf-8").replace("\n", " ")
+    found = json.loads((ROOT / "results" / "stream.json").read_text())["emulator"]["measured"]
+    events = found["events_at_128"]
+    assert (
+        f"{events['images']} images of CIFAR-10 give {events['mean']:,.0f} events each (standard"
+        f" deviation {events['deviation']:,.0f}), {100 * events['on_share']:.1f} %"
+    ) in text
