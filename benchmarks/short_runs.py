@@ -97,6 +97,7 @@ def study(
             "recipe": deciding(recipe),
             "epochs": options.epochs,
             "seed": result["seed"],
+            "planned": known,
             "rows": {key: rows[key] for key in known if key in rows},
             "environment": result["environment"],
         }

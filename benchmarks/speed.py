@@ -36,6 +36,8 @@ LIMITS = [  # case, reference, largest ratio that the project promises
     ("neuron/sigmoid T=1 N=4", "neuron/relu T=1", 3.5),
     ("neuron/ste T=1 N=4", "neuron/spikingjelly I-LIF T=1", 1 / 10),
     ("neuron/sigmoid T=1 N=4", "neuron/spikingjelly I-LIF T=1", 1 / 10),
+    ("neuron/ste T=1 N=4", "neuron/spikingjelly I-LIF single step", 1 / 10),
+    ("neuron/sigmoid T=1 N=4", "neuron/spikingjelly I-LIF single step", 1 / 10),
     ("neuron/ste T=4 N=1", "neuron/spikingjelly IF T=4", 1 / 5),
     ("neuron/sigmoid T=4 N=1", "neuron/spikingjelly IF T=4", 1 / 5),
     ("neuron/ste T=4 N=1", "neuron/snntorch Leaky T=4", 1 / 8),

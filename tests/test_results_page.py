@@ -33,7 +33,7 @@ def energies(total: float) -> dict[str, float]:
 def made_run(study: str, label: str, accuracy: float, total: float, **more) -> dict:
     """A run of a study as its archive has it, with what the page reads."""
     (item,) = [item for item in STUDIES[study].rows if item.label == label]
-    config = STUDIES[study].settings(item, seed=0)
+    config = STUDIES[study].settings(item, seed=more.get("seed", 0))
     twins = {name: energies(factor * total) for name, factor in (("qann", 2), ("qann_skip", 1.1))}
     spiking = config.neuron != "relu"
     run = {
@@ -142,6 +142,9 @@ def test_seeds_give_a_mean_and_a_spread(tmp_path):
     assert "| multilevel-T1-N4 | 94.00 ± 1.00 | 3 |" in text
     assert "multilevel-T1-N4 with seeds 0, 1, 2" in text
     assert "not finished yet: ann seed 0, binary-T1 seed 0" in text
+    one = made_run("table-cifar10", "binary-T4", 0.92, 1000.0)
+    text = table_section(tmp_path, "table-cifar10", *runs, one)
+    assert "+2.00 points (n = 3 and 1; the first seed alone +1.00). **Holds.**" in text
     assert "made up, 2 threads; multispike 0.1.0; torch 2.9; 2026-01-02" in text
 
 
@@ -150,8 +153,13 @@ def test_rows_of_an_older_recipe_are_told(tmp_path):
     new = made_run("table-cifar10", "binary-T4", 0.9, 1.0)
     assert "older settings" not in table_section(tmp_path, "table-cifar10", old, new)
     old["settings"]["lr"] = 0.4
-    text = table_section(tmp_path, "table-cifar10", old, new)
+    graded = made_run("table-cifar10", "multilevel-T1-N4", 0.9, 1.0)
+    text = table_section(tmp_path, "table-cifar10", old, new, graded)
     assert "**trained under older settings**: ann (lr 0.4, now 0.3);" in text
+    assert "| ann (older settings) | 90.00" in text
+    assert "within 0.5 points of binary-T4" in text
+    assert "Against the ANN" not in text
+    assert "not finished yet: ann seed 0" in text
 
 
 def test_rows_of_different_machines_are_told(tmp_path):
@@ -218,7 +226,8 @@ def test_recipe_studies(tmp_path):
     row = {"accuracy": 0.8, "loss": 0.5, "density": 0.3, "events_per_inference": 1e4,
            "options": ""}  # fmt: skip
     rows = {"recipe": row, "lr 0.4": {**row, "accuracy": 0.81, "options": "--lr 0.4"}}
-    content = {"command": "x", "epochs": 3, "seed": 0, "environment": MACHINE, "rows": rows}
+    content = {"command": "x", "epochs": 3, "seed": 0, "environment": MACHINE, "rows": rows,
+               "planned": list(rows)}  # fmt: skip
     text = section(tmp_path, "Ablation", "ablation-x.json", content)
     assert "| lr 0.4 | `--lr 0.4` | 81.00 | +1.00 |" in text
 
@@ -231,9 +240,14 @@ def test_barriers_are_held_to_the_claim(accuracy, verdict, tmp_path):
         "sparse masked": {**sew, "accuracy": accuracy, "amplitude": 1.6e4, "largest": 4},
         "sparse ceiling 2": {**sew, "amplitude": 1.7e4, "largest": 8},
         "sew V_th 3": {**sew, "accuracy": 0.79, "amplitude": 1e4},
+        "sew sigmoid": {**sew, "amplitude": 1.7e4},
+        "sparse sigmoid masked": {**sew, "amplitude": 1.5e4, "largest": 4},
     }
+    planned = [*rows, "sparse wide"]
     content = {"command": "x", "epochs": 3, "seed": 0, "environment": MACHINE, "rows": rows}
-    text = section(tmp_path, "Ablation", "barrier.json", content)
+    text = section(tmp_path, "Ablation", "barrier.json", content | {"planned": planned})
+    assert "| sparse sigmoid masked | 80.00 | +0.00 | 10,000 | 15,000 | 0.88 | 4 |" in text
+    assert "not finished yet: sparse wide" in text
     points = 100 * (accuracy - 0.8)
     assert f"is sparse masked, 0.80 times at {points:+.2f} points. **{verdict}.**" in text
     assert "With 2 times as many levels, sparse ceiling 2: 0.85 times at +0.00 points." in text

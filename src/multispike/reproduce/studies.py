@@ -144,6 +144,7 @@ STUDIES: dict[str, Study] = {
         "Event data",
         recipe="cifar10-dvs-sim",
         rows=(
+            row("ann"),
             row("ann-T10"),
             row("binary-T10"),
             row("multilevel-T1-N4"),

@@ -59,6 +59,7 @@ SECTIONS: dict[str, tuple[Part, ...]] = {
         Part("speed.json", "python benchmarks/speed.py --peers FOLDER --out results/speed.json",
              speed.speed),
         Part("allocator.json", "python benchmarks/allocator.py", speed.allocator),
+        Part("data.json", "python benchmarks/data.py DIR", speed.loading),
     ),
     "Streaming": (Part("stream.json", "python benchmarks/stream.py", speed.streaming),),
     "Deployment": (
@@ -83,7 +84,8 @@ INTRODUCTION = """\
 `multispike reproduce page` writes this page from the JSON files in [`results/`](../results); each
 was written by the command below its table. Accuracies are those of the test split after the last
 epoch: no epoch and no seed was chosen by them. Thresholds, gradients, learning rates and barriers
-of the recipes were, in short trainings ([Ablation](#ablation)), for CIFAR has no third split.
+of the recipes were, in short trainings, of which [Ablation](#ablation) has those that were kept; no
+part of the training images was held out for that.
 Events, amplitudes and energies are means per inference. Energies follow Lemaire et al. (2022) with
 weights and potentials of 32 bits, in two readings of the memory's price
 (`multispike.energy.profiles`). They are computed, not measured on a chip, and `multispike energy`

@@ -63,12 +63,16 @@ def made_with(environments: Sequence[Mapping[str, Any]]) -> list[str]:
             "compiler": environment.get("compiler"),
             **{name: _version(name, sides) for name in _VERSIONS},
             "python": environment.get("python") and f"Python {environment['python']}",
-            "date": environment.get("date", "")[:10],
         }
         for key, text in texts.items():
             if text and text not in found.setdefault(key, []):
                 found[key].append(text)
-    dates = sorted(found.pop("date", []))
+    dates = sorted(
+        date[:10]
+        for environment in environments
+        for date in (environment.get("dates") or {"": environment.get("date", "")}).values()
+        if date
+    )
     span = [" to ".join(dict.fromkeys([dates[0], dates[-1]]))] if dates else []
     return [*(" and ".join(texts) for texts in found.values()), *span]
 

@@ -89,11 +89,16 @@ Rows = dict[str, Group]
 
 
 def rows_of(study: str, content: dict[str, Any]) -> Rows:
-    """The finished rows in the study's order."""
-    found: dict[str, list[dict[str, Any]]] = {row.label: [] for row in STUDIES[study].rows}
+    """The finished rows in the study's order; runs of older settings are rows of their own, with
+    which nothing is compared."""
+    labels = [row.label for row in STUDIES[study].rows]
+    found: dict[str, list[dict[str, Any]]] = {
+        name: [] for label in labels for name in (label, f"{label} (older settings)")
+    }
     for run in content["runs"]:
-        if run["name"] in found:
-            found[run["name"]].append(run)
+        if run["name"] in labels:
+            older = " (older settings)" if changes(run, study) else ""
+            found[run["name"] + older].append(run)
     return {
         label: Group(label, tuple(sorted(runs, key=lambda run: run["seed"])))
         for label, runs in found.items()
@@ -136,6 +141,15 @@ COLUMNS: dict[str, Column] = {
 def points(one: Group, other: Group) -> float:
     """How much more accurate one row is, in points."""
     return one.accuracy - other.accuracy
+
+
+def lead(one: Group, other: Group) -> str:
+    """`points`, and of the seed that both have where one of them has more."""
+    text = f"{points(one, other):+.2f} points"
+    if len(one.runs) == len(other.runs):
+        return text
+    alone = 100 * (one.first["accuracy"] - other.first["accuracy"])
+    return f"{text} (n = {len(one.runs)} and {len(other.runs)}; the first seed alone {alone:+.2f})"
 
 
 def sampling_error(group: Group) -> float:
@@ -213,14 +227,16 @@ def _by_row(runs: Sequence[dict[str, Any]], name: str) -> list[str]:
 
 def older_settings(runs: Sequence[dict[str, Any]], study: str) -> list[str]:
     """Rows trained under other settings than the study now has, and what differs."""
-    rows = {row.label: row for row in STUDIES[study].rows}
-    found = []
-    for run in runs:
-        planned = STUDIES[study].settings(rows[run["name"]], run["seed"])
-        changes = [
-            f"{name} {before}, now {now}"
-            for name, before, now in differing(run["settings"], planned)
-        ]
-        if changes:
-            found.append(f"{run['name']} ({'; '.join(changes)})")
+    found = [
+        f"{run['name']} ({'; '.join(changed)})" for run in runs if (changed := changes(run, study))
+    ]
     return [f"**trained under older settings**: {', '.join(found)}"] if found else []
+
+
+def changes(run: dict[str, Any], study: str) -> list[str]:
+    """What the study has changed in a run's settings since it was trained."""
+    rows = {row.label: row for row in STUDIES[study].rows}
+    planned = STUDIES[study].settings(rows[run["name"]], run["seed"])
+    return [
+        f"{name} {before}, now {now}" for name, before, now in differing(run["settings"], planned)
+    ]

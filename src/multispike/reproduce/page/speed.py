@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 from multispike.reproduce.page.markdown import bullets, source, table, verdict, whole
@@ -94,6 +95,17 @@ def allocator(content: dict[str, Any], file: str) -> list[str]:
             [f"n = {content['n']} pairs of processes"],
             content["environment"],
         ),
+    ]
+
+
+def loading(content: dict[str, Any], file: str) -> list[str]:
+    """`benchmarks/data.py`: what images cost beside the training step."""
+    cached = statistics.median(content["cached_load_seconds"])
+    return [
+        f"CIFAR-10 is read in {content['first_load_seconds']:.1f} s the first time and in"
+        f" {cached:.2f} s from the cache; a batch takes {content['batch_ms']['median']:.1f} ms,"
+        f" {100 * content['share_of_step']:.1f} % of the step that trains on it.",
+        source(file, content["command"], [f"n = {content['n']} batches"], content["environment"]),
     ]
 
 
