@@ -165,3 +165,19 @@ def test_stepping_counts_as_the_whole_sequence(learn):
 def test_targets_must_fit_the_inputs(shape, samples):
     with pytest.raises(InputError, match=rf"^loader: got inputs .* for {samples} targets, allowed"):
         Axes.of(torch.zeros(shape), samples)
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 8, 8), (4, 5, 1, 8, 8)])
+def test_a_neuron_that_takes_samples_for_timesteps_is_named(shape):
+    """The first that one tries who replaces the neurons of a network of single steps."""
+
+    class Misread(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.neuron, self.fc = MultiLevelIF(4), nn.Linear(64, 2)
+
+        def forward(self, x):
+            return self.fc(self.neuron(x).flatten(-3)).reshape(4, -1, 2).mean(1)
+
+    with pytest.raises(InputError, match=r"MultiLevelIF at neuron got \[4, .*\], allowed: \[T, B,"):
+        profile(Misread(), labelled(torch.rand(shape)))

@@ -91,6 +91,16 @@ class Axes:
         """How many timesteps x [..., *shape] holds, at least 1."""
         return max(1, x.numel() // math.prod(shape) // self.batch)
 
+    def check_sequence(self, name: str, spikes: Tensor) -> None:
+        """Raise `InputError` if a neuron of ours, whose input is [T, B, ...], had samples first."""
+        shape = tuple(spikes.shape)
+        second = len(shape) > 1 and shape[1] == self.batch and not self.time_axis(shape)
+        if shape[0] == self.batch and not second and self.batch > 1:
+            raise InputError(
+                f"model: MultiLevelIF at {name} got {list(shape)}, allowed: [T, B, ...] with"
+                f" B = {self.batch}; for one timestep of [B, ...] call neuron(x[None])[0]"
+            )
+
     def time_first(self, x: Tensor, timesteps: int) -> Tensor:
         """x [T, B, ...] or [T * B, ...] as it is; with the samples first as [T, B, ...]."""
         if self.time != "second" or timesteps == 1:

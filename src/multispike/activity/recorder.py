@@ -129,6 +129,7 @@ class Recorder(TorchFunctionMode):
             return
         frame = self.trace.frames.pop()
         if isinstance(module, MultiLevelIF):
+            self.trace.axes.check_sequence(frame.name, output)
             neuron = self._own_neuron(frame, module, output)
             if self._errors:
                 neuron.errors = neuron.errors or Errors()
