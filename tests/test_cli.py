@@ -2,11 +2,13 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from rich.console import Console
 
@@ -130,6 +132,36 @@ def comparison(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("compare") / "dir"
     assert main(["compare", "--arch", "fastnet", *QUICK, "--out", str(folder)]) == 0
     return folder
+
+
+def test_finished_runs_make_one_report(comparison, tmp_path, capsys):
+    runs = f"{comparison},{comparison / 'ann' / 'best.ckpt'}"
+    out = tmp_path / "out"
+    assert main(["report", runs, "--profile", "sram8k", "--bits", "8", "--out", str(out)]) == 0
+    captured = capsys.readouterr()
+    assert "stopped" not in captured.err
+    results = json.loads((out / "results.json").read_text())["runs"]
+    assert [run["name"] for run in results] == [
+        "ann", "binary-T4", "multilevel-T1-N4", "ann-best",
+    ]  # fmt: skip
+    assert {(r["energy_nj"]["profile"], r["energy_nj"]["bits"]) for r in results} == {("sram8k", 8)}
+    before = json.loads((comparison / "results.json").read_text())["runs"]
+    assert [run["accuracy"] for run in results[:3]] == [run["accuracy"] for run in before]
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "4 runs of fastnet, seed 0, 2 epochs. 50 test images. Energy by the model sram8k" in page
+    assert "test accuracy" in page  # of each epoch, from the runs' own folders
+
+
+def test_an_unfinished_run_says_so(comparison, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(comparison / "ann", run)
+    (run / "result.json").unlink()
+    content = torch.load(run / "last.ckpt", weights_only=True)
+    content["multispike"]["config"]["epochs"] = 40
+    torch.save(content, run / "last.ckpt")
+    for command in (["evaluate", str(run)], ["report", str(run), "--out", str(tmp_path / "out")]):
+        assert main(command) == 0
+        assert f"{run}: stopped after epoch 2 of 40" in capsys.readouterr().err
 
 
 def test_compare_writes_its_contract(comparison):

@@ -22,6 +22,7 @@ from multispike.config import (
     EnergyConfig,
     EvaluateConfig,
     ExportConfig,
+    ReportConfig,
     StreamConfig,
     TrainConfig,
     ViewConfig,
@@ -78,6 +79,16 @@ COMMANDS = {
             "multispike evaluate RUN --checkpoint best.ckpt --json out.json",
         ),
         {"run": "folder of the run, or a checkpoint by itself"},
+    ),
+    "report": Command(
+        "multispike.experiment:report",
+        ReportConfig,
+        "Put trained runs into one HTML report, under any energy profile.",
+        (
+            "multispike report RUN",
+            "multispike report RUN1,RUN2 --profile mine.yaml --bits 8 --out DIR",
+        ),
+        {"runs": "folders of runs or comparisons, or checkpoints, comma-separated"},
     ),
     "energy": Command(
         "multispike.experiment:energy",

@@ -14,7 +14,14 @@ from rich.console import Console
 from torch import Tensor
 
 from multispike.activity import record_activity
-from multispike.config import CompareConfig, EnergyConfig, EvaluateConfig, TrainConfig, same_run
+from multispike.config import (
+    CompareConfig,
+    EnergyConfig,
+    EvaluateConfig,
+    ReportConfig,
+    TrainConfig,
+    same_run,
+)
 from multispike.data.loader import BatchLoader
 from multispike.data.progress import progress_bar
 from multispike.data.sets import Dataset
@@ -24,7 +31,7 @@ from multispike.files import console_beside, write_json
 from multispike.models import create_model
 from multispike.profiling import measure, prices
 from multispike.records import with_density
-from multispike.report.results import read_result, write_result, write_results
+from multispike.report.results import read_result, read_results, write_result, write_results
 from multispike.report.terminal import (
     comparison_table,
     crossover_table,
@@ -76,6 +83,7 @@ def compare(config: CompareConfig) -> int:
 def evaluate(settings: EvaluateConfig) -> None:
     """Measure a run again: accuracy, activity and energy on the test set."""
     run = load_run(settings.run, settings.checkpoint)
+    tell_unfinished(run)
     dataset = data_of(run, settings.data_dir, settings.limit_test)
     result = summarise(run, dataset, settings.profile, settings.bits)
     if settings.flip:
@@ -90,10 +98,50 @@ def evaluate(settings: EvaluateConfig) -> None:
         write_json(settings.json, result)
 
 
+def report(settings: ReportConfig) -> None:
+    """Measure finished runs under one energy profile; then results.json, report.html, a table."""
+    places: dict[str, Path] = {}
+    results: list[dict[str, Any]] = []
+    for place in (run for folder in settings.folders for run in _runs_in(Path(folder))):
+        run = load_run(place)
+        tell_unfinished(run)
+        dataset = data_of(run, settings.data_dir, settings.limit_test)
+        result = summarise(run, dataset, settings.profile, settings.bits)
+        if results and result["data"] != results[0]["data"]:
+            known = results[0]["data"]
+            raise invalid("runs", f"{place} on {result['data']}", f"runs on {known}, as the first")
+        if result["name"] in places:  # the same variant, trained in another way
+            result["name"] = "-".join(place.with_suffix("").parts[-2:])
+        places[result["name"]] = run.folder
+        results.append(result)
+    folder = Path(settings.out)
+    write_results(folder, results)
+    from multispike.report.html import write_report
+
+    path = write_report(folder, places)
+    Console().print(comparison_table(results))
+    print(f"report: {path}", file=sys.stderr)
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """A run itself, or the runs of a comparison."""
+    if folder.is_file() or not (folder / "results.json").is_file():
+        return [folder]
+    return [folder / result["name"] for result in read_results(folder)]
+
+
+def tell_unfinished(run: Run) -> None:
+    """One line where a run's training was stopped before its last epoch."""
+    done = int(run.rows[-1]["epoch"]) if run.rows else 0
+    if done < run.config.epochs and not (run.folder / RESULT).exists():
+        print(f"{run.folder}: stopped after epoch {done} of {run.config.epochs}", file=sys.stderr)
+
+
 def energy(settings: EnergyConfig) -> None:
     """Price a run or an architecture, layer by layer, beside its ANN and quantised twins."""
     if Path(settings.target).exists():
         run = load_run(settings.target)
+        tell_unfinished(run)
         network = run.network
         dataset = data_of(run, settings.data_dir, settings.limit_test)
         loader = evaluation_loader(run, dataset)

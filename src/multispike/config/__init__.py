@@ -5,7 +5,7 @@ since jsonargparse imports what stands in it.
 """
 
 from multispike.config.deploying import BenchConfig, ExportConfig
-from multispike.config.measuring import AvalancheConfig, EnergyConfig, EvaluateConfig
+from multispike.config.measuring import AvalancheConfig, EnergyConfig, EvaluateConfig, ReportConfig
 from multispike.config.streaming import StreamConfig
 from multispike.config.training import (
     CompareConfig,
@@ -26,6 +26,7 @@ __all__ = [
     "EvaluateConfig",
     "ExportConfig",
     "Recipe",
+    "ReportConfig",
     "StreamConfig",
     "TrainConfig",
     "ViewConfig",

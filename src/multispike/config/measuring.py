@@ -1,4 +1,4 @@
-"""Settings of the commands that measure: evaluate, energy, avalanche."""
+"""Settings of the commands that measure: evaluate, report, energy, avalanche."""
 
 from __future__ import annotations
 
@@ -41,6 +41,45 @@ class EvaluateConfig:
         """Raise `InputError` for the first value that is not allowed."""
         if self.limit_test is not None and self.limit_test < 1:
             raise invalid("limit_test", self.limit_test, "an integer >= 1")
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Which trained runs to put into one report, and by which energy model.
+
+    Args:
+        runs: Folders of runs, of comparisons, or checkpoints, comma-separated.
+        profile: Energy profile: castagnetti2025, lemaire2022, sram8k, or a YAML file.
+        bits: Width of weights, potentials and operations: 8, 16 or 32.
+        data_dir: Folder with the runs' data, if it has moved since the training.
+        limit_test: Use this many test samples only.
+        out: Folder for report.html and results.json.
+    """
+
+    runs: str
+    profile: str = "lemaire2022"
+    bits: Literal[8, 16, 32] = 32
+    data_dir: str | None = None
+    limit_test: int | None = None
+    out: str = "runs/report"
+
+    @property
+    def folders(self) -> list[str]:
+        """The entries of `runs`."""
+        return list(dict.fromkeys(split_names(self.runs)))
+
+    def check(self) -> None:
+        """Raise `InputError` for the first value that is not allowed."""
+        get_profile(self.profile)
+        if not self.folders:
+            raise invalid("runs", self.runs, "folders of runs, comma-separated")
+        for folder in self.folders:
+            if not Path(folder).exists():
+                raise invalid("runs", folder, "folders of runs, of comparisons, or checkpoints")
+        if self.limit_test is not None and self.limit_test < 1:
+            raise invalid("limit_test", self.limit_test, "an integer >= 1")
+        if Path(self.out).is_file():
+            raise invalid("out", self.out, "a folder, new or not")
 
 
 @dataclass(frozen=True)

@@ -86,11 +86,13 @@ def traced() -> bool:
 def window(spec: NeuronSpec) -> Tensor | None:
     """`rise` and `fall` of the sigmoid's sum, [2, bumps that can reach an element].
 
-    None where they leave the floats' range (alpha beyond 24, unless there are few levels); empty
-    for a gradient that is no sum.
+    None where they leave the floats' range (alpha beyond 24, unless there are few levels) and for a
+    gradient that is not built in; empty for one that is no sum.
     """
-    if spec.surrogate != "sigmoid":
+    if spec.surrogate in WINDOWS:
         return torch.empty(2, 0)
+    if spec.surrogate != "sigmoid":
+        return None
     reach = math.ceil(_NEGLIGIBLE / spec.alpha)
     size = min(spec.levels, 2 * reach + 1)
     if spec.alpha * (size - 1) / 2 > _RANGE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,8 +52,12 @@ class Comparison:
         return [run for run in self.runs if not is_spiking(run)]
 
 
-def read_comparison(folder: str | Path) -> Comparison:
-    """Read DIR/results.json, and config.yaml and metrics.csv of every DIR/NAME that is there.
+def read_comparison(folder: str | Path, places: Mapping[str, Path] | None = None) -> Comparison:
+    """Read DIR/results.json, and config.yaml and metrics.csv of every run whose folder is there.
+
+    Args:
+        folder: DIR.
+        places: name -> folder of the run; by default DIR/NAME.
 
     Raises:
         InputError: if results.json is missing, damaged, empty or of another version.
@@ -64,9 +69,10 @@ def read_comparison(folder: str | Path) -> Comparison:
     settings, histories = {}, {}
     for run in runs:
         name = run["name"]
-        if Path(name).name != name:  # a name that is a path must not lead out of the folder
+        if places is None and Path(name).name != name:  # a path must not lead out of the folder
             continue
-        config, metrics = folder / name / "config.yaml", folder / name / "metrics.csv"
+        place = folder / name if places is None else places[name]
+        config, metrics = place / "config.yaml", place / "metrics.csv"
         if config.is_file():
             settings[name] = _mapping(config)
         if metrics.is_file():

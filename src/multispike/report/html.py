@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from multispike.files import write_text
 from multispike.report.activity_sections import avalanche, density
 from multispike.report.assumption_sections import assumptions, baselines, environment
-from multispike.report.blocks import Content, Section
+from multispike.report.blocks import Content, Json, Section
 from multispike.report.comparison import Comparison, read_comparison, test_images
 from multispike.report.energy_sections import accuracy_energy, energy_by_category, energy_by_layer
 from multispike.report.information_sections import information
@@ -46,26 +46,46 @@ SECTIONS = (
 """The report, from top to bottom; a new section is a new row."""
 
 
-def write_report(folder: str | Path) -> Path:
-    """Write DIR/report.html from DIR/results.json and the runs' folders beside it.
+def write_report(folder: str | Path, places: Mapping[str, Path] | None = None) -> Path:
+    """Write DIR/report.html from DIR/results.json and the runs' folders.
 
     One file that needs no network: styles, scripts and data are inside.
+
+    Args:
+        folder: DIR.
+        places: name -> folder of the run; by default DIR/NAME.
 
     Raises:
         InputError: if results.json is missing, damaged, empty or of another version.
     """
-    data = read_comparison(folder)
+    data = read_comparison(folder, places)
     first = data.runs[0]
     sections = [Section(row.key, row.title, row.build(data)) for row in SECTIONS]
     images = test_images(first)
     tested = f" {images:,} test images." if images else ""
     lead = (
-        f"{len(data.runs)} run{'s' if len(data.runs) > 1 else ''} of one architecture under one"
-        f" recipe, seed {first['seed']}, {first['epochs']} epochs.{tested} Energy by the model"
-        f" {first['energy_nj']['profile']} at {first['energy_nj']['bits']} bit."
+        f"{_shared(data.runs)}.{tested} Energy by the model {first['energy_nj']['profile']} at"
+        f" {first['energy_nj']['bits']} bit."
     )
     made = first["environment"]
     footer = f"Measured with multispike {made.get('version', '?')}, {made.get('date', 'no date')}."
+    archs = ", ".join(dict.fromkeys(run["arch"] for run in data.runs))
     path = Path(folder) / "report.html"
-    write_text(path, render(f"{first['arch']} on {first['data']}", lead, sections, footer))
+    write_text(path, render(f"{archs} on {first['data']}", lead, sections, footer))
     return path
+
+
+def _shared(runs: list[Json]) -> str:
+    """How many runs there are, and what they have in common.
+
+    >>> _shared([{"arch": "vgg11", "seed": 0, "epochs": 3}])
+    '1 run of vgg11, seed 0, 3 epochs'
+    >>> _shared([{"arch": a, "seed": 0, "epochs": e} for a, e in (("vgg11", 3), ("vgg16", 2))])
+    '2 runs of vgg11 and vgg16, seed 0, 3 and 2 epochs'
+    """
+
+    def all_of(key: str) -> str:
+        return " and ".join(dict.fromkeys(str(run[key]) for run in runs))
+
+    count = f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
+    return f"{count} of {all_of('arch')}, seed {all_of('seed')}, {all_of('epochs')} epochs"

@@ -23,7 +23,7 @@ from multispike.data import DATASETS, load_dataset
 from multispike.data.augment import Augmentation
 from multispike.data.loader import BatchLoader
 from multispike.data.sets import Dataset
-from multispike.errors import InputError, invalid
+from multispike.errors import InputError, invalid, unknown
 from multispike.models import create_model
 from multispike.models.network import Network
 from multispike.training.callbacks import ProgressBar, RunFiles, write_rows
@@ -56,6 +56,8 @@ def load_data(recipe: Recipe, timesteps: int = 1) -> Dataset:
         "timesteps": timesteps, "size": recipe.size, "by": recipe.by, "split": recipe.split,
         "sensor": parse_sensor(recipe.sensor) if recipe.sensor else None,
     }  # fmt: skip
+    if recipe.data not in DATASETS:
+        raise unknown("data", recipe.data, DATASETS)
     options: dict[str, Any] = {
         name: value
         for name, value in wanted.items()
@@ -125,7 +127,8 @@ def fit(config: TrainConfig) -> bool:
     _check_fit(network, dataset)
     _quiet()
     trainer = _trainer(config, folder)
-    torch.set_num_threads(config.threads or max(1, _cores() // trainer.num_devices))
+    if config.threads or "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(config.threads or max(1, _cores() // trainer.num_devices))
     batch_size = batch_size_of(config, len(dataset.train))
     common: dict[str, Any] = dict(
         mean=dataset.mean, std=dataset.std, channels_last=config.channels_last,
