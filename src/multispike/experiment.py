@@ -100,6 +100,8 @@ def evaluate(settings: EvaluateConfig) -> None:
 
 def report(settings: ReportConfig) -> None:
     """Measure finished runs under one energy profile; then results.json, report.html, a table."""
+    folder = Path(settings.out)
+    folder.mkdir(parents=True, exist_ok=True)
     places: dict[str, Path] = {}
     results: list[dict[str, Any]] = []
     for place in (run for folder in settings.folders for run in _runs_in(Path(folder))):
@@ -114,7 +116,6 @@ def report(settings: ReportConfig) -> None:
             result["name"] = "-".join(place.with_suffix("").parts[-2:])
         places[result["name"]] = run.folder
         results.append(result)
-    folder = Path(settings.out)
     write_results(folder, results)
     from multispike.report.html import write_report
 
