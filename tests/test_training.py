@@ -3,6 +3,7 @@
 import csv
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -452,3 +453,26 @@ def test_activity_penalty_reaches_level_1_whatever_its_rounding(levels, threshol
     penalty.backward()
     expected = (z < 2) * levels / neuron.threshold / 6
     torch.testing.assert_close(spikes.grad, expected)
+
+
+def test_starts_from_the_weights_of_another_run(straight, tmp_path):
+    """Of another neuron and T: only weights are taken over, training begins anew."""
+    config = replace(TINY, out=str(tmp_path / "run"), epochs=1, lr=1e-9, weight_decay=0.0)
+    assert fit(replace(config, init=str(straight), neuron="binary", timesteps=2))
+    before, after = load_run(straight).network, load_run(tmp_path / "run").network
+    assert (after.config["neuron"], after.config["timesteps"]) == ("binary", 2)
+    for name, weight in before.named_parameters():
+        assert torch.allclose(weight, after.get_parameter(name), atol=1e-5), name
+    assert [row["epoch"] for row in metrics(tmp_path / "run")] == ["1"]
+
+
+@pytest.mark.parametrize("start", ["gone", "other"])
+def test_what_can_not_be_started_from_deletes_nothing(start, straight, tmp_path):
+    if start == "other":
+        assert fit(replace(TINY, arch="fastnet", epochs=1, out=str(tmp_path / "other")))
+    mine = tmp_path / "mine"
+    shutil.copytree(straight, mine)
+    config = replace(TINY, out=str(mine), init=str(tmp_path / start), overwrite=True)
+    with pytest.raises(InputError, match=start):
+        fit(config)
+    assert_same(straight, mine)

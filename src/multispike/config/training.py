@@ -51,6 +51,7 @@ class Recipe:
         activity_penalty: Weight of the mean events per neuron in the loss; 0 is off.
         bias_lr: Factor on the learning rate of BN biases.
         whiten: Start the stem from the training images' principal patches (both signs).
+        init: Start from the weights of this run or checkpoint, of any neuron, N and T.
         threshold: V_th of every neuron; inputs are batch-normalised, so few saturate at 2.
         surrogate: Gradient of the spike: sigmoid, ste (straight-through in [0, V_th]) or clip (if
             the level is not clipped); by default sigmoid for binary neurons, clip for others.
@@ -100,6 +101,7 @@ class Recipe:
     activity_penalty: float = 0.0
     bias_lr: float = 1.0
     whiten: bool = False
+    init: str | None = None
     threshold: float = 2.0
     surrogate: SurrogateName | None = None
     alpha: float = 5.0

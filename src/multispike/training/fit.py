@@ -30,7 +30,7 @@ from multispike.training.callbacks import ProgressBar, RunFiles, write_rows
 from multispike.training.checkpoint import AtomicCheckpointIO, read_checkpoint
 from multispike.training.module import Classifier
 from multispike.training.optim import peak_lr
-from multispike.training.run import load_weights, open_run
+from multispike.training.run import checkpoint_of, load_weights, open_run
 from multispike.training.whitening import whiten_
 
 
@@ -124,6 +124,9 @@ def fit(config: TrainConfig) -> bool:
     if len(dataset.train) < 2:
         raise invalid("limit_train", len(dataset.train), "at least 2 images, for batch norm")
     network = build_network(config, dataset)
+    start = checkpoint_of(config.init, "init") if config.init else None
+    if start is not None:  # refused here, before anything is made or deleted
+        load_weights(network, read_checkpoint(start), start)
     _check_fit(network, dataset)
     _quiet()
     trainer = _trainer(config, folder)
@@ -143,7 +146,7 @@ def fit(config: TrainConfig) -> bool:
     module = Classifier(network, config, dataset, lr, steps=config.epochs * len(train))
     # Only now, when all settings have proved good: it may delete a run that is to be overwritten.
     checkpoint = trainer.strategy.broadcast(open_run(config) if first else None)
-    if config.whiten:
+    if config.whiten and start is None:
         stem = network.stem[0]  # pyright: ignore[reportIndexIssue]
         plain = BatchLoader(dataset.train, 2000, mean=dataset.mean, std=dataset.std)
         images = next(iter(plain))[0]

@@ -52,25 +52,36 @@ def load_run(folder: str | Path, checkpoint: str = "last.ckpt") -> Run:
     Raises:
         InputError: if there is no run, or the checkpoint is damaged or of another architecture.
     """
-    folder = Path(folder)
-    if folder.is_file():
-        folder, checkpoint = folder.parent, folder.name
-    if not folder.is_dir():
-        raise InputError(
-            f"run: got {str(folder)!r}, which does not exist; allowed: a run folder or a .ckpt file"
-        )
-    content = read_checkpoint(folder / checkpoint)
+    path = checkpoint_of(folder, "run", checkpoint)
+    content = read_checkpoint(path)
     saved = content["multispike"]
     network = create_model(**saved["model"])
-    load_weights(network, content, folder / checkpoint)
+    load_weights(network, content, path)
     return Run(
-        folder=folder,
+        folder=path.parent,
         network=network.eval(),
         config=TrainConfig(**saved["config"]),
         data=saved["data"],
         rows=saved["rows"],
         train_seconds=saved["train_seconds"],
     )
+
+
+def checkpoint_of(run: str | Path, argument: str, checkpoint: str = "last.ckpt") -> Path:
+    """The checkpoint of a run's folder, or the file itself; `argument` is what the caller calls it.
+
+    Raises:
+        InputError: if there is neither.
+    """
+    run = Path(run)
+    if run.is_dir():
+        return run / checkpoint
+    if not run.is_file():
+        raise InputError(
+            f"{argument}: got {str(run)!r}, which does not exist; allowed: a run folder or a .ckpt"
+            " file"
+        )
+    return run
 
 
 def load_weights(network: Network, checkpoint: dict[str, Any], path: Path) -> None:
