@@ -240,6 +240,23 @@ def test_float_convolutions_are_exact(largest):
     assert dtype == (torch.float32 if largest == 4 else torch.float64)
 
 
+@pytest.mark.parametrize("backend", ["no oneDNN", "autocast"])
+@pytest.mark.parametrize("arch", ["sparse_resnet", "ms_resnet"])
+def test_every_backend_gives_the_same_logits(arch, backend):
+    """From a batch of 16 on, NNPACK would stand in for oneDNN; autocast would take bfloat16."""
+    network = quantise(realistic(arch), MEAN, STD, SHAPE)
+    pixels = images(64, seed=3)
+    expected = network.forward(pixels)
+    assert torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(backend != "no oneDNN")
+    try:
+        with torch.autocast("cpu", torch.bfloat16, enabled=backend == "autocast"):
+            logits = network.forward(pixels)
+    finally:
+        torch._C._set_mkldnn_enabled(True)
+    assert np.array_equal(logits, expected)
+
+
 @given(st.integers(0, 2**32), st.integers(1, 3), st.integers(1, 255))
 def test_no_potential_exceeds_the_proven_bound(seed, timesteps, pixel):
     generator = np.random.default_rng(seed)

@@ -1,13 +1,16 @@
 """The reference: what an integer network computes, bit for bit, in vectorised arithmetic.
 
-Convolutions run in torch's floating point, which is exact here: every operand and every partial
-sum, in whatever order, is a whole number below 2^24 (float32) or 2^53 (float64), and the type is
-chosen by a bound computed from the actual weights (`bounds.largest_sum`). All else is int32.
+Convolutions run in torch's floating point, which is exact where it multiplies and adds the numbers
+themselves: every product and every partial sum, in whatever order, is a whole number below 2^24
+(float32) or 2^53 (float64), and the type is chosen by a bound computed from the actual weights
+(`bounds.largest_sum`). Backends that compute with anything else are off (`exact_convolutions`). All
+else is int32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -112,7 +115,7 @@ class IntegerNetwork:
             wanted = ", ".join(map(str, (*steps, "B", *self.input_shape)))
             raise invalid("images", f"{pixels.dtype} {list(pixels.shape)}", f"uint8 [{wanted}]")
         batch = pixels.dim() - 4
-        with torch.inference_mode():
+        with torch.inference_mode(), exact_convolutions():
             parts = [self._run(chunk, observe) for chunk in pixels.split(CHUNK, dim=batch)]
         return torch.cat(parts).numpy()
 
@@ -217,6 +220,14 @@ class IntegerNetwork:
                     dtype = torch.float32 if bound < 2**24 else torch.float64
                     weights[synapses.name] = torch.from_numpy(synapses.weight).to(dtype)
         return weights
+
+
+@contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """Convolutions whose intermediates are whole: no Winograd (NNPACK's has fractions, and stands in
+    where oneDNN is off), no narrower type (autocast)."""
+    with torch.backends.nnpack.flags(enabled=False), torch.autocast("cpu", enabled=False):
+        yield
 
 
 def check(network: IntegerNetwork) -> None:
