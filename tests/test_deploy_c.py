@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from test_deploy_integer import CASES, MEAN, NAMES, SHAPE, STD, images, realistic
 
+from multispike.deploy import c_export
 from multispike.deploy.c_export import export_c, flash_bytes
 from multispike.deploy.c_program import compile_network
 from multispike.deploy.counts import count
@@ -188,6 +189,20 @@ def test_export_into_a_full_folder_needs_overwrite(tmp_path):
     ]
     with pytest.raises(InputError, match=r"^folder: got"):
         export_c(network, tmp_path / "note.txt", overwrite=True)
+
+
+def test_an_interrupted_overwrite_leaves_the_earlier_program(tmp_path, monkeypatch):
+    def interrupted(path, text):
+        if path.name == "model.c":
+            raise KeyboardInterrupt
+        path.write_text(text)
+
+    export_c(small("sparse_resnet"), tmp_path)
+    before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(c_export, "write_text", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export_c(small("sew_resnet"), tmp_path, overwrite=True)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("timesteps", [1, 3])

@@ -1,9 +1,12 @@
 """From a trained run to each format."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from multispike.cli import main
 from multispike.config import TrainConfig
 from multispike.data import load_dataset
 from multispike.deploy.export import FORMATS, export_run
+from multispike.deploy.folder import FILES, NETWORK, filling
 from multispike.deploy.store import load
 from multispike.errors import InputError
 from multispike.training.fit import fit
@@ -46,6 +50,9 @@ def test_every_format_is_written_beside_the_integer_network(run, format, tmp_pat
         pytest.skip(f"needs {', '.join(PACKAGES[format])}")
     summary = export_run(run, format, tmp_path / "out")
     assert summary["files"].keys() == {path.name for path in (tmp_path / "out").iterdir()}
+    main, parts = FILES[format]
+    assert main in summary["files"]
+    assert all(re.fullmatch(f"{main}|{NETWORK}|{parts}", name) for name in summary["files"])
     assert 0 < summary["largest_bound"] < 2**31
     assert 270_000 < summary["weights"] < 280_000
 
@@ -133,6 +140,57 @@ def test_a_format_that_fails_leaves_no_folder(run, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+def filled(folder, format: str, *names: str, content: str = "new") -> None:
+    """An export of that format, with one file of it that is not the main one."""
+    with filling(folder, format) as temporary:
+        for name in (FILES[format][0], NETWORK, *names):
+            (temporary / name).write_text(content)
+
+
+def contents(folder) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(("owner", "call"), [(Path, "unlink"), (os, "replace")])
+@pytest.mark.parametrize("steps", range(4))
+def test_an_interrupted_overwrite_leaves_nothing_mixed_that_builds(
+    owner, call, steps, tmp_path, monkeypatch
+):
+    filled(tmp_path, "c", "weights0.c", "weights1.c", content="old")
+    original, left = getattr(owner, call), iter(range(steps))
+
+    def interrupted(*arguments):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, call, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            filled(tmp_path, "c", "weights0.c", "weights1.c")
+    found = contents(tmp_path)
+    if "model.c" in found:
+        assert found.keys() >= {"weights0.c", "weights1.c"}
+        assert len(set(found.values())) == 1
+
+
+def test_another_format_replaces_the_earlier_one(tmp_path):
+    own = {"note.txt": "mine", "weights_mine.c": "mine", "README.md": "mine"}
+    for name, text in own.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "build").mkdir()
+    filled(tmp_path, "openvino", "model.bin")
+    filled(tmp_path, "onnx")
+    (tmp_path / "build").rmdir()
+    assert contents(tmp_path) == {"model.onnx": "new", NETWORK: "new", **own}
+    filled(tmp_path, "c", "weights0.c", "weights1.c", "README.md")
+    filled(tmp_path, "c", "weights0.c", "README.md", content="newer")
+    own.pop("README.md")  # the C export's name
+    assert set(contents(tmp_path)) == {"model.c", "weights0.c", "README.md", NETWORK, *own}
+    filled(tmp_path, "nir")
+    assert contents(tmp_path) == {"model.nir": "new", NETWORK: "new", **own}
+
+
 def test_full_folders_unknown_formats_and_missing_runs_are_refused(run, tmp_path):
     with pytest.raises(InputError, match=r"^format: got 'tflite', .*onnx, openvino"):
         export_run(run, "tflite", tmp_path / "out")
@@ -141,8 +199,9 @@ def test_full_folders_unknown_formats_and_missing_runs_are_refused(run, tmp_path
     (tmp_path / "note.txt").write_text("mine")
     with pytest.raises(InputError, match=r"^out: got .*--overwrite"):
         export_run(run, "c", tmp_path)
-    export_run(run, "c", tmp_path, overwrite=True)
+    summary = export_run(run, "c", tmp_path, overwrite=True)
     assert (tmp_path / "note.txt").read_text() == "mine"
+    assert "note.txt" not in summary["files"]
 
 
 def test_an_ann_is_refused_with_advice_and_leaves_nothing(tmp_path):

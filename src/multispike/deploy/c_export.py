@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multispike.deploy.c_program import WIDTHS, Program, compile_network, identifier
+from multispike.deploy.folder import filling
 from multispike.deploy.integer import IntegerNetwork
 from multispike.deploy.layers import Bias, Neurons, Potentials, Readout, Shape, Synapses
 from multispike.errors import invalid
@@ -30,7 +30,7 @@ def export_c(
 
     The folder gets `model.h`, `model.c` (tables and calls), `weights*.c`, `kernels.*`, `main.c`, a
     `Makefile` (`make`, `make dense`, `make count`, `make check`) and a `README.md` with its RAM
-    and flash.
+    and flash, whole or not at all; `overwrite` replaces what earlier exports left there.
 
     Raises:
         InputError: if `folder` is a file, or not empty without `overwrite`.
@@ -38,23 +38,25 @@ def export_c(
     target = Path(folder)
     if target.is_file() or (target.is_dir() and any(target.iterdir()) and not overwrite):
         raise invalid("folder", str(target), "an empty or new folder, or overwrite")
-    target.mkdir(parents=True, exist_ok=True)
+    with filling(target, "c") as temporary:
+        return write_c(network, temporary)
+
+
+def write_c(network: IntegerNetwork, folder: Path) -> Program:
+    """The files of `export_c` in an empty folder."""
     program = compile_network(network)
     kernels = files("multispike.deploy") / "c"
     for name in _KERNELS:
-        write_text(target / name, (kernels / name).read_text(encoding="utf-8"))
-    groups = list(_grouped(network))
-    sources = [f"weights{index}" for index in range(len(groups))]
-    for name, group in zip(sources, groups, strict=True):
-        write_text(target / f"{name}.c", _weights(group))
-    for path in target.glob("weights*.c"):  # of a larger network that stood here
-        if re.fullmatch(r"weights\d+", path.stem) and path.stem not in sources:
-            path.unlink()
-    write_text(target / "model.h", _header(network))
-    write_text(target / "model.c", _source(program))
+        write_text(folder / name, (kernels / name).read_text(encoding="utf-8"))
+    sources = []
+    for index, group in enumerate(_grouped(network)):
+        sources.append(f"weights{index}")
+        write_text(folder / f"weights{index}.c", _weights(group))
+    write_text(folder / "model.h", _header(network))
+    write_text(folder / "model.c", _source(program))
     makefile = (kernels / "Makefile").read_text(encoding="utf-8")
-    write_text(target / "Makefile", makefile.replace("@WEIGHTS@", " ".join(sources)))
-    write_text(target / "README.md", _readme(program))
+    write_text(folder / "Makefile", makefile.replace("@WEIGHTS@", " ".join(sources)))
+    write_text(folder / "README.md", _readme(program))
     return program
 
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from multispike.deploy.folder import NETWORK, filling
 from multispike.errors import invalid, unknown
 
 if TYPE_CHECKING:
     from multispike.deploy.integer import IntegerNetwork
-
-NETWORK = "network.npz"
-"""The integer network itself, beside whatever format: `multispike.deploy.store.load` reads it."""
 
 
 def _onnx(network: IntegerNetwork, folder: Path) -> None:
@@ -31,9 +28,9 @@ def _openvino(network: IntegerNetwork, folder: Path) -> None:
 
 
 def _c(network: IntegerNetwork, folder: Path) -> None:
-    from multispike.deploy.c_export import export_c
+    from multispike.deploy.c_export import write_c
 
-    export_c(network, folder, overwrite=True)
+    write_c(network, folder)
 
 
 def _nir(network: IntegerNetwork, folder: Path) -> None:
@@ -48,7 +45,7 @@ FORMATS: dict[str, Callable[[IntegerNetwork, Path], None]] = {
     "onnx": _onnx,
     "openvino": _openvino,
 }
-"""Format -> writer; a new format is a new row."""
+"""Format -> writer; a new format is a new row, here and in `folder.FILES`."""
 
 
 def export_run(
@@ -66,17 +63,18 @@ def export_run(
     """Quantise a run's network and write it to the folder `out`.
 
     Args:
-        run, format, out, checkpoint, overwrite: what, as what, where to.
+        run, format, out, checkpoint: what, as what, where to.
+        overwrite: replace what earlier exports, of any format, left in `out`.
         evaluate: compare the integer network with the float one on the run's test samples.
         finetune: epochs of training with rounded weights; implies `evaluate`.
         data_dir, limit_test: as for `multispike.experiment.data_of`.
 
     Returns:
         {"arch", "format", "out", "timesteps", "levels", "logit_scale", "weights", "largest_bound",
-        "accuracy", "finetuned", "files": {name: bytes}}: `weights` of one byte each, and
-        `largest_bound`, below 2^31, is proven for every sum. "accuracy" has the fields of
-        `multispike.deploy.trained.Accuracy`, or is None without `evaluate`; "finetuned" has those
-        after `finetune` epochs, or is None.
+        "accuracy", "finetuned", "files": {name: bytes}}: `weights` of one byte each,
+        `largest_bound`, below 2^31, proven for every sum, and `files` what was written. "accuracy"
+        has the fields of `multispike.deploy.trained.Accuracy`, or is None without `evaluate`;
+        "finetuned" has those after `finetune` epochs, or is None.
 
     Raises:
         InputError: for an unknown format, a folder that is not empty without `overwrite`, missing
@@ -99,14 +97,14 @@ def export_run(
     if evaluate or finetune:
         dataset = data_of(trained, data_dir, limit_test)
         loader = evaluation_loader(trained, dataset)
-    _write(network, format, folder)
+    written = _write(network, format, folder)
     accuracy = finetuned = None
     if evaluate or finetune:
         accuracy = compare(trained, network, loader)
         if finetune:
             finetune_run(trained, dataset, finetune)
             network = quantise_run(trained)
-            _write(network, format, folder)
+            written = _write(network, format, folder)
             finetuned = compare(trained, network, loader)
     every = [one for layer in network.layers for one in getattr(layer, "synapses", ())]
     return {
@@ -120,25 +118,17 @@ def export_run(
         "largest_bound": max(network.bounds.values()),
         "accuracy": asdict(accuracy) if accuracy else None,
         "finetuned": asdict(finetuned) if finetuned else None,
-        "files": {
-            path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()
-        },
+        "files": written,
     }
 
 
-def _write(network: IntegerNetwork, format: str, folder: Path) -> None:
-    """The format's files and the integer network; a folder made for them goes if that fails."""
+def _write(network: IntegerNetwork, format: str, folder: Path) -> dict[str, int]:
+    """The format's files and the integer network; their names and bytes."""
     from multispike.data.progress import progress_bar
     from multispike.deploy.store import save
 
-    made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with progress_bar(True) as bar:
-            bar.add_task(f"writing {format}", total=None)
-            FORMATS[format](network, folder)
-            save(network, folder / NETWORK)
-    except BaseException:
-        if made:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+    with progress_bar(True) as bar, filling(folder, format) as temporary:
+        bar.add_task(f"writing {format}", total=None)
+        FORMATS[format](network, temporary)
+        save(network, temporary / NETWORK)
+        return {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
