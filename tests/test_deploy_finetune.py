@@ -10,6 +10,7 @@ from multispike.deploy import drives
 from multispike.deploy import quantise as quantise_module
 from multispike.deploy.finetune import finetune
 from multispike.deploy.quantise import quantise, rounded_weights
+from multispike.errors import RunError
 from multispike.models import create_model
 
 
@@ -44,6 +45,16 @@ def test_fine_tuning_leaves_unrounded_weights_and_statistics():
     after = model.state_dict()
     assert len(losses) == 1
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_a_loss_that_is_not_finite_says_what_an_export_can_do_instead():
+    model = realistic("sparse_resnet")
+    batch = (torch.full((4, *SHAPE), torch.nan), torch.arange(4))
+    with pytest.raises(
+        RunError, match=r"^finetune: got a loss of nan in step 0.*--finetune"
+    ) as caught:
+        finetune(model, [batch], MEAN, STD, SHAPE)
+    assert "lr" not in str(caught.value)
 
 
 def test_fine_tuning_makes_up_for_coarse_weights(monkeypatch):

@@ -53,7 +53,10 @@ def finetune(
             loss.backward()
         losses.append(loss.item())
         if not torch.isfinite(loss):
-            raise RunError(f"finetune: got a loss of {losses[-1]} in step {step}: use a smaller lr")
+            raise RunError(
+                f"finetune: got a loss of {losses[-1]} in step {step}, allowed: a finite one"
+                " (export without --finetune, or from another --checkpoint)"
+            )
         optimizer.step()
     return losses
 
