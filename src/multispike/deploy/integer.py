@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from multispike.deploy import bounds
+from multispike.deploy.checks import check
 from multispike.deploy.layers import (
     IMAGE,
     POTENTIAL_BITS,
@@ -224,36 +225,11 @@ class IntegerNetwork:
 
 @contextmanager
 def exact_convolutions() -> Iterator[None]:
-    """Convolutions whose intermediates are whole: no Winograd (NNPACK's has fractions, and stands in
-    where oneDNN is off), no narrower type (autocast)."""
+    """Convolutions whose intermediates are whole: no Winograd with its fractions (NNPACK's, where
+    oneDNN is off), no narrower type (autocast).
+    """
     with torch.backends.nnpack.flags(enabled=False), torch.autocast("cpu", enabled=False):
         yield
-
-
-def check(network: IntegerNetwork) -> None:
-    """Raise `InputError` unless layers, shapes and types fit each other and no sum overflows."""
-    names: dict[str, Shape] = {IMAGE: network.input_shape}
-    for layer in network.layers:
-        for source in sources(layer):
-            if source not in names:
-                raise invalid(f"source of {layer.name}", source, f"one of {', '.join(names)}")
-        for synapses in getattr(layer, "synapses", ()):
-            shape = names[synapses.source]
-            if synapses.weight is not None and synapses.weight.shape[1] != shape[0]:
-                raise invalid(
-                    f"weight of {synapses.name}", synapses.weight.shape, f"Ci = {shape[0]}"
-                )
-            reached = synapses.reach(shape)
-            if isinstance(layer, Neurons) and layer.sign is not None:
-                reached = (reached[0], (reached[1] + 1) // 2, (reached[2] + 1) // 2)
-            if reached != layer.shape:
-                raise invalid(
-                    f"shape of {layer.name}", layer.shape, f"{reached} by {synapses.name}"
-                )
-        names[layer.name] = layer.shape
-    if not network.layers or not isinstance(network.layers[-1], Readout):
-        raise invalid("layers", len(network.layers), "a list that ends in a readout")
-    bounds.prove(network.layers, network.timesteps)
 
 
 def _channels(values: Ints) -> Tensor:

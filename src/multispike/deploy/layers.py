@@ -3,7 +3,7 @@
 Three kinds of numbers pass between layers, always `[C, H, W]` per image:
 
 levels      whole numbers z in {0..M} in one byte: what a neuron, a sum or a pooling of spikes sends
-potentials  int16, saturating, in units of `Potentials.unit` (MS-ResNet's shortcuts)
+potentials  int16, saturating, in one unit for the whole network (MS-ResNet's shortcuts)
 sums        int32, levels added over the image by the global pooling
 
 A neuron's potential is int32 in units of its own, V_th/(N*D) a channel, chosen so that one level is
@@ -29,7 +29,15 @@ POTENTIAL_BITS = 16
 """Fixed-point width of potentials that cross a shortcut; they saturate at its ends."""
 
 POTENTIAL_LEVEL = 255
-"""Units of such a potential in one level (V_th/N)."""
+"""Units of such a potential in one level (V_th/N), where there are few levels."""
+
+POTENTIAL_HEADROOM = 16
+"""How many thresholds V_th such a potential holds, where there are many."""
+
+SHIFT_MAX = 16
+"""Largest shift, either way."""
+
+MERGES = ("add", "and", "iand")
 
 
 @dataclass(frozen=True)
@@ -145,7 +153,7 @@ class Potentials:
 class Merge:
     """Levels of a block's path a and shortcut b: a + b, or for binary ones a AND b, NOT a AND b.
 
-    kind: "add", "and" or "iand".
+    kind: one of `MERGES`.
     """
 
     name: str

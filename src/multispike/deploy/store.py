@@ -6,7 +6,7 @@
     KEY.npy           one array each; KEY is its place in the JSON, "layers/3/synapses/0/weight"
 
 Reading checks the zip's checksums, every field against the type that declares it, and the whole
-network as if it had just been made (shapes, bounds): a damaged file is refused, never run.
+network as if it had just been made (`checks`): a damaged file is refused, never run.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import os
 import types
 import zipfile
+import zlib
 from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -28,6 +29,12 @@ from multispike.files import replacing
 FORMAT = "multispike-integer-1"
 _HEADER = "network.json"
 _LAYERS = {kind.__name__: kind for kind in get_args(layers.Layer)}
+_DAMAGE = (
+    *(OSError, EOFError, MemoryError, ValueError, KeyError, AttributeError),
+    # What zipfile raises for a method, a version and an encryption that it doesn't know, and zlib.
+    *(zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error),
+)
+"""What reading a damaged file may raise."""
 
 
 def save(network: IntegerNetwork, path: str | os.PathLike[str]) -> None:
@@ -63,7 +70,7 @@ def load(path: str | os.PathLike[str]) -> IntegerNetwork:
         header = json.loads(arrays.pop(_HEADER).tobytes())
     except FileNotFoundError:
         raise InputError(f"path: got {str(path)!r}, allowed: an existing file") from None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, AttributeError) as error:
+    except _DAMAGE as error:
         raise InputError(f"path: got {str(path)!r}, damaged or no {FORMAT}: {error}") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         found = header.get("format") if isinstance(header, dict) else header
@@ -80,7 +87,7 @@ def load(path: str | os.PathLike[str]) -> IntegerNetwork:
         )
     except InputError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise InputError(f"path: got {str(path)!r}, contradicts itself: {error!r}") from error
 
 
