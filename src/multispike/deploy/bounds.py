@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -23,6 +24,12 @@ from multispike.errors import InputError, invalid
 INT32 = 2**31 - 1
 LEVEL_MAX = 255
 """Levels travel as one byte."""
+
+FLOAT32 = 2**24
+"""Below, float32 is exact for whole numbers."""
+
+RATIO = 2**22
+"""Below, for (N+1)*D, H/D in float32 stays clear of the ties of its rounding."""
 
 
 def largest_sum(synapses: Synapses, largest_input: int) -> int:
@@ -67,7 +74,7 @@ def prove(layers: Sequence[Layer], timesteps: int) -> dict[str, int]:
     """The bound on every intermediate value of each layer that adds, by name.
 
     A potential is bounded by |start| + T * (|bias| + sum |w| * largest input): the reset only
-    brings it nearer to zero. Levels of a residual sum must fit one byte.
+    brings it nearer to zero. Levels of a residual sum must fit one byte, those of logic be 0 or 1.
 
     Raises:
         InputError: naming the layer whose bound exceeds its type.
@@ -75,9 +82,11 @@ def prove(layers: Sequence[Layer], timesteps: int) -> dict[str, int]:
     largest = largest_outputs(layers)
     bounds = {}
     for layer in layers:
-        if isinstance(layer, Merge) and largest[layer.name] > LEVEL_MAX:
-            levels = largest[layer.name]
-            raise InputError(f"{layer.name}: got levels up to {levels}, allowed: <= {LEVEL_MAX}")
+        if isinstance(layer, Merge):
+            parts = largest[layer.path], largest[layer.shortcut]
+            levels, limit = (sum(parts), LEVEL_MAX) if layer.kind == "add" else (max(parts), 1)
+            if levels > limit:
+                raise InputError(f"{layer.name}: got levels up to {levels}, allowed: <= {limit}")
         if not isinstance(layer, (Neurons, Potentials, Readout)):
             continue
         bound = int(np.abs(layer.bias.values.astype(np.int64)).max())
@@ -97,6 +106,35 @@ def prove(layers: Sequence[Layer], timesteps: int) -> dict[str, int]:
             raise invalid(layer.name, f"sums up to {bound}", f"<= {INT32}: fewer levels or steps")
         bounds[layer.name] = bound
     return bounds
+
+
+def prove_float32(layers: Sequence[Layer], timesteps: int) -> None:
+    """Raise `InputError` unless float32 holds all numbers of the layers exactly.
+
+    Sums must stay below 2^24, but for the dense shortcut convolutions of MS-ResNet, and
+    (N+1) * D of neurons below 2^22.
+    """
+    largest = largest_outputs(layers)
+    sums = prove([_without_dense(layer, largest) for layer in layers], timesteps)
+    for layer in layers:
+        if isinstance(layer, GlobalSum):
+            sums[layer.name] = timesteps * largest[layer.name]
+        if isinstance(layer, Neurons):
+            ratio = (layer.levels + 1) * int(layer.step.max())
+            if ratio >= RATIO:
+                raise invalid(layer.name, f"(N+1) * D = {ratio}", f"< {RATIO}, or --format c")
+    for name, bound in sums.items():
+        if bound >= FLOAT32:
+            allowed = f"< {FLOAT32} (float32): fewer levels or steps, or --format c"
+            raise invalid(name, f"sums up to {bound}", allowed)
+
+
+def _without_dense(layer: Layer, largest: dict[str, int]) -> Layer:
+    """The layer without convolutions of potentials."""
+    if not isinstance(layer, Potentials):
+        return layer
+    kept = (one for one in layer.synapses if one.weight is None or largest[one.source] <= LEVEL_MAX)
+    return replace(layer, synapses=tuple(kept))
 
 
 def _positions(layers: Sequence[Layer], layer: GlobalSum) -> int:

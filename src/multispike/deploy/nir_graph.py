@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from multispike.deploy.bounds import prove_float32
 from multispike.deploy.integer import IntegerNetwork
 from multispike.deploy.layers import (
     IMAGE,
@@ -36,12 +37,16 @@ from multispike.deploy.layers import (
 from multispike.errors import InputError, invalid
 from multispike.files import replacing
 
+EDGE_MAX = 2**23
+"""Below, float32 holds halves."""
+
 
 def export_nir(network: IntegerNetwork, path: str | os.PathLike[str]) -> None:
     """Write `network` as a NIR file (HDF5).
 
     Raises:
-        InputError: for what NIR can't express (see the module), naming the layer.
+        InputError: for what NIR can't express (see the module) or its float32 can't hold, naming
+            the layer.
     """
     if find_spec("nir") is None:
         raise InputError("nir: not installed, allowed: pip install 'multispike[nir]'")
@@ -61,6 +66,7 @@ def nir_graph(network: IntegerNetwork) -> Any:
     writer = _Writer(network)
     for layer in network.layers:
         writer.layer(layer)
+    prove_float32(network.layers, network.timesteps)
     metadata = {"logit_scale": network.logit_scale, "arch": network.arch}
     return nir.NIRGraph(nodes=writer.nodes, edges=writer.edges, metadata=metadata)
 
@@ -123,7 +129,10 @@ class _Writer:
             bias = bias[:, :1, :1]
         units = []
         for k in range(1, layer.levels + 1):
-            edges = k * layer.step[:, None, None] - bias - 0.5
+            edges = k * layer.step[:, None, None].astype(np.float64) - bias - 0.5
+            if np.abs(edges).max() >= EDGE_MAX:
+                largest = np.abs(edges).max()
+                raise invalid(layer.name, f"a threshold of {largest}", f"< {EDGE_MAX} (float32)")
             node = nir.Threshold(np.broadcast_to(edges, shape).astype(np.float32))
             units.append(self.add(f"{layer.name}_level{k}", node, drive))
         return units if layer.sign is None else self.any_of(f"{layer.name}_pool", units, shape)

@@ -7,8 +7,8 @@ below 2^24. A neuron's level, floor(H/D) clipped to 0..N, is written as rounding
     Clip(QuantizeLinear((H - (D-1)/2) / D), 0, N),
 
 equal since D is odd: no whole H ever gives a tie, and each is 1/(2D) away from one, farther than
-float32 rounding reaches while (N+1)*D < 2^22. The only other inexact place are the dense shortcut
-convolutions of MS-ResNet, whose sums may pass 2^24.
+float32 rounding reaches while (N+1)*D < 2^22. Networks whose bounds pass these limits are refused;
+only the dense shortcut convolutions of MS-ResNet may pass 2^24.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from multispike.deploy.bounds import prove_float32
 from multispike.deploy.integer import IntegerNetwork
 from multispike.deploy.layers import (
     IMAGE,
@@ -42,9 +43,13 @@ OPSET = 17
 def build(network: IntegerNetwork) -> ModelProto:
     """The model: input "image" uint8 [batch, C, H, W] (event frames: [T, batch, ...]), output
     "logits" float32 [batch, classes] in the float network's units.
+
+    Raises:
+        InputError: naming the layer whose numbers float32 may not hold exactly.
     """
     from onnx import TensorProto, checker, helper
 
+    prove_float32(network.layers, network.timesteps)
     writer = _Writer(network)
     writer.write()
     steps = [network.timesteps] if network.events else []
