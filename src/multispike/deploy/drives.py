@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from multispike.deploy.layers import Ints, Shape, Synapses
+from multispike.deploy.layers import SHIFT_MAX, Ints, Shape, Synapses
 from multispike.errors import invalid
 from multispike.neurons import MIN_THRESHOLD, MultiLevelIF
 
@@ -21,18 +21,43 @@ GRID = 1 + 1e-6
 """Room for the rounding of float32, so that weights that lie on an 8-bit grid find it again."""
 
 
-def int32(values: Floats) -> Ints:
-    """Whole numbers as int32; beyond its ends they stay there, and the bounds refuse them."""
-    return np.clip(values, -(2**31) + 1, 2**31 - 1).astype(np.int32)
+FLOAT32 = 2.0**-23
+"""Relative rounding of float32."""
+
+
+def int32(values: Floats, name: str) -> Ints:
+    """Whole numbers as int32.
+
+    Raises:
+        InputError: naming the layer, where they don't fit.
+    """
+    largest = float(np.abs(values).max())
+    if not largest < 2**31:
+        allowed = "< 2^31: biases and shortcuts in proportion to thresholds"
+        raise invalid(name, f"{largest:.3g} units", allowed)
+    return values.astype(np.int32)
+
+
+def lifted(values: Floats) -> Floats:
+    """`values`, raised by what float32 may have taken, so that rounding down keeps whole ones.
+
+    >>> np.floor(lifted(np.array([2.9999999, 2.99999, -1e-12]))).tolist()
+    [3.0, 2.0, 0.0]
+    """
+    return values + FLOAT32 * np.maximum(np.abs(values), 1)
 
 
 @dataclass(frozen=True)
 class Signal:
-    """What a layer sends: its name and shape, and what 1 is worth in the float network, [C]."""
+    """What a layer sends: its name and shape, and what 1 is worth in the float network, [C].
+
+    potentials: fixed-point potentials, not levels.
+    """
 
     name: str
     shape: Shape
     worth: Floats
+    potentials: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,12 +137,20 @@ def fold(norm: nn.BatchNorm2d, drive: Drive) -> Drive:
 
 
 def whole(drive: Drive, unit: Floats, shift: Ints | None = None) -> Synapses:
-    """`drive` in whole units [C], finer by 2^shift where a shift follows."""
+    """`drive` in whole units [C], finer by 2^shift where a shift follows.
+
+    Raises:
+        InputError: naming the layer, for weights beyond 127 units.
+    """
     if drive.weight is None:
-        gain = int32(np.round(drive.source.worth / unit))
+        gain = int32(np.round(drive.source.worth / unit), drive.name)
         return Synapses(drive.name, drive.source.name, gain=gain)
-    fine = finest(unit, shift)
-    weight = np.round(drive.weight / fine[:, None, None, None]).clip(-WEIGHT_MAX, WEIGHT_MAX)
+    weight = drive.weight / finest(unit, shift)[:, None, None, None]
+    largest = float(np.abs(weight).max())
+    if largest > GRID**2 * WEIGHT_MAX:
+        allowed = f"<= {WEIGHT_MAX}: a smaller batch norm scale, or a larger threshold"
+        raise invalid(drive.name, f"weights up to {largest:.4g} levels", allowed)
+    weight = np.round(weight).clip(-WEIGHT_MAX, WEIGHT_MAX)
     return Synapses(
         drive.name,
         drive.source.name,
@@ -148,8 +181,8 @@ def largest_shift(drive: Drive, unit: Floats) -> Ints:
     """The largest power of two a channel that keeps weights within -127..127."""
     assert drive.weight is not None
     largest = np.abs(drive.weight).max(axis=(1, 2, 3)) / unit
-    shift = np.floor(np.log2(GRID * WEIGHT_MAX / np.maximum(largest, WEIGHT_MAX / 2.0**16)))
-    return shift.clip(-16, 16).astype(np.int32)
+    shift = np.floor(np.log2(GRID * WEIGHT_MAX / np.maximum(largest, WEIGHT_MAX / 2.0**SHIFT_MAX)))
+    return shift.clip(-SHIFT_MAX, SHIFT_MAX).astype(np.int32)
 
 
 def level_of(neuron: MultiLevelIF, channels: int | None) -> Floats:

@@ -2,14 +2,16 @@
 
 Every neuron's potential is counted in units of its own channel, u = V_th / (N * D): the odd
 number D is the largest for which all weights of the channel, as potentials per level received, fit
--127..127 units. Hence firing compares with k*D and the soft reset subtracts z*D, both exact.
-The bias is rounded down at T = 1, where H >= k*D asks no more of it, else to the nearest.
+-127..127 units, and that keeps bias and N levels below 2^22 of them. Hence firing compares with k*D
+and the soft reset subtracts z*D, both exact. The bias is rounded
+down at T = 1, where H >= k*D asks no more of it, else to the nearest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -25,6 +27,7 @@ from multispike.deploy.drives import (
     int32,
     largest_shift,
     level_of,
+    lifted,
     project,
     rounded,
     taps,
@@ -33,6 +36,8 @@ from multispike.deploy.drives import (
 from multispike.deploy.integer import IntegerNetwork
 from multispike.deploy.layers import (
     IMAGE,
+    POTENTIAL_BITS,
+    POTENTIAL_HEADROOM,
     POTENTIAL_LEVEL,
     Bias,
     GlobalSum,
@@ -55,6 +60,9 @@ from multispike.neurons import MultiLevelIF
 
 STEP_MAX = 2**20 - 1
 """Largest D; reached only by channels whose weights are next to nothing."""
+
+REACH = 2**22 - 1
+"""Largest bias, and N+1 levels, in units: float32 runtimes tell levels apart up to here."""
 
 
 def quantise(
@@ -126,11 +134,14 @@ class _Walker:
         self.rounded: dict[str, Floats] = {}
         self.timesteps = model.timesteps
         self.mean, self.std = np.array(mean, np.float64), np.array(std, np.float64)
-        steps = [
-            level_of(neuron, None) for neuron in model.modules() if isinstance(neuron, MultiLevelIF)
-        ]
+        neurons = [module for module in model.modules() if isinstance(module, MultiLevelIF)]
+        level = float(np.median(np.concatenate([level_of(neuron, None) for neuron in neurons])))
+        levels = max(neuron.spec.levels for neuron in neurons)
         # One unit for all potentials that cross a shortcut, so that they add as they are.
-        self.unit = float(np.median(np.concatenate(steps))) / POTENTIAL_LEVEL
+        units = odd_below(min(POTENTIAL_LEVEL, largest_potential() / POTENTIAL_HEADROOM / levels))
+        self.unit = level / units
+        # Neurons that read them multiply, so that D doesn't get as coarse as the unit.
+        self.gain = odd_below(-(-POTENTIAL_LEVEL // units) + 1)
 
     def walk(self, model: Network, input_shape: Shape) -> tuple[Readout, float]:
         """All layers, and the readout with the worth of its unit."""
@@ -211,21 +222,28 @@ class _Walker:
                 "beta", spec.beta, "1 (integers don't leak): train without leak, or T = 1"
             )
         delta = level_of(neuron, shape[0])
-        step = self.whole_steps(delta, drives)
+        bias = np.sum([drive.bias for drive in drives], axis=0) / delta
+        reach = np.maximum(spec.levels + 1, self.timesteps * np.abs(bias))
+        if drives[0].source.potentials:
+            largest = largest_potential() * self.unit
+            if spec.levels * delta.max() > largest:
+                allowed = f"<= {largest:.4g}: {POTENTIAL_BITS} bits hold thresholds near the median"
+                raise invalid(name, f"a threshold of {spec.levels * delta.max():.4g}", allowed)
+        step = self.whole_steps(delta, drives, reach)
         unit = delta / step
-        bias = np.sum([drive.bias for drive in drives], axis=0) / unit
         start = np.zeros_like(step)
         if self.timesteps == 1:
-            bias = bias + spec.beta * spec.v_init * step
+            bias = lifted((bias + spec.beta * spec.v_init) * step)
         else:
-            start = np.floor(spec.v_init * step).astype(np.int32)
+            bias = bias * step
+            start = np.floor(lifted(spec.v_init * step.astype(np.float64))).astype(np.int32)
         synapses = tuple(self.whole(drive, unit) for drive in drives)
         self.layers.append(
             Neurons(
                 name=name,
                 shape=shape,
                 synapses=synapses,
-                bias=self.bias(bias, drives, synapses, shape, down=self.timesteps == 1),
+                bias=self.bias(name, bias, drives, synapses, shape, down=self.timesteps == 1),
                 start=start,
                 step=step,
                 levels=spec.levels,
@@ -234,19 +252,21 @@ class _Walker:
         )
         return Signal(name, shape, delta)
 
-    def whole_steps(self, delta: Floats, drives: list[Drive]) -> Ints:
-        """D a channel: units in one level."""
+    def whole_steps(self, delta: Floats, drives: list[Drive], reach: Floats) -> Ints:
+        """D a channel: units in one level, `reach` levels of them at most `REACH`."""
+        if all(drive.weight is None for drive in drives):
+            # Nothing but levels, or potentials in fixed point: their unit is given.
+            source = drives[0].source
+            gain = self.gain if source.potentials else 1
+            step = 2 * np.floor(gain * delta / source.worth / 2 + 1e-9) + 1
+            return int32(step, drives[0].name)
         largest = np.zeros(len(delta))
         for drive in drives:
             if drive.weight is not None:
                 largest = np.maximum(largest, np.abs(drive.weight).max(axis=(1, 2, 3)))
-        if all(drive.weight is None for drive in drives):
-            # Nothing but levels, or potentials in fixed point: their unit is given.
-            step = 2 * np.floor(delta / drives[0].source.worth / 2 + 1e-9) + 1
-        else:
-            with np.errstate(divide="ignore"):
-                step = 2 * np.floor((GRID * WEIGHT_MAX * delta / largest - 1) / 2) + 1
-        return step.clip(1, STEP_MAX).astype(np.int32)
+        with np.errstate(divide="ignore"):
+            step = np.minimum(GRID * WEIGHT_MAX * delta / largest, REACH / reach)
+        return odd_below(np.minimum(step, STEP_MAX)).clip(1).astype(np.int32)
 
     def potentials(self, name: str, drives: list[Drive]) -> Signal:
         """Potentials in the network's fixed-point unit, each path with shifts of its own."""
@@ -260,9 +280,11 @@ class _Walker:
         bias = np.sum([drive.bias for drive in drives], axis=0) / unit
         shape = drives[0].shape
         self.layers.append(
-            Potentials(name, shape, synapses, self.bias(bias, drives, synapses, shape, down=False))
+            Potentials(
+                name, shape, synapses, self.bias(name, bias, drives, synapses, shape, down=False)
+            )
         )
-        return Signal(name, shape, unit)
+        return Signal(name, shape, unit, potentials=True)
 
     def whole(self, drive: Drive, unit: Floats, shift: Ints | None = None) -> Synapses:
         """`drive` in whole units, and what that makes of its module's weights."""
@@ -274,13 +296,15 @@ class _Walker:
     def readout(self, drive: Drive) -> tuple[Readout, float]:
         """The last linear layer with one unit for all classes, and that unit."""
         assert drive.weight is not None
-        unit = max(float(np.abs(drive.weight).max()), 1e-30) / WEIGHT_MAX
+        weight, bias = float(np.abs(drive.weight).max()), float(np.abs(drive.bias).max())
+        unit = max(weight / WEIGHT_MAX, self.timesteps * bias / REACH, 1e-30)
         units = np.full(drive.shape[0], unit)
-        bias = Bias.uniform(int32(np.round(drive.bias / units)), drive.shape)
-        return Readout("logits", drive.shape, (self.whole(drive, units),), bias), unit
+        biases = Bias.uniform(int32(np.round(drive.bias / units), "logits"), drive.shape)
+        return Readout("logits", drive.shape, (self.whole(drive, units),), biases), unit
 
     def bias(
         self,
+        name: str,
         values: Floats,
         drives: list[Drive],
         synapses: tuple[Synapses, ...],
@@ -290,7 +314,7 @@ class _Walker:
         """`values` [C] in units, with the constant of the image's normalisation on it."""
         nearest = np.floor if down else np.round
         if drives[0].source.name != IMAGE:
-            return Bias.uniform(int32(nearest(values)), shape)
+            return Bias.uniform(int32(nearest(values), name), shape)
         weight = synapses[0].weight
         assert weight is not None
         shift = np.zeros(shape[0]) if synapses[0].shift is None else synapses[0].shift
@@ -302,7 +326,21 @@ class _Walker:
         rows, row_taps = taps(size[1], weight.shape[2], drives[0], shape[1])
         columns, column_taps = taps(size[2], weight.shape[3], drives[0], shape[2])
         inside = np.einsum("okl,rk,sl->rso", zero, row_taps, column_taps)
-        return Bias(int32(nearest(values - inside)), rows, columns)
+        return Bias(int32(nearest(values - inside), name), rows, columns)
+
+
+def odd_below(values: Any) -> Any:
+    """The largest odd numbers up to `values`.
+
+    >>> odd_below(np.array([5.0, 6.9, 7.0])).tolist()
+    [5.0, 5.0, 7.0]
+    """
+    return 2 * np.floor((values - 1) / 2) + 1
+
+
+def largest_potential() -> int:
+    """The largest potential that crosses a shortcut, in units."""
+    return 2 ** (POTENTIAL_BITS - 1) - 1
 
 
 def _refuse(model: Network) -> None:
