@@ -10,6 +10,8 @@ import io
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import tarfile
 import threading
 from pathlib import Path
@@ -278,7 +280,6 @@ def test_an_archive_without_all_files_is_refused(load, tmp_path):
         {b"data": np.zeros((2, 3072), np.uint8), b"labels": [1]},
         {b"data": np.zeros((2, 3072), np.uint8), b"labels": [1, 1.5]},
         {b"data": np.zeros((2, 3071), np.uint8), b"labels": [1, 2]},
-        {b"data": np.zeros((2, 3072), np.int64), b"labels": [1, 2]},
         {b"data": [0] * 3072, b"labels": [1]},
     ],
 )
@@ -329,6 +330,52 @@ def test_a_malicious_pickle_is_refused(load, tmp_path, protocol):
 def test_only_dictionaries_of_arrays_are_unpickled(content):
     with pytest.raises(InputError, match="data file: got 'it'"):
         unpickle(content, "it")
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.float32, "O", "S1", "?"])
+def test_arrays_of_anything_but_bytes_are_refused(kind):
+    content = python2_pickle({b"data": np.zeros((2, 3072), kind)})
+    with pytest.raises(InputError, match=r"data file: got 'it', .*nothing but uint8 arrays"):
+        unpickle(content, "it")
+
+
+FORGED = b"cnumpy\nndarray\n((K\x01tcnumpy\ndtype\n(X\x01\x00\x00\x00OtRC\x08AAAAAAAAtR"
+"""An array of objects whose one pointer comes from the file: `ndarray((1,), "O", b"AAAAAAAA")`."""
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        FORGED,
+        b"cnumpy\nndarray\n(" + FORGED + b"tR",  # as a shape: its object is looked at
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tC\x01btR"
+        b"(K\x01(K\x01tcnumpy\ndtype\n(X\x01\x00\x00\x00OtR\x89C\x08AAAAAAAAtb",
+    ],
+)
+def test_a_pickle_can_not_forge_pointers(use):
+    """In a process of its own, which a pointer from the file would kill."""
+    content = b"\x80\x03}X\x01\x00\x00\x00a" + use + b"s."
+    program = (
+        "import sys; from multispike.data.pickles import unpickle\n"
+        "from multispike.errors import InputError\n"
+        "try: print(repr(unpickle(sys.stdin.buffer.read(), 'it')))\n"
+        "except InputError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], input=content, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"data file: got 'it', allowed: a whole pickle")
+
+
+def test_what_a_pickle_names_has_no_power():
+    """Neither numpy's functions nor anything that outlives the pickle."""
+    attribute = b"}X\x01\x00\x00\x00aK\x01sb"  # set attribute a
+    for name in (b"numpy\ndtype", b"numpy.core.multiarray\n_reconstruct"):
+        content = b"\x80\x03}K\x00c" + name + b"\n%bs."
+        stand_in = unpickle(content % attribute, "it")[0]
+        assert stand_in.a == 1
+        again = unpickle(content % b"", "it")[0]
+        assert not hasattr(again, "a")
+        assert not (again.__module__ or "").startswith("numpy")
 
 
 @pytest.mark.parametrize("protocol", [2, 4])

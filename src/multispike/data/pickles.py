@@ -15,42 +15,63 @@ import numpy as np
 
 from multispike.errors import invalid
 
-RECONSTRUCT = np.empty(0).__reduce__()[0]
-"""The function by which a pickled array asks to be made; numpy has moved it about."""
 
-ALLOWED = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "_reconstruct"): RECONSTRUCT,
-    ("numpy._core.multiarray", "_reconstruct"): RECONSTRUCT,
-}
-"""All that a pickle may name. Numbers, strings, lists and dictionaries have no name to look up."""
+class _Type:
+    """Stands for a type of numbers; its name is all that is looked at."""
+
+    def __init__(self, name: object) -> None:
+        self.name = name
+
+    def __setstate__(self, state: object) -> None:
+        """Byte order and alignment, which bytes don't have."""
+
+
+class _Array:
+    """Stands for an array, which comes out as the bytes it is: uint8, of a shape."""
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, kind, fortran, content = state
+        if not isinstance(kind, _Type) or kind.name not in (b"u1", "u1"):
+            raise pickle.UnpicklingError("an array of something else than uint8")
+        flat = np.frombuffer(content, np.uint8)
+        self.values = flat.reshape(shape, order="F" if fortran else "C")
 
 
 class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        try:
-            return ALLOWED[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
+        """A stand-in for each name that a pickled array needs: no part of numpy.
+
+        Numbers, strings, lists and dictionaries have no name to look up.
+        """
+        # Made anew for each pickle, which can give a function attributes, and nothing more.
+        if (module, name) == ("numpy", "dtype"):
+            return lambda kind, *_: _Type(kind)
+        if (module, name) == ("numpy", "ndarray"):
+            return None  # what `_reconstruct` is to make; it makes nothing else
+        if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+            return lambda *_: _Array()
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
 def unpickle(content: bytes, name: str) -> dict[Any, Any]:
-    """A dictionary of plain values and numpy arrays from a pickle; Python 2's `str` as bytes.
+    """A dictionary of plain values and uint8 arrays from a pickle; Python 2's `str` as bytes.
 
     name: what to call it in the `InputError` for a pickle that is damaged, no dictionary, or asks
         for any other function or class. Nothing it names is imported or called.
     """
     try:
         value = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
-    # A damaged pickle can fail in any way that the constructors of arrays and values can.
+        if isinstance(value, dict):
+            return {
+                key: each.values if isinstance(each, _Array) else each
+                for key, each in value.items()
+            }
+    # A damaged pickle can fail in any way that the making of arrays and values can.
     except Exception as error:
         raise invalid(
-            "data file", name, f"a whole pickle of nothing but arrays ({error})"
+            "data file", name, f"a whole pickle of nothing but uint8 arrays ({error})"
         ) from None
-    if not isinstance(value, dict):
-        raise invalid("data file", name, f"a pickled dictionary, not {type(value).__name__}")
-    return value
+    raise invalid("data file", name, f"a pickled dictionary, not {type(value).__name__}")
 
 
 def read_archive(path: Path, names: Sequence[str]) -> dict[str, bytes]:
