@@ -8,8 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from multispike.config import Recipe
+from multispike.data import DATASETS
 from multispike.data.augment import Augmentation, Draws
+from multispike.data.sets import Dataset, Split
 from multispike.errors import InputError
+from multispike.training.fit import augmentation_of
 
 
 def draws_of(augmentation: Augmentation, count: int, height: int, width: int, seed=0) -> Draws:
@@ -158,3 +162,19 @@ def test_without_transforms_nothing_is_touched():
 def test_bad_arguments_are_named(options, line):
     with pytest.raises(InputError, match=line):
         Augmentation(**options)
+
+
+KEEPS_ITS_LABEL = {
+    "cifar10", "cifar100", "imagefolder", "cifar10dvs",
+    "cifar10-dvs-sim", "cifar100-dvs-sim", "imagefolder-dvs-sim",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_mirrored_by_default_is_what_keeps_its_label(name):
+    """A right hand's wave, mirrored, is a left hand's; digits are not read in a mirror."""
+    split = Split(torch.zeros(1, 2, 8, 8, dtype=torch.uint8), torch.zeros(1, dtype=torch.long))
+    dataset = Dataset(name, split, split, ("only",), mean=(0.0, 0.0), std=(1.0, 1.0))
+    assert augmentation_of(Recipe(), dataset).flip is (name in KEEPS_ITS_LABEL)
+    assert augmentation_of(Recipe(flip="random"), dataset).flip is True
+    assert augmentation_of(Recipe(flip="none"), dataset).flip is False

@@ -28,6 +28,8 @@ class Source:
     events: True if samples are `[T, C, H, W]` event frames, False if `[C, H, W]` images.
     options: keyword options that the function takes beyond the request.
     download: whether `download=True` can fetch it.
+    mirrored: whether a mirrored sample is as good as the sample, and keeps its label: then
+        training mirrors by default.
     """
 
     load: str
@@ -35,6 +37,7 @@ class Source:
     events: bool = False
     options: tuple[str, ...] = ()
     download: bool = False
+    mirrored: bool = False
 
 
 DATASETS: dict[str, Source] = {
@@ -50,16 +53,19 @@ DATASETS: dict[str, Source] = {
         "multispike.data.cifar:load_cifar",
         "32x32 colour images, 10 classes, 50,000 + 10,000, from parquet or the official tarball",
         download=True,
+        mirrored=True,
     ),
     "cifar100": Source(
         "multispike.data.cifar:load_cifar",
         "32x32 colour images, 100 classes, 50,000 + 10,000, from parquet or the official tarball",
         download=True,
+        mirrored=True,
     ),
     "imagefolder": Source(
         "multispike.data.images:load_imagefolder",
         "your own images in train/CLASS and test/CLASS (or val/CLASS) folders",
         options=("size",),
+        mirrored=True,
     ),
     "cifar10dvs": Source(
         "multispike.data.cifar10dvs:load_cifar10dvs",
@@ -67,6 +73,7 @@ DATASETS: dict[str, Source] = {
         events=True,
         options=("timesteps", "size", "by", "split"),
         download=True,
+        mirrored=True,
     ),
     "dvsgesture": Source(
         "multispike.data.events:load_dvsgesture",
@@ -97,6 +104,7 @@ DATASETS |= {
         events=True,
         options=("timesteps", "size"),
         download=source.download,
+        mirrored=source.mirrored,
     )
     for name, source in DATASETS.items()
     if not source.events

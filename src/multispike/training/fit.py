@@ -95,9 +95,9 @@ def batch_size_of(recipe: Recipe, images: int) -> int:
 
 
 def augmentation_of(recipe: Recipe, dataset: Dataset) -> Augmentation:
-    """The recipe's augmentation; by default colour and event sets flip, and all shift by 1/16."""
-    channels, height, width = dataset.input_shape
-    flip = recipe.flip or ("none" if channels == 1 else "random")
+    """The recipe's augmentation; by default `Source.mirrored` sets flip, and all shift by 1/16."""
+    _, height, width = dataset.input_shape
+    flip = recipe.flip or ("random" if DATASETS[dataset.name].mirrored else "none")
     shift = max(1, min(height, width) // 16) if recipe.shift is None else recipe.shift
     flips: dict[str, Any] = {"none": False, "random": True, "alternate": "alternate"}
     return Augmentation(flips[flip], shift, recipe.cutout, recipe.mixup, recipe.drop)
