@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from multispike.data.clock import Clock
 from multispike.data.formats import DAMAGE, ByteSource, Columns, Decoded, Skipped, wrong_format
 from multispike.data.formats.aedat import decode_aedat2, decode_aedat4
 from multispike.data.formats.arrays import decode_hdf5, decode_nmnist, decode_npy, decode_npz
@@ -22,9 +23,8 @@ from multispike.errors import InputError, invalid
 EVENT = np.dtype([("t", np.int64), ("x", np.int16), ("y", np.int16), ("p", np.uint8)], align=True)
 """One event: time in µs, column, row (from the upper left), and 1 for brighter, 0 for darker."""
 
-JITTER_US = 1000
-"""Time may go back this far without being a restart of the clock: the order in which the rows of a
-sensor are read differs from the order of their times."""
+LATEST_US = 1 << 61
+"""Times beyond this, in either direction, are damage; below it differences don't overflow."""
 
 SUFFIXES = (".raw", ".aedat4", ".aedat", ".npy", ".npz", ".h5", ".hdf5", ".bin")
 """What a folder of recordings is searched for."""
@@ -62,7 +62,7 @@ class Recording(Iterator[np.ndarray]):
         self._source = source
         self._chunk = chunk
         self._close = close
-        self._clock = _Clock(skipped)
+        self._clock = Clock(skipped)
         self._seen = 0
         self._pieces = self._make(decoded.columns)
 
@@ -83,9 +83,10 @@ class Recording(Iterator[np.ndarray]):
 
     def _make(self, columns: Iterator[Columns]):
         try:
-            while (events := self._checked(columns)) is not None:
-                for start in range(0, len(events), self._chunk):
-                    yield events[start : start + self._chunk]
+            while (piece := self._checked(columns)) is not None:
+                yield from self._parts(self._clock.order(*piece))
+            nothing = np.empty(0, EVENT), np.empty(0, np.int64)
+            yield from self._parts(self._clock.order(*nothing, ended=True))
             if not self.events:
                 why = str(self.skipped) or "no event in it"
                 raise invalid(
@@ -95,18 +96,22 @@ class Recording(Iterator[np.ndarray]):
             if self._close:
                 self._source.close()
 
-    def _checked(self, columns: Iterator[Columns]) -> np.ndarray | None:
-        """The next piece of the decoder with what can't be right left out; None at the end."""
+    def _parts(self, events: np.ndarray) -> Iterator[np.ndarray]:
+        for start in range(0, len(events), self._chunk):
+            yield events[start : start + self._chunk]
+
+    def _checked(self, columns: Iterator[Columns]) -> tuple[np.ndarray, np.ndarray] | None:
+        """The next piece of the decoder without events that can't be, and the numbers of the rest.
+
+        None at the end.
+        """
         try:
             raw = next(columns, None)
             if raw is None:
                 return None
             numbers = np.arange(self._seen, self._seen + len(raw.t))
             self._seen += len(raw.t)
-            inside = self._inside(raw, numbers)
-            t = raw.t if inside is None else raw.t[inside]
-            numbers = numbers if inside is None else numbers[inside]
-            t, in_order = self._clock.order(t.astype(np.int64, copy=False), numbers)
+            usable = self._usable(raw, numbers)
         except InputError:
             raise
         except DAMAGE as error:
@@ -117,25 +122,27 @@ class Recording(Iterator[np.ndarray]):
             else:  # HDF5 and npz, which are not read through the source
                 self.skipped.add(reason, 1, "times", self._seen, "event")
             return None
-        events = np.empty(len(t), EVENT)
-        events["t"] = t
-        for name, values in (("x", raw.x), ("y", raw.y), ("p", raw.p)):
-            if inside is not None:
-                values = values[inside]
-            events[name] = values if in_order is None else values[in_order]
-        return events
+        if usable is not None:
+            numbers = numbers[usable]
+        events = np.empty(len(numbers), EVENT)
+        for name, values in zip("txyp", raw, strict=True):
+            events[name] = values if usable is None else values[usable]
+        return events, numbers
 
-    def _inside(self, raw: Columns, numbers: np.ndarray) -> np.ndarray | None:
-        """Which events lie on the sensor; None if all do, which is usual."""
+    def _usable(self, raw: Columns, numbers: np.ndarray) -> np.ndarray | None:
+        """Which events lie on the sensor and have a time; None if all do, which is usual."""
         width, height = self.sensor or (1 << 15, 1 << 15)
         inside = (raw.x < width) & (raw.y < height)
         if raw.x.dtype.kind == "i":
             inside &= (raw.x >= 0) & (raw.y >= 0)
-        if inside.all():
+        usable = inside & (raw.t >= -LATEST_US) & (raw.t <= LATEST_US)
+        if usable.all():
             return None
-        outside = numbers[~inside]
-        self.skipped.add("outside the sensor", len(outside), "events", int(outside[0]), "event")
-        return inside
+        for reason, wrong in ("outside the sensor", ~inside), ("without a time", inside & ~usable):
+            if wrong.any():
+                first = int(numbers[wrong][0])
+                self.skipped.add(reason, int(wrong.sum()), "events", first, "event")
+        return usable
 
 
 def read_events(
@@ -156,7 +163,8 @@ def read_events(
     A recording that is damaged, cut off or has a clock that jumps never raises as long as one
     event could be read: what is whole is given out, `.skipped` tells what was not. Time: single
     events out of order are dropped, steps back of up to 1 ms are raised to the latest time, and
-    behind a longer one (the clock wrapped, or was reset) time goes on from the latest.
+    behind a longer one (the clock wrapped, or was reset) time goes on from the latest. Behind a
+    gap of more than 1 ms events wait until what follows tells whether their time is right.
 
     Raises `InputError` if there is no such file, its format is none of these, a library is
     missing, or, at the end, if nothing could be read.
@@ -208,67 +216,3 @@ def _decoder(source: ByteSource, path: Path | None) -> _Decoder:
     if suffix in _BY_SUFFIX:
         return _BY_SUFFIX[suffix]
     raise wrong_format(name, head, FORMATS)
-
-
-class _Clock:
-    """Makes time never go back, over the pieces of one recording."""
-
-    def __init__(self, skipped: Skipped) -> None:
-        self._skipped = skipped
-        self._offset = 0
-        self._latest: int | None = None
-
-    def order(self, t: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Times that don't decrease, and which events to keep (None: all).
-
-        t: int64; numbers: which event of the recording each one is, for the account.
-        """
-        if not len(t):
-            return t, None
-        keep = None
-        if (t[1:] < t[:-1]).any():
-            keep = self._without_outliers(t, numbers)
-            t, numbers = t[keep], numbers[keep]
-        if self._offset:
-            t = t + self._offset
-        if keep is not None or (self._latest is not None and t[0] < self._latest):
-            t = self._raised(t, numbers)
-        self._latest = int(t[-1])
-        return t, keep
-
-    def _without_outliers(self, t: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        """Which events to keep: without runs, short ones, that lie outside the time of their
-        neighbours, which are in order. A damaged time word makes one: all events up to the next.
-        """
-        edges = np.flatnonzero(np.abs(np.diff(t)) > JITTER_US) + 1
-        starts, stops = np.append(0, edges), np.append(edges, len(t))
-        first, last = t[starts], t[stops - 1]
-        before, after = last[:-2], first[2:]
-        here = slice(1, -1)
-        astray = np.zeros(len(starts), dtype=bool)
-        astray[here] = (before <= after) & (np.abs(last - first)[here] <= JITTER_US)
-        astray[here] &= (first[here] < before - JITTER_US) | (last[here] > after + JITTER_US)
-        # What is right between two that went astray alike looks astray, too: of neighbours, every
-        # second one is kept.
-        place = np.arange(len(astray))
-        astray &= (place - np.maximum.accumulate(np.where(astray, -1, place))) % 2 == 1
-        keep = np.repeat(~astray, stops - starts)
-        if astray.any():
-            lost = numbers[~keep]
-            self._skipped.add("time out of order", len(lost), "events", int(lost[0]), "event")
-        return keep
-
-    def _raised(self, t: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        """Steps back taken out: short ones by waiting, long ones by shifting all that follows."""
-        latest = int(t[0]) if self._latest is None else self._latest
-        steps = np.diff(t, prepend=latest)
-        restarts = np.flatnonzero(steps < -JITTER_US)
-        if len(restarts):
-            shift = np.zeros_like(t)
-            shift[restarts] = -steps[restarts]
-            shift = np.cumsum(shift)
-            t = t + shift
-            self._offset += int(shift[-1])
-            first = int(numbers[restarts[0]])
-            self._skipped.add("clock went back", len(restarts), "times", first, "event")
-        return np.maximum(np.maximum.accumulate(t), latest)
