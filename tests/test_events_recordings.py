@@ -154,13 +154,80 @@ def test_nmnist_records(tmp_path):
     assert (recording.format, recording.sensor) == ("N-MNIST", (34, 34))
 
 
+DAVIS346 = b"#!AER-DAT2.0\r\n# AEChip: eu.seebetter.ini.chips.davis.DAVIS346B\r\n"
+
+
+def davis(header: bytes, addresses: list[int]) -> io.BytesIO:
+    records = [[address, 10 * i] for i, address in enumerate(addresses)]
+    return io.BytesIO(header + np.array(records, ">u4").tobytes())
+
+
 def test_davis_addresses_pass_over_frames_and_triggers():
     addresses = [5 << 22 | 9 << 12 | 1 << 11, 1 << 31 | 5 << 22, 1 << 10, 259 << 22 | 345 << 12]
-    records = np.array([[address, 10 * i] for i, address in enumerate(addresses)], ">u4")
-    header = b"#!AER-DAT2.0\r\n# AEChip: eu.seebetter.ini.chips.davis.DAVIS346B\r\n"
-    events, recording = read_all(io.BytesIO(header + records.tobytes()))
-    assert events.tolist() == [(0, 9, 5, 1), (30, 345, 259, 0)]
+    events, recording = read_all(davis(DAVIS346, addresses))
+    assert events.tolist() == [(0, 336, 254, 1), (30, 0, 0, 0)]  # from the right, and from below
     assert recording.sensor == (346, 260)
+    at = len(DAVIS346) + 16
+    assert str(recording.skipped) == f"special or external: 1 events (first at byte {at})"
+
+
+def test_a_davis346_is_upright_as_tonic_reads_it(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y, p = rng.integers(0, 346, 500), rng.integers(0, 260, 500), rng.integers(0, 2, 500)
+    header = DAVIS346 + b"# Creation time: 1 \r\n"
+    content = davis(header, list(y << 22 | x << 12 | p << 11)).getvalue()
+    (tmp_path / "a.aedat").write_bytes(content)
+    events, _ = read_all(tmp_path / "a.aedat")
+    records = np.frombuffer(content, ">u4", offset=len(header)).reshape(-1, 2)
+    address = records[:, 0].astype(int)  # as tonic.io.read_davis_346, whose reader fails here
+    np.testing.assert_array_equal(events["x"], 345 - ((address & 4190208) >> 12))
+    np.testing.assert_array_equal(events["y"], 259 - ((address & 2143289344) >> 22))
+    np.testing.assert_array_equal(events["p"], (address & 2048) >> 11)
+
+
+@pytest.mark.parametrize(
+    ("chip", "sensor"),
+    [
+        ("DAVIS240C", (240, 180)),
+        ("Davis128", (128, 128)),
+        ("Davis208PixelParade", (208, 192)),
+        ("DAVIS346B", (346, 260)),
+        ("Davis640", (640, 480)),
+        ("DavisRGBW640", (320, 240)),
+        ("CDAVIS", (320, 240)),
+    ],
+)
+def test_a_davis_is_as_large_as_its_chip(chip, sensor):
+    header = f"#!AER-DAT2.0\r\n# AEChip: eu.seebetter.ini.chips.davis.{chip}\r\n".encode()
+    events, recording = read_all(davis(header, [0]))
+    assert recording.sensor == sensor
+    assert events.tolist() == [(0, sensor[0] - 1, sensor[1] - 1, 0)]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [b"", b"#End Of ASCII Header\r\n", b"# End of ASCII Header\r\n", b"#END OF ascii header\n"],
+)
+@pytest.mark.parametrize("y", [139, 140, 141, 142, 143, 144])
+def test_a_header_ends_before_a_record_that_begins_like_it(end, y):
+    """With y from 140 to 143 the first byte of a DAVIS event is #."""
+    events, recording = read_all(davis(DAVIS346 + end, [y << 22 | 7 << 12] * 40))
+    assert len(events) == 40
+    assert events["y"].tolist() == [259 - y] * 40
+    assert not recording.skipped
+
+
+def test_a_record_behind_the_end_of_the_header_may_be_text():
+    content = DAVIS346 + b"#End Of ASCII Header\r\n" + b"#@    \r\n" * 2
+    events, _ = read_all(io.BytesIO(content))
+    assert events.tolist() == [(0x20200D0A, 343, 118, 0)] * 2
+
+
+def test_special_events_of_a_dvs128_are_no_pixels():
+    addresses = [1 << 15, 5 << 8 | 3 << 1 | 1, 1 << 15 | 77, 1 << 31 | 5 << 8, 6 << 8]
+    events, recording = read_all(davis(b"#!AER-DAT2.0\r\n", addresses))
+    assert events.tolist() == [(10, 124, 122, 0), (40, 127, 121, 1)]
+    assert str(recording.skipped) == "special or external: 3 events (first at byte 14)"
 
 
 def test_evt3_vectors():

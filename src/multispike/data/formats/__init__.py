@@ -26,6 +26,10 @@ DAMAGE = (
 """What the libraries underneath raise on hostile bytes; what ends a recording, not the program."""
 
 
+LONGEST_LINE = 4096
+"""Bytes of a header's line that are believed."""
+
+
 class Columns(NamedTuple):
     """Events as four arrays of one length, of any integer type, in the order of the file."""
 
@@ -116,14 +120,18 @@ class ByteSource:
             self._head += more
         return self._head[:count]
 
-    def line(self, limit: int = 4096) -> str:
-        """The next line without its end, waiting for no more than it; `limit` bytes at most."""
-        while b"\n" not in self._head and len(self._head) < limit:
-            more = self._some(limit - len(self._head))
+    def peek_line(self) -> bytes:
+        """The next line without its end, `LONGEST_LINE` bytes at most, without moving on."""
+        while b"\n" not in self._head and len(self._head) < LONGEST_LINE:
+            more = self._some(LONGEST_LINE - len(self._head))
             if not more:
                 break
             self._head += more
-        line = self._head[:limit].partition(b"\n")[0]
+        return self._head[:LONGEST_LINE].partition(b"\n")[0]
+
+    def line(self) -> str:
+        """The next line without its end, waiting for no more than it."""
+        line = self.peek_line()
         self._take(len(line) + 1)
         return line.decode("latin-1").strip()
 

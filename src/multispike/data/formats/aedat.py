@@ -35,6 +35,12 @@ AEDAT4_EVENT = np.dtype(
         "itemsize": 16,
     }
 )
+CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
+"""What no line of text holds; a record's time does, for the first 144 s."""
+
+END_OF_HEADER = re.compile(r"# ?end of ascii header", re.IGNORECASE)
+"""Ends the header of newer files: what follows is a record, even if its first byte is a #."""
+
 LARGEST_PACKET = 1 << 26
 """Bytes, decompressed too; DV's packets are a thousand times smaller."""
 
@@ -43,50 +49,86 @@ def decode_aedat2(source: ByteSource, chunk: int, skipped: Skipped) -> Decoded:
     """Records of address and time behind lines that start with `#`.
 
     The header of a DAVIS names its chip; every other file is taken for a DVS128's. Orientation and
-    polarity are those that jAER shows: x to the right, y downwards, p = 1 for brighter.
+    polarity are those that jAER shows: x to the right, y downwards, p = 1 for brighter. Special
+    and external events, which are no pixels, are left out and counted.
+
+    Of the chip DavisRGB640 jAER has no layout: its events are taken for those of 640x480 pixels,
+    and may be shifted, if it has fewer. A DAVIS that isn't named is taken for a DAVIS346.
     """
     header = []
-    while source.peek(1) == b"#":
+    while source.peek(1) == b"#" and not CONTROL.search(source.peek_line()):
         header.append(source.line())
-    text = "\n".join(header)
-    if "davis" in text.lower():
-        return Decoded("AEDAT2", _davis_size(text), _davis(source, chunk, skipped))
+        if END_OF_HEADER.fullmatch(header[-1]):
+            break
+    text = "\n".join(header).lower()
+    if "davis" in text:
+        size = _davis_size(text)
+        return Decoded("AEDAT2", size, _davis(source, size, chunk, skipped))
     return Decoded("AEDAT2", (128, 128), _dvs128(source, chunk, skipped))
 
 
 def _dvs128(source: ByteSource, chunk: int, skipped: Skipped) -> Iterator[Columns]:
-    """Bit 0: 0 for brighter; 1 to 7: x from the right; 8 to 14: y from below."""
-    for _, data in source.words(8, 8 * chunk, skipped):
+    """Bit 0: 0 for brighter; 1 to 7: x from the right; 8 to 14: y from below; 15 or 31: special."""
+    for start, data in source.words(8, 8 * chunk, skipped):
         records = np.frombuffer(data, AEDAT2_RECORD)
         address = records["address"].astype(np.uint32)
+        is_event = address & (1 << 31 | 1 << 15) == 0
+        _count_special(~is_event, start, skipped)
+        address = address[is_event]
         yield Columns(
-            t=records["t"].astype(np.int64),
+            t=records["t"][is_event].astype(np.int64),
             x=127 - (address >> 1 & 0x7F).astype(np.int32),
             y=127 - (address >> 8 & 0x7F).astype(np.int32),
             p=1 - (address & 1),
         )
 
 
-def _davis(source: ByteSource, chunk: int, skipped: Skipped) -> Iterator[Columns]:
-    """Bit 31: 0 for an event, 1 for a frame's sample; 22 to 30: y; 12 to 21: x; 11: polarity."""
-    for _, data in source.words(8, 8 * chunk, skipped):
+def _davis(
+    source: ByteSource, size: tuple[int, int], chunk: int, skipped: Skipped
+) -> Iterator[Columns]:
+    """Bit 31: 0 for an event, 1 for a frame's sample; 22 to 30: y from below; 12 to 21: x from the
+    right; 11: 1 for brighter; 10: 1 for an external event.
+    """
+    width, height = size
+    for start, data in source.words(8, 8 * chunk, skipped):
         records = np.frombuffer(data, AEDAT2_RECORD)
         address = records["address"].astype(np.uint32)
-        # Bit 10 marks what comes from the external trigger.
-        is_event = (address >> 31 == 0) & (address >> 10 & 1 == 0)
+        is_event = address & (1 << 31 | 1 << 10) == 0
+        _count_special(address & (1 << 31 | 1 << 10) == 1 << 10, start, skipped)
         address = address[is_event]
         yield Columns(
             t=records["t"][is_event].astype(np.int64),
-            x=address >> 12 & 0x3FF,
-            y=address >> 22 & 0x1FF,
+            x=width - 1 - (address >> 12 & 0x3FF).astype(np.int32),
+            y=height - 1 - (address >> 22 & 0x1FF).astype(np.int32),
             p=address >> 11 & 1,
         )
 
 
+def _count_special(special: np.ndarray, start: int, skipped: Skipped) -> None:
+    """Triggers and marks of time, which are no pixels; start: byte of the first record."""
+    if special.any():
+        first = start + 8 * int(special.argmax())
+        skipped.add("special or external", int(special.sum()), "events", first, "byte")
+
+
+DAVIS_SIZES = {
+    "128": (128, 128), "208": (208, 192), "240": (240, 180), "346": (346, 260), "640": (640, 480),
+    "rgb640": (640, 480), "rgbw640": (320, 240),
+}  # fmt: skip
+"""`(width, height)` by what follows "davis" in the name of the chip. The RGBW640, or CDAVIS, has a
+pixel for events for every four of its 640x480 for colours."""
+
+
 def _davis_size(header: str) -> tuple[int, int]:
-    found = re.search(r"davis(?:_?)(128|208|240|346|640)", header.lower())
-    sizes = {"128": (128, 128), "208": (208, 192), "240": (240, 180), "640": (640, 480)}
-    return sizes.get(found[1], (346, 260)) if found else (346, 260)
+    """`(width, height)`.
+
+    >>> _davis_size("# aechip: davis.davis240c"), _davis_size("# aechip: davis.cdavis")
+    ((240, 180), (320, 240))
+    """
+    if "cdavis" in header:
+        return DAVIS_SIZES["rgbw640"]
+    found = re.search(r"davis_?((?:rgbw?)?\d{3})", header)
+    return DAVIS_SIZES.get(found[1] if found else "", DAVIS_SIZES["346"])
 
 
 def decode_aedat4(source: ByteSource, chunk: int, skipped: Skipped) -> Decoded:
