@@ -535,6 +535,15 @@ def test_unknown_words_and_events_before_the_first_time_are_counted():
     }
 
 
+@pytest.mark.parametrize("chunk", [1, 5, 100])
+def test_events_of_evt3_before_the_first_time_are_counted(chunk):
+    early = [0x6005, 7, 0x2000 | 100, 0x3000 | 8, 0x4003, 0x5001, 0x6006, 0x2000 | 101]
+    content = b"% evt 3.0\n" + np.array(early, "<u2").tobytes() + evt3(ramp(3)).split(b"% end\n")[1]
+    decoded, recording = read_all(io.BytesIO(content), chunk=chunk)
+    np.testing.assert_array_equal(decoded, ramp(3))
+    assert str(recording.skipped) == "before the first time stamp: 8 bytes (first at byte 14)"
+
+
 @pytest.mark.parametrize("name", ["aedat4 lz4", "aedat4 zstd"])
 def test_a_damaged_packet_is_passed_over(name):
     content = bytearray(FILES[name][1])
@@ -561,8 +570,76 @@ def test_numbers_that_are_none_are_skipped():
     table["x"] = np.nan, 3.0, np.inf, -np.inf
     table["t"] = 1.0, 2.0, np.nan, np.inf
     events, recording = read_all(io.BytesIO(npy(table)))
-    assert events["x"].tolist() == [3]
+    assert events.tolist() == [(2, 3, 0, 0)]
     assert recording.skipped.count("events") == 3
+
+
+def timed(times: list[float], kind: str = "f8") -> io.BytesIO:
+    table = np.zeros(len(times), [("t", kind), ("x", "u2"), ("y", "u2"), ("p", "u1")])
+    table["t"] = times
+    return io.BytesIO(npy(table))
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        ([1000.0, 1010.0, 1020.0], [1000, 1010, 1020]),
+        ([1.6e15, 1.6e15 + 10, 1.6e15 + 20], [16 * 10**14, 16 * 10**14 + 10, 16 * 10**14 + 20]),
+        ([0.0, 0.0, 1.0, 1.5], [0, 0, 1_000_000, 1_500_000]),
+    ],
+)
+def test_whole_floats_are_microseconds_and_others_seconds(times, expected, chunk):
+    events, recording = read_all(timed(times), chunk=chunk)
+    assert events["t"].tolist() == expected
+    assert not recording.skipped
+
+
+def test_the_first_thousand_times_tell_their_unit():
+    times = [1000.0 + k for k in range(1500)]
+    times[1200] += 0.5
+    for chunk in (7, 1000, 1 << 16):
+        events, _ = read_all(timed(times), chunk=chunk)
+        assert (events["t"][0], events["t"][-1]) == (1000, 2499)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 1e300, 4e9])
+def test_events_without_a_time_are_counted(wrong):
+    events, recording = read_all(timed([0.25, 0.5, wrong, 0.75]), chunk=2)
+    assert events["t"].tolist() == [250_000, 500_000, 750_000]
+    assert str(recording.skipped) == "without a time: 1 events (first at event 2)"
+
+
+@pytest.mark.parametrize("wrong", [-(1 << 63), (1 << 63) - 1])
+def test_times_at_the_border_of_the_integers_are_none(wrong):
+    events, recording = read_all(timed([10, wrong, 20, 30], "i8"))
+    assert events["t"].tolist() == [10, 20, 30]
+    assert str(recording.skipped) == "without a time: 1 events (first at event 1)"
+
+
+def test_what_came_before_the_damage_is_used_though_its_unit_is_not_certain(tmp_path):
+    """The archive's checksum of x is wrong, which shows when its last value is read."""
+    events = ramp(200)
+    file = io.BytesIO()
+    np.savez(file, t=events["t"].astype(float), **{name: events[name] for name in "xyp"})
+    content = bytearray(file.getvalue())
+    content[content.index(events["x"].tobytes())] ^= 1
+    (tmp_path / "a.npz").write_bytes(content)
+    given, recording = read_all(tmp_path / "a.npz", chunk=10)
+    np.testing.assert_array_equal(given["t"], events["t"][:190])
+    assert "reading failed (BadZipFile)" in str(recording.skipped)
+
+
+@pytest.mark.parametrize("columns", ["t", "x", "xy", "p", "txyp"])
+def test_fields_of_several_values_are_no_columns(columns, tmp_path):
+    table = np.zeros(
+        4, [(name, "i4", (2,)) if name in columns else (name, "i4") for name in "txyp"]
+    )
+    with pytest.raises(InputError, match="at least one event"):
+        read_all(io.BytesIO(npy(table)))
+    (tmp_path / "a.h5").write_bytes(hdf5_table(table))
+    with pytest.raises(InputError, match="at least one event"):
+        read_all(tmp_path / "a.h5")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from multispike.data.formats import ByteSource, Columns, Decoded, Skipped, require, wrong_format
+from multispike.data.formats import (
+    DAMAGE,
+    ByteSource,
+    Columns,
+    Decoded,
+    Skipped,
+    require,
+    wrong_format,
+)
 
 NAMES = {
     "t": ("t", "ts", "timestamp", "timestamps", "time"),
@@ -22,6 +30,13 @@ NAMES = {
 """What the four columns are called in the files of the field's tools."""
 
 ARRAYS = "fields t, x, y and p (t in µs, or in seconds if it isn't whole)"
+
+CENTURY_US = 3e15
+NO_TIME = np.iinfo(np.int64).min
+"""Stands for a time that is none, as it is too far from all others to be one."""
+
+DECIDING = 1000
+"""Events by whose times it is decided whether these are seconds."""
 
 
 def column_names(names: Iterable[str], file: str) -> list[str]:
@@ -38,15 +53,42 @@ def column_names(names: Iterable[str], file: str) -> list[str]:
     return [name for name in found if name is not None]
 
 
-def microseconds(t: np.ndarray) -> np.ndarray:
-    """Whole µs: integers as they are, floats taken for seconds."""
-    if t.dtype.kind != "f":
-        return t.astype(np.int64, copy=False)
-    with np.errstate(over="ignore"):
-        # Beyond a century in either direction, or no number at all: becomes the border, which
-        # the check of the order of time then finds.
-        limited = np.nan_to_num(t.astype(np.float64), nan=0.0).clip(-3e9, 3e9)
-    return np.rint(limited * 1e6).astype(np.int64)
+def in_microseconds(t: np.ndarray, unit_us: float) -> np.ndarray:
+    """Times of a unit in whole µs; what is no number, or beyond a century, becomes `NO_TIME`."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        exact = t.astype(np.float64) * unit_us
+    known = np.abs(exact) <= CENTURY_US
+    return np.where(known, np.rint(np.where(known, exact, 0)).astype(np.int64), NO_TIME)
+
+
+def _timed(pieces: Iterator[Columns]) -> Iterator[Columns]:
+    """The same with t in whole µs: integers as they are; floats, too, if they are whole.
+
+    If one of the first `DECIDING` times isn't whole, they are seconds. Until that is known, or the
+    pieces end, events wait.
+    """
+    unit_us = None
+    waiting: list[Columns] = []
+    try:
+        for piece in pieces:
+            if piece.t.dtype.kind != "f":
+                yield piece._replace(t=piece.t.astype(np.int64, copy=False))
+                continue
+            waiting.append(piece)
+            if unit_us is None:
+                t = np.concatenate([each.t for each in waiting])
+                t = t[:DECIDING][np.isfinite(t[:DECIDING])]
+                if (t != np.rint(t)).any():
+                    unit_us = 1e6
+                elif sum(len(each.t) for each in waiting) >= DECIDING:
+                    unit_us = 1.0
+            while unit_us is not None and waiting:
+                piece = waiting.pop(0)
+                yield piece._replace(t=in_microseconds(piece.t, unit_us))
+    except DAMAGE:
+        yield from (piece._replace(t=in_microseconds(piece.t, 1.0)) for piece in waiting)
+        raise
+    yield from (piece._replace(t=in_microseconds(piece.t, 1.0)) for piece in waiting)
 
 
 def integers(values: np.ndarray) -> np.ndarray:
@@ -62,7 +104,10 @@ def polarity(values: np.ndarray) -> np.ndarray:
 
 
 def _columns(t: np.ndarray, x: np.ndarray, y: np.ndarray, p: np.ndarray) -> Columns:
-    return Columns(microseconds(t), integers(x), integers(y), polarity(p))
+    """One value an event in each, or a `ValueError`; t as it is in the file."""
+    count = len(t)
+    t, x, y, p = (values.reshape(count) for values in (t, x, y, p))
+    return Columns(t, integers(x), integers(y), polarity(p))
 
 
 def decode_npy(source: ByteSource, chunk: int, skipped: Skipped) -> Decoded:
@@ -80,7 +125,7 @@ def decode_npy(source: ByteSource, chunk: int, skipped: Skipped) -> Decoded:
         if missing:
             skipped.add("missing at the end", missing, "events", source.position, "byte")
 
-    return Decoded("npy", None, columns())
+    return Decoded("npy", None, _timed(columns()))
 
 
 def _length(shape: tuple[int, ...]) -> int:
@@ -131,7 +176,7 @@ def decode_npz(source: ByteSource, chunk: int, skipped: Skipped) -> Decoded:
                     return
                 missing -= count
 
-    return Decoded("npz", None, columns())
+    return Decoded("npz", None, _timed(columns()))
 
 
 def decode_hdf5(source: ByteSource, chunk: int, skipped: Skipped) -> Decoded:
@@ -152,11 +197,11 @@ def decode_hdf5(source: ByteSource, chunk: int, skipped: Skipped) -> Decoded:
                 part = slice(start, min(start + chunk, length))
                 if is_table:
                     table = node[part]
-                    yield _columns(*(table[name].reshape(-1) for name in names))
+                    yield _columns(*(table[name] for name in names))
                 else:
-                    yield _columns(*(np.asarray(node[name][part]).reshape(-1) for name in names))
+                    yield _columns(*(np.asarray(node[name][part]) for name in names))
 
-    return Decoded("HDF5", None, columns())
+    return Decoded("HDF5", None, _timed(columns()))
 
 
 def _shortest(lengths: list[int], skipped: Skipped) -> int:

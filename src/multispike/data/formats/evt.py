@@ -37,6 +37,10 @@ EVT2_UNKNOWN = ~np.isin(np.arange(16), (0x0, 0x1, 0x8, 0xA, 0xE, 0xF))
 EVT3_UNKNOWN = ~np.isin(np.arange(16), (0x0, 0x2, 0x3, 0x4, 0x5, 0x6, 0x7, 0x8, 0xA, 0xE, 0xF))
 """Types of words (their top 4 bits) that the formats don't have."""
 
+EVT3_TIME_HIGH = 0x8
+EVT3_EVENTS = (0x2, 0x4, 0x5)
+"""Types of words with an event, or with up to 12 or 8 of them."""
+
 
 def decode_evt(source: ByteSource, chunk: int, skipped: Skipped) -> Decoded:
     """Events behind a `% ` header with `% evt 2.0` or `3.0`, or `% format EVT2` or `EVT3`."""
@@ -110,8 +114,17 @@ def _evt2(source: ByteSource, chunk: int, skipped: Skipped) -> Iterator[Columns]
 def _evt3(source: ByteSource, chunk: int, skipped: Skipped) -> Iterator[Columns]:
     # The largest size the format can address, so that it is us who counts what is outside.
     decoder = require("evt3", "EVT3 recordings").Decoder(sensor_width=2048, sensor_height=2048)
+    timed = False
     for start, data in source.words(2, 2 * chunk, skipped):
-        _count_unknown(np.frombuffer(data, "<u2") >> 12, EVT3_UNKNOWN, 2, start, skipped)
+        kinds = np.frombuffer(data, "<u2") >> 12
+        _count_unknown(kinds, EVT3_UNKNOWN, 2, start, skipped)
+        if not timed:  # then the decoder gives no events, and tells nothing of them
+            latest = np.cumsum(kinds == EVT3_TIME_HIGH)
+            timed = bool(latest[-1])
+            untimed = np.isin(kinds, EVT3_EVENTS) & (latest == 0)
+            if untimed.any():
+                first = start + 2 * int(untimed.argmax())
+                skipped.add_bytes("before the first time stamp", 2 * int(untimed.sum()), first)
         events = decoder.feed(data)
         yield Columns(t=events.t, x=events.x, y=events.y, p=events.p)
 
