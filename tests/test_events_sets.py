@@ -137,6 +137,43 @@ def test_dvsgesture(tmp_path):
     assert data.classes[10] == "other gestures"
 
 
+def gesture(folder, rows):
+    """DVS Gesture whose every recording has these rows of x, y, p and ms, at one timestep."""
+    for half in ("Train", "Test"):
+        user = folder / f"ibmGesture{half}" / "user01_led"
+        user.mkdir(parents=True)
+        np.save(user / "0.npy", np.array(rows, float).reshape(-1, 4))
+    return load_dataset("dvsgesture", folder, timesteps=2).train.inputs[0].numpy()
+
+
+def test_gestures_are_checked_as_all_recordings_are(tmp_path, caplog):
+    """One wrong time costs its own event; what is no number is no event."""
+    nan = float("nan")
+    rows = [
+        [5, 5, 1, 1],
+        [6, 5, 1, 90_000],
+        [7, 5, -1, 2],
+        [nan, 5, 1, 3],
+        [9, 5, 1, nan],
+        [8, 5, 1, 4],
+    ]
+    off, on = gesture(tmp_path, rows).transpose(1, 0, 2, 3)
+    assert np.argwhere(on).tolist() == [[0, 5, 5], [1, 5, 8]]
+    assert np.argwhere(off).tolist() == [[0, 5, 7]]
+    for reason in ("time out of order: 1", "without a time: 1", "outside the sensor: 1"):
+        assert reason in caplog.text
+
+
+def test_gestures_keep_parts_of_a_millisecond(tmp_path):
+    frames = gesture(tmp_path, [[1, 0, 1, 0.1], [2, 0, 1, 0.3], [3, 0, 1, 0.7], [4, 0, 1, 0.9]])
+    assert np.argwhere(frames[:, 1]).tolist() == [[0, 0, 1], [0, 0, 2], [1, 0, 3], [1, 0, 4]]
+
+
+def test_a_gesture_without_events_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"recording: got .*0\.npy', allowed: at least one event"):
+        gesture(tmp_path, [])
+
+
 @pytest.fixture
 def eventfolder(tmp_path):
     for half in ("train", "val"):
@@ -202,6 +239,14 @@ def test_frames_come_from_the_cache_until_content_or_options_change(eventfolder,
     assert entries(timesteps=3, size=32, by="count") == 4
     (eventfolder / "train" / "left" / "a.raw").write_bytes(evt2(ramp(50)))
     assert entries(timesteps=2) == 5
+
+
+def test_a_class_without_recordings_is_a_class_in_the_cache_too(eventfolder, tmp_path):
+    for expected in (("left", "right"), ("left", "right", "upwards")):
+        for half in ("train", "val"):
+            (eventfolder / half / expected[-1]).mkdir(exist_ok=True)
+        data = load_dataset("eventfolder", eventfolder, timesteps=1, cache_dir=tmp_path / "cache")
+        assert data.classes == expected
 
 
 @pytest.mark.parametrize(

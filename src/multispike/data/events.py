@@ -7,6 +7,7 @@ own.
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,11 @@ import numpy as np
 
 from multispike.data.cache import Allocate
 from multispike.data.decode import in_threads
-from multispike.data.formats import require
+from multispike.data.formats import ByteSource, Columns, Decoded, Skipped, require
+from multispike.data.formats.arrays import in_microseconds, integers, polarity
 from multispike.data.frames import Binning, event_frames, frame_size
 from multispike.data.images import class_folders
-from multispike.data.recordings import EVENT, SUFFIXES, read_events
+from multispike.data.recordings import SUFFIXES, Recording, read_events
 from multispike.data.sets import Dataset, Request
 from multispike.errors import RunError, invalid
 
@@ -33,7 +35,7 @@ GESTURES = (
     "air drums", "air guitar", "other gestures",
 )  # fmt: skip
 
-VERSION = 1
+VERSION = 2
 """Of the frames in the cache: raise it whenever a recording is read or counted differently."""
 
 
@@ -151,13 +153,20 @@ def _read_gesture(path: Path) -> Sample:
             raise ValueError(f"{rows.dtype} {rows.shape}")
     except (OSError, ValueError, EOFError) as error:
         raise invalid("recording", str(path), f"an array of rows x, y, p, t ({error})") from None
-    inside = ((rows[:, :2] >= 0) & (rows[:, :2] < 128)).all(axis=1)
-    events = np.empty(int(inside.sum()), EVENT)
-    for column, name in enumerate("xyp"):
-        events[name] = rows[inside, column]
-    events["t"] = np.maximum.accumulate(rows[inside, 3].astype(np.int64) * 1000)
-    outside = len(rows) - len(events)
-    return Sample(events, (128, 128), f"{outside} events outside the sensor" if outside else "")
+    columns = Columns(
+        in_microseconds(rows[:, 3], unit_us=1000),
+        integers(rows[:, 0]),
+        integers(rows[:, 1]),
+        polarity(rows[:, 2]),
+    )
+    recording = Recording(
+        ByteSource(io.BytesIO(), str(path)),
+        Decoded("npy", (128, 128), iter([columns])),
+        chunk=max(1, len(rows)),
+        skipped=Skipped(),
+        close=True,
+    )
+    return Sample(np.concatenate(list(recording)), (128, 128), str(recording.skipped))
 
 
 def load_eventfolder(
@@ -245,6 +254,7 @@ def load_listing(
 
     paths = [path for files in listing.files.values() for path, _ in files]
     keys = {
+        "classes": list(listing.classes),
         "timesteps": framing.timesteps,
         "size": [rows, columns],
         "by": framing.by,
