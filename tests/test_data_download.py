@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -18,12 +20,13 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `content`; `cut` bytes at most per response, ranges only if `ranges`."""
+    """Serves `content`; `cut` (or one of `cuts`) bytes at most per response, ranges if `ranges`."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.content = CONTENT
         self.cut: int | None = None
+        self.cuts: Iterator[int] | None = None
         self.ranges = True
         self.announced = True
         self.statuses: list[int] = []
@@ -41,6 +44,9 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         asked = self.headers.get("Range")
         server.requests.append(asked)
+        if len(server.requests) > 20:
+            self.send_error(410)  # what asks on and on is told at once
+            return
         if server.statuses:
             self.send_error(server.statuses.pop(0))
             return
@@ -59,7 +65,7 @@ class Handler(BaseHTTPRequestHandler):
         if server.announced:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body[: server.cut])
+        self.wfile.write(body[: next(server.cuts) if server.cuts else server.cut])
         self.close_connection = True
 
     def log_message(self, *arguments):
@@ -135,6 +141,14 @@ def test_a_connection_that_never_gets_further_is_given_up(server, target):
     fetch(server.url, target, sha256=SHA256)
     assert server.requests[-1] == "bytes=400000-"
     assert target.read_bytes() == CONTENT
+
+
+def test_a_server_that_starts_anew_and_breaks_off_here_and_there_is_given_up(server, target):
+    server.ranges = False
+    server.cuts = itertools.cycle([500_000, 300_000])
+    with pytest.raises(RunError, match=r"failed after \d+ bytes"):
+        fetch(server.url, target, sha256=SHA256)
+    assert len(server.requests) == 1 + download.PATIENCE
 
 
 def test_a_partial_file_that_is_whole_already(server, target, partial):

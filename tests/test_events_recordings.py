@@ -618,15 +618,16 @@ def test_times_at_the_border_of_the_integers_are_none(wrong):
 
 
 def test_what_came_before_the_damage_is_used_though_its_unit_is_not_certain(tmp_path):
-    """The archive's checksum of x is wrong, which shows when its last value is read."""
-    events = ramp(200)
+    """The archive's checksum is wrong, which shows when its second block is read."""
     file = io.BytesIO()
-    np.savez(file, t=events["t"].astype(float), **{name: events[name] for name in "xyp"})
+    columns = {name: np.arange(900.0) for name in "txyp"}
+    np.savez(file, **columns)
     content = bytearray(file.getvalue())
-    content[content.index(events["x"].tobytes())] ^= 1
+    content[content.index(np.float64(899).tobytes())] ^= 1
     (tmp_path / "a.npz").write_bytes(content)
     given, recording = read_all(tmp_path / "a.npz", chunk=10)
-    np.testing.assert_array_equal(given["t"], events["t"][:190])
+    assert 400 < len(given) < 900
+    np.testing.assert_array_equal(given["t"], np.arange(len(given)))
     assert "reading failed (BadZipFile)" in str(recording.skipped)
 
 

@@ -19,7 +19,7 @@ from multispike.errors import InputError, RunError, invalid
 from multispike.files import sha256 as sha256_of
 
 PATIENCE = 3
-"""Attempts in a row that may bring nothing new before the download is given up."""
+"""Attempts in a row that may get no further than all before, until the download is given up."""
 
 PAUSE_SECONDS = 1.0
 TIMEOUT_SECONDS = 30.0
@@ -71,14 +71,15 @@ def _download(url: str, partial: Path, progress: bool) -> None:
     """Bring `partial` to its full length."""
     with progress_bar(progress, bytes=True) as bar, open(partial, "ab") as stream:
         task = bar.add_task(url.rsplit("/", 1)[-1], total=None)
-        fruitless = 0
+        fruitless, furthest = 0, stream.tell()
         while True:
-            before = stream.tell()
             try:
                 _receive(url, stream, bar, task)
                 break
             except _BrokenOff as error:
-                fruitless = 0 if stream.tell() > before else fruitless + 1
+                # Not as against the last attempt: a server may start anew and break off earlier.
+                fruitless = 0 if stream.tell() > furthest else fruitless + 1
+                furthest = max(furthest, stream.tell())
                 if fruitless == PATIENCE:
                     raise RunError(
                         f"download of {url} failed after {stream.tell()} bytes ({error});"
