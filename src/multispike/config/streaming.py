@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from multispike.config.viewing import parse_sensor
@@ -51,7 +52,7 @@ class StreamConfig:
         length = self.count or self.window_us or WINDOW_US
         if not 0 <= self.overlap < length:
             raise invalid("overlap", self.overlap, f"an integer from 0 to {length - 1}")
-        if self.json is not None and self.json == self.events != "-":
+        if self.json not in (None, "-") and _same_file(self.json, self.events):
             raise invalid("json", self.json, "another file than the recording")
         if self.view and self.json == "-":
             raise invalid("json", "-", "a file, as --view takes the terminal")
@@ -67,3 +68,11 @@ class StreamConfig:
         """
         length = {"count": self.count} if self.count else {"window_us": self.window_us or WINDOW_US}
         return {**length, "overlap": self.overlap}
+
+
+def _same_file(out: str, events: str) -> bool:
+    """Whether both are one file, by whatever names; events may be "-", standard input."""
+    try:
+        return os.path.samefile(out, 0 if events == "-" else events)
+    except OSError:
+        return False  # one of them is missing, so nothing can be written over
