@@ -26,7 +26,7 @@ from multispike.cli import main
 from multispike.config import StreamConfig, TrainConfig
 from multispike.data.frames import event_frames
 from multispike.data.loader import BatchLoader
-from multispike.data.pace import Reading, Realtime
+from multispike.data.pace import AsRead, Reading, Realtime
 from multispike.data.recordings import EVENT, read_events
 from multispike.data.sets import Split
 from multispike.data.slices import slices
@@ -324,10 +324,35 @@ def test_unknown_runs_are_refused(capsys):
     assert "run: got '/nowhere'" in capsys.readouterr().err
 
 
-def test_the_recording_is_not_written_over(tmp_path, capsys):
+@pytest.mark.parametrize("name", ["a.raw", "./a.raw", "link.raw", "hard.raw", "folder/../a.raw"])
+def test_the_recording_is_not_written_over(name, tmp_path, monkeypatch, capsys):
+    """By no other name of it either."""
     path = stored(tmp_path / "a.raw", evt2(ramp()))
-    assert main(["stream", "run", str(path), "--json", str(path)]) == 2
-    assert path.read_bytes() == evt2(ramp())
+    (tmp_path / "link.raw").symlink_to(path)
+    (tmp_path / "hard.raw").hardlink_to(path)
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"json: got .*, allowed: another file than the recording"):
+        StreamConfig("run", "a.raw", json=name).check()
+    assert main(["stream", "run", "a.raw", "--json", name]) == 2
+    assert "another file than the recording" in capsys.readouterr().err
+    StreamConfig("run", "a.raw", json="b.jsonl").check()
+    StreamConfig("run", "a.raw", json="-").check()
+
+
+def test_the_recording_on_standard_input_is_not_written_over(tmp_path):
+    path = stored(tmp_path / "a.raw", evt2(ramp()))
+    before = os.dup(0)
+    try:
+        with open(path, "rb") as source:
+            os.dup2(source.fileno(), 0)
+            with pytest.raises(InputError, match="another file than the recording"):
+                StreamConfig("run", "-", json=str(path)).check()
+            StreamConfig("run", "-", json=str(tmp_path / "b.jsonl")).check()
+            StreamConfig("run", "-", json="-").check()
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
 
 
 @pytest.mark.parametrize("realtime", [False, True])
@@ -395,6 +420,17 @@ def test_real_time_drops_whole_slices_and_counts_them(run, tmp_path):
     assert [prediction.events for prediction in predictions] == [cut[t] for t in times]
     assert times[-1] == max(cut)
     assert summary["wall_seconds"] >= summary["recording_seconds"]
+
+
+def test_without_real_time_a_slice_does_not_wait_for_the_one_before():
+    """Its latency is that of framing and inference, however many slices a piece holds."""
+    recording = read_events(io.BytesIO(evt2(noise(400, 40_000))))
+    late = []
+    for arrival in AsRead(Reading(recording), window_us=10_000):
+        late.append(time.perf_counter() - arrival.available)
+        time.sleep(0.1)
+    assert len(late) == 4
+    assert max(late) < 0.25  # the last one's would be 0.3, if it waited for the others
 
 
 def test_without_real_time_nothing_is_dropped(run, classifier, tmp_path):

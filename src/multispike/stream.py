@@ -5,11 +5,15 @@ down-sampled to the size the run was trained at, normalised by the run's own mea
 forward pass gives its class. A network of T > 1 timesteps gets the slice in T bins, of equal time
 or with equally many events, as in its training.
 
-Latency is the time from a slice being available to its class being known; it holds waiting,
-framing and inference. A slice is available as soon as its last event has been read and it is known
-to be whole: with a time window, that is when an event behind the window, or the end, was read. With
-`--realtime` it is not available before its end has come by the recording's clock. The first
-inferences, which are slower, are made before the source is opened.
+Latency is the time from a slice being available to its class being known. The first inferences,
+which are slower, are made before the source is opened.
+
+With `--realtime` a slice is available as soon as its last event has been read, it is known to be
+whole, and its end has come by the recording's clock; so latency holds waiting, framing and
+inference. A window is known to be whole when an event behind it, or the end, was read. Without
+`--realtime` the next slice is read when the class of the one before is known, and available then:
+latency is framing and inference alone. How long its bytes lay in a file or a pipe is not in it, and
+can't be, as nobody knows when they were written.
 
 Without `--realtime` no slice is dropped: a file is read as fast as it is classified, and the writer
 of a pipe waits. With it, slices come at the recording's own pace, and of those that wait while one

@@ -43,7 +43,9 @@ class Reading(Iterator[np.ndarray]):
 class AsRead:
     """Every slice, as fast as they are asked for; a pipe is read no faster, so its writer waits.
 
-    A slice is available when it has been read. For `slicing` see `multispike.data.slices.slices`.
+    A slice is available once it has been asked for and read: that it lay in a pipe, or in a piece
+    with slices before it, is no part of its latency. For `slicing` see
+    `multispike.data.slices.slices`.
     """
 
     dropped = 0
