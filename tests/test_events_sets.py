@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from dataclasses import replace
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 from test_events_recordings import FILES, aedat2, bin5, evt2, npz, ramp
 
 from multispike.data import DATASETS, load_dataset
+from multispike.data import events as event_sets
 from multispike.data.cifar10dvs import CLASSES, SPLITS, numbers_of_test
 from multispike.data.emulator import emulate_events, emulate_frames
 from multispike.data.frames import event_frames
@@ -135,6 +138,80 @@ def test_dvsgesture(tmp_path):
     np.testing.assert_array_equal(data.test.inputs[last], expected)
     assert sorted(data.test.labels.tolist()) == list(range(11))
     assert data.classes[10] == "other gestures"
+
+
+class TonicNMNIST:
+    """Stands for Tonic's class, which checks what is there: a set of 20 + 10 recordings.
+
+    breaks: the download breaks off within the test recordings.
+    """
+
+    breaks = False
+    calls = 0
+
+    def __init__(self, save_to, train):
+        type(self).calls += 1
+        half = "Train" if train else "Test"
+        for digit in range(10):
+            if digit == 3 and self.breaks and not train:
+                raise KeyboardInterrupt
+            folder = Path(save_to, "NMNIST", half, str(digit))
+            folder.mkdir(parents=True, exist_ok=True)
+            for number in range(2 if train else 1):
+                (folder / f"{number:05}.bin").write_bytes(bin5(recording(number, 20, side=34)))
+
+
+@pytest.fixture
+def tonic_nmnist(monkeypatch):
+    monkeypatch.setattr("tonic.datasets.NMNIST", TonicNMNIST)
+    monkeypatch.setattr(TonicNMNIST, "breaks", False)
+    monkeypatch.setattr(TonicNMNIST, "calls", 0)
+    published = replace(event_sets.NMNIST, train=20, test=10)
+    monkeypatch.setattr(event_sets, "NMNIST", published)
+    return TonicNMNIST
+
+
+def test_a_download_that_broke_off_goes_on(tonic_nmnist, tmp_path, monkeypatch, caplog):
+    options = {"timesteps": 1, "cache_dir": tmp_path / "cache"}
+    monkeypatch.setattr(tonic_nmnist, "breaks", True)
+    with pytest.raises(KeyboardInterrupt):
+        load_dataset("nmnist", tmp_path, download=True, **options)
+    monkeypatch.setattr(tonic_nmnist, "breaks", False)
+    part = load_dataset("nmnist", tmp_path, **options)
+    assert part.test.labels.tolist() == [0, 1, 2]
+    line = (
+        f"nmnist: {tmp_path / 'NMNIST'} has 20 + 3 recordings, not the 20 + 10 that were published"
+    )
+    assert [record.getMessage() for record in caplog.records] == [line]
+    caplog.clear()
+    load_dataset("nmnist", tmp_path, limit_test=2, **options)  # a part was asked for
+    whole = load_dataset("nmnist", tmp_path, download=True, **options)
+    assert whole.test.labels.tolist() == list(range(10))
+    calls = tonic_nmnist.calls
+    load_dataset("nmnist", tmp_path, download=True, **options)
+    assert tonic_nmnist.calls == calls, "what is whole is not asked for again"
+    assert not caplog.records
+
+
+def test_a_set_of_ones_own_is_not_downloaded_over(tonic_nmnist, tmp_path, caplog):
+    for half in ("Train", "Test"):
+        (tmp_path / half / "4").mkdir(parents=True)
+        (tmp_path / half / "4" / "00001.bin").write_bytes(bin5(recording(0, 20, side=34)))
+    data = load_dataset("nmnist", tmp_path, download=True, timesteps=1)
+    assert (len(data.train), tonic_nmnist.calls) == (1, 0)
+    assert "has 1 + 1 recordings, not the 20 + 10" in caplog.text
+
+
+def test_without_a_folder_a_download_goes_to_the_cache(tonic_nmnist, tmp_path):
+    data = load_dataset("nmnist", download=True, timesteps=1, cache_dir=tmp_path)
+    assert (len(data.train), len(data.test)) == (20, 10)
+    assert (tmp_path / "downloads" / "NMNIST" / "Train" / "9" / "00001.bin").is_file()
+    assert len(load_dataset("nmnist", timesteps=1, cache_dir=tmp_path).train) == 20
+
+
+def test_a_part_of_cifar10dvs_is_told(cifar10dvs, caplog):
+    load_dataset("cifar10dvs", cifar10dvs, timesteps=1, size=8)
+    assert "recordings, not the 9000 + 1000 that were published" in caplog.text
 
 
 def gesture(folder, rows):

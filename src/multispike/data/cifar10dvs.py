@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from multispike.data.events import Framing, Listing, Sample, fetch, load_listing, places
+from multispike.data.events import Files, Framing, Listing, Public, Sample, found, load_listing
 from multispike.data.frames import Binning
 from multispike.data.recordings import read_events
 from multispike.data.sets import Dataset, Request
@@ -18,6 +18,10 @@ from multispike.errors import invalid, unknown
 CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
+
+PUBLIC = Public(
+    "CIFAR10DVS", "class folders with cifar10_CLASS_NUMBER.aedat or .aedat4", 9000, 1000
+)
 
 SPLITS = ("fixed", "tebn", "sew", "tet")
 
@@ -34,7 +38,7 @@ def load_cifar10dvs(
 
     `data_dir` holds class folders (or a folder `CIFAR10DVS`, as Tonic makes it, or `extract` or
     `events_np`, as SpikingJelly does) with `cifar10_CLASS_NUMBER.aedat` (the authors' files),
-    `.aedat4` (Tonic's) or `.npz` (SpikingJelly's). A part of the set will do.
+    `.aedat4` (Tonic's) or `.npz` (SpikingJelly's). A part will do, with a warning.
 
     The set has no split of its own, and published accuracies differ for that reason too. All of
     these take 100 recordings a class for the test:
@@ -49,18 +53,22 @@ def load_cifar10dvs(
     """
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
-    root, found = _find(request.data_dir)
-    if root is None:
-        fetch(request, "CIFAR10DVS", "class folders with cifar10_CLASS_NUMBER.aedat or .aedat4")
-        root, found = _find(request.data_dir)
-    files: dict[str, list[tuple[Path, int]]] = {"train": [], "test": []}
-    for label, name in enumerate(CLASSES):
-        test = numbers_of_test(split, name)
-        for number, path in sorted(found.get(name, {}).items()):
-            files["test" if number in test else "train"].append((path, label))
+
+    def find(root: Path) -> Files | None:
+        recordings = _recordings(root)
+        files: dict[str, list[tuple[Path, int]]] = {"train": [], "test": []}
+        for label, name in enumerate(CLASSES):
+            test = numbers_of_test(split, name)
+            for number, path in sorted(recordings.get(name, {}).items()):
+                files["test" if number in test else "train"].append((path, label))
+        return files if recordings else None
+
+    files = found(request, PUBLIC, find, "extract", "events_np")
     for half, listed in files.items():
         if not listed:
-            raise invalid("data_dir", str(root), f"recordings of the {half} split {split!r}")
+            raise invalid(
+                "data_dir", str(request.data_dir), f"recordings of the {half} split {split!r}"
+            )
     listing = Listing(files, CLASSES, _read)
     return load_listing(request, listing, Framing(timesteps, size, by))
 
@@ -82,20 +90,17 @@ def numbers_of_test(split: str, name: str) -> frozenset[int]:
     return frozenset(json.loads(file.read_text(encoding="utf-8"))["test"][name])
 
 
-def _find(data_dir: Path | None) -> tuple[Path | None, dict[str, dict[int, Path]]]:
-    """The folder with the class folders, and per class the recordings by number."""
+def _recordings(root: Path) -> dict[str, dict[int, Path]]:
+    """What lies in the class folders of a folder: per class, the recordings by number."""
     pattern = re.compile(r"cifar10_([a-z]+)_(\d{1,3})\.(?:aedat4?|npz)")
-    for root in places(data_dir, "CIFAR10DVS", "extract", "events_np"):
-        found: dict[str, dict[int, Path]] = {}
-        for name in CLASSES:
-            folder = root / name
-            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-                match = pattern.fullmatch(path.name)
-                if match and match[1] == name:
-                    found.setdefault(name, {})[int(match[2])] = path
-        if found:
-            return root, found
-    return None, {}
+    recordings: dict[str, dict[int, Path]] = {}
+    for name in CLASSES:
+        folder = root / name
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            match = pattern.fullmatch(path.name)
+            if match and match[1] == name:
+                recordings.setdefault(name, {})[int(match[2])] = path
+    return recordings
 
 
 def _read(path: Path) -> Sample:

@@ -39,6 +39,32 @@ VERSION = 2
 """Of the frames in the cache: raise it whenever a recording is read or counted differently."""
 
 
+Files = Mapping[str, Sequence[tuple[Path, int]]]
+"""Recordings with their labels, by split: train and test."""
+
+
+@dataclass(frozen=True)
+class Public:
+    """A set that Tonic can fetch: Tonic's name for it and its folder, and what was published.
+
+    content: what its folder holds, for a reader; train, test: how many recordings.
+    """
+
+    tonic: str
+    content: str
+    train: int
+    test: int
+
+    def is_whole(self, files: Files) -> bool:
+        return (len(files["train"]), len(files["test"])) == (self.train, self.test)
+
+
+NMNIST = Public("NMNIST", "Train/DIGIT and Test/DIGIT folders with .bin files", 60_000, 10_000)
+DVSGESTURE = Public(
+    "DVSGesture", "ibmGestureTrain and ibmGestureTest folders, as Tonic has", 1077, 264
+)
+
+
 @dataclass(frozen=True)
 class Sample:
     """The events of one recording, the `(width, height)` of their sensor, and what was skipped."""
@@ -52,7 +78,7 @@ class Sample:
 class Listing:
     """The files of a set: training and test recordings with their labels, and how one is read."""
 
-    files: Mapping[str, Sequence[tuple[Path, int]]]
+    files: Files
     classes: Sequence[str]
     read: Callable[[Path], Sample]
 
@@ -87,24 +113,20 @@ def load_nmnist(
     `Test/DIGIT/*.bin`. For the parameters see `Framing`.
     """
 
-    def find() -> dict[str, list[tuple[Path, int]]] | None:
-        for root in places(request.data_dir, "NMNIST"):
-            if (root / "Train").is_dir() and (root / "Test").is_dir():
-                return {
-                    half.lower(): [
-                        (path, digit)
-                        for digit in range(10)
-                        for path in sorted((root / half / str(digit)).glob("*.bin"))
-                    ]
-                    for half in ("Train", "Test")
-                }
-        return None
+    def find(root: Path) -> Files | None:
+        if not ((root / "Train").is_dir() and (root / "Test").is_dir()):
+            return None
+        return {
+            half.lower(): [
+                (path, digit)
+                for digit in range(10)
+                for path in sorted((root / half / str(digit)).glob("*.bin"))
+            ]
+            for half in ("Train", "Test")
+        }
 
-    files = find()
-    if files is None:
-        fetch(request, "NMNIST", "Train/DIGIT and Test/DIGIT folders with .bin files")
-        files = find() or {}
-    listing = Listing(files, tuple("0123456789"), partial(read_sample, sensor=(34, 34)))
+    read = partial(read_sample, sensor=(34, 34))
+    listing = Listing(found(request, NMNIST, find), tuple("0123456789"), read)
     return load_listing(request, listing, Framing(timesteps, size, by))
 
 
@@ -121,28 +143,22 @@ def load_dvsgesture(
     and `ibmGestureTest/USER/LABEL.npy`. For the parameters see `Framing`.
     """
 
-    def find() -> dict[str, list[tuple[Path, int]]] | None:
-        for root in places(request.data_dir, "DVSGesture"):
-            folders = {"train": root / "ibmGestureTrain", "test": root / "ibmGestureTest"}
-            if all(folder.is_dir() for folder in folders.values()):
-                labels = {str(label): label for label in range(len(GESTURES))}
-                return {
-                    half: [
-                        (path, labels[path.stem])
-                        for path in sorted(folder.glob("*/*.npy"))
-                        if path.stem in labels
-                    ]
-                    for half, folder in folders.items()
-                }
-        return None
+    def find(root: Path) -> Files | None:
+        folders = {"train": root / "ibmGestureTrain", "test": root / "ibmGestureTest"}
+        if not all(folder.is_dir() for folder in folders.values()):
+            return None
+        labels = {str(label): label for label in range(len(GESTURES))}
+        return {
+            half: [
+                (path, labels[path.stem])
+                for path in sorted(folder.glob("*/*.npy"))
+                if path.stem in labels
+            ]
+            for half, folder in folders.items()
+        }
 
-    files = find()
-    if files is None:
-        fetch(request, "DVSGesture", "ibmGestureTrain and ibmGestureTest folders, as Tonic has")
-        files = find() or {}
-    return load_listing(
-        request, Listing(files, GESTURES, _read_gesture), Framing(timesteps, size, by)
-    )
+    listing = Listing(found(request, DVSGESTURE, find), GESTURES, _read_gesture)
+    return load_listing(request, listing, Framing(timesteps, size, by))
 
 
 def _read_gesture(path: Path) -> Sample:
@@ -284,27 +300,51 @@ def frame_meta(classes: Sequence[str], scale: float) -> dict[str, Any]:
     return {"classes": list(classes), "mean": [0.0, 0.0], "std": [scale / 255] * 2}
 
 
-def places(data_dir: Path | None, *folders: str) -> list[Path]:
-    """Where a set may lie: in the folder itself, or in one of these below it."""
-    if data_dir is None:
-        return []
-    return [data_dir, *(data_dir / folder for folder in folders)]
+def found(
+    request: Request, public: Public, find: Callable[[Path], Files | None], *folders: str
+) -> Files:
+    """The recordings of a public set: where they lie, or fetched by Tonic, if that is wanted.
 
+    They may lie in `data_dir` (without one, in `downloads` in the cache folder), in Tonic's folder
+    there, or in one of `folders` there; find: what is in one of these places, None if nothing is.
+    What a download that broke off has left in Tonic's folder is fetched again, if Tonic sees that
+    it isn't whole. Other parts of the set are taken, with a warning.
+    """
+    home = request.data_dir or request.cache.folder / "downloads"
+    places = [home, *(home / folder for folder in (public.tonic, *folders))]
 
-def fetch(request: Request, name: str, content: str) -> None:
-    """Let Tonic download its set `name`, if that is wanted; it checks what it gets."""
-    if not request.download or request.data_dir is None:
+    def search() -> tuple[Path, Files | None]:
+        each = ((root, find(root)) for root in places)
+        return next(((root, files) for root, files in each if files is not None), (home, None))
+
+    root, files = search()
+    if request.download and (
+        files is None or (root == home / public.tonic and not public.is_whole(files))
+    ):
+        _fetch(request.name, public.tonic, home)
+        root, files = search()
+    if files is None:
         raise invalid(
             "data_dir",
             None if request.data_dir is None else str(request.data_dir),
-            f"a folder with {content}; download=True lets Tonic fetch it there",
+            f"a folder with {public.content}; download=True lets Tonic fetch it",
         )
-    dataset = getattr(require("tonic.datasets", f"the download of {request.name}"), name)
+    if not public.is_whole(files) and request.limit_train is request.limit_test is None:
+        log.warning(
+            "%s: %s has %d + %d recordings, not the %d + %d that were published",
+            request.name, root, len(files["train"]), len(files["test"]), public.train, public.test,
+        )  # fmt: skip
+    return files
+
+
+def _fetch(data: str, name: str, folder: Path) -> None:
+    """Let Tonic download its set `name`, of what isn't there yet; it checks what it gets."""
+    dataset = getattr(require("tonic.datasets", f"the download of {data}"), name)
     options: list[dict[str, Any]] = [{}] if name == "CIFAR10DVS" else [
         {"train": True}, {"train": False},
     ]  # fmt: skip
     try:
         for option in options:
-            dataset(str(request.data_dir), **option)
+            dataset(str(folder), **option)
     except (OSError, RuntimeError) as error:
-        raise RunError(f"download of {request.name} by Tonic failed: {error}") from None
+        raise RunError(f"download of {data} by Tonic failed: {error}") from None
