@@ -1,6 +1,7 @@
 """Fused training layers against torch's own, which run one after the other in float64."""
 
 from collections import OrderedDict
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 
 import pytest
@@ -9,7 +10,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from multispike import MultiLevelIF, create_model
-from multispike.kernels import norm_usable, pool_usable
+from multispike.kernels import count_levels, norm_usable, pool_usable
+from multispike.kernels.layer import fixed_rows, window
 from multispike.models import fusion
 from multispike.models.fusion import Layers, MaxPool, OverTime
 from multispike.surrogate import SURROGATES
@@ -309,3 +311,70 @@ def test_pooling_elsewhere_is_torchs():
 def test_more_channels_than_a_tile_run_on_their_own():
     x, weight = torch.randn(1, 2, 8193, 1, 1), torch.ones(8193)
     assert not norm_usable(x, weight, weight, 1.0, MultiLevelIF().spec)
+
+
+@pytest.fixture(params=[(surrogate, learn) for surrogate in SURROGATES for learn in (False, True)])
+def outcome(request):
+    """A function that runs every kernel forward and backward, and gives all that comes out."""
+    surrogate, learn = request.param
+    torch.manual_seed(0)
+    layers = block(5, 2, threshold=0.7, surrogate=surrogate, learn_threshold=learn)
+    layers.append(MaxPool())
+    x = drive((6, 5, 4, 4), layout=torch.channels_last)
+    v = torch.rand(6, 5, 4, 4).requires_grad_()
+    asked = [torch.randn(6, 5, *size) for size in ((2, 2), (4, 4), (4, 4))]
+
+    def run(hooks):
+        with hooks:
+            outputs = (layers(x), *layers.neuron.neuron.step(x, v))
+            counts = count_levels(outputs[1].detach().contiguous(), 0.175, 4)
+        grads = torch.autograd.grad(outputs, (x, v, *layers.parameters()), asked)
+        return [*outputs, counts.sums, counts.histogram, *grads]
+
+    return run
+
+
+@contextmanager
+def default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize(
+    "defaults",
+    [
+        lambda: default_dtype(torch.float64),
+        lambda: default_dtype(torch.bfloat16),
+        lambda: torch.device("meta"),
+    ],
+    ids=["float64", "bfloat16", "meta"],
+)
+def test_torchs_defaults_change_nothing(outcome, defaults):
+    """Nor does what is kept for the next call."""
+    expected = outcome(nullcontext())
+    for kept in (fixed_rows, window):
+        kept.cache_clear()
+    with defaults():
+        changed = outcome(nullcontext())
+    for values in (changed, outcome(nullcontext())):
+        assert all(torch.equal(a, b) for a, b in zip(values, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("pack", "unpack"),
+    [
+        (lambda kept: kept.to_sparse(), lambda kept: kept.to_dense()),
+        (lambda kept: kept.contiguous(), lambda kept: kept),
+        (lambda kept: torch.stack([kept, kept], -1), lambda kept: kept[..., 0]),
+    ],
+    ids=["sparse", "contiguous", "slices"],
+)
+def test_what_is_kept_may_come_back_in_another_layout(outcome, pack, unpack):
+    """Hooks of someone else on saved tensors, for compression or offloading."""
+    expected = outcome(nullcontext())
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda kept: pack(kept.detach()), unpack)
+    assert all(torch.equal(a, b) for a, b in zip(outcome(hooks), expected, strict=True))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from multispike.kernels.build import library
-from multispike.kernels.layer import plain, pointer, threads_for
+from multispike.kernels.layer import plain, pointer, threads_for, zeros
 
 
 class Spikes(ctypes.Structure):
@@ -66,9 +66,9 @@ def count_levels(
         scale = (1 / unit.double()).float().expand(shape).contiguous()
     threads = threads_for(spikes.numel())
     pixels = (*shape[: channels - 1], *shape[channels:])
-    sums = torch.zeros(threads, 2, *pixels, dtype=torch.float64)
-    histogram = torch.empty(levels + 1, dtype=torch.float64)
-    summed = torch.empty(levels * steps + 1, dtype=torch.float64) if steps > 1 else None
+    sums = zeros(threads, 2, *pixels)
+    histogram = zeros(levels + 1)
+    summed = zeros(levels * steps + 1) if steps > 1 else None
     described = Spikes(
         steps=steps,
         rows=len(spikes) // steps,

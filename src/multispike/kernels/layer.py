@@ -90,14 +90,15 @@ def window(spec: NeuronSpec) -> Tensor | None:
     gradient that is not built in; empty for one that is no sum.
     """
     if spec.surrogate in WINDOWS:
-        return torch.empty(2, 0)
+        return floats(2, 0)
     if spec.surrogate != "sigmoid":
         return None
     reach = math.ceil(_NEGLIGIBLE / spec.alpha)
     size = min(spec.levels, 2 * reach + 1)
     if spec.alpha * (size - 1) / 2 > _RANGE:
         return None
-    exponents = spec.alpha * ((size - 1) / 2 - torch.arange(size, dtype=torch.float64))
+    bumps = torch.arange(size, dtype=torch.float64, device="cpu")
+    exponents = spec.alpha * ((size - 1) / 2 - bumps)
     return torch.stack([exponents, -exponents]).exp().float()
 
 
@@ -132,7 +133,15 @@ def laid_out(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
         return tensor
     size = math.prod(tensor.shape[-len(strides) :])
     strides = (size, *strides)[-tensor.dim() :]
-    return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype).copy_(tensor)
+    return restored(tensor, strides)
+
+
+def restored(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """`tensor`, copied only if it does not have these strides."""
+    if tensor.stride() == strides:
+        return tensor
+    like = torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=tensor.device)
+    return like.copy_(tensor)
 
 
 def inner_of(like: Tensor, channels: int) -> int:
@@ -187,11 +196,14 @@ def repeated(rows: Tensor, inner: int) -> Tensor:
 
 def neuron_rows(threshold: float | Tensor, spec: NeuronSpec) -> Tensor:
     """The first four rows of common.h for every threshold, float32 [4, channels]."""
-    rest = torch.as_tensor(threshold * (spec.beta * spec.v_init / spec.levels)).flatten()
-    threshold = torch.as_tensor(threshold, dtype=torch.float32).flatten()
+    rest = threshold * (spec.beta * spec.v_init / spec.levels)
+    threshold, rest = (
+        torch.as_tensor(value, dtype=torch.float32, device="cpu").flatten()
+        for value in (threshold, rest)
+    )
     scale = spec.levels / threshold.double()
     rounded = scale.float()
-    return torch.stack([threshold, rest.float(), rounded, (scale - rounded).float()])
+    return torch.stack([threshold, rest, rounded, (scale - rounded).float()])
 
 
 @lru_cache(maxsize=256)
@@ -216,8 +228,18 @@ def window_mask(
     """
     masked = spec.surrogate in WINDOWS and not needs_grad[threshold]
     if masked and any(needs_grad):
-        return torch.empty_strided(spikes.shape, spikes.stride(), dtype=torch.uint8), True
+        return torch.empty_like(spikes, dtype=torch.uint8), True
     return None, masked
+
+
+def floats(*shape: int) -> Tensor:
+    """Room for float32 on the CPU, whatever torch's defaults are."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
+def zeros(*shape: int) -> Tensor:
+    """Sums to begin with, float64 on the CPU."""
+    return torch.zeros(shape, dtype=torch.float64, device="cpu")
 
 
 def pointer(tensor: Tensor | None) -> Any:

@@ -55,7 +55,7 @@ def _packed(tensor: Tensor, threshold: float, levels: int) -> Tensor | tuple[Ten
         return tensor
     kernels = library()
     assert kernels is not None  # `spikes_kept_as_bytes` has loaded it
-    codes = torch.empty_strided(tensor.shape, tensor.stride(), dtype=torch.uint8)
+    codes = torch.empty_like(tensor, dtype=torch.uint8)
     exact = ctypes.c_int32()
     described = _described(codes, tensor.dtype, threshold, levels)
     kernels.multispike_pack(
@@ -67,7 +67,7 @@ def _packed(tensor: Tensor, threshold: float, levels: int) -> Tensor | tuple[Ten
 def _unpacked(codes: Tensor, dtype: torch.dtype, threshold: float, levels: int) -> Tensor:
     kernels = library()
     assert kernels is not None
-    values = torch.empty_strided(codes.shape, codes.stride(), dtype=dtype)
+    values = torch.empty_like(codes, dtype=dtype)
     described = _described(codes, dtype, threshold, levels)
     kernels.multispike_unpack(ctypes.byref(described), *map(pointer, (codes, values)))
     return values

@@ -21,13 +21,16 @@ from multispike.kernels.layer import (
     dense_steps,
     empty_like_steps,
     fixed_rows,
+    floats,
     inner_of,
     laid_out,
     layer,
     neuron_rows,
     plain,
     pointer,
+    restored,
     window_mask,
+    zeros,
 )
 from multispike.kernels.spikes import usable
 
@@ -91,11 +94,11 @@ class FusedNormSpikes(torch.autograd.Function):
         channels = x.shape[2]
         each = isinstance(threshold, Tensor) and threshold.numel() > 1
         rows = (neuron_rows if isinstance(threshold, Tensor) else fixed_rows)(threshold, spec)
-        table = torch.empty(7, channels + (BLOCK if inner_of(x, channels) == 1 else 0))
+        table = floats(7, channels + (BLOCK if inner_of(x, channels) == 1 else 0))
         described = layer(spikes, table, channels, spec, normed=True)
-        sums = torch.zeros(described.threads, 2, channels, dtype=torch.float64)
-        factors = torch.empty(2, channels, dtype=torch.float64)
-        statistics = torch.empty(2, channels)
+        sums = zeros(described.threads, 2, channels)
+        factors = zeros(2, channels)
+        statistics = floats(2, channels)
         norm = Norm(
             weight=weight.data_ptr(),
             bias=bias.data_ptr(),
@@ -126,17 +129,21 @@ class FusedNormSpikes(torch.autograd.Function):
         kernels = library()
         assert kernels is not None
         x, mask, table, factors = ctx.saved_tensors
+        # Hooks on saved tensors may have laid them out anew.
+        x = laid_out(x, ctx.strides[1:])
+        mask = None if mask is None else restored(mask, ctx.strides)
+        table, factors = table.contiguous(), factors.contiguous()
         channels = x.shape[2]
         grad_spikes = laid_out(grad_spikes, ctx.strides[1:])
         described = layer(grad_spikes, table, channels, ctx.spec, normed=True)
         grad_x = torch.empty_like(x)
         threads, steps = described.threads, described.steps
-        sums = torch.zeros(threads, 2, channels, dtype=torch.float64)
+        sums = zeros(threads, 2, channels)
         threshold_sums = room = None
         if ctx.needs_input_grad[3]:
-            threshold_sums = torch.zeros(threads, channels, dtype=torch.float64)
+            threshold_sums = zeros(threads, channels)
         if mask is None:
-            room = torch.empty(threads, steps, TILE)
+            room = floats(threads, steps, TILE)
         gradients = Gradients(
             x=x.data_ptr(),
             x_stride=0 if ctx.constant else x.stride(0),
@@ -151,7 +158,7 @@ class FusedNormSpikes(torch.autograd.Function):
         )
         changed = table.clone()
         norm = Norm(table=changed.data_ptr(), factors=factors.data_ptr())
-        grad_weight, grad_bias = torch.empty(2, channels)
+        grad_weight, grad_bias = floats(2, channels)
         kernels.multispike_norm_backward(
             *(ctypes.byref(described), ctypes.byref(norm), ctypes.byref(gradients)),
             *(grad_weight.data_ptr(), grad_bias.data_ptr()),

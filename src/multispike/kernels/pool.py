@@ -45,6 +45,10 @@ def _images(x: Tensor) -> Images:
     return Images(batch, rows, columns, channels, bfloat16, threads_for(x.numel()))
 
 
+def _room(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
 class FusedMaxPool(torch.autograd.Function):
     """max_pool2d(x, 2, ceil_mode=True) of x [B, C, H, W] that is `pool_usable`."""
 
@@ -53,7 +57,7 @@ class FusedMaxPool(torch.autograd.Function):
         kernels = library()
         assert kernels is not None  # `pool_usable` has loaded it
         shape = (*x.shape[:2], (x.shape[2] + 1) // 2, (x.shape[3] + 1) // 2)
-        maxima = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
+        maxima = _room(x, shape)
         winner = torch.empty_like(maxima, dtype=torch.uint8)
         kernels.multispike_pool(ctypes.byref(_images(x)), *map(pointer, (x, maxima, winner)))
         ctx.shape = x.shape
@@ -65,9 +69,10 @@ class FusedMaxPool(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         kernels = library()
         assert kernels is not None
-        (winner,) = ctx.saved_tensors
+        # Hooks on saved tensors may have laid it out anew.
+        winner = ctx.saved_tensors[0].contiguous(memory_format=torch.channels_last)
         grad = grad.contiguous(memory_format=torch.channels_last)
-        grad_x = torch.empty(ctx.shape, dtype=grad.dtype, memory_format=torch.channels_last)
+        grad_x = _room(grad, ctx.shape)
         kernels.multispike_pool_backward(
             ctypes.byref(_images(grad_x)), *map(pointer, (grad_x, grad, winner))
         )

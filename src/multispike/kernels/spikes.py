@@ -15,6 +15,7 @@ from multispike.kernels.layer import (
     Gradients,
     empty_like_steps,
     fixed_rows,
+    floats,
     inner_of,
     laid_out,
     layer,
@@ -22,9 +23,11 @@ from multispike.kernels.layer import (
     plain,
     pointer,
     repeated,
+    restored,
     traced,
     window,
     window_mask,
+    zeros,
 )
 
 if TYPE_CHECKING:
@@ -74,7 +77,7 @@ class FusedSpikes(torch.autograd.Function):
         x = laid_out(x, strides)
         v = None if v is None else laid_out(v, strides)
         mask, masked = window_mask(spikes, spec, ctx.needs_input_grad, 2)
-        state = torch.empty_strided(x.shape[1:], strides, dtype=torch.float32) if last else None
+        state = torch.empty_like(spikes[0], dtype=torch.float32) if last else None
         if isinstance(threshold, Tensor):
             ctx.channels, ctx.threshold_shape = threshold.numel(), threshold.shape
             rows = neuron_rows(threshold, spec)
@@ -98,17 +101,24 @@ class FusedSpikes(torch.autograd.Function):
         assert kernels is not None
         mask, x, v, table = ctx.saved_tensors
         strides = ctx.strides[1:]
+        # Hooks on saved tensors may have laid them out anew.
+        mask = None if mask is None else restored(mask, ctx.strides)
+        x = None if x is None else laid_out(x, strides)
+        v = None if v is None else laid_out(v, strides)
+        table = table.contiguous()
         grad_spikes = laid_out(grad_spikes, strides)
         grad_last = None if grad_last is None else laid_out(grad_last, strides)
-        grad_x = torch.empty_strided(grad_spikes.shape, ctx.strides, dtype=grad_spikes.dtype)
+        grad_x = torch.empty_strided(
+            grad_spikes.shape, ctx.strides, dtype=grad_spikes.dtype, device=grad_spikes.device
+        )
         described = layer(grad_x, table, ctx.channels, ctx.spec)
         sums = grad_v = room = None
         if ctx.needs_input_grad[1]:
-            grad_v = torch.empty_strided(grad_x.shape[1:], strides, dtype=torch.float32)
+            grad_v = torch.empty_like(grad_x[0], dtype=torch.float32)
         if ctx.needs_input_grad[2]:
-            sums = torch.zeros(described.threads, ctx.channels, dtype=torch.float64)
+            sums = zeros(described.threads, ctx.channels)
         if mask is None:
-            room = torch.empty(described.threads, described.steps, TILE)
+            room = floats(described.threads, described.steps, TILE)
         gradients = Gradients(
             x=pointer(x),
             x_stride=0 if x is None else x.stride(0),
