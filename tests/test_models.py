@@ -6,6 +6,7 @@ import io
 import pytest
 import torch
 from torch import nn
+from torch.testing import assert_close
 
 from multispike import MultiLevelIF, create_model, list_models
 from multispike.errors import InputError
@@ -158,6 +159,20 @@ def test_merges_on_hand_made_tensors():
     assert Merge("iand", 2.0)(path, identity).tolist() == [0.0, 2.0, 0.0, 0.0]
 
 
+@pytest.mark.parametrize("kind", ["and", "iand"])
+@pytest.mark.parametrize("shape", [(), (2,)])
+def test_merges_hold_a_learned_threshold_where_its_neurons_do(kind, shape):
+    """Two full spikes below the floor, of height 0.001: their AND is one, their IAND is none."""
+    threshold = nn.Parameter(torch.ones(shape))
+    neuron = MultiLevelIF(1, threshold)
+    nn.init.constant_(threshold, -0.5)
+    full = neuron(torch.ones(1, 1, 2, 3, 3))[0].detach()
+    merged = Merge(kind, threshold)(full, full)
+    assert_close(merged, torch.full_like(full, 1e-3 if kind == "and" else 0.0))
+    merged.sum().backward()
+    assert (threshold.grad != 0).all()
+
+
 def test_binary_has_one_level_and_mlp_has_three_linear_layers():
     model = create_model("vgg11", neuron="binary", classifier="mlp", timesteps=2)
     assert {m.levels for m in model.modules() if isinstance(m, MultiLevelIF)} == {1}
@@ -172,6 +187,10 @@ def test_binary_has_one_level_and_mlp_has_three_linear_layers():
         (dict(arch="vgg11", neuron="lif"), "neuron: got 'lif'"),
         (dict(arch="vgg11", levels=0), "levels: got 0"),
         (dict(arch="vgg11", threshold=0.0), "threshold: got 0.0"),
+        (dict(arch="vgg11", threshold="1", learn_threshold="layer"), "threshold: got '1'"),
+        (dict(arch="vgg11", neuron="relu", threshold=-1), "threshold: got -1"),
+        (dict(arch="vgg11", neuron="relu", surrogate="bogus"), "surrogate: got 'bogus'"),
+        (dict(arch="vgg11", threshold=5e-4, learn_threshold="channel"), "threshold: got 0.0005"),
         (dict(arch="vgg11", timesteps=0), "timesteps: got 0"),
         (dict(arch="vgg11", neuron="binary", levels=4), "levels: got 4, allowed: 1"),
         (dict(arch="sew_resnet18", classifier="mlp"), "classifier: got 'mlp'"),
@@ -189,3 +208,8 @@ def test_bad_arguments_are_named(arguments, message):
 def test_inputs_that_do_not_fit_are_refused(shape):
     with pytest.raises(InputError, match=r"inputs: got shape .* allowed: \[B, 3, H, W\]"):
         create_model("fastnet")(torch.zeros(shape))
+
+
+def test_images_that_are_bytes_are_refused():
+    with pytest.raises(InputError, match=r"^inputs: got torch\.uint8, allowed: .*floating-point"):
+        create_model("fastnet")(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from multispike import MultiLevelIF
 from multispike.errors import InputError
-from multispike.neurons import barrier
+from multispike.neurons import MIN_THRESHOLD, barrier
 from multispike.surrogate import SURROGATES, sigmoid_gradient
 
 levels_ = st.integers(1, 16)
@@ -191,11 +191,21 @@ def test_gradients_of_input_and_potential_are_no_views_of_each_other():
         assert x.grad.tolist() == v.grad.tolist() == [[2.0, 2.0, 2.0]]
 
 
-def test_learned_threshold_stays_positive():
-    neuron = MultiLevelIF(2, 0.5, learn_threshold=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # fused, eager
+def test_a_learned_threshold_acts_at_its_floor_and_comes_back(dtype):
+    """It fires as one of 0.001 does, and a loss that wants more of it gets more."""
+    assert MIN_THRESHOLD == 1e-3
+    neuron = MultiLevelIF(2, 0.5, learn_threshold=True).to(dtype)
     with torch.no_grad():
-        neuron.threshold.fill_(-3.0)
-    assert torch.isfinite(neuron(torch.randn(1, 4, 5))).all()
+        neuron.threshold.fill_(-0.25)
+    x = torch.tensor([[[4e-4, 6e-4, 2e-3, 3.0]]], dtype=dtype)
+    assert_close(neuron(x), torch.tensor([[[0.0, 5e-4, 1e-3, 1e-3]]], dtype=dtype))
+    optimizer = torch.optim.SGD(neuron.parameters(), lr=0.1)
+    for _ in range(5):
+        optimizer.zero_grad()
+        (3 - neuron(x)[0, 0, 3]).square().backward()
+        optimizer.step()
+    assert neuron.threshold.item() > 1
 
 
 def test_per_channel_threshold_on_maps():
@@ -250,6 +260,10 @@ def test_v_init_half_rounds():
     [
         ("levels", 0), ("levels", 2.5), ("levels", True), ("threshold", 0.0), ("threshold", -1.0),
         ("threshold", math.nan), ("threshold", math.inf), ("alpha", 0.0), ("v_init", 1.0),
+        ("threshold", 1e39), ("threshold", 1e-46), ("threshold", "1"), ("threshold", None),
+        ("threshold", torch.tensor([1.0, math.inf])), ("threshold", torch.tensor([])),
+        ("threshold", torch.tensor([1.0, math.nan])), ("threshold", torch.tensor(5e-4)),
+        ("alpha", math.inf), ("alpha", "5"), ("v_init", None), ("beta", "1"),
         ("v_init", -0.1), ("beta", 0.0), ("beta", 1.1), ("surrogate", "sigmoidal"),
     ],
 )  # fmt: skip
@@ -260,6 +274,28 @@ def test_bad_arguments_are_named(argument, value):
     assert message.startswith(f"{argument}: got")
     assert "allowed" in message
     assert "\n" not in message
+
+
+def test_a_learned_threshold_below_its_floor_is_refused():
+    message = r"^threshold: got 0\.0005, allowed: numbers from 0\.001 to .*where it is learned"
+    with pytest.raises(InputError, match=message):
+        MultiLevelIF(4, threshold=5e-4, learn_threshold=True)
+    assert MultiLevelIF(4, threshold=5e-4)(torch.full((1, 1, 1), 1.0)).item() == pytest.approx(5e-4)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.ones(1, 2, 3, dtype=torch.uint8), "x: got torch.uint8, allowed: .*floating-point"),
+        (torch.ones(1, 2, 3, dtype=torch.int64), "x: got torch.int64, allowed: .*floating-point"),
+        (torch.ones(0, 2, 3), r"x: got 'shape \[0, 2, 3\]', allowed: \[T, B, ...\] with T >= 1"),
+        (torch.tensor(1.0), r"x: got 'shape \[\]', allowed: \[T, B, ...\]"),
+    ],
+    ids=str,
+)
+def test_inputs_that_are_no_drive_are_refused(x, message):
+    with pytest.raises(InputError, match=f"^{message}"):
+        MultiLevelIF()(x)
 
 
 def test_state_of_another_shape_is_refused():

@@ -20,18 +20,48 @@ import torch
 from torch import Tensor, nn
 
 from multispike.errors import InputError, invalid
-from multispike.kernels import FusedSpikes, empty_like_steps, usable
+from multispike.kernels import FusedSpikes, empty_like_steps, traced, usable
 from multispike.surrogate import (
     SURROGATES,
     WINDOWS,
     NeuronSpec,
     Threshold,
+    is_number,
     level,
     threshold_gradient,
 )
 
 MIN_THRESHOLD = 1e-3
-"""A learned threshold is held at or above this value: at 0 the levels would fall together."""
+"""A threshold in a tensor acts at or above this value: at 0 the levels would fall together."""
+
+_SMALLEST, _LARGEST = 1e-30, 1e30
+"""Thresholds that float32 holds together with their levels and the inverse of a level."""
+
+
+class _Floor(torch.autograd.Function):
+    """max(V_th, MIN_THRESHOLD), whose gradient passes below the floor too: what has fallen under
+    it can come back."""
+
+    @staticmethod
+    def forward(ctx: Any, threshold: Tensor) -> Tensor:
+        return threshold.clamp_min(MIN_THRESHOLD)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return grad
+
+
+def acting(threshold: Threshold) -> Threshold:
+    """V_th as neurons use it: a tensor held at MIN_THRESHOLD, straight-through; a number as it is.
+
+    >>> threshold = torch.tensor([-1.0, 0.5], requires_grad=True)
+    >>> acting(threshold).sum().backward()
+    >>> acting(threshold).tolist() == [torch.tensor(MIN_THRESHOLD).item(), 0.5]
+    True
+    >>> threshold.grad.tolist()
+    [1.0, 1.0]
+    """
+    return _Floor.apply(threshold) if isinstance(threshold, Tensor) else threshold  # pyright: ignore[reportReturnType]
 
 
 class _Spikes(torch.autograd.Function):
@@ -135,8 +165,33 @@ def _spikes(
         threshold = threshold.float() if isinstance(threshold, Tensor) else threshold
     if usable(x, v, threshold, spec):
         return FusedSpikes.apply(x, v, threshold, spec, last)  # pyright: ignore[reportReturnType]
+    _check_input(x)
     spikes, v = _Spikes.apply(x.float() if half else x, v, threshold, spec, last)  # pyright: ignore[reportGeneralTypeIssues]
     return spikes.to(x.dtype), v
+
+
+def _check_input(x: Tensor) -> None:
+    """Raise `InputError` for an x that neurons can't take."""
+    if not x.is_floating_point():
+        raise invalid("x", x.dtype, "a tensor of floating-point numbers")
+    if x.dim() == 0 or (not traced() and x.shape[0] == 0):
+        raise invalid("x", f"shape {list(x.shape)}", "[T, B, ...] with T >= 1")
+
+
+def _check_threshold(threshold: Threshold, learned: bool) -> None:
+    """Raise `InputError` for a V_th that neurons can't have."""
+    if isinstance(threshold, Tensor):
+        if threshold.dim() and not threshold.numel():
+            raise invalid("threshold", threshold.tolist(), "a number, or one number a channel")
+        values = [threshold.min().item(), threshold.max().item()]
+    else:
+        values = [threshold]
+    floored = learned or isinstance(threshold, Tensor)
+    smallest = MIN_THRESHOLD if floored else _SMALLEST
+    where = ", where it is learned or a tensor" if floored else ""
+    for value in values:
+        if not is_number(value) or not smallest <= value <= _LARGEST:
+            raise invalid("threshold", value, f"numbers from {smallest} to {_LARGEST}{where}")
 
 
 class MultiLevelIF(nn.Module):
@@ -144,8 +199,9 @@ class MultiLevelIF(nn.Module):
 
     Args:
         levels: N, the largest level; 1 is the binary IF neuron.
-        threshold: V_th > 0, a number, or a tensor [C] with one value a channel; an `nn.Parameter`
-            is used as it is, so neurons that meet at one sum can share it.
+        threshold: V_th, a number from 1e-30 to 1e30, or a tensor [C] with one value a channel; an
+            `nn.Parameter` is used as it is, so neurons that meet at one sum can share it. Learned
+            and in a tensor at least MIN_THRESHOLD.
         surrogate: "sigmoid" (one logistic bump a level), "ste" (1 inside [0, V_th]) or "clip" (1
             inside [0, V_th + V_th/N], where the level is not clipped).
         alpha: steepness of "sigmoid", in 1/level.
@@ -175,11 +231,7 @@ class MultiLevelIF(nn.Module):
     ) -> None:
         super().__init__()
         self.spec = NeuronSpec(levels, surrogate, alpha, v_init, beta, detach_reset)
-        smallest = threshold.min().item() if isinstance(threshold, Tensor) else threshold
-        if not (smallest > 0 and smallest < float("inf")):
-            raise invalid("threshold", smallest, "a finite number > 0")
-        if isinstance(threshold, Tensor) and smallest < MIN_THRESHOLD:
-            raise invalid("threshold", smallest, f"a tensor of numbers >= {MIN_THRESHOLD}")
+        _check_threshold(threshold, learn_threshold)
         self.threshold: float | nn.Parameter
         if isinstance(threshold, nn.Parameter):
             self.threshold = threshold
@@ -217,11 +269,8 @@ class MultiLevelIF(nn.Module):
 
     def threshold_for(self, x: Tensor) -> Threshold:
         """V_th so that it broadcasts against one step of x [T, B, C, ...]."""
-        threshold = self.threshold
-        if not isinstance(threshold, Tensor):
-            return threshold
-        threshold = threshold.clamp_min(MIN_THRESHOLD)
-        if threshold.dim() == 0:
+        threshold = acting(self.threshold)
+        if not isinstance(threshold, Tensor) or threshold.dim() == 0:
             return threshold
         if x.dim() < 3 or x.shape[2] != threshold.numel():
             raise InputError(

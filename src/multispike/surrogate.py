@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -99,6 +100,15 @@ WINDOWS = {"ste": 0, "clip": 1}
 """Gradients that are 1 in a window and 0 outside: levels by which it reaches beyond V_th."""
 
 
+def is_number(value: object) -> bool:
+    """Whether an argument is a real number, of Python or numpy.
+
+    >>> [is_number(value) for value in (1, 0.5, "1", None)]
+    [True, True, False, False]
+    """
+    return isinstance(value, Real)
+
+
 @dataclass(frozen=True)
 class NeuronSpec:
     """The constants of a multi-level IF neuron; see `MultiLevelIF` for their meaning."""
@@ -115,9 +125,9 @@ class NeuronSpec:
             raise invalid("levels", self.levels, "an integer >= 1")
         if self.surrogate not in SURROGATES:
             raise unknown("surrogate", str(self.surrogate), SURROGATES)
-        if not self.alpha > 0:
-            raise invalid("alpha", self.alpha, "a number > 0")
-        if not 0 <= self.v_init < 1:
+        if not (is_number(self.alpha) and 0 < self.alpha < float("inf")):
+            raise invalid("alpha", self.alpha, "a finite number > 0")
+        if not (is_number(self.v_init) and 0 <= self.v_init < 1):
             raise invalid("v_init", self.v_init, "a number of levels in [0, 1)")
-        if not 0 < self.beta <= 1:
+        if not (is_number(self.beta) and 0 < self.beta <= 1):
             raise invalid("beta", self.beta, "a number in (0, 1]")

@@ -42,6 +42,8 @@ def usable(x: Tensor, v: Tensor | None, threshold: float | Tensor, spec: NeuronS
     for x, which may be bfloat16."""
     if traced() or not plain(x, torch.float32, torch.bfloat16):
         return False
+    if x.dim() == 0 or x.shape[0] == 0:
+        return False
     if not all(plain(t, torch.float32) for t in (v, threshold) if isinstance(t, Tensor)):
         return False
     if spec.levels > MAX_LEVELS or window(spec) is None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from multispike.models.fusion import OverTime
-from multispike.neurons import MultiLevelIF, Threshold, barrier
+from multispike.neurons import MultiLevelIF, acting, barrier
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,9 @@ class NeuronFactory:
     detach_reset: bool
     learn_threshold: str
 
+    def __post_init__(self) -> None:
+        self._spiking(self.threshold, self.learn_threshold != "no")  # refuses what an ANN ignores
+
     def new_threshold(self, channels: int) -> float | nn.Parameter:
         """V_th for neurons of one layer, or for all that meet at one sum."""
         if self.kind == "relu" or self.learn_threshold == "no":
@@ -43,14 +46,20 @@ class NeuronFactory:
         """A neuron for [T, B, ...] tensors."""
         if self.kind == "relu":
             return nn.ReLU()
+        return self._spiking(threshold)
+
+    def _spiking(
+        self, threshold: float | nn.Parameter, learn_threshold: bool = False
+    ) -> MultiLevelIF:
         return MultiLevelIF(
-            self.levels,
+            1 if self.kind == "relu" else self.levels,
             threshold,
             self.surrogate,
             self.alpha,
             self.v_init,
             self.beta,
             self.detach_reset,
+            learn_threshold,
         )
 
     def neuron(self, threshold: float | nn.Parameter) -> nn.Module:
@@ -85,7 +94,7 @@ class Merge(nn.Module):
     def forward(self, path: Tensor, shortcut: Tensor) -> Tensor:
         if self.kind == "add":
             return path + shortcut
-        threshold: Threshold = self.threshold
+        threshold = acting(self.threshold)
         if isinstance(threshold, Tensor) and threshold.dim():
             threshold = threshold.view(-1, 1, 1)
         if self.clip:

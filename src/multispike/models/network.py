@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from multispike.errors import InputError
+from multispike.errors import InputError, invalid
 from multispike.kernels import traced
 from multispike.models.fusion import normed_spikes, watched
 
@@ -76,6 +76,8 @@ class Network(nn.Module):
         channels = self.config["in_channels"]
         wanted = f"[B, {channels}, H, W] or [{self.timesteps}, B, {channels}, H, W]"
         fits = inputs.dim() in (4, 5) and inputs.shape[-3] == channels
+        if not inputs.is_floating_point():
+            raise invalid("inputs", inputs.dtype, "a tensor of floating-point numbers")
         if not fits or (inputs.dim() == 5 and inputs.shape[0] != self.timesteps):
             raise InputError(f"inputs: got shape {list(inputs.shape)}, allowed: {wanted}")
 
