@@ -525,7 +525,9 @@ def test_modules_copy_and_pickle():
     expected = neuron(x)
     buffer = io.BytesIO()
     torch.save(neuron.state_dict(), buffer)
-    for twin in (copy.deepcopy(neuron), pickle.loads(pickle.dumps(neuron))):
+    loaded = MultiLevelIF(4, 0.5, learn_threshold=True)
+    loaded.load_state_dict(torch.load(io.BytesIO(buffer.getvalue()), weights_only=True))
+    for twin in (copy.deepcopy(neuron), pickle.loads(pickle.dumps(neuron)), loaded):
         assert torch.equal(twin(x), expected)
 
 
