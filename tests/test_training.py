@@ -21,7 +21,8 @@ from multispike.errors import InputError, RunError
 from multispike.neurons import MultiLevelIF
 from multispike.training import fit, load_data, load_run
 from multispike.training.checkpoint import AtomicCheckpointIO, read_checkpoint
-from multispike.training.optim import make_optimizer, make_schedule
+from multispike.training.optim import make_optimizer, make_schedule, peak_lr
+from multispike.training.run import open_run
 from multispike.training.whitening import whiten_
 
 TINY = TrainConfig(
@@ -57,6 +58,13 @@ def assert_same(first: Path, second: Path) -> None:
 
 def metrics(folder: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+
+
+def processed(rows: list[dict[str, str]]) -> list[float]:
+    """Images of every epoch, as its speed and time say."""
+    seconds = [0.0, *(float(row["train_seconds"]) for row in rows)]
+    speeds = [float(row["images_per_second"]) for row in rows]
+    return [speed * (b - a) for speed, a, b in zip(speeds, seconds, seconds[1:], strict=False)]
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +155,26 @@ def test_flipped_bits_are_found(straight, tmp_path):
     (tmp_path / "bad.ckpt").write_bytes(content)
     with pytest.raises(InputError, match="truncated or damaged"):
         read_checkpoint(tmp_path / "bad.ckpt")
+
+
+@pytest.mark.parametrize("flipped", [0xFF, 0x08], ids=hex)
+def test_a_damaged_index_is_found(tmp_path, flipped):
+    """The archive's central directory, byte by byte: an error of one line, or the same content."""
+    path, weights = tmp_path / "bad.ckpt", torch.arange(3.0)
+    torch.save({"state_dict": {"w": weights}, "multispike": {}}, path)
+    whole = path.read_bytes()
+    refused = 0
+    for place in range(whole.index(b"PK\x01\x02"), len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= flipped
+        path.write_bytes(damaged)
+        try:
+            content = read_checkpoint(path)
+        except InputError:
+            refused += 1
+        else:
+            assert torch.equal(content["state_dict"]["w"], weights)
+    assert refused > 100
 
 
 @pytest.mark.parametrize("out", ["file", "file/run"])
@@ -271,6 +299,7 @@ def test_two_processes_train_one_network(tmp_path, launcher):
     assert done.stdout.count("other rank") == 1
     run = load_run(tmp_path / "run")
     assert int(run.rows[-1]["step"]) == 2 * 5
+    assert processed(metrics(tmp_path / "run")) == pytest.approx([160, 160]), "of both processes"
     assert len(list((tmp_path / "run" / "tensorboard").glob("events*"))) == 1
 
 
@@ -280,22 +309,67 @@ def test_other_settings_are_refused_on_resume(straight):
         fit(replace(TINY, out=str(straight), resume=True, lr=0.5))
     with pytest.raises(InputError, match="which holds a run; allowed: another folder, or --resume"):
         fit(replace(TINY, out=str(straight)))
-    assert state(straight).keys() == before.keys()
+    after = state(straight)
+    assert after.keys() == before.keys()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
 
 
-def test_foreign_folder_is_left_alone(tmp_path):
-    (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(InputError, match="holds files that are no run"):
-        fit(replace(TINY, out=str(tmp_path), overwrite=True))
-    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+@pytest.mark.parametrize("momentary", ["resume", "overwrite"])
+@pytest.mark.parametrize(
+    "settings", [None, "database: mine\n", "lr: 0.1\nepochs: 3\n", ""], ids=str
+)
+def test_foreign_folder_is_left_alone(tmp_path, settings, momentary):
+    """Other programs, too, have a config.yaml, and settings of the same names."""
+    files = {"thesis.tex": "years of work"}
+    if settings is not None:
+        files["config.yaml"] = settings
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=r"holds files that are no run|allowed: a mapping"):
+        open_run(replace(TINY, out=str(tmp_path), **{momentary: True}))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path):
-    config = replace(TINY, out=str(tmp_path / "run"), lr=1e30, checkpoint_seconds=0.0, warmup=0.0)
-    with pytest.raises(RunError, match=r"at step \d+ .*last good state|not finite after step"):
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_overwriting_deletes_what_a_run_wrote_and_nothing_else(straight, tmp_path):
+    """Results, exports and a file that a kill left half are the run's; notes are not."""
+    run = tmp_path / "run"
+    shutil.copytree(straight, run)
+    for name in ("result.json", "c/model.c", "onnx/model.onnx", ".last.ckpt.4711.tmp", "notes/1"):
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).write_text("")
+    (run / "nir").symlink_to(tmp_path)
+    before = contents(run)
+    config = replace(TINY, out=str(run), overwrite=True, epochs=7)
+    with pytest.raises(InputError, match=r"^out: got .*'notes' is of no run .*allowed: ") as caught:
+        open_run(config)
+    assert "\n" not in str(caught.value)
+    assert contents(run) == before
+    shutil.rmtree(run / "notes")
+    assert open_run(config) is None
+    assert [path.name for path in run.iterdir()] == ["config.yaml"]
+    assert yaml.safe_load((run / "config.yaml").read_text())["epochs"] == 7
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [(0.0, True), (60.0, False)])
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path, seconds, kept):
+    """Where there is one: the message promises no file that was never written."""
+    config = replace(TINY, out=str(tmp_path / "run"), lr=1e30, warmup=0.0)
+    config = replace(config, checkpoint_seconds=seconds)
+    with pytest.raises(RunError, match=r"^the loss is nan at step 1 \(epoch 1\);") as caught:
         fit(config)
     last = tmp_path / "run" / "last.ckpt"
-    if last.exists():
+    assert last.exists() is kept
+    assert (f"{last} still holds the last good state" in str(caught.value)) is kept
+    assert "try a lower --lr, with another --out or --overwrite" in str(caught.value)
+    if kept:
         weights = read_checkpoint(last)["state_dict"].values()
         assert all(torch.isfinite(w).all() for w in weights if w.is_floating_point())
 
@@ -358,6 +432,65 @@ def test_a_checkpoint_of_another_architecture_is_refused(straight, tmp_path):
         InputError, match="does not fit sew_resnet34; allowed: the same architecture"
     ):
         load_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda saved: saved["config"].update(unheard_of=1),
+        lambda saved: saved["model"].update(unheard_of=1),
+        lambda saved: saved.clear(),
+    ],
+    ids=["config", "model", "empty"],
+)
+def test_checkpoints_of_another_version_are_refused(straight, tmp_path, change):
+    content = read_checkpoint(straight / "best.ckpt")
+    change(content["multispike"])
+    torch.save(content, tmp_path / "last.ckpt")
+    with pytest.raises(InputError, match=r"^checkpoint: got .*allowed: .* this version$") as caught:
+        load_run(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_images_of_a_last_batch_that_is_left_out_are_not_counted(tmp_path):
+    from multispike.experiment import summarise
+
+    config = replace(TINY, arch="fastnet", limit_train=50, epochs=2, out=str(tmp_path / "run"))
+    fit(config)
+    result = summarise(load_run(config.out), load_data(config))
+    assert result["images_per_second"] * result["train_seconds"] == pytest.approx(2 * 32)
+    assert processed(metrics(tmp_path / "run")) == pytest.approx([32, 32])
+
+
+def test_label_smoothing_spreads_the_target():
+    """(1 - e) of the loss of the label, e of the mean over all classes."""
+    from multispike import create_model
+    from multispike.training.module import Classifier
+
+    config = replace(TINY, arch="fastnet", label_smoothing=0.3)
+    network = create_model("fastnet", in_channels=1)
+    module = Classifier(network, config, load_data(config), lr=0.1, steps=1)
+    images, labels = torch.randn(4, 1, 8, 8), torch.tensor([0, 3, 9, 3])
+    surprise = -network(images).log_softmax(1)
+    expected = 0.7 * surprise[range(4), labels] + 0.3 * surprise.mean(1)
+    torch.testing.assert_close(module.training_step((images, labels), 0), expected.mean())
+
+
+def test_adamw_decays_weights_only():
+    """Without gradients a step is the decay alone, decoupled: 1 - lr * weight_decay."""
+    from multispike import create_model
+
+    config = replace(TINY, optimizer="adamw", weight_decay=0.1)
+    assert peak_lr(config, 250) == 0.002
+    model = create_model("fastnet", learn_threshold="layer")
+    optimizer = make_optimizer(model, config, peak_lr(config, 250))
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, value in model.named_parameters():
+        decayed = name.endswith("weight") and ("conv" in name or "linear" in name)
+        torch.testing.assert_close(value, before[name] * (1 - 0.0002 if decayed else 1))
 
 
 def test_only_weights_decay_and_shared_thresholds_count_once():

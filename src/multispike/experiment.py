@@ -39,6 +39,7 @@ from multispike.report.terminal import (
     energy_table,
 )
 from multispike.training import RESULT, Interrupted, Run, fit, load_data, load_run
+from multispike.training.fit import batch_size_of
 from multispike.training.run import read_settings
 
 EVALUATION_BATCH = 250
@@ -258,7 +259,7 @@ def summarise(
     last = run.rows[-1]
     config = run.network.config
     seconds = run.train_seconds
-    images = len(dataset.train) * int(last["epoch"])
+    images = batch_size_of(run.config, len(dataset.train)) * int(last["step"])
     with progress_bar(True) as bar:
         task = bar.add_task(f"measuring {run.config.variant}", total=len(dataset.test))
         measured = measure(
@@ -281,7 +282,7 @@ def summarise(
         "epochs": int(last["epoch"]),
         "params": sum(parameter.numel() for parameter in run.network.parameters()),
         "train_seconds": seconds,
-        "images_per_second": images / max(seconds, 1e-9),
+        "images_per_second": images / max(last["train_seconds"], 1e-9),
         "best_accuracy": max(row["test_accuracy"] for row in run.rows),
         **measured,
         "environment": environment(),

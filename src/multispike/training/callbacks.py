@@ -16,10 +16,10 @@ from lightning.pytorch.callbacks import Checkpoint
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from multispike.errors import RunError
 from multispike.files import write_text
 from multispike.training.checkpoint import read_checkpoint, weights_of, write_checkpoint
 from multispike.training.module import Classifier
+from multispike.training.run import diverged
 
 
 class Interrupted(Exception):
@@ -92,10 +92,7 @@ class RunFiles(Checkpoint):
     def _save(self, trainer: Trainer, module: LightningModule, name: str) -> None:
         for key, value in module.state_dict().items():
             if value.is_floating_point() and not torch.isfinite(value).all():
-                raise RunError(
-                    f"{key} is not finite after step {trainer.global_step};"
-                    " last.ckpt still holds the last good state; try a lower --lr"
-                )
+                raise diverged(f"{key} is not finite after step {trainer.global_step}", self.folder)
         trainer.save_checkpoint(self.folder / name)
         self._saved_at = time.monotonic()
 

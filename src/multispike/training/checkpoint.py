@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import pickle
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,12 @@ from lightning.fabric.plugins import CheckpointIO
 
 from multispike.errors import InputError, RunError
 from multispike.files import replacing
+
+_DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+    *(RuntimeError, EOFError, OSError, KeyError, ValueError),
+)
+"""What zipfile and torch raise for a file that is not whole."""
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -66,8 +74,13 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"checkpoint: got {str(path)!r}, which does not exist; allowed: a .ckpt file"
         )
     try:
-        if zipfile.is_zipfile(path) and (bad := zipfile.ZipFile(path).testzip()):
-            raise OSError(f"checksum of {bad}")
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if bad := archive.testzip():
+                    raise OSError(f"checksum of {bad}")
+                # torch reads nothing of what is marked as a folder, and says nothing.
+                if any(member.external_attr & 0x10 for member in archive.infolist()):
+                    raise OSError("a folder instead of values")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about foreign pickles, which are refused below
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -77,7 +90,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"checkpoint: got {str(path)!r}, refused since it holds more than tensors and plain"
             f" values, or is damaged ({reason}); allowed: a checkpoint of multispike"
         ) from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+    except _DAMAGED as error:
         raise InputError(
             f"checkpoint: got {str(path)!r}, which is truncated or damaged"
             f" ({(str(error) or 'ends early').splitlines()[0]}); allowed: a whole .ckpt file"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,10 +16,10 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from multispike.config import TrainConfig
 from multispike.data.sets import Dataset
-from multispike.errors import RunError
 from multispike.models.network import Network
 from multispike.neurons import MultiLevelIF
 from multispike.training.optim import make_optimizer, make_schedule
+from multispike.training.run import diverged
 
 
 class Classifier(LightningModule):
@@ -50,7 +51,8 @@ class Classifier(LightningModule):
         }
         self.rows: list[dict[str, float]] = []
         self.train_seconds = 0.0
-        self.epoch_sums = [0.0, 0.0, 0.0]  # loss, correct, images of this epoch so far
+        # Loss, correct, images of this epoch so far, in this process.
+        self.epoch_sums = [0.0, 0.0, 0.0]
         self._since = 0.0
         self.test_loss = MeanMetric()
         self.test_accuracy = MulticlassAccuracy(len(dataset.classes), average="micro")
@@ -85,9 +87,9 @@ class Classifier(LightningModule):
         loss = F.cross_entropy(logits, targets, label_smoothing=self.config.label_smoothing)
         value = loss.item()
         if not value < float("inf"):
-            raise RunError(
-                f"the loss is {value} at step {self.global_step} (epoch {self.current_epoch + 1});"
-                " last.ckpt still holds the last good state; try a lower --lr"
+            raise diverged(
+                f"the loss is {value} at step {self.global_step} (epoch {self.current_epoch + 1})",
+                Path(self.config.folder),
             )
         labels = targets if targets.dim() == 1 else targets.argmax(1)
         correct = (logits.argmax(1) == labels).sum().item()
@@ -124,7 +126,7 @@ class Classifier(LightningModule):
         self.log("test_accuracy", self.test_accuracy)
 
     def on_train_epoch_end(self) -> None:
-        loss, correct, images = self.epoch_sums
+        loss, correct, images = self._sums_of_all()
         metrics = self.trainer.callback_metrics
         before = self.rows[-1]["train_seconds"] if self.rows else 0.0
         optimizer = self.trainer.optimizers[0]
@@ -143,6 +145,13 @@ class Classifier(LightningModule):
         for logger in self.loggers:
             logger.log_metrics(row, step=self.global_step)
 
+    def _sums_of_all(self) -> list[float]:
+        """`epoch_sums` over all processes, each of which has to ask."""
+        if self.trainer.world_size == 1:
+            return self.epoch_sums
+        sums = torch.tensor(self.epoch_sums, dtype=torch.float64, device=self.device)
+        return self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+
     def configure_optimizers(self) -> Any:
         optimizer = make_optimizer(self.network, self.config, self.lr)
         schedule = make_schedule(optimizer, self.config, self.steps)
@@ -153,11 +162,12 @@ class Classifier(LightningModule):
             **self.description,
             "rows": self.rows,
             "train_seconds": self.train_seconds,
-            "epoch_sums": self.epoch_sums,
+            "epoch_sums": self._sums_of_all(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint["multispike"]
         self.rows = saved["rows"]
         self.train_seconds = saved["train_seconds"]
-        self.epoch_sums = saved["epoch_sums"]
+        if self.trainer.is_global_zero:  # they are those of all processes
+            self.epoch_sums = saved["epoch_sums"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import yaml
 
 from multispike.config import TrainConfig, same_run
-from multispike.errors import InputError, invalid
+from multispike.errors import InputError, RunError, invalid
 from multispike.files import write_text
 from multispike.models import create_model
 from multispike.models.network import Network
@@ -19,6 +20,11 @@ from multispike.training.checkpoint import read_checkpoint
 
 RESULT = "result.json"
 """Written last: its presence means that the run is finished."""
+
+_FILES = ("config.yaml", "last.ckpt", "best.ckpt", "metrics.csv", RESULT)
+
+_FOLDERS = ("tensorboard", "c", "nir", "onnx", "openvino")
+"""The log of the training, and where exports go unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +61,22 @@ def load_run(folder: str | Path, checkpoint: str = "last.ckpt") -> Run:
     path = checkpoint_of(folder, "run", checkpoint)
     content = read_checkpoint(path)
     saved = content["multispike"]
-    network = create_model(**saved["model"])
-    load_weights(network, content, path)
-    return Run(
-        folder=path.parent,
-        network=network.eval(),
-        config=TrainConfig(**saved["config"]),
-        data=saved["data"],
-        rows=saved["rows"],
-        train_seconds=saved["train_seconds"],
-    )
+    try:
+        run = Run(
+            folder=path.parent,
+            network=create_model(**saved["model"]).eval(),
+            config=TrainConfig(**saved["config"]),
+            data=saved["data"],
+            rows=saved["rows"],
+            train_seconds=saved["train_seconds"],
+        )
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"checkpoint: got {str(path)!r}, which does not describe its run as this version does"
+            f" ({error}); allowed: a checkpoint of this version"
+        ) from error
+    load_weights(run.network, content, path)
+    return run
 
 
 def checkpoint_of(run: str | Path, argument: str, checkpoint: str = "last.ckpt") -> Path:
@@ -109,15 +121,16 @@ def open_run(config: TrainConfig) -> Path | None:
     """Make or reopen the run folder; the checkpoint to go on from, or None for a fresh start.
 
     Raises:
-        InputError: if the folder holds another run, or anything else.
+        InputError: if the folder holds another run, or anything that is of no run.
     """
     folder = Path(config.folder)
     settings = folder / "config.yaml"
     if folder.exists() and not folder.is_dir():
         raise invalid("out", str(folder), "a folder, new or of a run")
-    if settings.exists() and config.overwrite:
-        shutil.rmtree(folder)
-    elif settings.exists():
+    begun = settings.exists() and _is_of_a_run(read_settings(settings))
+    if begun and config.overwrite:
+        _clear(folder)
+    elif begun:
         if not config.resume:
             raise InputError(
                 f"out: got {str(folder)!r}, which holds a run;"
@@ -137,6 +150,40 @@ def open_run(config: TrainConfig) -> Path | None:
     write_settings(settings, config)
     last = folder / "last.ckpt"
     return last if last.exists() else None
+
+
+def _is_of_a_run(settings: dict[str, Any]) -> bool:
+    """Whether a config.yaml is one that `write_settings` wrote, and not that of another program."""
+    names = {field.name for field in dataclasses.fields(TrainConfig)}
+    return {"arch", "data", "neuron"} <= settings.keys() <= names
+
+
+def _clear(folder: Path) -> None:
+    """Delete a run but for its config.yaml, or nothing where there is anything else.
+
+    Raises:
+        InputError: naming what is not of a run.
+    """
+    paths = sorted(folder.iterdir(), key=lambda path: path.name != RESULT)  # unfinished at once
+    for path in paths:
+        name = re.sub(r"^\.(.+)\.\d+\.tmp$", r"\1", path.name)  # what a kill leaves of a file
+        if name not in (_FOLDERS if path.is_dir() else _FILES):
+            raise InputError(
+                f"out: got {str(folder)!r}, where {path.name!r} is of no run and would be lost;"
+                " allowed: a folder that holds a run alone, or a new one"
+            )
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != "config.yaml":
+            path.unlink()
+
+
+def diverged(what: str, folder: Path) -> RunError:
+    """The error for numbers that are not finite: what is left of the run, and what may help."""
+    last = folder / "last.ckpt"
+    kept = f" {last} still holds the last good state;" if last.exists() else ""
+    return RunError(f"{what};{kept} try a lower --lr, with another --out or --overwrite")
 
 
 def write_settings(path: Path, config: TrainConfig) -> None:
