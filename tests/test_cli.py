@@ -327,6 +327,28 @@ def test_train_refuses_a_used_folder(comparison, capsys):
     )
 
 
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        ("train", "is saved; go on with --resume\n"),
+        ("train --overwrite", "is saved; go on with --resume instead of --overwrite\n"),
+        ("compare", "is saved; the same command goes on\n"),
+        ("compare --overwrite", "is saved; the same command without --overwrite goes on\n"),
+    ],
+)
+def test_who_stops_a_training_is_told_how_it_goes_on(
+    arguments, advice, capsys, tmp_path, monkeypatch
+):
+    from multispike import experiment
+
+    def stop(config):
+        raise experiment.Interrupted
+
+    monkeypatch.setattr(experiment, "train_run", stop)
+    assert main([*arguments.split(), "--out", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err.endswith(advice)
+
+
 def test_digits_do_not_fit_an_rgb_run(comparison, tmp_path):
     from multispike.experiment import evaluation_loader
     from multispike.training import load_data, load_run

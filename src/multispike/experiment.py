@@ -50,7 +50,8 @@ def train(config: TrainConfig) -> int:
     try:
         result = train_run(config)
     except Interrupted:
-        return stopped(config, "go on with --resume")
+        instead = " instead of --overwrite" if config.overwrite else ""
+        return stopped(config, f"go on with --resume{instead}")
     if result:
         Console().print(comparison_table([result]))
         print(f"run: {config.folder}", file=sys.stderr)
@@ -67,7 +68,8 @@ def compare(config: CompareConfig) -> int:
         try:
             result = train_run(run)
         except Interrupted:
-            return stopped(run, "the same command goes on")
+            without = " without --overwrite" if config.overwrite else ""
+            return stopped(run, f"the same command{without} goes on")
         if result:
             results.append(result)
             write_results(folder, results)
