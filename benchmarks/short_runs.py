@@ -6,7 +6,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,13 @@ ROOT = Path(__file__).parent.parent
 MULTISPIKE = ("-m", "multispike.cli")
 
 
-def arguments(description: str | None, name: str, epochs: int) -> argparse.Namespace:
-    """The command line of a study: RECIPE, --data-dir, --work, --epochs, --only, --out."""
+def arguments(
+    description: str | None, name: str, epochs: int, numbers: Mapping[str, int] | None = None
+) -> argparse.Namespace:
+    """The command line of a study: RECIPE, --data-dir, --work, --epochs, --only, --out.
+
+    `numbers` are further options, by their defaults; the study's command says those that differ.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -29,7 +34,14 @@ def arguments(description: str | None, name: str, epochs: int) -> argparse.Names
     parser.add_argument("--epochs", type=int, default=epochs)
     parser.add_argument("--only", help="rows, comma-separated")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / f"{name}.json")
-    return parser.parse_args()
+    for option, usual in (numbers or {}).items():
+        parser.add_argument(option, type=int, default=usual)
+    options = parser.parse_args()
+    values = (
+        (option, getattr(options, option.strip("-").replace("-", "_"))) for option in numbers or {}
+    )
+    options.numbers = {option: value for option, value in values}
+    return options
 
 
 def train(
@@ -91,7 +103,9 @@ def study(
             f"{key} {value:.5g}" for key, value in rows[name].items() if isinstance(value, float)
         )
         print(f"{name:40} {figures}", flush=True)
-        command = f"python benchmarks/{script} {options.recipe} --epochs {options.epochs}"
+        given = {"--epochs": options.epochs, **options.numbers}
+        shown = " ".join(f"{option} {value}" for option, value in given.items())
+        command = f"python benchmarks/{script} {options.recipe} {shown}"
         content = {
             "command": f"{command} --data-dir DIR --work FOLDER",
             "recipe": deciding(recipe),
@@ -105,13 +119,24 @@ def study(
 
 
 def ablate(
-    description: str | None, name: str, changes: dict[str, str], epochs: int, shared: str = ""
+    description: str | None,
+    name: str,
+    changes: dict[str, str],
+    epochs: int,
+    shared: str = "",
+    numbers: Mapping[str, int] | None = None,
 ) -> None:
-    """A study of a recipe's `changes` (row's name -> options); `shared` options go to all rows."""
-    options = arguments(description, name, epochs)
+    """A study of a recipe's `changes` (row's name -> options).
+
+    `shared` options, and `numbers` as the command line has them, go to all rows.
+    """
+    options = arguments(description, name, epochs, numbers)
+    everywhere = shared.split()
+    for option, value in options.numbers.items():
+        everywhere += [option, str(value)]
 
     def run(row: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        result = trained(options, row, [*shared.split(), *changes[row].split()])
+        result = trained(options, row, [*everywhere, *changes[row].split()])
         figures = ("accuracy", "loss", "density", "events_per_inference")
         return result, {key: result[key] for key in figures} | {"options": changes[row]}
 

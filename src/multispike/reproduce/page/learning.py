@@ -36,8 +36,8 @@ def ablation(content: dict[str, Any], file: str) -> list[str]:
 def binary(content: dict[str, Any], file: str) -> list[str]:
     """`benchmarks/binary.py`: what suits the SNN that graded spikes are compared with."""
     return [
-        "The recipe with binary neurons, T = 4, on a fifth of the training images: what suits"
-        " graded spikes in one timestep need not suit binary ones in four.",
+        "The recipe with binary neurons, T > 1, on a part of the training images: what suits graded"
+        " spikes in one timestep need not suit them.",
         *ablation(content, file),
     ]
 
