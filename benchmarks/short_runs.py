@@ -37,10 +37,9 @@ def arguments(
     for option, usual in (numbers or {}).items():
         parser.add_argument(option, type=int, default=usual)
     options = parser.parse_args()
-    values = (
-        (option, getattr(options, option.strip("-").replace("-", "_"))) for option in numbers or {}
-    )
-    options.numbers = {option: value for option, value in values}
+    options.numbers = {
+        option: getattr(options, option.strip("-").replace("-", "_")) for option in numbers or {}
+    }
     return options
 
 
