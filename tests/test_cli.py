@@ -154,12 +154,17 @@ def test_finished_runs_make_one_report(comparison, tmp_path, capsys):
 
 def test_an_unfinished_run_says_so(comparison, tmp_path, capsys):
     run = tmp_path / "run"
-    shutil.copytree(comparison / "ann", run)
+    shutil.copytree(comparison / "multilevel-T1-N4", run)
     (run / "result.json").unlink()
     content = torch.load(run / "last.ckpt", weights_only=True)
     content["multispike"]["config"]["epochs"] = 40
     torch.save(content, run / "last.ckpt")
-    for command in (["evaluate", str(run)], ["report", str(run), "--out", str(tmp_path / "out")]):
+    for command in (
+        ["evaluate", str(run)],
+        ["report", str(run), "--out", str(tmp_path / "out")],
+        ["energy", str(run)],
+        ["export", str(run), "--format", "c"],
+    ):
         assert main(command) == 0
         assert f"{run}: stopped after epoch 2 of 40" in capsys.readouterr().err
 

@@ -89,10 +89,11 @@ def export_run(
         raise invalid("out", str(folder), "an empty or new folder, or --overwrite")
 
     from multispike.deploy.trained import compare, finetune_run, quantise_run
-    from multispike.experiment import data_of, evaluation_loader
+    from multispike.experiment import data_of, evaluation_loader, tell_unfinished
     from multispike.training.run import load_run
 
     trained = load_run(Path(run), checkpoint)
+    tell_unfinished(trained)
     network = quantise_run(trained)
     if evaluate or finetune:
         dataset = data_of(trained, data_dir, limit_test)
