@@ -94,8 +94,8 @@ class Axes:
     def check_sequence(self, name: str, spikes: Tensor) -> None:
         """Raise `InputError` if a neuron of ours, whose input is [T, B, ...], had samples first."""
         shape = tuple(spikes.shape)
-        second = len(shape) > 1 and shape[1] == self.batch and not self.time_axis(shape)
-        if shape[0] == self.batch and not second and self.batch > 1:
+        second = shape[1:2] == (self.batch,) and not self.time_axis(shape)
+        if shape[:1] == (self.batch,) and not second and self.batch > 1:
             raise InputError(
                 f"model: MultiLevelIF at {name} got {list(shape)}, allowed: [T, B, ...] with"
                 f" B = {self.batch}; for one timestep of [B, ...] call neuron(x[None])[0]"
