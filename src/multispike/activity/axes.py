@@ -29,12 +29,13 @@ class Axes:
 
     @classmethod
     def of(cls, inputs: Tensor, samples: int) -> Axes:
-        """Those of [B, ...], or of event frames [T, B, C, H, W], [T, B, F] or [B, T, C, H, W].
+        """Those of [B, ...], or of event frames [T, B, ...] or [B, T, C, H, W].
 
         Raises `InputError` where no axis fits the number of targets.
         """
         shape = inputs.shape
-        if inputs.dim() in (3, 5) and shape[1] == samples:
+        second = inputs.dim() >= 3 and shape[1] == samples
+        if second and (inputs.dim() in (3, 5) or shape[0] != samples):
             return cls(samples, "first", shape[0])
         if not inputs.dim() or shape[0] != samples:
             raise InputError(

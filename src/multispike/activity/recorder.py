@@ -130,23 +130,27 @@ class Recorder(TorchFunctionMode):
         frame = self.trace.frames.pop()
         if isinstance(module, MultiLevelIF):
             self.trace.axes.check_sequence(frame.name, output)
-            neuron = self._own_neuron(frame, module, output)
-            if self._errors:
-                neuron.errors = neuron.errors or Errors()
-                neuron.errors.add(args[0], output, own_grid(module))
+            self._own_neuron(frame, module, output, args[0] if self._errors else None)
         elif module is not self._root and not self.trace.atomic:
             with torch._C.DisableTorchFunction():  # what is computed here is not the model's
                 self._foreign(frame, output)
 
-    def _own_neuron(self, frame: Frame, module: MultiLevelIF, output: Tensor) -> Source:
-        """The output [T, B, ...] of our neuron, or [B, ...] of one step: the grid is known."""
+    def _own_neuron(
+        self, frame: Frame, module: MultiLevelIF, output: Tensor, x: Tensor | None = None
+    ) -> None:
+        """The output [T, B, ...] of our neuron, or [B, ...] of one step: the grid is known.
+
+        x: its input, where errors are wanted.
+        """
         grid = own_grid(module)
         outer = next((outer for outer in self.trace.frames if outer.atomic), frame)
         neuron = self._neuron(outer.name, frame.source, output, 0, lambda name, inputs: Source(
             name, inputs, grid=grid, leak=module.spec.beta != 1
         ))  # fmt: skip
+        if x is not None:
+            neuron.errors = neuron.errors or Errors()
+            neuron.errors.add(x, output, grid)
         self._own.close()
-        return neuron
 
     def _foreign(self, frame: Frame, output: Any) -> None:
         """The output of a module, if no rule explains it: spikes, or an unknown function."""
