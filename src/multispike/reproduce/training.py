@@ -41,7 +41,8 @@ def make(name: str, settings: ReproduceConfig) -> int:
         try:
             result = train_run(config, FURTHER_PROFILES)
         except Interrupted:
-            return stopped(config, "the same command goes on")
+            without = " without --retrain" if settings.retrain else ""
+            return stopped(config, f"the same command{without} goes on")
         if result:
             archive.keep_weights(row.label, config)
             archive.add(row.label, config, result)

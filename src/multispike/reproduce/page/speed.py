@@ -142,7 +142,8 @@ def streaming(content: dict[str, Any], file: str) -> list[str]:
     remarks = [
         f"made recordings of {content['rate'] / 1e6:g} million events/s on {width}x{height}"
         f" pixels, windows of {content['window_us'] / 1e3:g} ms, frames of"
-        f" {content['frame']}x{content['frame']}, fastnet with T=1 N=4; n = 1 run",
+        f" {content['frame']}x{content['frame']}, fastnet with T=1 N=4",
+        "rates are the best of three rounds, latencies those of one run",
     ]
     environments = [content[name]["environment"] for name in parts]
     schedulers = dict.fromkeys(environment["scheduler"] for environment in environments)
@@ -153,6 +154,14 @@ def streaming(content: dict[str, Any], file: str) -> list[str]:
     ]
     return [
         *blocks,
-        source(file, "python benchmarks/stream.py", remarks, *environments),
+        source(file, _stream_command(content, names), remarks, *environments),
         bullets(promises),
     ]
+
+
+def _stream_command(content: dict[str, Any], parts: list[str]) -> str:
+    """As far as the file tells it."""
+    command = f"python benchmarks/stream.py --parts {','.join(parts)}"
+    if "latency" in parts:
+        command += f" --seconds {content['latency']['measured']['recording_seconds']:.0f}"
+    return command + " --data-dir DIR" * ("emulator" in parts)
