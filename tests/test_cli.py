@@ -143,7 +143,7 @@ def test_finished_runs_make_one_report(comparison, tmp_path, capsys):
     assert "stopped" not in captured.err
     results = json.loads((out / "results.json").read_text())["runs"]
     assert [run["name"] for run in results] == [
-        "ann", "binary-T4", "multilevel-T1-N4", "ann-best",
+        "ann (dir/ann)", "binary-T4", "multilevel-T1-N4", "ann (ann/best.ckpt)",
     ]  # fmt: skip
     assert {(r["energy_nj"]["profile"], r["energy_nj"]["bits"]) for r in results} == {("sram8k", 8)}
     before = json.loads((comparison / "results.json").read_text())["runs"]

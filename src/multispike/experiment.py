@@ -105,7 +105,7 @@ def report(settings: ReportConfig) -> None:
     """Measure finished runs under one energy profile; then results.json, report.html, a table."""
     folder = Path(settings.out)
     folder.mkdir(parents=True, exist_ok=True)
-    places: dict[str, Path] = {}
+    places: list[Path] = []
     results: list[dict[str, Any]] = []
     for place in (run for folder in settings.folders for run in _runs_in(Path(folder))):
         run = load_run(place)
@@ -115,16 +115,34 @@ def report(settings: ReportConfig) -> None:
         if results and result["data"] != results[0]["data"]:
             known = results[0]["data"]
             raise invalid("runs", f"{place} on {result['data']}", f"runs on {known}, as the first")
-        if result["name"] in places:  # the same variant, trained in another way
-            result["name"] = "-".join(place.with_suffix("").parts[-2:])
-        places[result["name"]] = run.folder
+        places.append(place)
         results.append(result)
+    for result, name in zip(results, told_apart(results, places), strict=True):
+        result["name"] = name
     write_results(folder, results)
     from multispike.report.html import write_report
 
-    path = write_report(folder, places)
+    folders = [place.parent if place.is_file() else place for place in places]
+    names = [result["name"] for result in results]
+    path = write_report(folder, dict(zip(names, folders, strict=True)))
     Console().print(comparison_table(results))
     print(f"report: {path}", file=sys.stderr)
+
+
+def told_apart(results: Sequence[dict[str, Any]], places: Sequence[Path]) -> list[str]:
+    """Names of runs in one table: with the architecture if there are several, with the place if
+    that is not enough.
+
+    >>> runs = [{"name": "ann", "arch": arch} for arch in ("vgg11", "vgg16", "vgg16")]
+    >>> told_apart(runs, [Path("a"), Path("b"), Path("c/best.ckpt")])
+    ['vgg11 ann', 'vgg16 ann (b)', 'vgg16 ann (c/best.ckpt)']
+    """
+    several = len({result["arch"] for result in results}) > 1
+    names = [f"{r['arch']} {r['name']}" if several else r["name"] for r in results]
+    return [
+        f"{name} ({'/'.join(place.parts[-2:])})" if names.count(name) > 1 else name
+        for name, place in zip(names, places, strict=True)
+    ]
 
 
 def _runs_in(folder: Path) -> list[Path]:

@@ -16,6 +16,7 @@ def comparison_table(runs: list[dict[str, Any]]) -> Table:
     """One row a run: accuracy, activity, energy, speed. Fits 80 columns."""
     first = runs[0]
     energy = first["energy_nj"]
+    archs = ", ".join(dict.fromkeys(run["arch"] for run in runs))
     most = max(run["energy_nj"]["total"] for run in runs)
     unit, size = scale(most)
     decimals = 1 if most < 1e3 * size else 0
@@ -23,7 +24,7 @@ def comparison_table(runs: list[dict[str, Any]]) -> Table:
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         padding=(0, 1, 0, 0),
-        title=f"{first['arch']} on {first['data']}, {energy['profile']} {energy['bits']} bit",
+        title=f"{archs} on {first['data']}, {energy['profile']} {energy['bits']} bit",
         caption="events, density and energy per inference; density is per neuron and timestep",
     )
     table.add_column("variant", overflow="fold")
