@@ -146,7 +146,7 @@ STUDIES: dict[str, Study] = {
         rows=(
             row("ann"),
             row("ann-T10"),
-            row("binary-T10"),
+            row("binary-T10", lr=0.01),
             row("multilevel-T1-N4"),
             row("multilevel-T1-N8"),
         ),
