@@ -23,7 +23,7 @@ def arguments(
 ) -> argparse.Namespace:
     """The command line of a study: RECIPE, --data-dir, --work, --epochs, --only, --out.
 
-    `numbers` are further options, by their defaults; the study's command says those that differ.
+    `numbers` are further options, by their defaults.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -184,7 +184,7 @@ def test_equals_the_float_network_as_weights_get_finer(
     """With 22-bit weights rounding is too rare to matter; all else is the same arithmetic."""
     if arch.startswith("ms"):  # potentials finer too, hence wider than the shipped int16
         for module in (bounds, integer_module, quantise_module):
-            monkeypatch.setattr(module, "POTENTIAL_BITS", 40)
+            monkeypatch.setattr(module, "POTENTIAL_END", 2**39)
         monkeypatch.setattr(quantise_module, "POTENTIAL_LEVEL", 2**20 - 1)
         monkeypatch.setattr(torch, "int32", torch.int64)
     monkeypatch.setattr(drives, "WEIGHT", np.int32)

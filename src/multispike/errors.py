@@ -26,6 +26,15 @@ def invalid(argument: str, value: object, allowed: str) -> InputError:
     return InputError(f"{argument}: got {value!r}, allowed: {allowed}")
 
 
+def is_count(value: object) -> bool:
+    """Whether an argument is an integer >= 1.
+
+    >>> [is_count(value) for value in (1, 0, 1.0, "1", True)]
+    [True, False, False, False, False]
+    """
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
 def unknown(argument: str, value: str, names: Iterable[str]) -> InputError:
     """An `InputError` for a name that is not in a table, with the nearest names first.
 

@@ -106,25 +106,25 @@ def report(settings: ReportConfig) -> None:
     folder = Path(settings.out)
     folder.mkdir(parents=True, exist_ok=True)
     places: list[Path] = []
+    runs: list[Run] = []
     results: list[dict[str, Any]] = []
     for place in (run for folder in settings.folders for run in _runs_in(Path(folder))):
         run = load_run(place)
         tell_unfinished(run)
-        dataset = data_of(run, settings.data_dir, settings.limit_test)
-        result = summarise(run, dataset, settings.profile, settings.bits)
-        if results and result["data"] != results[0]["data"]:
-            known = results[0]["data"]
-            raise invalid("runs", f"{place} on {result['data']}", f"runs on {known}, as the first")
         places.append(place)
-        results.append(result)
+        runs.append(run)
+        data, known = run.data["name"], runs[0].data["name"]
+        if data != known:
+            raise invalid("runs", f"{place} on {data}", f"runs on {known}, as the first")
+        dataset = data_of(run, settings.data_dir, settings.limit_test)
+        results.append(summarise(run, dataset, settings.profile, settings.bits))
     for result, name in zip(results, told_apart(results, places), strict=True):
         result["name"] = name
     write_results(folder, results)
     from multispike.report.html import write_report
 
-    folders = [place.parent if place.is_file() else place for place in places]
-    names = [result["name"] for result in results]
-    path = write_report(folder, dict(zip(names, folders, strict=True)))
+    found = zip(results, runs, strict=True)
+    path = write_report(folder, {result["name"]: run.folder for result, run in found})
     Console().print(comparison_table(results))
     print(f"report: {path}", file=sys.stderr)
 

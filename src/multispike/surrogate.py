@@ -14,7 +14,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from multispike.errors import invalid, unknown
+from multispike.errors import invalid, is_count, unknown
 
 Threshold = float | Tensor
 """V_th: one number, or a tensor that broadcasts against the potential."""
@@ -121,7 +121,7 @@ class NeuronSpec:
     detach_reset: bool
 
     def __post_init__(self) -> None:
-        if isinstance(self.levels, bool) or not isinstance(self.levels, int) or self.levels < 1:
+        if not is_count(self.levels):
             raise invalid("levels", self.levels, "an integer >= 1")
         if self.surrogate not in SURROGATES:
             raise unknown("surrogate", str(self.surrogate), SURROGATES)

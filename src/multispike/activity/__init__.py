@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from multispike.activity.recorder import Recorder
 from multispike.activity.result import Activity, Crossing, Potentials, ResidualSum, SpikeLayer
 from multispike.activity.summary import summarise
-from multispike.errors import InputError, invalid
+from multispike.errors import InputError, invalid, is_count
 
 __all__ = [
     "Activity",
@@ -75,8 +75,7 @@ def record_activity(
     >>> activity.records[0].events_in, activity.records[0].taps_in
     (1.0, 1.0)
     """
-    limit = isinstance(max_batches, int) and not isinstance(max_batches, bool) and max_batches > 0
-    if max_batches is not None and not limit:
+    if max_batches is not None and not is_count(max_batches):
         raise invalid("max_batches", max_batches, "an integer >= 1, or None")
     if not isinstance(model, nn.Module):
         raise invalid("model", type(model).__name__, "a torch.nn.Module")
@@ -87,7 +86,7 @@ def record_activity(
     recorder = Recorder(model, potentials, errors)
     trace = recorder.trace
     samples, score, stateful = 0, Score(confusion), _stateful(model)
-    before = _attributes(model)
+    before = _attributes(model, stateful)
     with torch.no_grad(), _evaluating(model), _uncompiled(model), recorder.hooks():
         for index, batch in enumerate(loader):
             if index == max_batches:
@@ -98,7 +97,7 @@ def record_activity(
             score.add(_summed(logits), targets.to(device))
             samples += len(targets)
             if not index:
-                _note_kept(model, before, trace.notes)
+                _note_kept(before, _attributes(model, stateful), trace.notes)
             if progress is not None:
                 progress(index + 1, samples)
         _reset(stateful)
@@ -212,9 +211,12 @@ def _reset(stateful: list[tuple[str, nn.Module, str]]) -> None:
             parameter.copy_(before)
 
 
-def _attributes(model: nn.Module) -> dict[str, tuple[Tensor, int]]:
+_Attributes = dict[str, tuple[Tensor, int]]
+
+
+def _attributes(model: nn.Module, stateful: list[tuple[str, nn.Module, str]]) -> _Attributes:
     """Tensors that are no parameters, of modules without a reset; how often they were written."""
-    reset = {part for _, module, _ in _stateful(model) for part in module.modules()}
+    reset = {part for _, module, _ in stateful for part in module.modules()}
     return {
         f"{name}.{key}" if name else key: (value, value._version)
         for name, module in model.named_modules()
@@ -224,9 +226,9 @@ def _attributes(model: nn.Module) -> dict[str, tuple[Tensor, int]]:
     }
 
 
-def _note_kept(model: nn.Module, before: dict[str, Any], notes: dict[str, None]) -> None:
+def _note_kept(before: _Attributes, after: _Attributes, notes: dict[str, None]) -> None:
     """Name what modules have kept of a batch."""
-    for name, (value, version) in _attributes(model).items():
+    for name, (value, version) in after.items():
         old, old_version = before.get(name, (None, 0))
         if (value is not old or version != old_version) and bool((value != 0).any()):
             line = f"{name} is kept from batch to batch: a potential needs reset() or reset_mem()"

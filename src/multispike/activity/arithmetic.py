@@ -190,12 +190,11 @@ def clamp(
 ) -> Tensor:
     """Spikes limited to some of their levels are spikes; else an activation."""
     signal = trace.known(input)
-    if signal is None or signal.node.carries != "spikes" or not _at_most(min, 0):
+    known = all(limit is None or isinstance(limit, (int, float)) for limit in (min, max))
+    if signal is None or signal.node.carries != "spikes" or not known or (min or 0) > 0:
         return activation(trace, run, input)
     if max is None:
         return same(trace, run, input)
-    if not isinstance(max, (int, float)):
-        return activation(trace, run, input)
     inputs, shape = (signal.node,), trace.axes.row_like(input, signal.node.shape)
     limit = float(max)
     node = trace.node("clamp", inputs, lambda name: Clamp(name, inputs, limit), limit)
@@ -204,10 +203,6 @@ def clamp(
     out: Tensor = run()
     trace.sent(node, out, out, shape)
     return out
-
-
-def _at_most(value: Any, most: float) -> bool:
-    return value is None or (isinstance(value, (int, float)) and value <= most)
 
 
 def clamp_max(trace: Trace, run: Run, input: Tensor, max: Any) -> Tensor:

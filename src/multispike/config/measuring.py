@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from multispike.config.names import split_names
+from multispike.config.names import distinct_names
 from multispike.data import DATASETS
 from multispike.energy import get_profile
 from multispike.errors import invalid, unknown
@@ -66,7 +66,7 @@ class ReportConfig:
     @property
     def folders(self) -> list[str]:
         """The entries of `runs`."""
-        return list(dict.fromkeys(split_names(self.runs)))
+        return distinct_names(self.runs)
 
     def check(self) -> None:
         """Raise `InputError` for the first value that is not allowed."""
@@ -179,12 +179,12 @@ class AvalancheConfig:
     @property
     def architectures(self) -> list[str]:
         """The names in `arch`."""
-        return list(dict.fromkeys(split_names(self.arch)))
+        return distinct_names(self.arch)
 
     @property
     def run_folders(self) -> list[str]:
         """The folders in `runs`."""
-        return list(dict.fromkeys(split_names(self.runs or "")))
+        return distinct_names(self.runs or "")
 
     def check(self) -> None:
         """Raise `InputError` for the first value that is not allowed."""

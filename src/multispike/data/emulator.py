@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from multispike.data.recordings import EVENT
-from multispike.errors import invalid
+from multispike.errors import invalid, is_count
 
 UNIT = 2.0**-16
 """Log intensity is counted in this many nats."""
@@ -267,9 +267,9 @@ class _Scene:
             )
         if images.shape[2] != images.shape[3]:
             raise invalid("images", list(images.shape[2:]), "square images")
-        if isinstance(size, bool) or not isinstance(size, int) or not 8 <= size <= 128:
+        if not is_count(size) or not 8 <= size <= 128:
             raise invalid("size", size, "an integer from 8 to 128")
-        if isinstance(timesteps, bool) or not isinstance(timesteps, int) or timesteps < 1:
+        if not is_count(timesteps):
             raise invalid("timesteps", timesteps, "an integer >= 1")
         if seed < 0:
             raise invalid("seed", seed, "an integer >= 0")

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from multispike.errors import invalid, unknown
+from multispike.errors import invalid, is_count, unknown
 
 Binning = Literal["time", "count"]
 
@@ -47,7 +47,7 @@ def event_frames(
     """
     if by not in get_args(Binning):
         raise unknown("by", by, get_args(Binning))
-    if isinstance(timesteps, bool) or not isinstance(timesteps, int) or timesteps < 1:
+    if not is_count(timesteps):
         raise invalid("timesteps", timesteps, "an integer >= 1")
     if span is not None and (by != "time" or span[0] >= span[1]):
         raise invalid("span", span, '(start, stop) in µs, start before stop, with by="time"')
@@ -78,8 +78,7 @@ def frame_size(size: int | tuple[int, int] | None, sensor: tuple[int, int]) -> t
     pair = (height, width) if size is None else (size, size) if isinstance(size, int) else size
     limits = (height, width)
     if len(pair) != 2 or not all(
-        isinstance(side, int) and not isinstance(side, bool) and 1 <= side <= limit
-        for side, limit in zip(pair, limits, strict=True)
+        is_count(side) and side <= limit for side, limit in zip(pair, limits, strict=True)
     ):
         raise invalid(
             "size", size, f"one side or (height, width), at most the sensor's {height}x{width}"

@@ -18,7 +18,7 @@ from multispike.data.formats import DAMAGE, ByteSource, Columns, Decoded, Skippe
 from multispike.data.formats.aedat import decode_aedat2, decode_aedat4
 from multispike.data.formats.arrays import decode_hdf5, decode_nmnist, decode_npy, decode_npz
 from multispike.data.formats.evt import decode_evt
-from multispike.errors import InputError, invalid
+from multispike.errors import InputError, invalid, is_count
 
 EVENT = np.dtype([("t", np.int64), ("x", np.int16), ("y", np.int16), ("p", np.uint8)], align=True)
 """One event: time in µs, column, row (from the upper left), and 1 for brighter, 0 for darker."""
@@ -175,7 +175,7 @@ def read_events(
     >>> [events.tolist() for events in recording], recording.format, recording.sensor
     ([[(69, 7, 9, 1)]], 'EVT2', (1280, 720))
     """
-    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+    if not is_count(chunk):
         raise invalid("chunk", chunk, "an integer >= 1")
     if sensor is not None and not all(1 <= side <= 1 << 15 for side in sensor):
         raise invalid("sensor", sensor, "(width, height), from 1 to 32768 pixels")

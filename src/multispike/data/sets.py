@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from multispike.errors import invalid
+from multispike.errors import invalid, is_count
 
 if TYPE_CHECKING:
     from multispike.data.cache import Allocate, Cache
@@ -116,7 +116,7 @@ class Dataset:
 def _limited(split: Split, argument: str, limit: int | None) -> Split:
     if limit is None:
         return split
-    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= len(split):
+    if not is_count(limit) or limit > len(split):
         raise invalid(argument, limit, f"an integer from 1 to {len(split)}, the size of the split")
     if limit == len(split):
         return split

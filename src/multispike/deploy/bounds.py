@@ -9,7 +9,7 @@ import numpy as np
 
 from multispike.deploy.layers import (
     IMAGE,
-    POTENTIAL_BITS,
+    POTENTIAL_END,
     GlobalSum,
     Layer,
     MaxPool,
@@ -55,7 +55,7 @@ def largest_outputs(layers: Sequence[Layer]) -> dict[str, int]:
             case Neurons():
                 value = layer.levels
             case Potentials():
-                value = 2 ** (POTENTIAL_BITS - 1)
+                value = POTENTIAL_END
             case Merge(kind="add"):
                 value = largest[layer.path] + largest[layer.shortcut]
             case Merge():

@@ -21,7 +21,7 @@ GRID = 1 + 1e-6
 """Room for the rounding of float32, so that weights that lie on an 8-bit grid find it again."""
 
 
-FLOAT32 = 2.0**-23
+ROUNDING = 2.0**-23
 """Relative rounding of float32."""
 
 
@@ -44,7 +44,7 @@ def lifted(values: Floats) -> Floats:
     >>> np.floor(lifted(np.array([2.9999999, 2.99999, -1e-12]))).tolist()
     [3.0, 2.0, 0.0]
     """
-    return values + FLOAT32 * np.maximum(np.abs(values), 1)
+    return values + ROUNDING * np.maximum(np.abs(values), 1)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from multispike.deploy import bounds
 from multispike.deploy.checks import check
 from multispike.deploy.layers import (
     IMAGE,
-    POTENTIAL_BITS,
+    POTENTIAL_END,
     GlobalSum,
     Ints,
     Layer,
@@ -164,8 +164,8 @@ class IntegerNetwork:
                     membranes[layer.name] = h - z * step
                 return z.to(torch.uint8)
             case Potentials():
-                limit = 2 ** (POTENTIAL_BITS - 1)
-                return self._drive(layer, values, held).clamp_(-limit, limit - 1)
+                sums = self._drive(layer, values, held)
+                return sums.clamp_(-POTENTIAL_END, POTENTIAL_END - 1)
             case Merge():
                 path, shortcut = values[layer.path], values[layer.shortcut]
                 if layer.kind == "add":

@@ -28,6 +28,9 @@ IMAGE = "image"
 POTENTIAL_BITS = 16
 """Fixed-point width of potentials that cross a shortcut; they saturate at its ends."""
 
+POTENTIAL_END = 2 ** (POTENTIAL_BITS - 1)
+"""They reach from -POTENTIAL_END to POTENTIAL_END - 1."""
+
 POTENTIAL_LEVEL = 255
 """Units of such a potential in one level (V_th/N), where there are few levels."""
 

@@ -21,7 +21,7 @@ from multispike.deploy.bounds import prove_float32
 from multispike.deploy.integer import IntegerNetwork
 from multispike.deploy.layers import (
     IMAGE,
-    POTENTIAL_BITS,
+    POTENTIAL_END,
     GlobalSum,
     Ints,
     MaxPool,
@@ -217,10 +217,9 @@ class _Writer:
 
     def potentials(self, layer: Potentials) -> str:
         """A saturating sum in fixed point."""
-        limit = 2 ** (POTENTIAL_BITS - 1)
         ends = [
-            self.constant("lowest", np.float32(-limit)),
-            self.constant("highest", np.float32(limit - 1)),
+            self.constant("lowest", np.float32(-POTENTIAL_END)),
+            self.constant("highest", np.float32(POTENTIAL_END - 1)),
         ]
         return self.op("Clip", [self.drive(layer), *ends], layer.name)
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from multispike.deploy.bounds import RATIO
 from multispike.deploy.drives import (
     GRID,
     WEIGHT_MAX,
@@ -37,6 +38,7 @@ from multispike.deploy.integer import IntegerNetwork
 from multispike.deploy.layers import (
     IMAGE,
     POTENTIAL_BITS,
+    POTENTIAL_END,
     POTENTIAL_HEADROOM,
     POTENTIAL_LEVEL,
     Bias,
@@ -61,7 +63,7 @@ from multispike.neurons import MultiLevelIF
 STEP_MAX = 2**20 - 1
 """Largest D; reached only by channels whose weights are next to nothing."""
 
-REACH = 2**22 - 1
+REACH = RATIO - 1
 """Largest bias, and N+1 levels, in units: float32 runtimes tell levels apart up to here."""
 
 
@@ -138,7 +140,7 @@ class _Walker:
         level = float(np.median(np.concatenate([level_of(neuron, None) for neuron in neurons])))
         levels = max(neuron.spec.levels for neuron in neurons)
         # One unit for all potentials that cross a shortcut, so that they add as they are.
-        units = odd_below(min(POTENTIAL_LEVEL, largest_potential() / POTENTIAL_HEADROOM / levels))
+        units = odd_below(min(POTENTIAL_LEVEL, (POTENTIAL_END - 1) / POTENTIAL_HEADROOM / levels))
         self.unit = level / units
         # Neurons that read them multiply, so that D doesn't get as coarse as the unit.
         self.gain = odd_below(-(-POTENTIAL_LEVEL // units) + 1)
@@ -225,7 +227,7 @@ class _Walker:
         bias = np.sum([drive.bias for drive in drives], axis=0) / delta
         reach = np.maximum(spec.levels + 1, self.timesteps * np.abs(bias))
         if drives[0].source.potentials:
-            largest = largest_potential() * self.unit
+            largest = (POTENTIAL_END - 1) * self.unit
             if spec.levels * delta.max() > largest:
                 allowed = f"<= {largest:.4g}: {POTENTIAL_BITS} bits hold thresholds near the median"
                 raise invalid(name, f"a threshold of {spec.levels * delta.max():.4g}", allowed)
@@ -336,11 +338,6 @@ def odd_below(values: Any) -> Any:
     [5.0, 5.0, 7.0]
     """
     return 2 * np.floor((values - 1) / 2) + 1
-
-
-def largest_potential() -> int:
-    """The largest potential that crosses a shortcut, in units."""
-    return 2 ** (POTENTIAL_BITS - 1) - 1
 
 
 def _refuse(model: Network) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from multispike.errors import invalid, unknown
+from multispike.errors import invalid, is_count, unknown
 from multispike.models.table import ARCHITECTURES, NEURONS, STEMS, Vgg
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def create_model(
         "in_channels": in_channels,
         "timesteps": timesteps,
     }.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if not is_count(value):
             raise invalid(name, value, "an integer >= 1")
     if levels is None or neuron == "relu":
         levels = DEFAULT_LEVELS[neuron]
