@@ -1,12 +1,12 @@
 """C program, ONNX Runtime and OpenVINO against the integer network, and that against the float one.
 
-    python benchmarks/deploy_exact.py RUN ... [--brief RUN ...] [--images 1000] [--data-dir DIR]
+    python benchmarks/deploy_exact.py RUN ... [--images 1000] [--data-dir DIR]
         [--out results/deploy_exact.json]
 
-Each RUN is evaluated on its whole test set; of the `--brief` ones, whose short training says
-nothing about accuracy, only the first `--images` samples. The C program runs on `--images` of them
-twice: as its Makefile builds it, and under the address and undefined-behaviour sanitizers with
-counters, which must equal the integer network's. Both builds use -Wall -Wextra -Werror -pedantic.
+Each RUN, a folder or a checkpoint, is evaluated on its whole test set. The C program runs on the
+first `--images` samples of it twice: as its Makefile builds it, and under the address and
+undefined-behaviour sanitizers with counters, which must equal the integer network's. Both builds
+use -Wall -Wextra -Werror -pedantic.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from multispike.training.run import Run, load_run
 BATCH = 100
 
 
-def row(run: Run, loader: BatchLoader, images: int, brief: bool, folder: Path) -> dict[str, Any]:
+def row(run: Run, loader: BatchLoader, images: int, folder: Path) -> dict[str, Any]:
     """All engines on the samples of `loader`, the C program on the first `images` of them."""
     network = quantise_run(run)
     samples, labels = loader.split.inputs, loader.split.labels.numpy()
@@ -53,13 +53,11 @@ def row(run: Run, loader: BatchLoader, images: int, brief: bool, folder: Path) -
     )
     predicted = expected.argmax(1)
     result: dict[str, Any] = {
-        "name": run.folder.name,
         "arch": network.arch,
         "data": run.data["name"],
         "timesteps": network.timesteps,
         "levels": run.network.config["levels"],
         "images": len(samples),
-        "brief": brief,
         "accuracy_integer": float((predicted == labels).mean()),
         "largest_bound": max(network.bounds.values()),
         "c": c_program(network, samples[:images], expected[:images], folder),
@@ -122,24 +120,21 @@ def c_program(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="folder of a trained run")
-    parser.add_argument("--brief", nargs="*", default=[], metavar="RUN")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a trained run or its checkpoint")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--data-dir", help="folder with the data, if it has moved")
     parser.add_argument("--out", default="results/deploy_exact.json")
     arguments = parser.parse_args()
     rows = []
-    for brief, folders in ((False, arguments.runs), (True, arguments.brief)):
-        for folder in folders:
-            run = load_run(folder)
-            limit = arguments.images if brief else None
-            loader = evaluation_loader(run, data_of(run, arguments.data_dir, limit))
-            with tempfile.TemporaryDirectory() as temporary:
-                rows.append(row(run, loader, arguments.images, brief, Path(temporary)))
-            print(json.dumps(rows[-1]), flush=True)
+    for folder in arguments.runs:
+        run = load_run(folder)
+        loader = evaluation_loader(run, data_of(run, arguments.data_dir))
+        with tempfile.TemporaryDirectory() as temporary:
+            rows.append(row(run, loader, arguments.images, Path(temporary)))
+        print(json.dumps(rows[-1]), flush=True)
     packages = {name: version(name) for name in ("onnx", "onnxruntime", "openvino")}
     result = {
-        "command": "python benchmarks/deploy_exact.py RUN ... --brief RUN ...",
+        "command": "python benchmarks/deploy_exact.py RUN ...",
         "environment": {
             **environment(),
             **packages,

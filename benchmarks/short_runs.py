@@ -96,6 +96,7 @@ def study(
         for setting, old, new in differing(before["recipe"], TrainConfig(**recipe)):
             raise SystemExit(f"out: {options.out} holds runs of {setting} {old}, not {new}")
         rows = before["rows"]
+    planned = [name for name in known if name in wanted or name in rows]
     for name in wanted:
         result, rows[name] = run(name)
         figures = "  ".join(
@@ -105,13 +106,15 @@ def study(
         given = {"--epochs": options.epochs, **options.numbers}
         shown = " ".join(f"{option} {value}" for option, value in given.items())
         command = f"python benchmarks/{script} {options.recipe} {shown}"
+        if planned != known:
+            command += f' --only "{",".join(planned)}"'
         content = {
             "command": f"{command} --data-dir DIR --work FOLDER",
             "recipe": deciding(recipe),
             "epochs": options.epochs,
             "seed": result["seed"],
-            "planned": known,
-            "rows": {key: rows[key] for key in known if key in rows},
+            "planned": planned,
+            "rows": {key: rows[key] for key in planned if key in rows},
             "environment": result["environment"],
         }
         write_json(options.out, content)
