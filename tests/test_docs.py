@@ -71,6 +71,11 @@ def test_results_in_the_readme_are_those_of_the_results_page():
     shown = [{cell for cell in row if cell[:1].isdigit()} for row in table]
     assert len(shown) == 4
     assert all(any(figures <= row for row in generated) for figures in shown)
+    ratios = [row for row in rows("docs/results.md", "Speed") if len(row) > 5]
+    peers = rows("README.md", "Beside other libraries")[2:]
+    assert len(peers) == 5
+    for row in peers:
+        assert any(cell in other for other in ratios for cell in row if cell[:2] == "0.")
     energy = (ROOT / "docs" / "energy.md").read_text(encoding="utf-8")
     told = {f"{number}" for number in re.findall(r"([\d,]+) µJ", energy)}
     assert len(told) == 3
