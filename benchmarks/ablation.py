@@ -1,6 +1,6 @@
 """What one change of a recipe does to its accuracy: a short training of each, same seed.
 
-    python benchmarks/ablation.py RECIPE.yaml --data-dir DIR --work FOLDER [--epochs 3]
+    python benchmarks/ablation.py RECIPE.yaml --data-dir DIR --work FOLDER [--epochs 6]
                                   [--only NAME,...] [--out FILE.json]
 
 Each row is `multispike train --config RECIPE.yaml` with the options of `CHANGES` added. Run folders
@@ -19,6 +19,7 @@ CHANGES = {
     "flip random": "--flip random",
     "bias_lr 8": "--bias-lr 8",
     "label_smoothing 0": "--label-smoothing 0",
+    "weight_decay 0.0015": "--weight-decay 0.0015",
     "ema 0.99": "--ema 0.99",
     "ste": "--surrogate ste",
     "sigmoid": "--surrogate sigmoid",
@@ -31,4 +32,4 @@ CHANGES = {
 
 
 if __name__ == "__main__":
-    ablate(__doc__, "ablation", CHANGES, epochs=3)
+    ablate(__doc__, "ablation", CHANGES, epochs=6)
