@@ -18,6 +18,7 @@ CHANGES = {
     "no whitening": "--no-whiten",
     "flip random": "--flip random",
     "bias_lr 8": "--bias-lr 8",
+    "bias_lr 32": "--bias-lr 32",
     "label_smoothing 0": "--label-smoothing 0",
     "weight_decay 0.0015": "--weight-decay 0.0015",
     "ema 0.99": "--ema 0.99",
