@@ -59,8 +59,8 @@ def _exactness(rows: list[dict[str, Any]]) -> list[str]:
                 f"{100 * min(same):.2f} % in the worst row", min(same) >= 0.999),
         verdict("accuracy within 0.3 points of the float networks",
                 f"{_changed(worst):+.2f} points at most, {_network(worst)}, of {len(rows)}"
-                f" networks; the sampling error of such a difference is up to ±{error:.2f} points (95 %), and"
-                " `multispike export --finetune` trains with the rounding",
+                f" networks; the sampling error of such a difference is up to ±{error:.2f} points"
+                " (95 %), and `multispike export --finetune` trains with the rounding",
                 abs(_changed(worst)) <= 0.3),
     ]  # fmt: skip
 
