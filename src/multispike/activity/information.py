@@ -17,7 +17,7 @@ from torch import Tensor
 
 from multispike.activity.result import SpikeLayer
 from multispike.activity.tally import squares
-from multispike.errors import invalid
+from multispike.errors import invalid, is_count
 from multispike.neurons import MultiLevelIF
 
 
@@ -148,7 +148,7 @@ def quantisation_study(
     >>> all(codes[0].error_clipped < code.error_clipped for code in codes[1:])
     True
     """
-    if product < 1:
+    if not is_count(product):
         raise invalid("product", product, "an integer >= 1")
     if spread <= 0 or min(jitters, default=0.0) < 0:
         raise invalid("jitters, spread", (jitters, spread), "numbers >= 0, and a spread > 0")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from multispike.errors import invalid
+from multispike.errors import invalid, require_counts
 
 CheckpointName = Literal["last.ckpt", "best.ckpt"]
 
@@ -43,8 +43,7 @@ class ExportConfig:
         """Raise `InputError` for the first value that is not allowed."""
         if self.finetune < 0:
             raise invalid("finetune", self.finetune, "a number of epochs >= 0")
-        if self.limit_test is not None and self.limit_test < 1:
-            raise invalid("limit_test", self.limit_test, "an integer >= 1")
+        require_counts(self, "limit_test")
         if self.limit_test is not None and not (self.evaluate or self.finetune):
             raise invalid("limit_test", self.limit_test, "only with --evaluate or --finetune")
 
@@ -71,7 +70,6 @@ class BenchConfig:
 
     def check(self) -> None:
         """Raise `InputError` for the first value that is not allowed."""
-        if self.threads < 1:
-            raise invalid("threads", self.threads, "an integer >= 1")
+        require_counts(self, "threads")
         if not 0 < self.seconds < float("inf"):
             raise invalid("seconds", self.seconds, "a number of seconds > 0")

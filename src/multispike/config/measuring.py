@@ -9,7 +9,7 @@ from typing import Literal
 from multispike.config.names import distinct_names
 from multispike.data import DATASETS
 from multispike.energy import get_profile
-from multispike.errors import invalid, unknown
+from multispike.errors import invalid, require_counts, unknown
 from multispike.models.table import ARCHITECTURES, ResNet
 
 
@@ -23,8 +23,8 @@ class EvaluateConfig:
         data_dir: Folder with the data, if it has moved since the training.
         limit_test: Use this many test samples only.
         flip: Report the accuracy over each image and its mirror image as well.
-        profile: Energy profile.
-        bits: Width of weights and potentials.
+        profile: Energy profile: castagnetti2025, lemaire2022, sram8k, or a YAML file.
+        bits: Width of weights, potentials and operations: 8, 16 or 32.
         json: Write the result to this file.
     """
 
@@ -34,13 +34,13 @@ class EvaluateConfig:
     limit_test: int | None = None
     flip: bool = False
     profile: str = "lemaire2022"
-    bits: int = 32
+    bits: Literal[8, 16, 32] = 32
     json: str | None = None
 
     def check(self) -> None:
         """Raise `InputError` for the first value that is not allowed."""
-        if self.limit_test is not None and self.limit_test < 1:
-            raise invalid("limit_test", self.limit_test, "an integer >= 1")
+        get_profile(self.profile)
+        require_counts(self, "limit_test")
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,7 @@ class ReportConfig:
         for folder in self.folders:
             if not Path(folder).exists():
                 raise invalid("runs", folder, "folders of runs, of comparisons, or checkpoints")
-        if self.limit_test is not None and self.limit_test < 1:
-            raise invalid("limit_test", self.limit_test, "an integer >= 1")
+        require_counts(self, "limit_test")
         if Path(self.out).is_file():
             raise invalid("out", self.out, "a folder, new or not")
 
@@ -125,8 +124,7 @@ class EnergyConfig:
         get_profile(self.profile)
         if self.density is not None and not 0 <= self.density <= 1:
             raise invalid("density", self.density, "events per neuron and timestep in [0, 1]")
-        if self.limit_test is not None and self.limit_test < 1:
-            raise invalid("limit_test", self.limit_test, "an integer >= 1")
+        require_counts(self, "limit_test")
         if not 1 <= self.size <= _LARGEST:
             raise invalid("size", self.size, f"an integer in [1, {_LARGEST}]")
         known = Path(self.target).exists()
@@ -198,9 +196,7 @@ class AvalancheConfig:
             raise invalid("out", self.out, "a folder, new or not")
         if self.data not in DATASETS:
             raise unknown("data", self.data, DATASETS)
-        for name in ("levels", "timesteps", "limit"):
-            if getattr(self, name) < 1:
-                raise invalid(name, getattr(self, name), "an integer >= 1")
+        require_counts(self, "levels", "timesteps", "limit")
         if self.batch_size < 2:
             raise invalid("batch_size", self.batch_size, "an integer >= 2")
         if not 0 <= self.seed < 2**32:

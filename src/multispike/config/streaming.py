@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from multispike.config.viewing import parse_sensor
-from multispike.errors import invalid
+from multispike.errors import invalid, require_counts
 
 WINDOW_US = 10_000
 """Length of a slice where neither a length nor a count is given."""
@@ -45,10 +45,7 @@ class StreamConfig:
         """Raise `InputError` for a value that is not allowed."""
         if self.window_us is not None and self.count is not None:
             raise invalid("count", self.count, "window_us or count, not both")
-        for name in ("window_us", "count", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise invalid(name, value, "an integer >= 1")
+        require_counts(self, "window_us", "count", "threads")
         length = self.count or self.window_us or WINDOW_US
         if not 0 <= self.overlap < length:
             raise invalid("overlap", self.overlap, f"an integer from 0 to {length - 1}")

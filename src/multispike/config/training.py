@@ -10,7 +10,7 @@ from typing import Any, Literal
 from multispike.config.names import split_names
 from multispike.config.viewing import parse_sensor
 from multispike.data import DATASETS
-from multispike.errors import InputError, invalid, unknown
+from multispike.errors import InputError, invalid, require_counts, unknown
 from multispike.models import DEFAULT_LEVELS
 from multispike.models.table import ARCHITECTURES
 
@@ -136,9 +136,8 @@ class Recipe:
             parse_sensor(self.sensor)
         if self.drop and not DATASETS[self.data].events:
             raise invalid("drop", self.drop, f"0 with {self.data}, which holds no events")
+        require_counts(self, "size", "epochs", "limit_train", "limit_test", "num_nodes", "threads")
         for name, ok, allowed in (
-            ("size", self.size is None or self.size >= 1, "an integer >= 1"),
-            ("epochs", self.epochs >= 1, "an integer >= 1"),
             ("batch_size", self.batch_size is None or self.batch_size >= 2, "an integer >= 2"),
             ("lr", self.lr is None or 0 < self.lr < math.inf, "a number > 0"),
             ("momentum", 0 <= self.momentum < 1, "a number in [0, 1)"),
@@ -157,11 +156,7 @@ class Recipe:
             ("v_init", 0 <= self.v_init < 1, "a number of levels in [0, 1)"),
             ("beta", 0 < self.beta <= 1, "a number in (0, 1]"),
             ("seed", 0 <= self.seed < 2**32, "an integer in [0, 2^32)"),
-            ("limit_train", self.limit_train is None or self.limit_train >= 1, "an integer >= 1"),
-            ("limit_test", self.limit_test is None or self.limit_test >= 1, "an integer >= 1"),
             ("devices", self.devices == "auto" or self.devices >= 1, "auto or an integer >= 1"),
-            ("num_nodes", self.num_nodes >= 1, "an integer >= 1"),
-            ("threads", self.threads is None or self.threads >= 1, "an integer >= 1"),
             ("checkpoint_seconds", self.checkpoint_seconds >= 0, "a number of seconds >= 0"),
         ):
             if not ok:
@@ -192,10 +187,7 @@ class TrainConfig(Recipe):
 
     def check(self) -> None:
         super().check()
-        if self.timesteps < 1:
-            raise invalid("timesteps", self.timesteps, "an integer >= 1")
-        if self.levels is not None and self.levels < 1:
-            raise invalid("levels", self.levels, "an integer >= 1")
+        require_counts(self, "timesteps", "levels")
         if self.neuron == "binary" and self.levels not in (None, 1):
             raise invalid("levels", self.levels, "1 with neuron=binary")
         if self.neuron == "relu" and self.levels is not None:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from multispike.errors import invalid
+from multispike.errors import invalid, require_counts
 
 FORMATS = {".png": 16, ".gif": 100, ".html": 100}
 """What can be written, and how many frames of a recording it shows by default."""
@@ -40,10 +40,7 @@ class ViewConfig:
             raise invalid("out", self.out, f"a name that ends in {', '.join(FORMATS)}")
         if self.window_us is not None and self.count is not None:
             raise invalid("count", self.count, "window_us or count, not both")
-        for name in ("window_us", "count", "frames", "size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise invalid(name, value, "an integer >= 1")
+        require_counts(self, "window_us", "count", "frames", "size")
         if self.sensor is not None:
             parse_sensor(self.sensor)
 
