@@ -113,6 +113,7 @@ def study(
             "recipe": deciding(recipe),
             "epochs": options.epochs,
             "seed": result["seed"],
+            "samples": result["samples"],
             "planned": planned,
             "rows": {key: rows[key] for key in planned if key in rows},
             "environment": result["environment"],

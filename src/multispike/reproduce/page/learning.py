@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from typing import Any
 
 from multispike.reproduce.page.markdown import bullets, figure, source, table, verdict, whole
-from multispike.reproduce.page.rows import ACCURATE, BOUNDED
+from multispike.reproduce.page.rows import ACCURATE, BOUNDED, sampling_error
 
 
 def ablation(content: dict[str, Any], file: str) -> list[str]:
@@ -89,22 +90,26 @@ def _bounded(rows: dict[str, Any]) -> list[str]:
     def lost(name: str) -> float:
         return 100 * (known[name]["accuracy"] - rows[name]["accuracy"])
 
-    lower = [n for n in known if rows[n]["amplitude"] <= BOUNDED * known[n]["amplitude"]]
+    def times(name: str) -> float:
+        return rows[name]["amplitude"] / known[name]["amplitude"]
+
     lines = []
-    if lower:
-        best = min(lower, key=lost)
+    if known:
+        lower = [name for name in known if times(name) <= BOUNDED]
+        best = min(lower, key=lost) if lower else min(known, key=times)
+        which = "that loses least at so low an amplitude" if lower else "of the lowest amplitude"
         lines.append(
             verdict(
                 f"a barrier with at most {BOUNDED} times the amplitude of SEW, at an accuracy"
                 f" within {ACCURATE} points or above",
-                f"the one that loses least at so low an amplitude is {best}, {against(best)}",
-                lost(best) <= ACCURATE,
+                f"the one {which} is {best}, {against(best)}",
+                bool(lower) and lost(best) <= ACCURATE,
             )
         )
     for name in known:
         if name.startswith("sparse ceiling"):
-            times = name.rpartition(" ")[2]
-            lines.append(f"With {times} times as many levels, {name}: {against(name)}.")
+            factor = name.rpartition(" ")[2]
+            lines.append(f"With {factor} times as many levels, {name}: {against(name)}.")
     for name, row in rows.items():
         if name.startswith("sew V_th") and "sew" in rows:
             share, points = _share(row, rows["sew"]), _points(row, rows["sew"])
@@ -123,9 +128,13 @@ def _points(row: dict[str, Any], reference: dict[str, Any] | None) -> str:
 
 
 def _short_source(file: str, content: dict[str, Any]) -> str:
+    error = math.sqrt(2) * max(
+        sampling_error(row["accuracy"], content["samples"]) for row in content["rows"].values()
+    )
     remarks = [
-        f"n = 1 run a row, seed {content['seed']}, {content['epochs']} epochs: differences of"
-        " a few tenths of a point are within the noise"
+        f"n = 1 run a row, seed {content['seed']}, {content['epochs']} epochs",
+        f"{content['samples']:,} test images: two rows may differ by {error:.1f} points from their"
+        " sampling alone (95 %)",
     ]
     if missing := [name for name in content["planned"] if name not in content["rows"]]:
         remarks.append(f"not finished yet: {', '.join(missing)}")
@@ -160,7 +169,10 @@ def time_to_accuracy(content: dict[str, Any], file: str) -> list[str]:
         source(
             file,
             content["command"],
-            [f"n = {len(runs)} seeds; seconds are those of training steps, without evaluation"],
+            [
+                f"recipe `recipes/{content['recipe']}.yaml`",
+                f"n = {len(runs)} seeds; seconds are those of training steps, without evaluation",
+            ],
             content["environment"],
         ),
         bullets(

@@ -139,8 +139,8 @@ _ENGINE_AIMS = (
 )
 
 
-def _crossing(density: float | None) -> str:
-    return "none" if density is None else f"{density:.2f}"
+def _fewer(crossover: float | None) -> str:
+    return "at any density" if crossover is None else f"below a density of {crossover:.2f}"
 
 
 def instructions(content: dict[str, Any], file: str) -> list[str]:
@@ -148,11 +148,9 @@ def instructions(content: dict[str, Any], file: str) -> list[str]:
     kinds, environment = content["layers"], content["environment"]
     rows = zip(*(kind["rows"] for kind in kinds.values()), strict=True)
     lines = [
-        "Crossing densities: "
-        + ", ".join(
-            f"{name} {_crossing(kind['crossover_density'])}" for name, kind in kinds.items()
-        )
-        + "; below them the event-driven program needs fewer instructions."
+        f"{name}: the event-driven program needs fewer instructions"
+        f" {_fewer(kind['crossover_density'])}."
+        for name, kind in kinds.items()
     ]
     network = content.get("network")
     if network:

@@ -58,8 +58,9 @@ def avalanche(content: dict[str, Any]) -> list[str]:
     networks = [Avalanche.from_dict(network) for network in content["networks"]]
     return [
         "What leaves the last block of each network, and how activity grows within a stage"
-        " (Σz per neuron of its last block over that of its first; 1 is no avalanche). Where"
-        " potentials leave a block instead of spikes, ~ marks |v| in levels.",
+        " (Σz per neuron of its last block over that of its first; 1 is no avalanche). The largest"
+        " z and its bound are those of all blocks. Where potentials leave a block instead of"
+        " spikes, ~ marks |v| in levels.",
         table(
             ["network", "weights", "density", "Σz per neuron", "growth by stage", "largest z",
              "bound"],

@@ -134,7 +134,6 @@ COLUMNS: dict[str, Column] = {
         lambda g: whole(g.baseline(FIRST, "qann_skip")) if g.spiking else "-",
     ),
     "seconds": ("training s", lambda g: whole(g.mean("train_seconds"))),
-    "speed": ("images/s", lambda g: whole(g.mean("images_per_second"))),
 }
 
 
@@ -152,10 +151,13 @@ def lead(one: Group, other: Group) -> str:
     return f"{text} (n = {len(one.runs)} and {len(other.runs)}; the first seed alone {alone:+.2f})"
 
 
-def sampling_error(group: Group) -> float:
-    """Half of the 95 % interval of an accuracy, points, from the number of test images alone."""
-    p, n = group.accuracy / 100, group.first["samples"]
-    return 100 * 1.96 * math.sqrt(p * (1 - p) / n)
+def sampling_error(accuracy: float, samples: int) -> float:
+    """Half of the 95 % interval of an accuracy, points, from the number of test images alone.
+
+    >>> round(sampling_error(0.9, 10_000), 2)
+    0.59
+    """
+    return 100 * 1.96 * math.sqrt(accuracy * (1 - accuracy) / samples)
 
 
 def study_source(study: str, content: dict[str, Any], rows: Rows) -> str:
@@ -166,11 +168,13 @@ def study_source(study: str, content: dict[str, Any], rows: Rows) -> str:
         for g in rows.values()
         if len(g.runs) > 1
     ]
+    error = max(sampling_error(run["accuracy"], run["samples"]) for run in runs)
     remarks = [
         f"recipe `recipes/{STUDIES[study].recipe}.yaml`: {shared_settings(runs)}",
         f"n = 1 run a row, seed 0{', but ' + '; '.join(several) if several else ''}",
         f"{runs[0]['samples']:,} test images, sampling error of an accuracy about"
-        f" ±{max(map(sampling_error, rows.values())):.1f} points (95 %)",
+        f" ±{error:.1f} points (95 %)",
+        *_assumed(runs),
         *_machines(runs),
         *older_settings(runs, study),
         *unfinished(study, rows),
@@ -178,6 +182,17 @@ def study_source(study: str, content: dict[str, Any], rows: Rows) -> str:
     return source(
         f"{study}.json", content["command"], remarks, *(run["environment"] for run in runs)
     )
+
+
+def _assumed(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """What the energy model leaves open, as it was chosen for the spiking networks."""
+    chosen = {
+        f"energy: fan-out {run['assumptions']['fanout']}, a graded event meets a weight by"
+        f" {run['assumptions']['graded_op']}"
+        for run in runs
+        if run["neuron"] != "relu"
+    }
+    return sorted(chosen)
 
 
 def _machines(runs: Sequence[dict[str, Any]]) -> list[str]:

@@ -36,7 +36,7 @@ def speed(content: dict[str, Any], file: str) -> list[str]:
                 for row in content["ratios"]
             ],
         ),
-        *_bound(content["cases"]),
+        *_relu_step(content["cases"]),
         "All cases:",
         table(
             ["case", "median", "fastest", "images/s"],
@@ -54,17 +54,16 @@ def speed(content: dict[str, Any], file: str) -> list[str]:
     ]
 
 
-def _bound(cases: dict[str, Any]) -> list[str]:
-    """What convolutions alone leave of the lead over the peer's training step."""
+def _relu_step(cases: dict[str, Any]) -> list[str]:
+    """What a network without spiking neurons reaches against the peer's training step."""
     relu, peer = (
         cases.get(f"training/{name}") for name in ("vgg11 relu", "spikingjelly vgg11 T=4")
     )
     if relu is None or peer is None:
         return []
-    share = relu["ms"] / peer["ms"]
     return [
-        "Convolutions bound the ratios of training steps: the ReLU network's step takes"
-        f" {share:.3f} times that of SpikingJelly at T=4, and four of them {4 * share:.3f} times."
+        "Without spiking neurons, the ReLU vgg11's training step takes"
+        f" {relu['ms'] / peer['ms']:.3f} times that of SpikingJelly at T=4."
     ]
 
 
@@ -118,20 +117,22 @@ def streaming(content: dict[str, Any], file: str) -> list[str]:
         rates = [[name, f"{rate / 1e6:.1f}"] for name, rate in parts["frames"].items()]
         blocks.append(table(["format", "million events/s of process time"], rates))
     streams = {
-        "at the camera's pace": parts.get("latency"),
-        "a file, as fast as it goes": parts.get("memory", {}).get("summary"),
+        "at the camera's pace": ("latency", parts.get("latency")),
+        "a file, as fast as it goes": ("memory", parts.get("memory", {}).get("summary")),
     }
-    measured = {name: summary for name, summary in streams.items() if summary}
+    measured = {name: stream for name, stream in streams.items() if stream[1]}
     if measured:
-        columns = ["latency of a slice, ms", "p50", "p95", "p99", "max", "events/s", "dropped"]
+        columns = ["latency of a slice, ms", "p50", "p95", "p99", "max", "threads", "events/s",
+                   "dropped"]  # fmt: skip
         rows = [
             [
                 name,
                 *(f"{summary['latency_ms'][column]:.2f}" for column in columns[1:5]),
+                str(content[part]["environment"]["threads"]),
                 whole(summary["events_per_second"]),
                 f"{summary['slices_dropped']} of {whole(summary['slices'])}",
             ]
-            for name, summary in measured.items()
+            for name, (part, summary) in measured.items()
         ]
         blocks.append(table(columns, rows))
     if "emulator" in parts:
@@ -154,14 +155,23 @@ def streaming(content: dict[str, Any], file: str) -> list[str]:
     ]
     return [
         *blocks,
-        source(file, _stream_command(content, names), remarks, *environments),
+        source(file, _stream_commands(content, names), remarks, *environments),
         bullets(promises),
     ]
 
 
-def _stream_command(content: dict[str, Any], parts: list[str]) -> str:
-    """As far as the file tells it."""
-    command = f"python benchmarks/stream.py --parts {','.join(parts)}"
-    if "latency" in parts:
-        command += f" --seconds {content['latency']['measured']['recording_seconds']:.0f}"
-    return command + " --data-dir DIR" * ("emulator" in parts)
+def _stream_commands(content: dict[str, Any], parts: list[str]) -> str:
+    """As far as the file tells them: one for each number of threads and scheduler."""
+    together: dict[tuple[int, str], list[str]] = {}
+    for part in parts:
+        environment = content[part]["environment"]
+        key = (environment["threads"], environment["scheduler"])
+        together.setdefault(key, []).append(part)
+    commands = []
+    for (threads, scheduler), names in together.items():
+        command = "chrt -f 20 " if scheduler == "real time" else ""
+        command += f"python benchmarks/stream.py --parts {','.join(names)} --threads {threads}"
+        if "latency" in names:
+            command += f" --seconds {content['latency']['measured']['recording_seconds']:.0f}"
+        commands.append(command + " --data-dir DIR" * ("emulator" in names))
+    return "`, `".join(commands)
