@@ -3,6 +3,8 @@
 import re
 import shutil
 import subprocess
+from graphlib import TopologicalSorter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,10 @@ from multispike.deploy.c_program import compile_network
 from multispike.deploy.counts import count
 from multispike.deploy.quantise import quantise
 from multispike.errors import InputError
+from multispike.models import create_model
+
+FUNCTION = re.compile(r"^[a-z][^;{}#]*?\b(\w+)\([^;{}]*\)\n\{(.*?)^\}", re.DOTALL | re.MULTILINE)
+"""Name and body."""
 
 needs_cc = pytest.mark.skipif(
     not (shutil.which("cc") and shutil.which("make")), reason="needs a C compiler and make"
@@ -140,6 +146,31 @@ def test_bad_usage(program, arguments):
 
 
 @needs_cc
+@pytest.mark.parametrize("size", [(1, 1, 1), (1, 2, 2), (2, 2, 2), (1, 3, 3)])
+def test_images_smaller_than_a_header(size, tmp_path):
+    model = create_model("fastnet", in_channels=size[0], num_classes=3)
+    network = quantise(model, [0.5] * size[0], [0.25] * size[0], size)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, *size), dtype=np.uint8)
+    export_c(network, tmp_path / "c")
+    program = make(tmp_path / "c")
+    np.save(tmp_path / "images.npy", pixels)
+    for done in (run(program, stdin=pixels.tobytes()), run(program, tmp_path / "images.npy")):
+        assert np.array_equal(logits(done), network.forward(pixels))
+    done = run(program, stdin=pixels.tobytes()[:-1] if pixels[0].size > 1 else b"")
+    assert done.returncode == 2
+
+
+@needs_cc
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_logits_that_cannot_be_written_are_an_error(program):
+    with open("/dev/full", "w") as full:
+        pixels = images(2).numpy().tobytes()
+        done = subprocess.run([program], input=pixels, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0] == b"model: output: could not be written"
+
+
+@needs_cc
 def test_model_run_checks_its_arguments(tmp_path):
     """The library call returns an error code and leaves the logits alone."""
     export_c(small("sparse_resnet"), tmp_path / "c")
@@ -164,9 +195,15 @@ int main(void)
 
 def test_generated_code_has_no_malloc_float_or_recursion(tmp_path):
     export_c(small("fastnet"), tmp_path / "c")
+    calls = {}
     for path in (tmp_path / "c").glob("*.c"):
         code = re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.DOTALL)
         assert not re.search(r"\b(malloc|calloc|realloc|alloca|float|double)\b", code), path.name
+        for name, body in FUNCTION.findall(code):
+            calls.setdefault(name, set()).update(re.findall(r"\b(\w+)\(", body))
+    assert calls["model_run"] >= {"conv_events", "fire"}
+    assert {"main", "conv_events", "global_sum"} <= calls.keys()
+    TopologicalSorter(calls).prepare()  # raises for a circle
     code = (tmp_path / "c" / "model.c").read_text()
     assert "conv_events(v_neuron2, &conv2, z_neuron1);" in code
 

@@ -44,6 +44,8 @@ def of_first(**changes):
         (Neurons, {"step": lambda step: step + 1}, "step of encoder"),
         (Neurons, {"step": lambda step: step[:1]}, "step of encoder"),
         (Neurons, {"start": lambda start: start[:1]}, "start of encoder"),
+        (Neurons, {"start": lambda start: start + 1}, "start of encoder: .* zeros where T = 1"),
+        (Neurons, {"sign": np.ones(6, np.int32)}, "source of encoder: got 'image', .* max-pool"),
         (Neurons, {"sign": np.ones(1, np.int32)}, "sign of encoder"),
         (Neurons, {"sign": np.zeros(6, np.int32)}, "sign of encoder"),
         (Neurons, {"name": "a; int x"}, "name: got 'a; int x'"),
@@ -75,6 +77,26 @@ def test_shifts_that_do_not_fit_are_refused(shift, message):
         changed(shifts(), Potentials, synapses=of_first(shift=shift))
 
 
+@pytest.mark.parametrize(
+    ("shape", "padding"), [((1, 4, 3, 3), 1), ((1, 4, 1, 1), 1), ((1, 4, 3, 3), 0)]
+)
+def test_weights_on_potentials_are_single(shape, padding):
+    network = shifts()
+    (potentials,) = (layer for layer in network.layers if isinstance(layer, Potentials))
+    zeros = np.zeros(1, np.int32)
+    reader = Neurons(
+        "reader",
+        (1, *potentials.shape[1:]),
+        (Synapses("read", potentials.name, weight=np.ones(shape, np.int8), padding=padding),),
+        Bias.uniform(zeros, (1, *potentials.shape[1:])),
+        start=zeros,
+        step=zeros + 1,
+        levels=1,
+    )
+    with pytest.raises(InputError, match=r"^weight of read: got .*1x1 without padding"):
+        replace(network, layers=(potentials, reader, *network.layers[1:]))
+
+
 def test_gains_that_do_not_fit_are_refused():
     identity = (Synapses("in", "image", gain=np.ones(2, np.int32)),)
     with pytest.raises(InputError, match=r"^gain of in: got \(2,\)"):
@@ -84,6 +106,7 @@ def test_gains_that_do_not_fit_are_refused():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
+        ("arch", "x */ int injected(void); /*"),
         ("timesteps", 0),
         ("timesteps", -2),
         ("logit_scale", float("nan")),

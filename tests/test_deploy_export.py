@@ -142,7 +142,7 @@ def test_a_format_that_fails_leaves_no_folder(run, tmp_path, monkeypatch):
 
 def filled(folder, format: str, *names: str, content: str = "new") -> None:
     """An export of that format, with one file of it that is not the main one."""
-    with filling(folder, format) as temporary:
+    with filling(folder) as temporary:
         for name in (FILES[format][0], NETWORK, *names):
             (temporary / name).write_text(content)
 
@@ -189,6 +189,12 @@ def test_another_format_replaces_the_earlier_one(tmp_path):
     assert set(contents(tmp_path)) == {"model.c", "weights0.c", "README.md", NETWORK, *own}
     filled(tmp_path, "nir")
     assert contents(tmp_path) == {"model.nir": "new", NETWORK: "new", **own}
+
+
+def test_files_that_no_export_wrote_stay(tmp_path):
+    (tmp_path / "weights9.c").write_text("mine")
+    filled(tmp_path, "c", "weights0.c")
+    assert contents(tmp_path)["weights9.c"] == "mine"
 
 
 def test_full_folders_unknown_formats_and_missing_runs_are_refused(run, tmp_path):

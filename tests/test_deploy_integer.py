@@ -1,6 +1,7 @@
 """The integer network against closed forms and against the float network it came from."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -96,13 +97,16 @@ def normalised(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def tiny(timesteps: int = 1, **changes) -> IntegerNetwork:
-    """One pixel, one neuron with D = 11, N = 2: weight 3 on the pixel, bias -5, start 4."""
+    """One pixel, one neuron with D = 11, N = 2: weight 3 on the pixel, bias -5, start 4 (at T = 1
+    in the bias).
+    """
+    bias, start = (-5, 4) if timesteps > 1 else (-1, 0)
     shape = (1, 1, 1)
     one = np.ones((1, 1, 1, 1), np.int8)
     neuron = {
         "synapses": (Synapses("in", IMAGE, weight=3 * one),),
-        "bias": Bias.uniform(np.array([-5], np.int32), shape),
-        "start": np.array([4], np.int32),
+        "bias": Bias.uniform(np.array([bias], np.int32), shape),
+        "start": np.array([start], np.int32),
         "step": np.array([11], np.int32),
         "levels": 2,
     }
@@ -127,7 +131,7 @@ def tiny(timesteps: int = 1, **changes) -> IntegerNetwork:
 
 @pytest.mark.parametrize(("pixel", "level"), [(0, 0), (3, 0), (4, 1), (7, 1), (8, 2), (255, 2)])
 def test_a_neuron_fires_at_its_threshold(pixel, level):
-    # H = 4 - 5 + 3 * pixel fires level k at H >= 11 k: pixels 4 and 7.67 are the edges.
+    # H = -1 + 3 * pixel fires level k at H >= 11 k: pixels 4 and 7.67 are the edges.
     image = np.full((1, 1, 1, 1), pixel, np.uint8)
     assert tiny().forward(image).tolist() == [[level]]
 
@@ -231,16 +235,37 @@ def test_float_convolutions_are_exact(largest):
     weight[0] = 127
     z = generator.integers(0, largest + 1, (2, 512, 5, 5))
     z[0] = largest
-    synapses = Synapses("conv", IMAGE, weight=weight, padding=1)
-    dtype = torch.float32 if bounds.largest_sum(synapses, largest) < 2**24 else torch.float64
-    got = torch.nn.functional.conv2d(
-        torch.from_numpy(z).to(dtype), torch.from_numpy(weight).to(dtype), padding=1
+    passing = Synapses("in", IMAGE, gain=np.ones(512, np.int32))
+    conv = Synapses("conv", "levels", weight=weight, padding=1)
+    network = tiny()
+    layers = [
+        Neurons(
+            name,
+            shape,
+            (synapses,),
+            Bias.uniform(np.zeros(shape[0], np.int32), shape),
+            start=np.zeros(shape[0], np.int32),
+            step=np.ones(shape[0], np.int32),
+            levels=largest,
+        )
+        for name, shape, synapses in (("levels", (512, 5, 5), passing), ("out", (8, 5, 5), conv))
+    ]
+    readout = Synapses("readout", "pool", weight=np.ones((1, 8, 1, 1), np.int8))
+    network = replace(
+        network,
+        input_shape=(512, 5, 5),
+        layers=(
+            *layers,
+            GlobalSum("pool", (8, 1, 1), "out"),
+            replace(network.readout, synapses=(readout,)),
+        ),
     )
+    got = network._sum(conv, torch.from_numpy(z))
     padded = np.pad(z, ((0, 0), (0, 0), (1, 1), (1, 1)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
     wanted = np.einsum("bihwkl,oikl->bohw", windows, weight.astype(np.int64))
-    assert np.array_equal(got.numpy().astype(np.int64), wanted)
-    assert dtype == (torch.float32 if largest == 4 else torch.float64)
+    assert np.array_equal(got.numpy(), wanted)
+    assert np.abs(wanted).max() == 127 * largest * 512 * 9
 
 
 @pytest.mark.parametrize("backend", ["no oneDNN", "autocast"])

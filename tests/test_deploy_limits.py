@@ -50,6 +50,36 @@ def test_onnx_is_exact_up_to_the_limits_of_float32(holds, beyond, tmp_path):
     assert np.array_equal(logits, network.forward(PIXELS))
 
 
+def test_a_channel_without_weights_leaves_room_for_its_shortcut_at_every_timestep():
+    """The shortcut's gain grows with D."""
+    pytest.importorskip("onnx")
+    for timesteps, levels in ((16, 1), (5, 4), (8, 2)):
+        model = realistic("spiking_resnet", timesteps=timesteps, levels=levels)
+        with torch.no_grad():
+            for name, module in model.named_modules():
+                if name.endswith("bn2"):
+                    module.weight[0] = 0
+        build(quantise(model, MEAN, STD, SHAPE))
+
+
+def test_a_folded_convolution_is_refused_where_its_bias_blurs_the_edges():
+    """D and the bias in the scale of a sum: exact up to (N+1) * D + |bias| < 2^21."""
+    pytest.importorskip("onnx")
+    network = quantise(realistic("vgg"), MEAN, STD, SHAPE)
+    name = "body.neuron1"
+    layer = network.layer(name)
+
+    def biased_by(total: int):
+        room = total - (layer.levels + 1) * layer.step
+        bias = Bias.uniform(-room.astype(np.int32), layer.shape)
+        layers = (replace(x, bias=bias) if x.name == name else x for x in network.layers)
+        return replace(network, layers=tuple(layers))
+
+    build(biased_by(2**21 - 1))
+    with pytest.raises(InputError, match=rf"^{name}: got .* \+ \|bias\| = 2097152'"):
+        build(biased_by(2**21))
+
+
 def test_a_global_sum_over_time_has_to_fit_as_well():
     pytest.importorskip("onnx")
     nothing = np.zeros((1, 1, 1, 1), np.int8)

@@ -1,11 +1,14 @@
 """The NIR file, loaded as a torch module by nirtorch, against the reference."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from test_deploy_integer import MEAN, STD, images, realistic
 
-from multispike.deploy.nir_graph import export_nir
+from multispike.deploy.layers import MaxPool, pooled
+from multispike.deploy.nir_graph import export_nir, nir_graph
 from multispike.deploy.quantise import quantise
 from multispike.errors import InputError
 
@@ -99,3 +102,13 @@ def test_negative_scales_and_odd_pools_are_refused(tmp_path):
         export_nir(quantise(model, MEAN, STD, EVEN), tmp_path / "model.nir")
     with pytest.raises(InputError, match=r"pool0: got .*even sizes"):
         export_nir(quantise(realistic("vgg"), MEAN, STD, (2, 9, 8)), tmp_path / "model.nir")
+
+
+def test_a_max_pool_of_sums_is_refused():
+    """NIR's nodes pool what they read one by one: the sum of maxima is not the maximum of sums."""
+    network = network_of("sew_resnet")
+    *layers, pool, readout = network.layers
+    extra = MaxPool("extra", pooled(network.shape_of(pool.source)), pool.source)
+    behind = replace(network, layers=(*layers, extra, replace(pool, source="extra"), readout))
+    with pytest.raises(InputError, match=r"^extra: got 'a max-pool of body.*merge'"):
+        nir_graph(behind)

@@ -81,6 +81,23 @@ def test_weights_stay_8_bit_and_the_batch_is_free():
     assert weights < model.ByteSize() < weights + 60_000
 
 
+@pytest.mark.parametrize(("levels", "wide"), [(4, {"stem"}), (129, {"stem"}), (130, None)])
+def test_weights_that_16_bits_could_not_pair_are_float32(levels, wide):
+    """Pixels, and levels from 130 on: 2 * 127 * 130 > 2^15 - 1 (x86 before VNNI)."""
+    network = quantise(realistic("vgg", levels=levels), MEAN, STD, SHAPE)
+    kinds = {
+        initializer.name: initializer.data_type
+        for initializer in build(network).graph.initializer
+        if initializer.name.endswith(("/weight", "/int8"))
+    }
+    floats = {name.split(".")[0] for name, kind in kinds.items() if kind == onnx.TensorProto.FLOAT}
+    assert len(kinds) == 5
+    if wide is None:
+        assert set(kinds.values()) == {onnx.TensorProto.FLOAT}
+    else:
+        assert floats == {*wide, "classifier"}
+
+
 def test_openvino_leaves_no_identifier_in_the_home_folder(tmp_path):
     needs_openvino()
     code = "from multispike.deploy.runtimes import openvino_package; openvino_package()"

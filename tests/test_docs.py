@@ -19,7 +19,13 @@ from multispike.cli import COMMANDS, build_parser
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-COMMAND = re.compile(r"^ {4}(multispike (?:.*\\\n)*.*)$|`(multispike [^`]+)`", re.MULTILINE)
+WORDS = r"(?:.*\\\n)*.*"
+COMMAND = re.compile(
+    rf"^ {{4}}(multispike {WORDS})$"
+    rf"|^(multispike (?:{'|'.join(COMMANDS)}) {WORDS})$"
+    r"|`(multispike [^`]+)`",
+    re.MULTILINE,
+)
 
 
 def found(pattern: re.Pattern[str]) -> list:
@@ -44,7 +50,8 @@ def test_python_blocks_run(match, tmp_path, monkeypatch):
 def test_commands_parse(match):
     """Every option that is shown exists, and what stands alone has a place; values may be
     placeholders."""
-    words = shlex.split((match[1] or match[2]).replace("\\\n", " "), comments=True)[1:]
+    command = next(filter(None, match.groups()))
+    words = shlex.split(command.replace("\\\n", " "), comments=True)[1:]
     if words[0] in ("--help", "COMMAND"):
         return
     assert words[0] in COMMANDS

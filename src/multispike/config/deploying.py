@@ -19,7 +19,7 @@ class ExportConfig:
         format: c (C99, event-driven), onnx, openvino or nir.
         out: Folder to write to, new or empty; by default RUN/FORMAT.
         checkpoint: last.ckpt (the end of the training) or best.ckpt.
-        overwrite: Replace what earlier exports, of any format, left in that folder.
+        overwrite: Replace files of the format's names there, and what exports of others left.
         evaluate: Measure the integer network on the test set, beside the float one.
         finetune: Epochs of training with rounded weights, on the run's own data, before the export;
             advised where rounding costs more than 0.3 points. Implies --evaluate.

@@ -31,6 +31,10 @@ FLOAT32 = 2**24
 RATIO = 2**22
 """Below, for (N+1)*D, H/D in float32 stays clear of the ties of its rounding."""
 
+FOLDED = 2**21
+"""Below, for (N+1)*D + |bias|, so does sum/D + bias/D: its four roundings of 2^-24 each add up to
+at most 3 * 2^-24 * 2^21 / D, less than half a unit, 1/(2D)."""
+
 
 def largest_sum(synapses: Synapses, largest_input: int) -> int:
     """Bound on every partial sum over these synapses, in any order: max_c sum |w| * largest input.
@@ -111,8 +115,9 @@ def prove(layers: Sequence[Layer], timesteps: int) -> dict[str, int]:
 def prove_float32(layers: Sequence[Layer], timesteps: int) -> None:
     """Raise `InputError` unless float32 holds all numbers of the layers exactly.
 
-    Sums must stay below 2^24, but for the dense shortcut convolutions of MS-ResNet, and
-    (N+1) * D of neurons below 2^22.
+    Sums must stay below 2^24, but for the dense shortcut convolutions of MS-ResNet, (N+1) * D of
+    neurons below 2^22, and at T = 1 (N+1) * D + |bias| of those behind one convolution of levels
+    below 2^21.
     """
     largest = largest_outputs(layers)
     sums = prove([_without_dense(layer, largest) for layer in layers], timesteps)
@@ -123,10 +128,25 @@ def prove_float32(layers: Sequence[Layer], timesteps: int) -> None:
             ratio = (layer.levels + 1) * int(layer.step.max())
             if ratio >= RATIO:
                 raise invalid(layer.name, f"(N+1) * D = {ratio}", f"< {RATIO}, or --format c")
+            ratio = _folded(layer) if timesteps == 1 else 0
+            if ratio >= FOLDED:
+                what = f"(N+1) * D + |bias| = {ratio}"
+                raise invalid(layer.name, what, f"< {FOLDED}, or --format c")
     for name, bound in sums.items():
         if bound >= FLOAT32:
             allowed = f"< {FLOAT32} (float32): fewer levels or steps, or --format c"
             raise invalid(name, f"sums up to {bound}", allowed)
+
+
+def _folded(layer: Neurons) -> int:
+    """(N+1) * D + |bias| of neurons whose one convolution of levels may be scaled as a whole."""
+    (one, *more) = layer.synapses
+    if more or one.weight is None or one.source == IMAGE:
+        return 0
+    driven = one.weight.astype(bool).any(axis=(1, 2, 3))
+    bias = np.abs(layer.bias.values.astype(np.int64)).max(axis=(0, 1))
+    reach = (layer.levels + 1) * layer.step.astype(np.int64) + bias
+    return int(reach[driven].max(initial=0))
 
 
 def _without_dense(layer: Layer, largest: dict[str, int]) -> Layer:

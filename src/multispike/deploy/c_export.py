@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multispike.deploy.c_program import WIDTHS, Program, compile_network, identifier
-from multispike.deploy.folder import filling
+from multispike.deploy.folder import check_free, filling
 from multispike.deploy.integer import IntegerNetwork
 from multispike.deploy.layers import Bias, Neurons, Potentials, Readout, Shape, Synapses
-from multispike.errors import invalid
 from multispike.files import write_text
 
 WEIGHTS_PER_FILE = 1_000_000
@@ -30,15 +29,15 @@ def export_c(
 
     The folder gets `model.h`, `model.c` (tables and calls), `weights*.c`, `kernels.*`, `main.c`, a
     `Makefile` (`make`, `make dense`, `make count`, `make check`) and a `README.md` with its RAM
-    and flash, whole or not at all; `overwrite` replaces what earlier exports left there.
+    and flash, whole or not at all; `overwrite` replaces these, and what exports of other formats
+    left there.
 
     Raises:
         InputError: if `folder` is a file, or not empty without `overwrite`.
     """
     target = Path(folder)
-    if target.is_file() or (target.is_dir() and any(target.iterdir()) and not overwrite):
-        raise invalid("folder", str(target), "an empty or new folder, or overwrite")
-    with filling(target, "c") as temporary:
+    check_free("folder", target, overwrite)
+    with filling(target) as temporary:
         return write_c(network, temporary)
 
 

@@ -49,6 +49,7 @@ def check(network: IntegerNetwork) -> None:
 
 def _network(network: IntegerNetwork) -> Iterator[Row]:
     scale, kinds = network.logit_scale, [type(layer) for layer in network.layers]
+    yield "arch", network.arch, "letters, digits, _ . -", _is_word(network.arch)
     yield "timesteps", network.timesteps, "an integer >= 1", network.timesteps >= 1
     yield "logit_scale", scale, "a finite number > 0", 0 < scale < float("inf")
     yield "input_shape", network.input_shape, "(C, H, W)", _is_shape(network.input_shape)
@@ -59,6 +60,7 @@ def _network(network: IntegerNetwork) -> Iterator[Row]:
 def _layers(network: IntegerNetwork, shapes: dict[str, Shape]) -> Iterator[Row]:
     """Rows of all layers in order; `shapes` gets theirs."""
     projections: set[str] = set()
+    potentials: set[str] = set()
     for layer in network.layers:
         name = layer.name
         yield "name", name, NAMES, _is_name(name, shapes)
@@ -69,9 +71,23 @@ def _layers(network: IntegerNetwork, shapes: dict[str, Shape]) -> Iterator[Row]:
             yield "name", one.name, NAMES, _is_name(one.name, projections)
             projections.add(one.name)
             yield from _synapses(one, shapes[one.source][0], layer.shape[0])
+            if one.source in potentials and one.weight is not None:
+                allowed = "1x1 without padding, on potentials"
+                single = one.weight.shape[2:] == (1, 1) and one.padding == 0
+                yield f"weight of {one.name}", one.weight.shape, allowed, single
         if isinstance(layer, (Neurons, Potentials, Readout)):
             yield from _bias(name, layer.bias, layer.shape)
         yield from _own(layer)
+        if isinstance(layer, Neurons):
+            rests = network.timesteps > 1 or not layer.start.any()
+            yield f"start of {name}", layer.start.tolist(), "zeros where T = 1", rests
+        if isinstance(layer, (Merge, GlobalSum)):
+            for source in sources(layer):
+                yield f"source of {name}", source, "one of levels", source not in potentials
+        if isinstance(layer, Potentials) or (
+            isinstance(layer, MaxPool) and layer.source in potentials
+        ):
+            potentials.add(name)
         for what, reached in _reached(layer, shapes):
             fits = reached == layer.shape
             yield f"shape of {name}", layer.shape, f"{reached} by {what}", fits
@@ -128,6 +144,8 @@ def _own(layer: Layer) -> Iterator[Row]:
                 signs = bool((np.abs(layer.sign) == 1).all())
                 yield f"sign of {name}", layer.sign.tolist(), "-1 and 1", signs
                 yield f"synapses of {name}", several, "1 before a max-pool", several == 1
+                source = layer.synapses[0].source
+                yield f"source of {name}", source, "levels before a max-pool", source != IMAGE
             shifts = any(one.shift is not None for one in layer.synapses)
             yield f"synapses of {name}", "a shift", "shifts onto potentials", not shifts
         case Merge():
@@ -159,4 +177,8 @@ def _is_shape(shape: tuple[int, ...]) -> bool:
 
 
 def _is_name(name: str, taken: set[str] | dict[str, Shape]) -> bool:
-    return name not in taken and re.fullmatch(r"[A-Za-z0-9_.-]+", name) is not None
+    return name not in taken and _is_word(name)
+
+
+def _is_word(name: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9_.-]+", name) is not None

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from multispike.deploy.folder import NETWORK, filling
-from multispike.errors import invalid, unknown
+from multispike.deploy.folder import NETWORK, check_free, filling
+from multispike.errors import unknown
 
 if TYPE_CHECKING:
     from multispike.deploy.integer import IntegerNetwork
@@ -64,7 +64,8 @@ def export_run(
 
     Args:
         run, format, out, checkpoint: what, as what, where to.
-        overwrite: replace what earlier exports, of any format, left in `out`.
+        overwrite: replace files of the format's names in `out`, and what earlier exports of other
+            formats left there.
         evaluate: compare the integer network with the float one on the run's test samples.
         finetune: epochs of training with rounded weights; implies `evaluate`.
         data_dir, limit_test: as for `multispike.experiment.data_of`.
@@ -85,8 +86,7 @@ def export_run(
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
     folder = Path(out)
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not overwrite):
-        raise invalid("out", str(folder), "an empty or new folder, or --overwrite")
+    check_free("out", folder, overwrite, "--overwrite")
 
     from multispike.deploy.trained import compare, finetune_run, quantise_run
     from multispike.experiment import data_of, evaluation_loader, tell_unfinished
@@ -128,7 +128,7 @@ def _write(network: IntegerNetwork, format: str, folder: Path) -> dict[str, int]
     from multispike.data.progress import progress_bar
     from multispike.deploy.store import save
 
-    with progress_bar(True) as bar, filling(folder, format) as temporary:
+    with progress_bar(True) as bar, filling(folder) as temporary:
         bar.add_task(f"writing {format}", total=None)
         FORMATS[format](network, temporary)
         save(network, temporary / NETWORK)

@@ -82,6 +82,7 @@ class _Writer:
         self.nodes: dict[str, Any] = {IMAGE: nir.Input(input_type={"input": shape})}
         self.edges: list[tuple[str, str]] = []
         self.units: dict[str, list[str]] = {IMAGE: [IMAGE]}
+        self.sums: set[str] = set()
 
     def add(self, name: str, node: Any, sources: list[str]) -> str:
         """One node that reads the sum of `sources`. Dots part groups in HDF5, hence underscores."""
@@ -98,7 +99,11 @@ class _Writer:
             case Neurons():
                 self.units[layer.name] = self.neurons(layer)
             case Merge(kind="add"):
+                self.sums.add(layer.name)
                 self.units[layer.name] = self.units[layer.path] + self.units[layer.shortcut]
+            case MaxPool() if layer.source in self.sums:
+                allowed = "levels of single neurons (NIR's nodes add what they read, unpooled)"
+                raise invalid(layer.name, f"a max-pool of {layer.source}", allowed)
             case MaxPool():
                 shape = self.network.shape_of(layer.source)
                 units = self.units[layer.source]

@@ -1,13 +1,17 @@
 """An integer network as a graph of standard ONNX operators.
 
 Weights are int8 behind DequantizeLinear, levels uint8 between QuantizeLinear and DequantizeLinear,
-so that runtimes run 8-bit convolutions. All other numbers are whole ones in float32, which is exact
-below 2^24. A neuron's level, floor(H/D) clipped to 0..N, is written as rounding with saturation,
+so that runtimes run 8-bit convolutions. Where processors have no instruction for four products at
+once (x86 before VNNI) these add two in 16 bits, which saturates: weights on levels large enough for
+that, pixels among them, are float32. All other numbers are whole ones in float32, exact below 2^24,
+but for a convolution that gives levels by itself, in units of one level. A neuron's level,
+floor(H/D) clipped to 0..N, is written as rounding with saturation,
 
     Clip(QuantizeLinear((H - (D-1)/2) / D), 0, N),
 
 equal since D is odd: no whole H ever gives a tie, and each is 1/(2D) away from one, farther than
-float32 rounding reaches while (N+1)*D < 2^22. Networks whose bounds pass these limits are refused;
+float32 rounding reaches while (N+1)*D < 2^22, and at T = 1, where D and bias may go into the scale
+of the sum, while (N+1)*D + |bias| < 2^21. Networks whose bounds pass these limits are refused;
 only the dense shortcut convolutions of MS-ResNet may pass 2^24.
 """
 
@@ -17,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from multispike.deploy.bounds import prove_float32
+from multispike.deploy.bounds import largest_outputs, prove_float32
 from multispike.deploy.integer import IntegerNetwork
 from multispike.deploy.layers import (
     IMAGE,
@@ -35,6 +39,9 @@ from multispike.deploy.layers import (
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
+
+PAIR_MAX = 2**15 - 1
+"""Largest sum of two products that 8-bit kernels hold on every processor."""
 
 OPSET = 17
 """Of 2022: per-axis DequantizeLinear, 8-bit Clip and MaxPool, and runtimes that know them."""
@@ -78,6 +85,7 @@ class _Writer:
 
     def __init__(self, network: IntegerNetwork) -> None:
         self.network = network
+        self.largest = largest_outputs(network.layers)
         self.nodes: list[NodeProto] = []
         self.constants: list[TensorProto] = []
         self.known: set[str] = set()
@@ -196,8 +204,13 @@ class _Writer:
         (one, *more) = layer.synapses
         plain = not more and one.weight is not None and layer.bias.is_uniform
         positive = layer.sign is None or bool((layer.sign > 0).all())
-        spikes = one.source in self.levels and one.source != IMAGE
-        return plain and positive and spikes and self.network.timesteps == 1
+        return plain and positive and self.is_byte(one) and self.network.timesteps == 1
+
+    def is_byte(self, one: Synapses) -> bool:
+        """Whether 8-bit kernels sum these levels times weights exactly on every processor."""
+        assert one.weight is not None
+        product = self.largest[one.source] * int(np.abs(one.weight.astype(np.int64)).max())
+        return one.source in self.levels and 2 * product <= PAIR_MAX
 
     def folded(self, layer: Neurons, offset: Ints) -> str:
         """Convolution in units of one level, rounded; a max-pool commutes with all of it."""
@@ -205,7 +218,7 @@ class _Writer:
         bias = (layer.bias.values[0, 0] - offset) / layer.step
         inputs = [
             self.value(one.source),
-            self.weight(one, 1 / layer.step),
+            self.bytes_weight(one, 1 / layer.step),
             self.constant(f"{one.name}/bias", bias.astype(np.float32)),
         ]
         ratio = self.op("Conv", inputs, one.name, **self.geometry(one))
@@ -249,7 +262,7 @@ class _Writer:
         value = self.value(one.source)
         if one.gain is not None:
             return self.op("Mul", [value, self.channels(f"{one.name}/gain", one.gain)], one.name)
-        weight = self.weight(one, np.ones(len(one.weight)))  # pyright: ignore[reportArgumentType]
+        weight = self.weight(one)
         total = self.op("Conv", [value, weight], one.name, still, **self.geometry(one))
         if one.shift is None:
             return total
@@ -259,7 +272,14 @@ class _Writer:
         scaled = self.op("Add", [scaled, half], f"{one.name}/half_up", still)
         return self.op("Floor", [scaled], f"{one.name}/shifted", still)
 
-    def weight(self, one: Synapses, scale: Any) -> str:
+    def weight(self, one: Synapses) -> str:
+        """Whole weights."""
+        assert one.weight is not None
+        if one.source in self.levels and not self.is_byte(one):
+            return self.constant(f"{one.name}/weight", one.weight.astype(np.float32))
+        return self.bytes_weight(one, np.ones(len(one.weight)))
+
+    def bytes_weight(self, one: Synapses, scale: Any) -> str:
         """int8 weights times a scale a channel."""
         assert one.weight is not None
         inputs = [

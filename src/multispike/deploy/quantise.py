@@ -2,9 +2,9 @@
 
 Every neuron's potential is counted in units of its own channel, u = V_th / (N * D): the odd
 number D is the largest for which all weights of the channel, as potentials per level received, fit
--127..127 units, and that keeps bias and N levels below 2^22 of them. Hence firing compares with k*D
-and the soft reset subtracts z*D, both exact. The bias is rounded
-down at T = 1, where H >= k*D asks no more of it, else to the nearest.
+-127..127 units, and that keeps bias, shortcuts and N levels below 2^22 of them (at T = 1, but on
+pixels, 2^21). Hence firing compares with k*D and the soft reset subtracts z*D, both exact. The bias
+is rounded down at T = 1, where H >= k*D asks no more of it, else to the nearest.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from multispike.deploy.bounds import RATIO
+from multispike.deploy.bounds import FOLDED, RATIO, largest_outputs
 from multispike.deploy.drives import (
     GRID,
     WEIGHT_MAX,
@@ -225,13 +225,17 @@ class _Walker:
             )
         delta = level_of(neuron, shape[0])
         bias = np.sum([drive.bias for drive in drives], axis=0) / delta
-        reach = np.maximum(spec.levels + 1, self.timesteps * np.abs(bias))
+        reach = np.abs(bias) + self.shortcuts(drives, delta)
+        if self.timesteps == 1 and drives[0].source.name != IMAGE:
+            room = (FOLDED - 1) / (spec.levels + 1 + reach + spec.v_init + 1)
+        else:
+            room = REACH / np.maximum(spec.levels + 1, self.timesteps * reach)
         if drives[0].source.potentials:
             largest = (POTENTIAL_END - 1) * self.unit
             if spec.levels * delta.max() > largest:
                 allowed = f"<= {largest:.4g}: {POTENTIAL_BITS} bits hold thresholds near the median"
                 raise invalid(name, f"a threshold of {spec.levels * delta.max():.4g}", allowed)
-        step = self.whole_steps(delta, drives, reach)
+        step = self.whole_steps(delta, drives, room)
         unit = delta / step
         start = np.zeros_like(step)
         if self.timesteps == 1:
@@ -254,8 +258,15 @@ class _Walker:
         )
         return Signal(name, shape, delta)
 
-    def whole_steps(self, delta: Floats, drives: list[Drive], reach: Floats) -> Ints:
-        """D a channel: units in one level, `reach` levels of them at most `REACH`."""
+    def shortcuts(self, drives: list[Drive], delta: Floats) -> Floats:
+        """The most that levels which pass as they are bring a channel, in its own levels."""
+        largest = largest_outputs(self.layers)
+        plain = (drive.source for drive in drives if drive.weight is None)
+        brought = (largest[x.name] * x.worth for x in plain if not x.potentials)
+        return sum(brought, np.zeros_like(delta)) / delta
+
+    def whole_steps(self, delta: Floats, drives: list[Drive], room: Floats) -> Ints:
+        """D a channel: units in one level, at most `room`."""
         if all(drive.weight is None for drive in drives):
             # Nothing but levels, or potentials in fixed point: their unit is given.
             source = drives[0].source
@@ -267,7 +278,7 @@ class _Walker:
             if drive.weight is not None:
                 largest = np.maximum(largest, np.abs(drive.weight).max(axis=(1, 2, 3)))
         with np.errstate(divide="ignore"):
-            step = np.minimum(GRID * WEIGHT_MAX * delta / largest, REACH / reach)
+            step = np.minimum(GRID * WEIGHT_MAX * delta / largest, room)
         return odd_below(np.minimum(step, STEP_MAX)).clip(1).astype(np.int32)
 
     def potentials(self, name: str, drives: list[Drive]) -> Signal:

@@ -4,7 +4,8 @@
  *                         [channel][row][column] each (event frames: [timestep] first),
  *                         or a NumPy file (.npy) of that layout and type uint8
  *
- * Exit code 0, or 2 for bad input with one line on standard error.
+ * Exit code 0, 2 for bad input, 1 where the logits could not be written, both with one line on
+ * standard error.
  */
 #include "model.h"
 
@@ -15,9 +16,10 @@
 #include "kernels.h"
 #endif
 
-enum { HEADER_SIZE = 10, HEADER_MAX = 4096, BAD_INPUT = 2 };
+enum { HEADER_SIZE = 10, HEADER_MAX = 4096, BAD_OUTPUT = 1, BAD_INPUT = 2 };
 
-static uint8_t input[MODEL_INPUT_BYTES];
+/* At least a header, so that a .npy file is told from pixels however small the image. */
+static uint8_t input[MODEL_INPUT_BYTES > HEADER_SIZE ? MODEL_INPUT_BYTES : HEADER_SIZE];
 static int32_t logits[MODEL_CLASSES];
 static char header[HEADER_MAX + 1];
 
@@ -78,8 +80,7 @@ static void print_counts(void)
 
 static int classify(FILE *file)
 {
-    size_t held = fread(input, 1, MODEL_INPUT_BYTES < HEADER_SIZE ? MODEL_INPUT_BYTES : HEADER_SIZE,
-                        file);
+    size_t held = fread(input, 1, HEADER_SIZE, file);
     if (held == HEADER_SIZE && memcmp(input, "\x93NUMPY", 6) == 0) {
         const char *error = skip_npy_header(file);
         if (error != NULL)
@@ -88,19 +89,22 @@ static int classify(FILE *file)
     }
     long images = 0;
     for (;;) {
-        held += fread(input + held, 1, MODEL_INPUT_BYTES - held, file);
+        if (held < MODEL_INPUT_BYTES)
+            held += fread(input + held, 1, MODEL_INPUT_BYTES - held, file);
         if (ferror(file))
             return fail("input: could not be read");
         if (held == 0)
             break;
-        if (model_run(input, held, logits, MODEL_CLASSES) != MODEL_OK) {
+        const size_t size = held < MODEL_INPUT_BYTES ? held : MODEL_INPUT_BYTES;
+        if (model_run(input, size, logits, MODEL_CLASSES) != MODEL_OK) {
             fprintf(stderr, "model: input: image %ld has %lu bytes, allowed: %lu\n", images,
-                    (unsigned long)held, (unsigned long)MODEL_INPUT_BYTES);
+                    (unsigned long)size, (unsigned long)MODEL_INPUT_BYTES);
             return BAD_INPUT;
         }
         print_logits();
         ++images;
-        held = 0;
+        held -= size;
+        memmove(input, input + size, held);
     }
     return images > 0 ? 0 : fail("input: is empty");
 }
@@ -112,7 +116,11 @@ int main(int argc, char **argv)
     FILE *file = argc == 2 ? fopen(argv[1], "rb") : stdin;
     if (file == NULL)
         return fail("input: no such file");
-    const int code = classify(file);
+    int code = classify(file);
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        fail("output: could not be written");
+        code = BAD_OUTPUT;
+    }
     if (file != stdin)
         fclose(file);
 #ifdef COUNT
