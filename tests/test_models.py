@@ -213,3 +213,13 @@ def test_inputs_that_do_not_fit_are_refused(shape):
 def test_images_that_are_bytes_are_refused():
     with pytest.raises(InputError, match=r"^inputs: got torch\.uint8, allowed: .*floating-point"):
         create_model("fastnet")(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("arch", list_models())
+def test_every_learned_threshold_is_one_of_a_neuron_or_a_product(arch):
+    """One that nothing reads would get no gradient, and DDP would refuse it."""
+    torch.manual_seed(0)
+    neuron = {"neuron": "binary"} if "and" in arch else {"levels": 4}
+    model = create_model(arch, **SMALL, **neuron, learn_threshold="channel")
+    model(torch.randn(4, 3, 8, 8)).sum().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []

@@ -18,7 +18,9 @@ import yaml
 from multispike.config import TrainConfig
 from multispike.data.loader import BatchLoader
 from multispike.errors import InputError, RunError
+from multispike.experiment import evaluation_loader
 from multispike.neurons import MultiLevelIF
+from multispike.report.results import read_results
 from multispike.training import fit, load_data, load_run
 from multispike.training.checkpoint import AtomicCheckpointIO, read_checkpoint
 from multispike.training.optim import make_optimizer, make_schedule, peak_lr
@@ -114,6 +116,32 @@ def test_ctrl_c_saves_and_resumes(straight, tmp_path):
     assert "Interrupted" in errors
     assert fit(replace(config, resume=True))
     assert_same(straight, folder)
+
+
+@pytest.mark.parametrize("step", [5, 15], ids=["of the first epoch", "of the training"])
+def test_ctrl_c_in_the_last_step(straight, tmp_path, monkeypatch, step):
+    """The epoch is evaluated first: a run that went on from there would lack its row."""
+    from multispike.training.callbacks import Interrupted
+    from multispike.training.module import Classifier
+
+    config = replace(TINY, out=str(tmp_path / "run"))
+    trained, left = Classifier.training_step, iter(range(step - 1))
+
+    def interrupted(self, *arguments):
+        if next(left, None) is None:
+            os.kill(os.getpid(), signal.SIGINT)
+        return trained(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Classifier, "training_step", interrupted)
+        with pytest.raises(Interrupted):
+            fit(config)
+    assert len(load_run(tmp_path / "run").rows) == step // 5
+    assert fit(replace(config, resume=True))
+    assert_same(straight, tmp_path / "run")
+    assert [row["train_loss"] for row in metrics(tmp_path / "run")] == [
+        row["train_loss"] for row in metrics(straight)
+    ]
 
 
 def test_ctrl_c_while_the_last_epoch_is_evaluated(tmp_path, monkeypatch):
@@ -279,20 +307,24 @@ def test_run_folder_and_reload(straight):
     assert not list(straight.glob(".*tmp"))
 
 
-@pytest.mark.parametrize("launcher", ["lightning", "torchrun"])
-def test_two_processes_train_one_network(tmp_path, launcher):
-    """DDP over gloo: both ranks end with the same weights, only rank 0 writes."""
-    config = replace(TINY, out=str(tmp_path / "run"), devices=2, strategy="ddp", epochs=2)
-    script = tmp_path / "job.py"
+def launched(config, launcher: str, script: Path) -> list[str]:
+    """The command that trains in two processes."""
     script.write_text(
         "from multispike.config import TrainConfig\nfrom multispike.training import fit\n"
         f"reports = fit({config!r})\nprint('rank 0' if reports else 'other rank')\n"
     )
-    run = {
+    return {
         "lightning": [sys.executable, str(script)],
         "torchrun": [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2",
                      "--master-port=29517", str(script)],
     }[launcher]  # fmt: skip
+
+
+@pytest.mark.parametrize("launcher", ["lightning", "torchrun"])
+def test_two_processes_train_one_network(tmp_path, launcher):
+    """DDP over gloo: both ranks end with the same weights, only rank 0 writes."""
+    config = replace(TINY, out=str(tmp_path / "run"), devices=2, strategy="ddp", epochs=2)
+    run = launched(config, launcher, tmp_path / "job.py")
     done = subprocess.run(run, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("rank 0") == 1
@@ -301,6 +333,36 @@ def test_two_processes_train_one_network(tmp_path, launcher):
     assert int(run.rows[-1]["step"]) == 2 * 5
     assert processed(metrics(tmp_path / "run")) == pytest.approx([160, 160]), "of both processes"
     assert len(list((tmp_path / "run" / "tensorboard").glob("events*"))) == 1
+
+
+@pytest.mark.parametrize("launcher", ["lightning", "torchrun"])
+def test_two_processes_go_on(tmp_path, launcher):
+    config = replace(
+        TINY, out=str(tmp_path / "run"), devices=2, strategy="ddp", epochs=2, checkpoint_seconds=0.0
+    )
+    process = subprocess.Popen(
+        launched(config, launcher, tmp_path / "job.py"), start_new_session=True
+    )
+    wait_for_step(tmp_path / "run", process, 3)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    resumed = launched(replace(config, resume=True), launcher, tmp_path / "job.py")
+    done = subprocess.run(resumed, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [int(row["step"]) for row in load_run(tmp_path / "run").rows] == [5, 10]
+
+
+def test_two_processes_compare(tmp_path):
+    """The second variant starts processes of its own."""
+    given = f"--devices 2 --strategy ddp --epochs 1 --threads 1 --out {tmp_path / 'both'}"
+    data = "--arch fastnet --data digits --limit-train 160 --limit-test 40 --accelerator cpu"
+    names = ["ann", "multilevel-T1-N4"]
+    run = [sys.executable, "-m", "multispike.cli", "compare", "--variants", ",".join(names)]
+    done = subprocess.run(
+        [*run, *data.split(), *given.split()], capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [result["name"] for result in read_results(tmp_path / "both")] == names
 
 
 def test_other_settings_are_refused_on_resume(straight):
@@ -533,7 +595,7 @@ def test_whitened_filters_decorrelate():
     images = torch.randn(64, 3, 12, 12, generator=generator)
     images = images + images.roll(1, 3) + 0.5 * images.roll(1, 2)
     conv = torch.nn.Conv2d(3, 24, 3, bias=False)
-    whiten_(conv, images)
+    whiten_(conv, images.split(10))
     response = conv(images).transpose(0, 1).flatten(1)[:12].double()
     covariance = response @ response.T / response.shape[1]
     torch.testing.assert_close(covariance, torch.eye(12).double(), rtol=0, atol=2e-2)
@@ -598,6 +660,51 @@ def test_starts_from_the_weights_of_another_run(straight, tmp_path):
     for name, weight in before.named_parameters():
         assert torch.allclose(weight, after.get_parameter(name), atol=1e-5), name
     assert [row["epoch"] for row in metrics(tmp_path / "run")] == ["1"]
+
+
+def test_a_run_goes_on_without_the_weights_it_started_from(straight, tmp_path):
+    first = tmp_path / "first"
+    shutil.copytree(straight, first)
+    config = replace(TINY, out=str(tmp_path / "run"), epochs=1, init=str(first))
+    assert fit(config)
+    shutil.rmtree(first)
+    assert fit(replace(config, resume=True))
+
+
+def test_other_data_are_refused_on_resume(tmp_path, monkeypatch):
+    config = replace(TINY, out=str(tmp_path / "run"), epochs=1)
+    assert fit(config)
+    digits = load_data(config)
+    other = replace(digits, mean=(2 * digits.mean[0],))
+    module = sys.modules["multispike.training.fit"]
+    monkeypatch.setattr(module, "load_data", lambda *_: other)
+    with pytest.raises(InputError, match=r"^data: got mean .*began with"):
+        fit(replace(config, resume=True))
+    fewer = digits.limited(limit_train=100)
+    monkeypatch.setattr(module, "load_data", lambda *_: fewer)
+    with pytest.raises(InputError, match=r"^data: got images 100, .*began with 160"):
+        fit(replace(config, resume=True))
+
+
+def test_a_run_is_measured_on_its_own_classes(straight):
+    run = load_run(straight)
+    digits = load_data(run.config)
+    with pytest.raises(InputError, match=r"^data: got classes 9, .*, allowed: 0, 1, "):
+        evaluation_loader(run, replace(digits, classes=digits.classes[::-1]))
+
+
+def test_a_new_run_takes_no_state_that_slurm_left(tmp_path, monkeypatch):
+    """Lightning would answer a requeue by a checkpoint in the working directory, for any run."""
+    slurm = {"NTASKS": "1", "NTASKS_PER_NODE": "1", "JOB_NAME": "job", "JOB_ID": "7", "PROCID": "0"}
+    slurm |= {"LOCALID": "0", "NODEID": "0", "NODELIST": "localhost", "NNODES": "1"}
+    for name, value in slurm.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hpc_ckpt_1.ckpt").write_text("of another run")
+    before = signal.getsignal(signal.SIGUSR1)
+    assert fit(replace(TINY, out=str(tmp_path / "run"), epochs=1))
+    assert signal.getsignal(signal.SIGUSR1) == before
+    assert len(load_run(tmp_path / "run").rows) == 1
 
 
 @pytest.mark.parametrize("start", ["gone", "other"])

@@ -253,7 +253,7 @@ def train_run(config: TrainConfig, profiles: Sequence[str] = ()) -> dict[str, An
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     if not reports:
-        if "TORCHELASTIC_RUN_ID" not in os.environ:
+        if "LOCAL_RANK" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
             raise SystemExit(0)  # Lightning starts new processes for the next run
         return {}
     run = load_run(folder)
@@ -313,12 +313,17 @@ def evaluation_loader(run: Run, dataset: Dataset) -> BatchLoader:
     """The test split, normalised as in training.
 
     Raises:
-        InputError: if the data set's shape is not the one the run was trained on.
+        InputError: if the data set's shape or classes are not those the run was trained on.
     """
     if list(dataset.input_shape) != list(run.data["input_shape"]):
         raise InputError(
             f"data: got images of shape {list(dataset.input_shape)},"
             f" allowed: {run.data['input_shape']}, what the run was trained on"
+        )
+    if list(dataset.classes) != list(run.data["classes"]):
+        raise InputError(
+            f"data: got classes {', '.join(dataset.classes)}, allowed:"
+            f" {', '.join(run.data['classes'])}, what the run was trained on"
         )
     return BatchLoader(
         dataset.test,

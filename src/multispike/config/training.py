@@ -39,7 +39,7 @@ class Recipe:
         lr: Peak learning rate; by default 0.2 (sgd) or 0.002 (adamw) a batch of 250 images.
         momentum: Nesterov momentum of sgd.
         weight_decay: For convolution and linear weights only.
-        schedule: onecycle (linear up, linear down) or cosine (after a short linear warm-up).
+        schedule: onecycle (up and down in straight lines) or cosine (both along a cosine).
         warmup: Share of the training in which the learning rate rises.
         label_smoothing: Probability spread over all classes.
         ema: Decay of an average of the weights, which is then what is evaluated; 0 is off.

@@ -88,7 +88,7 @@ class Merge(nn.Module):
     def __init__(self, kind: str, threshold: float | nn.Parameter, clip: bool = False) -> None:
         super().__init__()
         self.kind = kind
-        self.threshold = threshold
+        self.threshold = 1.0 if kind == "add" else threshold  # a sum needs none
         self.clip = clip
 
     def forward(self, path: Tensor, shortcut: Tensor) -> Tensor:

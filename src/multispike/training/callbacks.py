@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import signal
 import sys
 import time
@@ -19,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from multispike.files import write_text
 from multispike.training.checkpoint import read_checkpoint, weights_of, write_checkpoint
 from multispike.training.module import Classifier
-from multispike.training.run import diverged
+from multispike.training.run import NEXT, diverged
 
 
 class Interrupted(Exception):
@@ -30,7 +31,8 @@ class RunFiles(Checkpoint):
     """Keeps last.ckpt, best.ckpt and metrics.csv of a run folder up to date.
 
     last.ckpt is written after every epoch, within epochs every `seconds`, and on the first
-    Ctrl-C or SIGTERM, always after a whole step. Only finite weights are written.
+    Ctrl-C or SIGTERM, always after a whole step; after an epoch's last step that is when it has
+    been evaluated. Only finite weights are written.
     """
 
     def __init__(self, folder: Path, seconds: float) -> None:
@@ -55,8 +57,9 @@ class RunFiles(Checkpoint):
     ) -> None:
         elapsed = time.monotonic() - self._saved_at
         due, stop = trainer.strategy.broadcast((elapsed >= self.seconds, self._stop))
-        last = batch_idx + 1 == trainer.num_training_batches  # the epoch's own save follows
-        if (due and not last) or stop:
+        if batch_idx + 1 == trainer.num_training_batches:
+            return  # evaluation and save follow, which a run that went on from here would lack
+        if due or stop:
             self._save(trainer, pl_module, "last.ckpt")
         if stop:
             raise Interrupted
@@ -64,14 +67,15 @@ class RunFiles(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
         accuracies = [row["test_accuracy"] for row in pl_module.rows]
-        if accuracies[-1] > max(accuracies[:-1], default=-1.0):
-            # In whole, then stripped: what saves weights only leaves out their averaging.
-            self._save(trainer, pl_module, "best.ckpt")
-            if trainer.is_global_zero:
-                best = self.folder / "best.ckpt"
-                write_checkpoint(best, weights_of(read_checkpoint(best)))
-        self._save(trainer, pl_module, "last.ckpt")
+        self._save(trainer, pl_module, NEXT)
         if trainer.is_global_zero:
+            try:
+                if accuracies[-1] > max(accuracies[:-1], default=-1.0):
+                    # Stripped here: what saves weights only leaves out their averaging.
+                    content = weights_of(read_checkpoint(self.folder / NEXT))
+                    write_checkpoint(self.folder / "best.ckpt", content)
+            finally:  # not before best.ckpt: a kill between them would leave an older best one
+                os.replace(self.folder / NEXT, self.folder / "last.ckpt")
             write_rows(self.folder / "metrics.csv", pl_module.rows)
         if trainer.strategy.broadcast(self._stop):  # asked for during the evaluation
             raise Interrupted

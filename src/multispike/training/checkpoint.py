@@ -5,6 +5,7 @@ from __future__ import annotations
 import lzma
 import os
 import pickle
+import shutil
 import warnings
 import zipfile
 import zlib
@@ -51,8 +52,11 @@ def write_checkpoint(path: str | os.PathLike[str], content: dict[str, Any]) -> N
         with replacing(path) as temporary:
             torch.save(content, temporary)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        reason = str(error).splitlines()[0]
+        left = shutil.disk_usage(Path(path).parent).free / 1e6
         raise RunError(
-            f"could not write {path}: {error}; the file before it is unchanged"
+            f"could not write {path}: {reason} ({left:.0f} MB of the disk are free); the file"
+            " before it is unchanged"
         ) from error
 
 

@@ -6,11 +6,14 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
@@ -32,6 +35,9 @@ from multispike.training.module import Classifier
 from multispike.training.optim import peak_lr
 from multispike.training.run import checkpoint_of, load_weights, open_run
 from multispike.training.whitening import whiten_
+
+WHITENED = 2000
+"""Images whose patches whiten the stem."""
 
 
 class EpochStream:
@@ -118,13 +124,14 @@ def fit(config: TrainConfig) -> bool:
     config = config.resolved()
     folder = Path(config.folder)
     first = _is_first()
+    goes_on = config.resume and (folder / "last.ckpt").exists()
     if not first:  # started by rank 0, torchrun or SLURM: the folder is rank 0's business
         config = replace(config, resume=True, overwrite=False)
     dataset = load_data(config, config.timesteps)
     if len(dataset.train) < 2:
         raise invalid("limit_train", len(dataset.train), "at least 2 images, for batch norm")
     network = build_network(config, dataset)
-    start = checkpoint_of(config.init, "init") if config.init else None
+    start = checkpoint_of(config.init, "init") if config.init and not goes_on else None
     if start is not None:  # refused here, before anything is made or deleted
         load_weights(network, read_checkpoint(start), start)
     _check_fit(network, dataset)
@@ -145,19 +152,23 @@ def fit(config: TrainConfig) -> bool:
     lr = peak_lr(config, batch_size)
     module = Classifier(network, config, dataset, lr, steps=config.epochs * len(train))
     # Only now, when all settings have proved good: it may delete a run that is to be overwritten.
-    checkpoint = trainer.strategy.broadcast(open_run(config) if first else None)
-    if config.whiten and start is None:
-        stem = network.stem[0]  # pyright: ignore[reportIndexIssue]
-        plain = BatchLoader(dataset.train, 2000, mean=dataset.mean, std=dataset.std)
-        images = next(iter(plain))[0]
-        whiten_(stem, images if images.dim() == 4 else images.flatten(0, 1))  # pyright: ignore[reportArgumentType]
+    checkpoint = _agreed(trainer, folder, open_run(config) if first else None, first)
+    content = None if checkpoint is None else read_checkpoint(checkpoint)
+    if content is not None:
+        _check_data(module.description["data"], content["multispike"]["data"], checkpoint)
+    elif config.whiten and start is None:
+        some = dataset.limited(limit_train=min(WHITENED, len(dataset.train))).train
+        plain = BatchLoader(some, 50, mean=dataset.mean, std=dataset.std)
+        whiten_(network.stem[0], (images for images, _ in plain))  # pyright: ignore[reportIndexIssue, reportArgumentType]
     if config.channels_last:
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     if config.compile:
         network.compile()
-    if checkpoint is not None:
-        load_weights(network, read_checkpoint(checkpoint), checkpoint)
-    trainer.fit(module, EpochStream(train, trainer), test, ckpt_path=checkpoint, weights_only=True)
+    if checkpoint is not None and content is not None:
+        load_weights(network, content, checkpoint)
+    with _own_environment():
+        stream = EpochStream(train, trainer)
+        trainer.fit(module, stream, test, ckpt_path=checkpoint, weights_only=True)
     if trainer.is_global_zero:  # again: a kill may have come between last.ckpt and this file
         write_rows(folder / "metrics.csv", module.rows)
     return trainer.is_global_zero
@@ -171,6 +182,49 @@ def _is_first() -> bool:
     """
     names = ("RANK",) if "RANK" in os.environ else ("SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
     return all(int(os.environ.get(name, "0")) == 0 for name in names)
+
+
+def _agreed(trainer: Trainer, folder: Path, checkpoint: Path | None, first: bool) -> Path | None:
+    """Rank 0's checkpoint, in all processes.
+
+    Those that Lightning starts itself come when rank 0 has made its choice, and find it on the
+    disk; there is no process group yet. Others run beside rank 0, and wait for it.
+    """
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if environment is None or isinstance(environment, LightningEnvironment):
+        last = folder / "last.ckpt"
+        return checkpoint if first else last if last.exists() else None
+    trainer.strategy.setup_environment()
+    return trainer.strategy.broadcast(checkpoint)
+
+
+@contextmanager
+def _own_environment() -> Iterator[None]:
+    """Without the variables that Lightning sets when it starts processes: the next training in this
+    one would wait for some that somebody else started."""
+    names = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _check_data(data: dict[str, Any], before: dict[str, Any], checkpoint: Path | None) -> None:
+    """Raise `InputError` where a run is to go on with other data than it began with."""
+    for name, value in data.items():
+        same = before.get(name, value) == value
+        if name in ("mean", "std"):
+            same = np.allclose(before[name], value, rtol=1e-6)  # as other machines add them up
+        if not same:
+            raise InputError(
+                f"data: got {name} {value}, but the run of {checkpoint} began with {before[name]};"
+                " allowed: the same data, or another --out"
+            )
 
 
 def _trainer(config: TrainConfig, folder: Path) -> Trainer:
@@ -189,7 +243,8 @@ def _trainer(config: TrainConfig, folder: Path) -> Trainer:
                 *([EMAWeightAveraging(decay=config.ema)] if config.ema else []),
             ],
             logger=TensorBoardLogger(folder, name="", version="tensorboard"),
-            plugins=[AtomicCheckpointIO()],
+            plugins=[AtomicCheckpointIO(), *_scheduler()],
+            default_root_dir=folder,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
@@ -202,6 +257,11 @@ def _trainer(config: TrainConfig, folder: Path) -> Trainer:
             f"accelerator: got {got}; allowed: what Lightning finds here"
             f" ({str(error).strip().splitlines()[0]})"
         ) from error
+
+
+def _scheduler() -> list[SLURMEnvironment]:
+    """SLURM without Lightning's own checkpoints for a requeue: last.ckpt and --resume do that."""
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 
 def _check_fit(network: Network, dataset: Dataset) -> None:

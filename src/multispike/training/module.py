@@ -47,6 +47,7 @@ class Classifier(LightningModule):
                 "std": list(dataset.std),
                 "classes": list(dataset.classes),
                 "input_shape": list(dataset.input_shape),
+                "images": len(dataset.train),
             },
         }
         self.rows: list[dict[str, float]] = []

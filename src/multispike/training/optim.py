@@ -55,7 +55,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe, lr: float) -> torch.optim.O
 def make_schedule(
     optimizer: torch.optim.Optimizer, recipe: Recipe, total_steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """Learning rate per step: linear up during `warmup`, then linear or cosine down."""
+    """Learning rate per step: up during `warmup`, then down, both linear or along a cosine."""
     return torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],

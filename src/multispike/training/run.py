@@ -21,7 +21,10 @@ from multispike.training.checkpoint import read_checkpoint
 RESULT = "result.json"
 """Written last: its presence means that the run is finished."""
 
-_FILES = ("config.yaml", "last.ckpt", "best.ckpt", "metrics.csv", RESULT)
+NEXT = "next.ckpt"
+"""An epoch's checkpoint, until best.ckpt is written and it becomes last.ckpt."""
+
+_FILES = ("config.yaml", "last.ckpt", NEXT, "best.ckpt", "metrics.csv", RESULT)
 
 _FOLDERS = ("tensorboard", "c", "nir", "onnx", "openvino")
 """The log of the training, and where exports go unless told otherwise."""
@@ -35,7 +38,7 @@ class Run:
         folder: of the run.
         network: in evaluation mode, on the CPU.
         config: as of `config.yaml`.
-        data: name, mean, std, classes and input_shape of the data set.
+        data: name, mean, std, classes and input_shape of the data set, and its training images.
         rows: metrics of each finished epoch.
         train_seconds: time spent in training steps.
     """

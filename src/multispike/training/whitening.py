@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -9,8 +11,8 @@ EPSILON = 5e-4
 """Added to the eigenvalues (inputs of unit variance), so that no noise is blown up."""
 
 
-def whiten_(conv: nn.Conv2d, images: Tensor) -> None:
-    """Set the filters of `conv` to the leading whitened eigenvectors of patches of `images`.
+def whiten_(conv: nn.Conv2d, batches: Iterable[Tensor]) -> None:
+    """Set the filters of `conv` to the leading whitened eigenvectors of patches of images.
 
     Half of the filters are the components, the other half their negatives, since neurons pass one
     sign only; filters beyond twice the patch size keep their values (after cifar10-airbench,
@@ -18,12 +20,18 @@ def whiten_(conv: nn.Conv2d, images: Tensor) -> None:
 
     Args:
         conv: the stem's convolution, C_in x k x k -> C_out.
-        images: normalised [B, C_in, H, W].
+        batches: normalised images [B, C_in, H, W], or event frames [T, B, C_in, H, W].
     """
     height, width = conv.weight.shape[2:]
-    patches = images.unfold(2, height, 1).unfold(3, width, 1)
-    patches = patches.transpose(1, 3).reshape(-1, conv.weight[0].numel()).double()
-    values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+    size = conv.weight[0].numel()
+    moments, count = torch.zeros(size, size, dtype=torch.float64), 0
+    for batch in batches:
+        for image in batch.flatten(0, -4):  # one by one: an image has as many patches as pixels
+            patches = image.unfold(1, height, 1).unfold(2, width, 1)
+            patches = patches.permute(1, 2, 0, 3, 4).reshape(-1, size).double()
+            moments += patches.T @ patches
+            count += len(patches)
+    values, vectors = torch.linalg.eigh(moments / count)
     count = min(conv.out_channels // 2, len(values))
     leading = (vectors / torch.sqrt(values + EPSILON)).T.flip(0)[:count]
     filters = leading.reshape(count, *conv.weight.shape[1:]).to(conv.weight.dtype)
