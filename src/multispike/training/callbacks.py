@@ -55,10 +55,10 @@ class RunFiles(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        elapsed = time.monotonic() - self._saved_at
-        due, stop = trainer.strategy.broadcast((elapsed >= self.seconds, self._stop))
         if batch_idx + 1 == trainer.num_training_batches:
             return  # evaluation and save follow, which a run that went on from here would lack
+        elapsed = time.monotonic() - self._saved_at
+        due, stop = trainer.strategy.broadcast((elapsed >= self.seconds, self._stop))
         if due or stop:
             self._save(trainer, pl_module, "last.ckpt")
         if stop:

@@ -154,9 +154,10 @@ def fit(config: TrainConfig) -> bool:
     module = Classifier(network, config, dataset, lr, steps=config.epochs * len(train))
     # Only now, when all settings have proved good: it may delete a run that is to be overwritten.
     checkpoint = _agreed(trainer, folder, open_run(config) if first else None, first)
-    content = None if checkpoint is None else read_checkpoint(checkpoint)
-    if content is not None:
+    if checkpoint is not None:
+        content = read_checkpoint(checkpoint)
         _check_data(module.description["data"], content["multispike"]["data"], checkpoint)
+        load_weights(network, content, checkpoint)
     elif config.whiten and start is None:
         some = dataset.limited(limit_train=min(WHITENED, len(dataset.train))).train
         plain = BatchLoader(some, 50, mean=dataset.mean, std=dataset.std)
@@ -165,8 +166,6 @@ def fit(config: TrainConfig) -> bool:
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     if config.compile:
         network.compile()
-    if checkpoint is not None and content is not None:
-        load_weights(network, content, checkpoint)
     with _own_environment():
         stream = EpochStream(train, trainer)
         trainer.fit(module, stream, test, ckpt_path=checkpoint, weights_only=True)
@@ -215,7 +214,7 @@ def _own_environment() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _check_data(data: dict[str, Any], before: dict[str, Any], checkpoint: Path | None) -> None:
+def _check_data(data: dict[str, Any], before: dict[str, Any], checkpoint: Path) -> None:
     """Raise `InputError` where a run is to go on with other data than it began with."""
     for name, value in data.items():
         same = before.get(name, value) == value

@@ -24,14 +24,14 @@ def whiten_(conv: nn.Conv2d, batches: Iterable[Tensor]) -> None:
     """
     height, width = conv.weight.shape[2:]
     size = conv.weight[0].numel()
-    moments, count = torch.zeros(size, size, dtype=torch.float64), 0
+    moments, summed = torch.zeros(size, size, dtype=torch.float64), 0
     for batch in batches:
         for image in batch.flatten(0, -4):  # one by one: an image has as many patches as pixels
             patches = image.unfold(1, height, 1).unfold(2, width, 1)
             patches = patches.permute(1, 2, 0, 3, 4).reshape(-1, size).double()
             moments += patches.T @ patches
-            count += len(patches)
-    values, vectors = torch.linalg.eigh(moments / count)
+            summed += len(patches)
+    values, vectors = torch.linalg.eigh(moments / summed)
     count = min(conv.out_channels // 2, len(values))
     leading = (vectors / torch.sqrt(values + EPSILON)).T.flip(0)[:count]
     filters = leading.reshape(count, *conv.weight.shape[1:]).to(conv.weight.dtype)
