@@ -171,7 +171,9 @@ def time_to_accuracy(content: dict[str, Any], file: str) -> list[str]:
             content["command"],
             [
                 f"recipe `recipes/{content['recipe']}.yaml`",
-                f"n = {len(runs)} seeds; seconds are those of training steps, without evaluation",
+                f"n = {len(runs)} seeds",
+                "minutes are those of training steps, without evaluation; those to an accuracy end "
+                "with the first epoch that has it on the test set, not with training",
             ],
             content["environment"],
         ),
