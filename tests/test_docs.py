@@ -40,7 +40,8 @@ def found(pattern: re.Pattern[str]) -> list:
 
 @pytest.mark.parametrize("match", found(BLOCK))
 def test_python_blocks_run(match, tmp_path, monkeypatch):
-    """Each by itself, in an empty folder."""
+    """Each by itself, in a folder with nothing but the project's results."""
+    (tmp_path / "results").symlink_to(ROOT / "results")
     monkeypatch.chdir(tmp_path)
     code = compile(match[1], "<documentation>", "exec")
     exec(code, {"__name__": "documentation"})
