@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from multispike.data import load_dataset
 from multispike.deploy import bounds, drives
 from multispike.deploy import integer as integer_module
 from multispike.deploy import quantise as quantise_module
@@ -542,3 +544,12 @@ def test_pooling_and_logic_of_levels():
     assert seen["iand"].flatten().tolist() == [0, 1, 0, 1, 0, 0, 0, 0, 0]
     assert seen["pool"].flatten().tolist() == [0, 1, 0, 1]
     assert logits.tolist() == [[2]]
+
+
+def test_the_network_kept_in_results_answers_on_real_images(shared_data):
+    """results/deploy_exact.json has its accuracy on all 10,000: 0.8928."""
+    kept = Path(__file__).parent.parent / "results" / "checkpoints"
+    network = load(kept / "table-cifar10-multilevel-T1-N4-s1.npz")
+    test = load_dataset("cifar10", shared_data / "cifar10").test
+    answers = network.forward(test.inputs[:500].numpy()).argmax(1)
+    assert (answers == test.labels[:500].numpy()).sum() == 435
