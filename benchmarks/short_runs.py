@@ -71,6 +71,20 @@ def trained(
     return json.loads((out / "result.json").read_text())
 
 
+def _kept_rows(out: Path, recipe: dict[str, Any]) -> dict[str, Any]:
+    """The rows of a study's file, none where there is no file.
+
+    Raises:
+        SystemExit: for a file of another recipe or number of epochs.
+    """
+    if not out.exists():
+        return {}
+    before = json.loads(out.read_text())
+    for setting, old, new in differing(before["recipe"], TrainConfig(**recipe)):
+        raise SystemExit(f"out: {out} holds runs of {setting} {old}, not {new}")
+    return before["rows"]
+
+
 def study(
     options: argparse.Namespace,
     script: str,
@@ -79,7 +93,8 @@ def study(
 ) -> None:
     """Call `run` (name -> result.json, figures) for every row; keep all figures in one file.
 
-    Rows that the file holds already stay, so a study may be made in parts (--only).
+    Rows that the file holds by then stay, so a study may be made in parts (--only), one after the
+    other or at the same time.
 
     Raises:
         SystemExit: for a row that does not exist, or a file of another recipe or number of epochs.
@@ -90,17 +105,13 @@ def study(
     for name in wanted:
         if name not in known:
             raise SystemExit(f"only: got {name!r}, allowed: {', '.join(known)}")
-    rows: dict[str, Any] = {}
-    if options.out.exists():
-        before = json.loads(options.out.read_text())
-        for setting, old, new in differing(before["recipe"], TrainConfig(**recipe)):
-            raise SystemExit(f"out: {options.out} holds runs of {setting} {old}, not {new}")
-        rows = before["rows"]
-    planned = [name for name in known if name in wanted or name in rows]
+    _kept_rows(options.out, recipe)
     for name in wanted:
-        result, rows[name] = run(name)
+        result, row = run(name)
+        rows = _kept_rows(options.out, recipe) | {name: row}
+        planned = [name for name in known if name in wanted or name in rows]
         figures = "  ".join(
-            f"{key} {value:.5g}" for key, value in rows[name].items() if isinstance(value, float)
+            f"{key} {value:.5g}" for key, value in row.items() if isinstance(value, float)
         )
         print(f"{name:40} {figures}", flush=True)
         given = {"--epochs": options.epochs, **options.numbers}
