@@ -378,6 +378,57 @@ def test_norms_that_can_not_be_folded_are_named():
 # --- the pass itself ----------------------------------------------------------------------------
 
 
+class Counted(nn.Module):
+    """A readout of how many spikes there were."""
+
+    def __init__(self, add):
+        super().__init__()
+        self.first, self.neuron, self.head = nn.Linear(6, 9), MultiLevelIF(1, 0.5), nn.Linear(9, 2)
+        self.add = add
+
+    def forward(self, x):
+        spikes, v = [], None
+        for _ in range(4):
+            s, v = self.neuron.step(self.first(x), v)
+            spikes.append(s)
+        return self.head(self.add(spikes))
+
+
+@pytest.mark.parametrize(
+    "add", [sum, lambda s: s[0] + s[1] + s[2] + s[3], lambda s: (s[0] + s[1]) + (s[2] + s[3])]
+)
+def test_spikes_added_up_one_by_one_are_a_sum_over_time(add):
+    torch.manual_seed(0)
+    stacked, x = Counted(lambda s: torch.stack(s).sum(0)), torch.rand(5, 6) * 3
+    model = Counted(add)
+    model.load_state_dict(stacked.state_dict())
+    expected, activity = record(stacked, x), record(model, x)
+    assert activity.records == expected.records
+    assert activity.neurons == expected.neurons
+    assert activity.records[-1].levels_in == 4
+    assert activity.not_counted == (
+        "add at the network itself: spikes of one layer added up over time",
+    )
+
+
+def test_recurrent_weights_are_named():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.back, self.neuron = nn.Linear(6, 9), nn.Linear(9, 9), MultiLevelIF(1)
+
+        def forward(self, x):
+            s, v = self.neuron.step(self.inner(x))
+            for _ in range(2):
+                s, v = self.neuron.step(self.inner(x) + self.back(s), v)
+            return s
+
+    notes = record(Recurrent(), torch.rand(5, 6)).not_counted
+    assert [line for line in notes if "recurrent" in line] == [
+        "linear at back: recurrent: it reads what came from itself, each round a layer of its own"
+    ]
+
+
 def hooks_of(model):
     return [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
 

@@ -181,3 +181,94 @@ def test_a_neuron_that_takes_samples_for_timesteps_is_named(shape):
 
     with pytest.raises(InputError, match=r"MultiLevelIF at neuron got \[4, .*\], allowed: \[T, B,"):
         profile(Misread(), labelled(torch.rand(shape)))
+
+
+def folded(layer, x):
+    return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+class OneStep(nn.Module):
+    """One timestep of features, [1, B, F]."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.neuron, self.last = nn.Linear(9, 7), MultiLevelIF(4), nn.Linear(7, 3)
+
+    def forward(self, x):
+        return self.last(self.neuron(self.first(x[None]))).mean(0)
+
+
+class Transposed(nn.Module):
+    """Event frames [B, T, C, H, W], time first inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.neuron = nn.Conv2d(2, 4, 3), MultiLevelIF(4, threshold=0.3)
+        self.head = nn.Linear(64, 3)
+
+    def forward(self, x):
+        return self.head(self.neuron(folded(self.conv, x.transpose(0, 1))).flatten(2)).mean(0)
+
+
+class TokensOverTime(nn.Module):
+    """Four tokens, two timesteps."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.neuron = nn.Linear(9, 8), MultiLevelIF(1, threshold=0.3)
+        self.mix, self.again = nn.Linear(8, 8), MultiLevelIF(1, threshold=0.1)
+        self.head = nn.Linear(32, 3)
+
+    def forward(self, x):
+        x = x[None].expand(2, *x.shape)
+        x = self.again(folded(self.mix, self.neuron(folded(self.first, x))))
+        return folded(self.head, x.flatten(2)).mean(0)
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "sizes"),
+    [
+        (OneStep, (9,), (12, 5, 1)),
+        (Transposed, (4, 2, 6, 6), (12, 5, 1)),
+        (TokensOverTime, (4, 9), (12, 6, 5)),  # and a last batch of 4
+    ],
+)
+def test_the_size_of_batches_changes_nothing(network, shape, sizes):
+    torch.manual_seed(0)
+    model, samples = network(), (torch.rand(24, *shape) * 3).round()
+    whole = profile(model, labelled(samples))
+    for size in sizes:
+        parts = profile(model, labelled(*samples.split(size)))
+        assert [layer.record.name for layer in parts.layers] == [
+            layer.record.name for layer in whole.layers
+        ]
+        assert parts.total_nj == pytest.approx(whole.total_nj, rel=1e-9)
+        assert not parts.not_counted
+
+
+@pytest.mark.parametrize("batch", [1, 4, 8])
+def test_channels_of_a_neuron_are_not_samples_whatever_the_batch(batch):
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), MultiLevelIF(4), nn.Flatten(), nn.Linear(288, 2))
+    with pytest.raises(InputError, match=rf"MultiLevelIF at 1 got \[{batch}, 8, 6, 6\], allowed"):
+        profile(model, labelled(torch.rand(batch, 1, 8, 8)))
+
+
+def test_a_network_of_one_batch_size_is_counted_as_it_runs():
+    """What goes ahead in another size fails, and says nothing."""
+
+    class Fixed(OneStep):
+        def forward(self, x):
+            return super().forward(x.view(5, 9))
+
+    model = Fixed()
+    same(profile(model, labelled(torch.ones(5, 9))), profile(model, labelled(torch.ones(5, 3, 3))))
+
+
+def test_a_pass_is_seen_by_hooks_and_random_numbers_as_one():
+    model, calls = OneStep(), []
+    model.first.register_forward_hook(lambda *_: calls.append(torch.rand(1).item()))
+    torch.manual_seed(3)
+    expected = torch.rand(1).item()
+    torch.manual_seed(3)
+    record_activity(model, labelled(torch.rand(5, 9, generator=torch.Generator())))
+    assert calls == [expected]

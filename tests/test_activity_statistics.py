@@ -132,9 +132,18 @@ def test_finds_a_step_that_all_values_are_multiples_of(step, levels):
     assert grid.levels == round(x.max().item() / grid.step)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("step", "levels"), [(0.3, 4), (0.1, 15), (0.07, 15)])
+def test_a_step_is_found_though_a_type_rounds_its_levels(dtype, step, levels):
+    grid = find_grid((torch.arange(levels + 1) * step).to(dtype))
+    assert grid is not None
+    assert (grid.levels, grid.step) == (levels, pytest.approx(step, rel=1e-2))
+
+
 def test_analog_values_are_on_no_grid():
     torch.manual_seed(0)
     assert find_grid(torch.rand(1000)) is None
+    assert find_grid(torch.rand(1000).bfloat16()) is None
     assert find_grid(torch.tensor([0.0, 0.1, 0.9999])) is None
     assert find_grid(torch.arange(300.0)) is None  # 256 levels are the most
 

@@ -14,20 +14,24 @@ other libraries, which are recognised by their output: {0..N} times one step. Wh
 - Neurons of other libraries leak if they have a `tau`, or a `beta`, `decay` or `leak` below 1.
 - A layer that reads the same image at every timestep, also a shifted and scaled one, computes the
   same: it is counted once.
+- A layer that runs k times in a forward runs at k timesteps: twins of the network, which have one,
+  count it once.
 - A linear layer over rows of a sample (tokens, pixels) is recorded as a 1x1 convolution over them.
 - Weights are not zero: pruned ones count as others do.
 """
 
 from __future__ import annotations
 
+import copy
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from multispike.activity.axes import uncommon
 from multispike.activity.recorder import Recorder
 from multispike.activity.result import Activity, Crossing, Potentials, ResidualSum, SpikeLayer
 from multispike.activity.summary import summarise
@@ -83,7 +87,7 @@ def record_activity(
         raise invalid("loader", type(loader).__name__, "an iterable of (inputs, targets)")
     model = getattr(model, "_orig_mod", model)  # a compiled module calls no hooks
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    recorder = Recorder(model, potentials, errors)
+    recorder, ahead = Recorder(model, potentials, errors), _copy(model)
     trace = recorder.trace
     samples, score, stateful = 0, Score(confusion), _stateful(model)
     before = _attributes(model, stateful)
@@ -92,6 +96,9 @@ def record_activity(
             if index == max_batches:
                 break
             inputs, targets = _unpacked(batch)
+            if not index:
+                trace.go_by(_layout(ahead, inputs.to(device), len(targets)))
+                ahead = None
             _reset(stateful)
             logits = _forward(model, recorder, inputs.to(device), len(targets), index)
             score.add(_summed(logits), targets.to(device))
@@ -109,6 +116,31 @@ def record_activity(
     if not activity.records:
         raise invalid("model", type(model).__name__, "a module with layers that PyTorch runs")
     return activity
+
+
+def _copy(model: nn.Module) -> nn.Module | None:
+    """A copy that may run unnoticed, without hooks; None where there can't be one."""
+    with suppress(Exception):
+        model = copy.deepcopy(model)
+        for module in model.modules():
+            module._forward_hooks.clear()
+            module._forward_pre_hooks.clear()
+        return model
+
+
+def _layout(model: nn.Module | None, inputs: Tensor, samples: int) -> dict[Hashable, list[Any]]:
+    """What a few samples of an uncommon number tell about axes; nothing, if they don't run."""
+    if model is None:
+        return {}
+    recorder = Recorder(model)
+    sizes = {size for parameter in model.parameters() for size in parameter.shape}
+    with suppress(Exception), torch.random.fork_rng([]), recorder.hooks():
+        inputs, samples = uncommon(inputs, samples, sizes)
+        _reset(_stateful(model))
+        inputs = recorder.trace.start(inputs, samples)
+        with recorder:
+            model(inputs)
+    return recorder.trace.layout.told
 
 
 def _forward(model: nn.Module, recorder: Recorder, inputs: Tensor, samples: int, index: int) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from multispike.activity.graph import Activation, Clamp, Sum, Through, Window
+from multispike.activity.graph import Activation, Clamp, Node, Sum, Summed, Through, Window
 from multispike.activity.tally import Signal
 from multispike.activity.trace import Run, Trace
 
@@ -25,11 +25,35 @@ def add(trace: Trace, run: Run, input: Any, other: Any, *, alpha: Any = 1, **_: 
         return _add_constant(trace, run, a or b, other if a is not None else input)
     if trace.atomic or input.shape != other.shape:
         return trace.unknown("add", run, input, other)
+    if a.node.carries == b.node.carries == "spikes" and _summand(a.node) is _summand(b.node):
+        return _summed(trace, run, (a, b), (input, other))
     if a.node is b.node or (a.node.owner is not None and a.node.owner is b.node.owner):
         if a.node.carries == "spikes":
             trace.note("add", "spikes of one layer added up over time")
         return trace.tag(run(), Signal(a.node))  # one layer over time: in its own memory
     return _meet(trace, run, (a, b), (input, other), product=False)
+
+
+def _summand(node: Node) -> Node:
+    """What a node is a sum over time of, or itself."""
+    return node.inputs[0] if isinstance(node, Summed) else node
+
+
+def _summed(
+    trace: Trace, run: Run, signals: tuple[Signal, Signal], tensors: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Spikes of one layer at some timesteps, which a sum may carry that many levels of."""
+    trace.note("add", "spikes of one layer added up over time")
+    for signal, x in zip(signals, tensors, strict=True):
+        trace.written_out(signal, x)
+    nodes = [signal.node for signal in signals]
+    steps = sum(node.levels if isinstance(node, Summed) else 1 for node in nodes)
+    inputs = (_summand(signals[0].node),)
+    node = trace.unlisted(
+        f"sum of {steps}", inputs, lambda name: Summed(name, inputs, levels=steps)
+    )
+    node.shape = inputs[0].shape
+    return trace.tag(run(), Signal(node))
 
 
 def _add_constant(trace: Trace, run: Run, signal: Signal | None, other: Any) -> Tensor:

@@ -84,6 +84,17 @@ class Node:
         self.out = Tally()
         """What it sent; empty where nobody counts that."""
 
+    def before(self) -> set[Node]:
+        """All nodes that it was computed from."""
+        found: set[Node] = set()
+        open_ends = list(self.inputs)
+        while open_ends:
+            node = open_ends.pop()
+            if node not in found:
+                found.add(node)
+                open_ends += node.inputs
+        return found
+
     def refresh(self) -> None:
         """Work out grid and carries from the inputs; called again when a source has changed."""
 
@@ -250,6 +261,10 @@ class Through(Node):
     def owner(self) -> Layer | None:
         owners = {node.owner for node in self.inputs}
         return owners.pop() if len(owners) == 1 else None
+
+
+class Summed(Through):
+    """Spikes of one layer, `levels` timesteps of them added up one by one."""
 
 
 def _grids(nodes: tuple[Node, ...]) -> list[Grid]:

@@ -85,6 +85,8 @@ def _weighted(
     # Weights that are computed anew for every call have no identity that lasts.
     apart = (window, rows, id(weight) if isinstance(weight, nn.Parameter) else None)
     layer = trace.node(kind, inputs, lambda name: Layer(name, inputs, kind, window, rows), apart)
+    if layer.name != trace.here(kind):
+        _note_recurrence(trace, layer, kind)
     layer.bias |= bias is not None
     port, first = layer.ports[0], trace.first_call(layer)
     steps = trace.axes.timesteps(x, (*window.in_shape, *rows))
@@ -97,6 +99,15 @@ def _weighted(
         port.add_active(signal.ever_active(over_time, steps) if alone else None)
     trace.check(layer.name, out)
     return trace.tag(out, Signal(layer))
+
+
+def _note_recurrence(trace: Trace, layer: Layer, kind: Kind) -> None:
+    """Name a module that reads what came from itself, which is unrolled: a layer every round."""
+    module = trace.frames[-1].name if trace.frames else ""
+    if module == trace.here(kind) and any(
+        isinstance(node, Layer) and node.name.partition("#")[0] == module for node in layer.before()
+    ):
+        trace.note(kind, "recurrent: it reads what came from itself, each round a layer of its own")
 
 
 def batch_norm(

@@ -23,6 +23,7 @@ MAX_LEVELS = 255
 _SAMPLE = 65536  # elements looked at before a tensor is searched for a step
 _CHUNK = 2**19  # elements whose floats stay in the cache between two operations
 _TOLERANCE = 1e-3  # of a step: float sums of steps, not other values
+_WIDEST = 0.2  # of a step: levels of a half-precision type, which are rounded to it
 
 
 @dataclass(frozen=True)
@@ -225,12 +226,21 @@ def find_grid(x: Tensor) -> Grid | None:
         levels = round(top / step)
         if levels > MAX_LEVELS:
             return None
-        if on_grid(flat, step):
+        if on_grid(flat, step, _tolerance(x, levels)):
             return Grid(top / levels, levels)
     return None
 
 
-def on_grid(x: Tensor, step: float) -> bool:
+def on_grid(x: Tensor, step: float, tolerance: float | None = None) -> bool:
     """Whether all of x are whole multiples of `step`, up to rounding."""
-    z = x / step
-    return bool((z - z.round()).abs().max() < _TOLERANCE)
+    if tolerance is None:
+        tolerance = _tolerance(x, round(x.max().item() / step))
+    z = x.float() / step if wide(x) else x / step
+    return bool((z - z.round()).abs().max() < tolerance)
+
+
+def _tolerance(x: Tensor, levels: int) -> float:
+    """How far from a whole step, in steps, rounding may take the largest of so many levels."""
+    if wide(x) is None:
+        return _TOLERANCE
+    return min(_WIDEST, max(_TOLERANCE, levels * torch.finfo(x.dtype).eps))

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from multispike.activity.axes import Axes
+from multispike.activity.axes import Axes, Layout
 from multispike.activity.graph import Activation, Layer, Node, Source
 from multispike.activity.statistics import Stats, wide
 from multispike.activity.tally import Signal, Tally
@@ -66,10 +66,12 @@ class Trace:
         notes: what could not be counted, in order.
         checks: (layer, sum) that are finite if all of the layer's values are.
         potentials: whether the values that meet at sums are measured, spikes or not.
+        layout: what is known of axes from samples that went ahead; to be learned, at first.
     """
 
     def __init__(self, potentials: bool = False) -> None:
         self.axes = Axes(1)
+        self.layout = Layout(self._inside)
         self.potentials = potentials
         self.nodes: dict[Hashable, Node] = {}
         self.notes: dict[str, None] = {}
@@ -93,6 +95,8 @@ class Trace:
     def start(self, inputs: Tensor, samples: int) -> Tensor:
         """Begin a batch; returns the inputs as a new tensor that carries their signal."""
         self.axes = axes = self._axes(inputs, samples)
+        axes.layout = self.layout
+        self.layout.start()
         self.checks = []
         self._called = set()
         self.frames = []
@@ -115,6 +119,13 @@ class Trace:
         self.tag(inputs, Signal(source))
         self._read = {}
         return inputs
+
+    def go_by(self, told: dict[Hashable, list[Any]]) -> None:
+        """Take the answers about axes from another trace of the same network."""
+        self.layout = Layout(self._inside, told)
+
+    def _inside(self) -> str | None:
+        return self.frames[-1].name if self.frames else None
 
     def _axes(self, inputs: Tensor, samples: int) -> Axes:
         """Those of the inputs; of as many timesteps as samples, what earlier batches had."""
