@@ -263,6 +263,7 @@ def test_v_init_half_rounds():
         ("threshold", 1e39), ("threshold", 1e-46), ("threshold", "1"), ("threshold", None),
         ("threshold", torch.tensor([1.0, math.inf])), ("threshold", torch.tensor([])),
         ("threshold", torch.tensor([1.0, math.nan])), ("threshold", torch.tensor(5e-4)),
+        ("threshold", torch.ones(2, 2)), ("threshold", 2 * torch.ones(2, requires_grad=True)),
         ("alpha", math.inf), ("alpha", "5"), ("v_init", None), ("beta", "1"),
         ("v_init", -0.1), ("beta", 0.0), ("beta", 1.1), ("surrogate", "sigmoidal"),
     ],

@@ -469,12 +469,15 @@ def test_bad_checkpoints_are_refused(straight, tmp_path, monkeypatch):
         "malicious.ckpt": pickle.dumps(Malice()),
         "empty.ckpt": b"",
         "noise.ckpt": bytes(range(256)) * 10,
+        "config.yaml": (straight / "config.yaml").read_bytes(),
+        "result.json": b'{"accuracy": 0.5}',
         "truncated.ckpt": (straight / "last.ckpt").read_bytes()[:-1000],
     }.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match=r"checkpoint: got .*allowed") as caught:
             read_checkpoint(tmp_path / name)
         assert "\n" not in str(caught.value)
+        assert "weights_only" not in str(caught.value)
     torch.save({"state_dict": {}, "multispike": Malice()}, tmp_path / "inside.ckpt")
     with pytest.raises(InputError, match="refused"):
         read_checkpoint(tmp_path / "inside.ckpt")

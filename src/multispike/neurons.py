@@ -181,8 +181,16 @@ def _check_input(x: Tensor) -> None:
 def _check_threshold(threshold: Threshold, learned: bool) -> None:
     """Raise `InputError` for a V_th that neurons can't have."""
     if isinstance(threshold, Tensor):
-        if threshold.dim() and not threshold.numel():
-            raise invalid("threshold", threshold.tolist(), "a number, or one number a channel")
+        axes = sum(size != 1 for size in threshold.shape)
+        if axes > 1 or not threshold.numel():
+            raise invalid(
+                "threshold", f"shape {list(threshold.shape)}", "a number, or one number a channel"
+            )
+        if not threshold.is_leaf:
+            raise invalid(
+                "threshold", "a tensor that was computed with a gradient, which would be lost",
+                "an nn.Parameter, or learn_threshold=True and a tensor without gradient",
+            )  # fmt: skip
         values = [threshold.min().item(), threshold.max().item()]
     else:
         values = [threshold]

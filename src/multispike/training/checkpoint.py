@@ -5,6 +5,7 @@ from __future__ import annotations
 import lzma
 import os
 import pickle
+import re
 import shutil
 import warnings
 import zipfile
@@ -20,7 +21,7 @@ from multispike.files import replacing
 
 _DAMAGED = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
-    *(RuntimeError, EOFError, OSError, KeyError, ValueError),
+    *(RuntimeError, EOFError, OSError, LookupError, ValueError),
 )
 """What zipfile and torch raise for a file that is not whole."""
 
@@ -78,25 +79,25 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"checkpoint: got {str(path)!r}, which does not exist; allowed: a .ckpt file"
         )
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if bad := archive.testzip():
-                    raise OSError(f"checksum of {bad}")
-                # torch reads nothing of what is marked as a folder, and says nothing.
-                if any(member.external_attr & 0x10 for member in archive.infolist()):
-                    raise OSError("a folder instead of values")
+        with zipfile.ZipFile(path) as archive:
+            if bad := archive.testzip():
+                raise OSError(f"checksum of {bad}")
+            # torch reads nothing of what is marked as a folder, and says nothing.
+            if any(member.external_attr & 0x10 for member in archive.infolist()):
+                raise OSError("a folder instead of values")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about foreign pickles, which are refused below
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0].partition(" (1)")[0]  # then torch advises to run it
+        # Further on, torch advises to run it.
+        reason = re.split(r" \(1\)| Re-running", str(error).splitlines()[0])[0]
         raise InputError(
             f"checkpoint: got {str(path)!r}, refused since it holds more than tensors and plain"
             f" values, or is damaged ({reason}); allowed: a checkpoint of multispike"
         ) from error
     except _DAMAGED as error:
         raise InputError(
-            f"checkpoint: got {str(path)!r}, which is truncated or damaged"
+            f"checkpoint: got {str(path)!r}, which is no checkpoint, or truncated or damaged"
             f" ({(str(error) or 'ends early').splitlines()[0]}); allowed: a whole .ckpt file"
         ) from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "multispike"} <= checkpoint.keys():
