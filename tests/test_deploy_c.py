@@ -138,6 +138,16 @@ def test_bad_input_is_an_error_code_and_one_line(program, content, message, tmp_
 
 
 @needs_cc
+@pytest.mark.parametrize(("cut", "images"), [(126, 2), (252, 1), (-126, 4), (378, 0)])
+def test_as_many_images_as_the_header_says(program, cut, images, tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((3, *SHAPE), np.uint8))
+    content = (tmp_path / "x.npy").read_bytes()
+    done = run(program, stdin=content[:-cut] if cut > 0 else content + bytes(-cut))
+    message = f"model: input: holds {images} images, its header says 3"
+    assert (done.returncode, done.stderr.decode().splitlines()[0]) == (2, message)
+
+
+@needs_cc
 @pytest.mark.parametrize("arguments", [("absent.bin",), ("a", "b")])
 def test_bad_usage(program, arguments):
     done = run(program, *arguments)

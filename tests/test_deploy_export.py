@@ -103,6 +103,22 @@ def test_fine_tuning_from_the_command_line(run, tmp_path, capsys):
     assert np.array_equal(plain.forward(pixels), again.forward(pixels))
 
 
+@pytest.mark.parametrize("helps", [False, True])
+def test_a_fine_tuning_that_makes_it_worse_is_not_written(run, helps, tmp_path, monkeypatch):
+    """Worse: all weights of the classifier are turned. As good: nothing is changed."""
+
+    def tune(trained, dataset, epochs):
+        with torch.no_grad():
+            trained.network.get_submodule("classifier.linear").weight.mul_(1 if helps else -1)
+
+    monkeypatch.setattr("multispike.deploy.trained.finetune_run", tune)
+    summary = export_run(run, "c", tmp_path / "tuned", finetune=1)
+    export_run(run, "c", tmp_path / "plain")
+    assert (summary["finetuned"]["integer"] == summary["accuracy"]["integer"]) == helps
+    for path in (tmp_path / "plain").iterdir():
+        assert (tmp_path / "tuned" / path.name).read_bytes() == path.read_bytes()
+
+
 def test_missing_data_are_named_before_anything_is_written(tmp_path):
     for split, count in (("train", 32), ("test", 4)):
         for name in ("a", "b"):

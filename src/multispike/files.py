@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path`, else it is removed.
 
-    Whatever stood at `path` stays valid until the new file is whole and on the disk.
+    Whatever stood at `path` stays valid until the new file is whole and on the disk. Of a link, the
+    file that it leads to is replaced.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -43,7 +44,10 @@ def check_target(argument: str, path: str | os.PathLike[str]) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Replace `path` by `text` (UTF-8), whole or not at all."""
+    """Replace `path` by `text` (UTF-8), whole or not at all; a pipe or device gets it written."""
+    if Path(path).exists() and not Path(path).is_file():
+        Path(path).write_text(text, encoding="utf-8")
+        return
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

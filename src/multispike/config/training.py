@@ -15,6 +15,7 @@ from multispike.models import DEFAULT_LEVELS
 from multispike.models.table import ARCHITECTURES
 
 SurrogateName = Literal["sigmoid", "ste", "clip"]
+ACCELERATORS = ("auto", "cpu", "gpu", "mps")
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,7 @@ class Recipe:
             ("v_init", 0 <= self.v_init < 1, "a number of levels in [0, 1)"),
             ("beta", 0 < self.beta <= 1, "a number in (0, 1]"),
             ("seed", 0 <= self.seed < 2**32, "an integer in [0, 2^32)"),
+            ("accelerator", self.accelerator in ACCELERATORS, ", ".join(ACCELERATORS)),
             ("devices", self.devices == "auto" or self.devices >= 1, "auto or an integer >= 1"),
             ("checkpoint_seconds", self.checkpoint_seconds >= 0, "a number of seconds >= 0"),
         ):

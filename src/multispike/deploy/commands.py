@@ -69,7 +69,7 @@ def accuracy_lines(
     if after is not None:
         lines.append(f"after {epochs} epochs of fine-tuning: integer {after['integer']:.4f}")
         if after["integer"] < before["integer"]:
-            lines.append("fine-tuning did not help: export again without it (--overwrite)")
+            lines.append("fine-tuning did not help: what is written is the network before it")
     elif before["float"] - before["integer"] > WORTH_FINETUNING:
         lines.append(
             f"rounding costs more than {100 * WORTH_FINETUNING:.1f} points:"

@@ -67,7 +67,8 @@ def export_run(
         overwrite: replace files of the format's names in `out`, and what earlier exports of other
             formats left there.
         evaluate: compare the integer network with the float one on the run's test samples.
-        finetune: epochs of training with rounded weights; implies `evaluate`.
+        finetune: epochs of training with rounded weights; implies `evaluate`. What comes out is
+            kept unless it gets fewer of these samples right than before.
         data_dir, limit_test: as for `multispike.experiment.data_of`.
 
     Returns:
@@ -104,9 +105,11 @@ def export_run(
         accuracy = compare(trained, network, loader)
         if finetune:
             finetune_run(trained, dataset, finetune)
-            network = quantise_run(trained)
-            written = _write(network, format, folder)
-            finetuned = compare(trained, network, loader)
+            tuned = quantise_run(trained)
+            finetuned = compare(trained, tuned, loader)
+            if finetuned.integer >= accuracy.integer:
+                network = tuned
+                written = _write(network, format, folder)
     every = [one for layer in network.layers for one in getattr(layer, "synapses", ())]
     return {
         "arch": network.arch,

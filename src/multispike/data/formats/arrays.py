@@ -48,7 +48,9 @@ def column_names(names: Iterable[str], file: str) -> list[str]:
     lower = {name.lower(): name for name in names}
     found = [next((lower[n] for n in NAMES[c] if n in lower), None) for c in "txyp"]
     if None in found:
-        given = ", ".join(lower.values()) or "no fields"
+        given = ", ".join([*lower.values()][:8]) or "no fields"
+        if len(lower) > 8:
+            given += f" and {len(lower) - 8:,} more"
         raise wrong_format(file, f"an array with {given}", ARRAYS)
     return [name for name in found if name is not None]
 

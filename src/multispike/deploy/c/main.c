@@ -10,6 +10,7 @@
 #include "model.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #ifdef COUNT
@@ -22,6 +23,7 @@ enum { HEADER_SIZE = 10, HEADER_MAX = 4096, BAD_OUTPUT = 1, BAD_INPUT = 2 };
 static uint8_t input[MODEL_INPUT_BYTES > HEADER_SIZE ? MODEL_INPUT_BYTES : HEADER_SIZE];
 static int32_t logits[MODEL_CLASSES];
 static char header[HEADER_MAX + 1];
+static long promised = -1; /* images of a .npy file, as its header has it */
 
 static int fail(const char *message)
 {
@@ -41,7 +43,11 @@ static int shape_fits(void)
     if ((size_t)(end + 1 - start) < sizeof layout - 1)
         return 0;
     const char *tail = end + 1 - (sizeof layout - 1);
-    return strncmp(tail, layout, sizeof layout - 1) == 0 && (tail == start || tail[-1] == ' ');
+    if (strncmp(tail, layout, sizeof layout - 1) != 0 || (tail != start && tail[-1] != ' '))
+        return 0;
+    for (promised = 1; start < tail; start = strchr(start, ' ') + 1)
+        promised *= strtol(start, NULL, 10);
+    return 1;
 }
 
 /* Read a .npy header (version 1) up to the data. `start` bytes of it are in `input` already. */
@@ -105,6 +111,10 @@ static int classify(FILE *file)
         ++images;
         held -= size;
         memmove(input, input + size, held);
+    }
+    if (promised >= 0 && images != promised) {
+        fprintf(stderr, "model: input: holds %ld images, its header says %ld\n", images, promised);
+        return BAD_INPUT;
     }
     return images > 0 ? 0 : fail("input: is empty");
 }
