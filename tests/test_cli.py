@@ -159,6 +159,17 @@ def test_finished_runs_make_one_report(comparison, tmp_path, capsys):
     assert "test accuracy" in page  # of each epoch, from the runs' own folders
 
 
+@pytest.mark.parametrize("name", ["results.json", "report.html", "config.yaml"])
+@pytest.mark.parametrize("command", ["report", "compare"])
+def test_what_is_no_comparison_is_left_alone(comparison, tmp_path, capsys, command, name):
+    (tmp_path / name).write_text('{"format": "mine"}')
+    words = ["report", str(comparison)] if command == "report" else ["compare", *QUICK]
+    assert main([*words, "--out", str(tmp_path)]) == 2
+    assert re.match(r"multispike: out: got .*, allowed: a folder", capsys.readouterr().err)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == '{"format": "mine"}'
+
+
 def test_an_unfinished_run_says_so(comparison, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(comparison / "multilevel-T1-N4", run)

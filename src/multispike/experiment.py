@@ -31,7 +31,13 @@ from multispike.files import console_beside, write_json
 from multispike.models import create_model
 from multispike.profiling import measure, prices
 from multispike.records import with_density
-from multispike.report.results import read_result, read_results, write_result, write_results
+from multispike.report.results import (
+    check_folder,
+    read_result,
+    read_results,
+    write_result,
+    write_results,
+)
 from multispike.report.terminal import (
     comparison_table,
     crossover_table,
@@ -61,6 +67,7 @@ def train(config: TrainConfig) -> int:
 def compare(config: CompareConfig) -> int:
     """Train every variant that is not finished; then results.json, report.html and the table."""
     folder = Path(config.folder)
+    check_folder("out", folder)
     results = []
     for run in config.runs():
         begun = (Path(run.folder) / "config.yaml").exists()
@@ -104,6 +111,7 @@ def evaluate(settings: EvaluateConfig) -> None:
 def report(settings: ReportConfig) -> None:
     """Measure finished runs under one energy profile; then results.json, report.html, a table."""
     folder = Path(settings.out)
+    check_folder("out", folder)
     folder.mkdir(parents=True, exist_ok=True)
     places: list[Path] = []
     runs: list[Run] = []

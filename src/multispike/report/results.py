@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from jsonschema import Draft202012Validator
 
 from multispike.energy import BASELINES
-from multispike.errors import InputError
+from multispike.errors import InputError, invalid
 from multispike.files import write_json
 from multispike.report.style import CATEGORIES
 
@@ -93,6 +94,20 @@ _RUN = _object(
 )
 
 _RESULT = Draft202012Validator(_RUN)
+
+
+def check_folder(argument: str, folder: Path) -> None:
+    """Raise `InputError` where results.json and report.html would be written over other things."""
+    path = folder / "results.json"
+    if (folder / "config.yaml").exists():
+        raise invalid(argument, str(folder), "a folder that is not itself a run")
+    with suppress(OSError, ValueError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and "format" in content and "runs" in content:
+            return
+    for other in (path, folder / "report.html"):
+        if other.exists():
+            raise invalid(argument, str(folder), f"a folder without a {other.name} of others")
 
 
 def write_results(folder: Path, runs: list[dict[str, Any]]) -> Path:
