@@ -353,8 +353,11 @@ def test_train_refuses_a_used_folder(comparison, capsys):
 @pytest.mark.parametrize(
     ("arguments", "advice"),
     [
-        ("train", "is saved; go on with --resume\n"),
-        ("train --overwrite", "is saved; go on with --resume instead of --overwrite\n"),
+        ("train", "is saved; the same command with --resume goes on\n"),
+        (
+            "train --overwrite",
+            "is saved; the same command with --resume instead of --overwrite goes on\n",
+        ),
         ("compare", "is saved; the same command goes on\n"),
         ("compare --overwrite", "is saved; the same command without --overwrite goes on\n"),
     ],
@@ -370,6 +373,12 @@ def test_who_stops_a_training_is_told_how_it_goes_on(
     monkeypatch.setattr(experiment, "train_run", stop)
     assert main([*arguments.split(), "--out", str(tmp_path / "out")]) == 130
     assert capsys.readouterr().err.endswith(advice)
+
+
+def test_a_resume_without_a_checkpoint_says_that_it_starts(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("multispike.experiment.train_run", lambda config: {})
+    assert main(["train", "--resume", "--out", str(tmp_path / "new")]) == 0
+    assert "new holds no last.ckpt: the training starts anew\n" in capsys.readouterr().err
 
 
 def test_digits_do_not_fit_an_rgb_run(comparison, tmp_path):

@@ -53,11 +53,13 @@ EVALUATION_BATCH = 250
 
 def train(config: TrainConfig) -> int:
     """Train one run, measure it and print its row."""
+    if config.resume and not (Path(config.folder) / "last.ckpt").exists():
+        print(f"{config.folder} holds no last.ckpt: the training starts anew", file=sys.stderr)
     try:
         result = train_run(config)
     except Interrupted:
         instead = " instead of --overwrite" if config.overwrite else ""
-        return stopped(config, f"go on with --resume{instead}")
+        return stopped(config, f"the same command with --resume{instead} goes on")
     if result:
         Console().print(comparison_table([result]))
         print(f"run: {config.folder}", file=sys.stderr)

@@ -337,6 +337,6 @@ def same_run(old: dict[str, Any], new: TrainConfig) -> None:
     """
     for name, before, now in differing(old, new):
         raise InputError(
-            f"{name}: got {now!r}, but the run in {new.folder} began with {before!r};"
-            " allowed: the same value, or --overwrite"
+            f"{name}: got {now!r}, but the run in {new.folder} began with {before!r}; allowed:"
+            f" the same value (--config {new.folder}/config.yaml has them all), or --overwrite"
         )
