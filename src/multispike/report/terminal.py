@@ -52,6 +52,11 @@ def scale(nj: float) -> tuple[str, float]:
     return ("µJ", 1e3) if nj < 1e9 else ("mJ", 1e6)
 
 
+def _layer_scale(nj: float) -> tuple[str, float]:
+    """The same for the layers of a network: of less than 100 µJ, many need less than 0.1 µJ."""
+    return ("nJ", 1.0) if nj < 1e5 else scale(nj)
+
+
 CATEGORIES = {
     "ops": "ops",
     "addressing": "addr",
@@ -65,9 +70,9 @@ CATEGORIES = {
 
 
 def energy_table(priced: dict[str, Any], name: str) -> Table:
-    """One row a layer, one column a category, µJ per inference, as `profiling.prices` gives it."""
+    """One row a layer, one column a category, per inference, as `profiling.prices` gives it."""
     energy = priced["energy_nj"]
-    unit, size = scale(energy["total"])
+    unit, size = _layer_scale(energy["total"])
     decimals = 1 if energy["total"] < 1e3 * size else 0
     table = Table(
         box=box.SIMPLE_HEAD,
@@ -98,7 +103,7 @@ def crossover_table(priced: dict[str, Any]) -> Table:
         box=box.SIMPLE_HEAD, pad_edge=False, title="Against the same layers run as an ANN"
     )
     table.add_column("ANN", no_wrap=True)
-    unit, size = scale(max(priced["baselines"][key]["total"] for key in BASELINES))
+    unit, size = _layer_scale(max(priced["baselines"][key]["total"] for key in BASELINES))
     table.add_column(unit, justify="right", no_wrap=True)
     table.add_column("times SNN", justify="right", no_wrap=True)
     table.add_column("the SNN needs less energy")
