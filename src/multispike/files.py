@@ -22,8 +22,16 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path`, else it is removed.
 
     Whatever stood at `path` stays valid until the new file is whole and on the disk. Of a link, the
-    file that it leads to is replaced.
+    file that it leads to is replaced; a pipe or device gets the content written.
     """
+    if Path(path).exists() and not Path(path).is_file():
+        from tempfile import TemporaryDirectory
+
+        with TemporaryDirectory() as folder:
+            temporary = Path(folder) / Path(path).name
+            yield temporary
+            Path(path).write_bytes(temporary.read_bytes())
+        return
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
@@ -44,10 +52,7 @@ def check_target(argument: str, path: str | os.PathLike[str]) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Replace `path` by `text` (UTF-8), whole or not at all; a pipe or device gets it written."""
-    if Path(path).exists() and not Path(path).is_file():
-        Path(path).write_text(text, encoding="utf-8")
-        return
+    """Replace `path` by `text` (UTF-8), whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

@@ -96,11 +96,12 @@ def record_activity(
             if index == max_batches:
                 break
             inputs, targets = _unpacked(batch)
+            inputs = inputs.to(device)
             if not index:
-                trace.go_by(_layout(ahead, inputs.to(device), len(targets)))
+                trace.go_by(_layout(ahead, inputs, len(targets)))
                 ahead = None
             _reset(stateful)
-            logits = _forward(model, recorder, inputs.to(device), len(targets), index)
+            logits = _forward(model, recorder, inputs, len(targets), index)
             score.add(_summed(logits), targets.to(device))
             samples += len(targets)
             if not index:

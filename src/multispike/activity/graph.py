@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from multispike.activity.statistics import Grid, find_grid, nonzeros, on_grid
+from multispike.activity.statistics import Grid, find_grid, nonzeros, on_grid, tolerance
 from multispike.activity.tally import Errors, Magnitudes, Tally
 from multispike.records import Kind, reach
 
@@ -188,7 +188,7 @@ def _on_known(x: Tensor, top: float, grid: Grid) -> bool:
         flat = x.reshape(x.shape[0], -1)
         events, total = (part.sum(0).double().sum().item() for part in (nonzeros(flat), flat))
         return math.isclose(total, events * grid.step, rel_tol=1e-5)
-    return on_grid(x, grid.step)
+    return on_grid(x, grid.step, tolerance(x, round(top / grid.step)))
 
 
 def _spread(histogram: Tensor | None, ratio: int) -> Tensor | None:

@@ -84,9 +84,13 @@ def _weighted(
     inputs = (signal.node,)
     # Weights that are computed anew for every call have no identity that lasts.
     apart = (window, rows, id(weight) if isinstance(weight, nn.Parameter) else None)
-    layer = trace.node(kind, inputs, lambda name: Layer(name, inputs, kind, window, rows), apart)
-    if layer.name != trace.here(kind):
-        _note_recurrence(trace, layer, kind)
+
+    def make(name: str) -> Layer:
+        made = Layer(name, inputs, kind, window, rows)
+        _note_recurrence(trace, made, kind)
+        return made
+
+    layer = trace.node(kind, inputs, make, apart)
     layer.bias |= bias is not None
     port, first = layer.ports[0], trace.first_call(layer)
     steps = trace.axes.timesteps(x, (*window.in_shape, *rows))
@@ -104,7 +108,8 @@ def _weighted(
 def _note_recurrence(trace: Trace, layer: Layer, kind: Kind) -> None:
     """Name a module that reads what came from itself, which is unrolled: a layer every round."""
     module = trace.frames[-1].name if trace.frames else ""
-    if module == trace.here(kind) and any(
+    again = layer.name != module == trace.here(kind)  # another layer of a module without parts
+    if again and any(
         isinstance(node, Layer) and node.name.partition("#")[0] == module for node in layer.before()
     ):
         trace.note(kind, "recurrent: it reads what came from itself, each round a layer of its own")

@@ -226,20 +226,18 @@ def find_grid(x: Tensor) -> Grid | None:
         levels = round(top / step)
         if levels > MAX_LEVELS:
             return None
-        if on_grid(flat, step, _tolerance(x, levels)):
+        if on_grid(flat, step, tolerance(x, levels)):
             return Grid(top / levels, levels)
     return None
 
 
-def on_grid(x: Tensor, step: float, tolerance: float | None = None) -> bool:
-    """Whether all of x are whole multiples of `step`, up to rounding."""
-    if tolerance is None:
-        tolerance = _tolerance(x, round(x.max().item() / step))
+def on_grid(x: Tensor, step: float, within: float) -> bool:
+    """Whether all of x are whole multiples of `step`, but for a share `within` of a step."""
     z = x.float() / step if wide(x) else x / step
-    return bool((z - z.round()).abs().max() < tolerance)
+    return bool((z - z.round()).abs().max() < within)
 
 
-def _tolerance(x: Tensor, levels: int) -> float:
+def tolerance(x: Tensor, levels: int) -> float:
     """How far from a whole step, in steps, rounding may take the largest of so many levels."""
     if wide(x) is None:
         return _TOLERANCE

@@ -101,9 +101,8 @@ def check_folder(argument: str, folder: Path) -> None:
     path = folder / "results.json"
     if (folder / "config.yaml").exists():
         raise invalid(argument, str(folder), "a folder that is not itself a run")
-    with suppress(OSError, ValueError):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(content, dict) and "format" in content and "runs" in content:
+    with suppress(InputError, OSError):
+        if {"format", "runs"} <= read_json(path).keys():
             return
     for other in (path, folder / "report.html"):
         if other.exists():
