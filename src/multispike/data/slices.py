@@ -29,8 +29,7 @@ def slices(
 
     window_us: length of a slice. The first starts with the first event, the others follow at equal
         distances; a slice without events is left out. The last one has what is left.
-    count: events of a slice. What is left at the end and is fewer makes no slice, unless it is all
-        there is.
+    count: events of a slice. The last one has what is left.
     overlap: how much of a slice the next one repeats, in µs with `window_us`, in events with
         `count`: slices start `window_us - overlap` µs, or `count - overlap` events, apart.
 
@@ -42,8 +41,8 @@ def slices(
     [(0, 10, 3), (30, 40, 1)]
     >>> [(s.start_us, s.stop_us, len(s.events)) for s in slices([events], window_us=10, overlap=5)]
     [(0, 10, 3), (5, 15, 1), (25, 35, 1), (30, 40, 1)]
-    >>> [(s.start_us, s.stop_us, len(s.events)) for s in slices([events], count=2)]
-    [(0, 5, 2), (9, 32, 2)]
+    >>> [(s.start_us, s.stop_us, len(s.events)) for s in slices([events], count=3)]
+    [(0, 10, 3), (31, 32, 1)]
     """
     if (window_us is None) == (count is None):
         raise invalid("window_us, count", (window_us, count), "one of them, and not both")
@@ -94,7 +93,7 @@ def _windows(
 
 def _by_count(pieces: Iterable[np.ndarray], count: int, step: int) -> Iterator[Slice]:
     held: list[np.ndarray] = []
-    have, given = 0, False
+    have, repeated = 0, 0  # of those held, how many a slice had already
     for piece in pieces:
         held.append(piece)
         have += len(piece)
@@ -104,9 +103,9 @@ def _by_count(pieces: Iterable[np.ndarray], count: int, step: int) -> Iterator[S
         first = 0
         for first in range(0, have - count + 1, step):
             yield _slice(events[first : first + count])
-        held, given = [events[first + step :]], True
+        held, repeated = [events[first + step :]], count - step
         have = len(held[0])
-    if have and not given:
+    if have > repeated:
         yield _slice(_joined(held))
 
 
