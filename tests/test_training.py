@@ -559,6 +559,20 @@ def test_adamw_decays_weights_only():
         torch.testing.assert_close(value, before[name] * (1 - 0.0002 if decayed else 1))
 
 
+@pytest.mark.parametrize("learn", ["layer", "channel"])
+def test_learned_thresholds_stay_in_bounds(tmp_path, learn):
+    """Unbounded, the first batch's gradient (7,900) sends the encoder's threshold to 5,000."""
+    config = replace(
+        TINY, arch="fastnet", lr=0.2, learn_threshold=learn, epochs=1, out=str(tmp_path)
+    )
+    assert fit(config)
+    state = load_run(tmp_path).network.state_dict()
+    thresholds = [state[name].flatten() for name in state if name.endswith("threshold")]
+    moved = torch.cat(thresholds) / config.threshold
+    assert (moved != 1).any()
+    assert 0.2 < float(moved.min()) <= float(moved.max()) < 5
+
+
 def test_only_weights_decay_and_shared_thresholds_count_once():
     from multispike import create_model
 

@@ -21,6 +21,11 @@ from multispike.neurons import MultiLevelIF
 from multispike.training.optim import make_optimizer, make_schedule
 from multispike.training.run import diverged
 
+THRESHOLD_GRADIENT = 1.0
+"""Largest gradient of a learned threshold, which sums over all its neurons. In training it is below
+that; but a batch normalisation behind neurons that hardly fire divides by almost nothing, and one
+such batch can make it thousands, which would throw the threshold out of all bounds at once."""
+
 
 class Classifier(LightningModule):
     """A network in training, for `steps` steps with peak learning rate `lr`.
@@ -57,6 +62,9 @@ class Classifier(LightningModule):
         self._since = 0.0
         self.test_loss = MeanMetric()
         self.test_accuracy = MulticlassAccuracy(len(dataset.classes), average="micro")
+        for name, parameter in network.named_parameters():
+            if name.endswith("threshold"):
+                parameter.register_hook(_bounded)
         self._spikes: list[Tensor] = []
         if config.activity_penalty and config.neuron != "relu":
             for module in network.modules():
@@ -172,3 +180,7 @@ class Classifier(LightningModule):
         self.train_seconds = saved["train_seconds"]
         if self.trainer.is_global_zero:  # they are those of all processes
             self.epoch_sums = saved["epoch_sums"]
+
+
+def _bounded(grad: Tensor) -> Tensor:
+    return grad.clamp(-THRESHOLD_GRADIENT, THRESHOLD_GRADIENT)
