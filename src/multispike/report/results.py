@@ -11,7 +11,7 @@ means per inference, energies in nJ.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -96,14 +96,22 @@ _RUN = _object(
 _RESULT = Draft202012Validator(_RUN)
 
 
-def check_folder(argument: str, folder: Path) -> None:
-    """Raise `InputError` where results.json and report.html would be written over other things."""
+def check_folder(argument: str, folder: Path, runs: Sequence[str] = ()) -> None:
+    """Raise `InputError` where results.json and report.html would be written over other things: a
+    run, files of others, or a comparison that has trained more than `runs`."""
     path = folder / "results.json"
     if (folder / "config.yaml").exists():
         raise invalid(argument, str(folder), "a folder that is not itself a run")
+    content: dict[str, Any] = {}
     with suppress(InputError, OSError):
-        if {"format", "runs"} <= read_json(path).keys():
-            return
+        content = read_json(path)
+    if "format" in content and isinstance(known := content.get("runs"), list):
+        names = [str(run.get("name")) for run in known if isinstance(run, dict)]
+        trained = [name for name in names if (folder / name / "config.yaml").exists()]
+        if others := [name for name in trained if name not in runs]:
+            held = f"a folder that holds no other runs, as this one does: {', '.join(others)}"
+            raise invalid(argument, str(folder), held)
+        return
     for other in (path, folder / "report.html"):
         if other.exists():
             raise invalid(argument, str(folder), f"a folder without a {other.name} of others")
