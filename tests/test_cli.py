@@ -170,6 +170,18 @@ def test_what_is_no_comparison_is_left_alone(comparison, tmp_path, capsys, comma
     assert (tmp_path / name).read_text() == '{"format": "mine"}'
 
 
+@pytest.mark.parametrize(
+    "words", [["report", "RUNS", "--bits", "8"], ["compare", *QUICK, "--variants", "ann"]],
+    ids=lambda words: words[0],
+)  # fmt: skip
+def test_a_comparison_keeps_its_runs(comparison, capsys, words):
+    before = (comparison / "results.json").read_bytes()
+    words = [str(comparison) if word == "RUNS" else word for word in words]
+    assert main([*words, "--out", str(comparison)]) == 2
+    assert "holds no other runs, as this one does: " in capsys.readouterr().err
+    assert (comparison / "results.json").read_bytes() == before
+
+
 def test_an_unfinished_run_says_so(comparison, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(comparison / "multilevel-T1-N4", run)
@@ -218,6 +230,7 @@ def test_a_second_compare_trains_nothing(comparison, capsys):
     printed = capsys.readouterr().out
     assert "multilevel-T1-N4" in printed
     assert max(map(len, printed.splitlines())) <= 80
+    assert "fastnet on digits (n = 50), lemaire2022 32 bit" in printed
 
 
 def test_compare_goes_on_after_a_kill(comparison, tmp_path):
@@ -254,7 +267,9 @@ def test_energy_of_a_run_equals_its_result(comparison, tmp_path, capsys):
     for key in ("energy_nj", "synops", "layers", "not_counted", "baselines"):
         assert priced[key] == first[key]
     printed = capsys.readouterr().out
-    assert "events: measured; fan-out: lemaire; graded event: mac" in printed
+    assert "events: measured on digits (n = 50); fan-out: lemaire; graded event: mac" in printed
+    told = {"arch": "fastnet", "levels": 4, "timesteps": 1, "data": "digits", "samples": 50}
+    assert {key: priced[key] for key in told} == told
     assert priced["crossover"]["qann_skip"]["verdict"].startswith("the SNN needs less energy than")
     for name, key in (("dense ANN", "ann"), ("zero-skipping quantised ANN", "qann_skip")):
         (line,) = [line for line in printed.splitlines() if line.startswith(f" {name} ")]

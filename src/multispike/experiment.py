@@ -69,7 +69,7 @@ def train(config: TrainConfig) -> int:
 def compare(config: CompareConfig) -> int:
     """Train every variant that is not finished; then results.json, report.html and the table."""
     folder = Path(config.folder)
-    check_folder("out", folder)
+    check_folder("out", folder, [run.variant for run in config.runs()])
     results = []
     for run in config.runs():
         begun = (Path(run.folder) / "config.yaml").exists()
@@ -177,7 +177,7 @@ def energy(settings: EnergyConfig) -> None:
         network = run.network
         dataset = data_of(run, settings.data_dir, settings.limit_test)
         loader = evaluation_loader(run, dataset)
-        density = settings.density
+        data, density = run.data["name"], settings.density
         with progress_bar(True) as bar:
             task = bar.add_task("activity", total=len(dataset.test))
             activity = record_activity(
@@ -196,29 +196,35 @@ def energy(settings: EnergyConfig) -> None:
         )
         image = torch.ones(1, settings.channels, settings.size, settings.size)
         activity = record_activity(network, [(image, torch.zeros(1, dtype=torch.long))])
-        density = 0.2 if settings.density is None else settings.density
+        data, density = None, 0.2 if settings.density is None else settings.density
         if settings.neuron == "relu":
             density = None
     if density is not None:
         activity = replace(activity, records=with_density(activity.records, density))
-    priced = prices(
-        activity,
-        settings.profile,
-        settings.bits,
-        fanout=settings.fanout,
-        graded_op=settings.graded_op,
-    )
-    console = console_beside(settings.json)
     config = network.config
+    priced = {
+        **{key: config[key] for key in ("arch", "neuron", "levels", "timesteps")},
+        "data": data,
+        "samples": activity.samples if data else None,
+        "assumed_density": density,
+        **prices(
+            activity,
+            settings.profile,
+            settings.bits,
+            fanout=settings.fanout,
+            graded_op=settings.graded_op,
+        ),
+    }
+    console = console_beside(settings.json)
     code = "ANN" if config["neuron"] == "relu" else f"T{config['timesteps']} N{config['levels']}"
     name = f"{config['arch']} {code}"
     console.print(energy_table(priced, name))
     if "crossover" in priced:
         console.print(crossover_table(priced))
-    for line in energy_notes(priced, name, density):
+    for line in energy_notes(priced, name):
         console.print(line, highlight=False, soft_wrap=not console.is_terminal)
     if settings.json:
-        write_json(settings.json, {**priced, "assumed_density": density})
+        write_json(settings.json, priced)
 
 
 def data_of(run: Run, data_dir: str | None = None, limit_test: int | None = None) -> Dataset:

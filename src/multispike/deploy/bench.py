@@ -56,7 +56,8 @@ class Speed:
         images_per_second: images over the time spent in calls.
         p50_ms, p99_ms: percentiles of the time of one call.
         bytes: of the engine's files (torch: parameters and buffers; C: weights and tables).
-        agreement: share of images whose predicted class is the integer reference's.
+        images: test samples that it was given, each of them once or more.
+        agreement: share of these whose predicted class is the integer reference's.
     """
 
     engine: str
@@ -65,6 +66,7 @@ class Speed:
     p50_ms: float
     p99_ms: float
     bytes: int
+    images: int
     agreement: float
 
 
@@ -235,6 +237,7 @@ def race(
                     p50_ms=float(p50),
                     p99_ms=float(p99),
                     bytes=size,
+                    images=batch * min(len(spent), total // batch),
                     agreement=float(np.mean(matches[name])),
                 )
             )

@@ -91,10 +91,10 @@ def bench(settings: BenchConfig) -> None:
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         title=f"{result['arch']} on {result['data']}, {result['threads']} threads",
-        caption="same class: share of images on which the integer network agrees",
+        caption="same class: share of the n images on which the integer network agrees",
     )
     table.add_column("engine", no_wrap=True)
-    for column in ("batch", "images/s", "p50 ms", "p99 ms", "KB", "same class"):
+    for column in ("batch", "images/s", "p50 ms", "p99 ms", "KB", "n", "same class"):
         table.add_column(column, justify="right")
     for row in result["rows"]:
         table.add_row(
@@ -104,6 +104,7 @@ def bench(settings: BenchConfig) -> None:
             f"{row['p50_ms']:.2f}",
             f"{row['p99_ms']:.2f}",
             f"{row['bytes'] / 1000:,.0f}",
+            str(row["images"]),
             f"{row['agreement']:.4f}",
         )
     console_beside(settings.json).print(table)

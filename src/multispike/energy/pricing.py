@@ -36,6 +36,8 @@ CHOICES = (
     "an ANN given T event frames is evaluated T times, densely; its quantised twins, and the ANN"
     " twin of an SNN, once",
     "operations and addresses are priced at the profile's bits, whatever the payload",
+    "weights, biases, potentials and operations are of one width; exported programs have weights of"
+    " 8 bits and potentials of 32, and lie between the prices at 8 and at 32",
     "residual sums and poolings are priced; a shortcut convolution adds in place",
     "a max-pooling of spikes compares per event and scans its windows once per timestep",
 )

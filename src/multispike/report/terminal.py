@@ -17,6 +17,7 @@ def comparison_table(runs: list[dict[str, Any]]) -> Table:
     first = runs[0]
     energy = first["energy_nj"]
     archs = ", ".join(dict.fromkeys(run["arch"] for run in runs))
+    samples = ", ".join(dict.fromkeys(f"{run['samples']:,}" for run in runs if "samples" in run))
     most = max(run["energy_nj"]["total"] for run in runs)
     unit, size = scale(most)
     decimals = 1 if most < 1e3 * size else 0
@@ -24,7 +25,8 @@ def comparison_table(runs: list[dict[str, Any]]) -> Table:
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         padding=(0, 1, 0, 0),
-        title=f"{archs} on {first['data']}, {energy['profile']} {energy['bits']} bit",
+        title=f"{archs} on {first['data']}{f' (n = {samples})' if samples else ''},"
+        f" {energy['profile']} {energy['bits']} bit",
         caption="events, density and energy per inference; density is per neuron and timestep",
     )
     table.add_column("variant", overflow="fold")
@@ -115,11 +117,14 @@ def crossover_table(priced: dict[str, Any]) -> Table:
     return table
 
 
-def energy_notes(priced: dict[str, Any], name: str, density: float | None) -> list[str]:
-    """The verdict and what it rests on, a line each."""
+def energy_notes(priced: dict[str, Any], name: str) -> list[str]:
+    """The verdict and what it rests on, a line each; of `priced` as `multispike energy` has it."""
     assumptions, lines = priced["assumptions"], []
     if "baselines" in priced:
-        source = "measured" if density is None else f"assumed, density {density:g}"
+        if priced["assumed_density"] is None:
+            source = f"measured on {priced['data']} (n = {priced['samples']:,})"
+        else:
+            source = f"assumed, density {priced['assumed_density']:g}"
         lines += [
             f"{name}: {verdict(priced)}",
             MEANING,
