@@ -27,7 +27,7 @@ def comparison_table(runs: list[dict[str, Any]]) -> Table:
         padding=(0, 1, 0, 0),
         title=f"{archs} on {first['data']}{f' (n = {samples})' if samples else ''},"
         f" {energy['profile']} {energy['bits']} bit",
-        caption="events, density and energy per inference; density is per neuron and timestep",
+        caption="events and energy per inference; density per neuron and timestep",
     )
     table.add_column("variant", overflow="fold")
     for column in ("accuracy", "events", "density", f"energy {unit}", "s/epoch", "images/s"):
