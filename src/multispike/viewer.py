@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,16 +108,9 @@ def _read(config: ViewConfig) -> tuple[View, np.ndarray]:
     limit = config.frames or FORMATS[Path(config.out).suffix.lower()]
 
     frames, times = [], []
-    read = events = on = last = 0
-
-    def pieces() -> Iterator[np.ndarray]:
-        nonlocal read
-        for piece in recording:
-            read += len(piece)
-            yield piece
-
+    events = on = last = 0
     whole = True
-    for part in slices(pieces(), window_us=window, count=config.count):
+    for part in slices(recording, window_us=window, count=config.count):
         if len(frames) == limit:
             whole = False
             recording.close()
@@ -135,7 +127,7 @@ def _read(config: ViewConfig) -> tuple[View, np.ndarray]:
         on_share=on / events,
         duration_us=last - times[0] + 1,
         times=tuple(time - times[0] for time in times),
-        whole=whole and events == read,  # with `count` a last slice may have too few
+        whole=whole,
         skipped=str(recording.skipped),
     )
     return view, np.stack(frames)
