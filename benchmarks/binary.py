@@ -21,6 +21,7 @@ CHANGES = {
         for surrogate, values in (("ste", (1, 2)), ("clip", (1,)), ("sigmoid", (1, 2, 3)))
         for value in values
     },
+    "v_init 0": "--v-init 0",
     **{f"lr {rate}": f"--lr {rate}" for rate in (0.1, 0.01, 0.003)},
 }
 

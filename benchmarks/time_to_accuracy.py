@@ -88,7 +88,7 @@ def main() -> None:
         runs.append(done["run"])
         command = f"python benchmarks/time_to_accuracy.py --seeds {options.seeds}"
         if options.recipe.stem != "cifar10-fast":
-            command += f" --recipe {options.recipe.name}"
+            command += f" --recipe recipes/{options.recipe.name} --out results/{options.out.name}"
         content = {
             "command": f"{command} --data-dir DIR --work FOLDER",
             "recipe": options.recipe.stem,

@@ -110,10 +110,13 @@ def test_a_recipe_leaves_the_neuron_to_the_command(name):
     assert replace(runs[2], name=None, out=None).resolved() == recipe(name).resolved()
 
 
-def test_the_fast_recipe_is_that_of_the_tables_with_more_epochs_and_what_suits_them():
-    fast, table = recipe("cifar10-fast"), recipe("cifar10-table")
-    differing = {name for name, value in vars(fast).items() if vars(table)[name] != value}
-    assert differing == {"epochs", "bias_lr", "cutout"}
+@pytest.mark.parametrize(
+    ("name", "differing"),
+    [("cifar10-table", {"epochs", "cutout"}), ("cifar10-long", {"epochs", "cutout", "v_init"})],
+)
+def test_recipes_of_cifar10_are_the_fast_one_with_other_epochs_and_what_suits_them(name, differing):
+    fast, other = vars(recipe("cifar10-fast")), vars(recipe(name))
+    assert {setting for setting in fast if fast[setting] != other[setting]} == differing
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -52,7 +52,7 @@ SECTIONS: dict[str, tuple[Part, ...]] = {
              " --work FOLDER", learning.barrier),
     ),
     "Time to accuracy": (
-        Part("time_to_accuracy.json", "python benchmarks/time_to_accuracy.py",
+        Part("time_to_accuracy*.json", "python benchmarks/time_to_accuracy.py",
              learning.time_to_accuracy),
     ),
     "Speed": (
