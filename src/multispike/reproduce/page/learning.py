@@ -150,20 +150,19 @@ def _short_source(file: str, content: dict[str, Any]) -> str:
     return source(file, content["command"], remarks, content["environment"])
 
 
-AIMS = {"cifar10-fast": (0.92, 45), "cifar10-long": (0.94, 60)}
-"""Recipe -> accuracy, and minutes of training on two cores."""
+AIMS = ((0.92, 45), (0.94, 60))
+"""Accuracy, and minutes of training on two cores."""
 
 
 def time_to_accuracy(content: dict[str, Any], file: str) -> list[str]:
-    """A recipe for one accuracy, trained to its end."""
+    """A recipe, trained to its end, against both aims."""
     runs = content["runs"]
-    aim, limit = AIMS[content["recipe"]]
     accuracies = [100 * run["accuracy"] for run in runs]
     spread = f" ± {statistics.stdev(accuracies):.2f}" if len(runs) > 1 else ""
     return [
         table(
             ["seed", "accuracy %", "with mirror images %", "epochs", "training min",
-             f"min to {aim:.0%}"],
+             *(f"min to {aim:.0%}" for aim, _ in AIMS)],
             [
                 [
                     str(run["seed"]),
@@ -171,7 +170,7 @@ def time_to_accuracy(content: dict[str, Any], file: str) -> list[str]:
                     f"{100 * run['accuracy_flip']:.2f}",
                     str(run["epochs"]),
                     f"{run['train_seconds'] / 60:.1f}",
-                    _minutes(reached(run, aim)),
+                    *(_minutes(reached(run, aim)) for aim, _ in AIMS),
                 ]
                 for run in runs
             ],
@@ -190,7 +189,7 @@ def time_to_accuracy(content: dict[str, Any], file: str) -> list[str]:
         bullets(
             [
                 f"Accuracy {statistics.fmean(accuracies):.2f}{spread} % without mirror images.",
-                _reached_in(runs, aim, limit),
+                *(_reached_in(runs, aim, limit) for aim, limit in AIMS),
             ]
         ),
         figure(file.removesuffix(".json"), "Test accuracy against minutes of training"),
