@@ -109,7 +109,7 @@ def contents(results: str | Path, pattern: str) -> Iterator[tuple[str, dict[str,
     Raises:
         InputError: for a file that is no JSON object.
     """
-    for path in sorted(Path(results).glob(pattern)):
+    for path in sorted(Path(results).glob(pattern), key=lambda path: path.stem):
         yield path.name, read_json(path)
 
 
