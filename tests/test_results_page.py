@@ -218,10 +218,13 @@ def test_event_data_is_called_emulated(tmp_path):
     assert "report runs/real,runs/real-binary" in text
 
 
+RECIPE = deciding({"epochs": 3, "bias_lr": 8.0})
+
+
 def test_time_to_accuracy(tmp_path):
     curve = [[600.0, 0.5], [1200.0, 0.93], [1800.0, 0.925]]
     runs = [{"seed": 0, "accuracy": 0.925, "accuracy_flip": 0.93, "train_seconds": 1800.0,
-             "epochs": 3, "curve": curve}]  # fmt: skip
+             "epochs": 3, "curve": curve, "settings": RECIPE}]  # fmt: skip
     assert reached(runs[0], 0.92) == 1200.0
     assert reached(runs[0], 0.94) is None
     content = {"command": "x", "recipe": "cifar10-fast", "runs": runs, "environment": MACHINE}
@@ -235,9 +238,10 @@ def test_time_to_accuracy(tmp_path):
     )  # fmt: skip
     assert "94% within 60 minutes of training, every seed. Measured: minutes by seed: -." in text
     assert "figures/time_to_accuracy-long.png" in text
+    assert "recipe `recipes/cifar10-long.yaml`: arch " in text
 
 
-SHORT = {"command": "x", "epochs": 3, "seed": 0, "samples": 10_000, "environment": MACHINE}
+SHORT = {"command": "x", "recipe": RECIPE, "seed": 0, "samples": 10_000, "environment": MACHINE}
 
 
 def test_recipe_studies(tmp_path):
@@ -247,6 +251,7 @@ def test_recipe_studies(tmp_path):
     content = {**SHORT, "rows": rows, "planned": list(rows)}
     text = section(tmp_path, "Ablation", "ablation-x.json", content)
     assert "| lr 0.4 | `--lr 0.4` | 81.00 | +1.00 |" in text
+    assert "epochs 3, bias_lr 8.0, " in text
     assert "10,000 test images: two rows may differ by 1.1 points from their sampling" in text
 
 

@@ -7,7 +7,7 @@ import statistics
 from typing import Any
 
 from multispike.reproduce.page.markdown import bullets, figure, source, table, verdict, whole
-from multispike.reproduce.page.rows import ACCURATE, BOUNDED, sampling_error
+from multispike.reproduce.page.rows import ACCURATE, BOUNDED, sampling_error, shown_settings
 
 
 def ablation(content: dict[str, Any], file: str) -> list[str]:
@@ -141,7 +141,8 @@ def _short_source(file: str, content: dict[str, Any]) -> str:
         sampling_error(row["accuracy"], content["samples"]) for row in content["rows"].values()
     )
     remarks = [
-        f"n = 1 run a row, seed {content['seed']}, {content['epochs']} epochs",
+        f"recipe, before options of the command: {shown_settings(content['recipe'])}",
+        f"n = 1 run a row, seed {content['seed']}",
         f"{content['samples']:,} test images: two rows may differ by {error:.1f} points from their"
         " sampling alone (95 %)",
     ]
@@ -179,7 +180,7 @@ def time_to_accuracy(content: dict[str, Any], file: str) -> list[str]:
             file,
             content["command"],
             [
-                f"recipe `recipes/{content['recipe']}.yaml`",
+                f"recipe `recipes/{content['recipe']}.yaml`: {shown_settings(runs[0]['settings'])}",
                 f"n = {len(runs)} seeds",
                 "minutes are those of training steps, without evaluation; those to an accuracy end "
                 "with the first epoch that has it on the test set, not with training",

@@ -229,6 +229,12 @@ def shared_settings(runs: Sequence[dict[str, Any]]) -> str:
     return ", ".join([*shared, *_by_row(runs, "lr"), *_by_row(spiking, "surrogate")])
 
 
+def shown_settings(settings: dict[str, Any]) -> str:
+    """What of one training's settings is not a default of `multispike train`."""
+    run = {"name": "", "neuron": settings["neuron"], "settings": settings}
+    return shared_settings([run])
+
+
 def _by_row(runs: Sequence[dict[str, Any]], name: str) -> list[str]:
     """A setting, once for every value that it has, with the rows where they differ."""
     values = {run["name"]: run["settings"][name] for run in runs}
