@@ -26,7 +26,6 @@ CHANGES = {
     "ste": "--surrogate ste",
     "sigmoid": "--surrogate sigmoid",
     "v_init 0": "--v-init 0",
-    "v_init 0 and bias_lr 8": "--v-init 0 --bias-lr 8",
     "threshold 2": "--threshold 2",
     "threshold 4": "--threshold 4",
     "learn_threshold layer": "--learn-threshold layer",
