@@ -225,14 +225,13 @@ def shared_settings(runs: Sequence[dict[str, Any]]) -> str:
         if all(run["settings"].get(name) == value for run in runs)
         if name not in ("lr", "surrogate")
     ]
-    spiking = [run for run in runs if run["neuron"] != "relu"]
+    spiking = [run for run in runs if run["settings"]["neuron"] != "relu"]
     return ", ".join([*shared, *_by_row(runs, "lr"), *_by_row(spiking, "surrogate")])
 
 
 def shown_settings(settings: dict[str, Any]) -> str:
     """What of one training's settings is not a default of `multispike train`."""
-    run = {"name": "", "neuron": settings["neuron"], "settings": settings}
-    return shared_settings([run])
+    return shared_settings([{"name": "", "settings": settings}])
 
 
 def _by_row(runs: Sequence[dict[str, Any]], name: str) -> list[str]:
