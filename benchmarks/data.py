@@ -19,16 +19,16 @@ from pathlib import Path
 import torch
 
 from multispike import create_model
-from multispike.data import load_dataset
-from multispike.data.augment import Augmentation
-from multispike.data.loader import BatchLoader
+from multispike.datasets import load_dataset
+from multispike.datasets.augment import Augmentation
+from multispike.datasets.loader import BatchLoader
 from multispike.environment import environment
 from multispike.files import write_json
 
 TARGET = Path(__file__).parent.parent / "results" / "data.json"
 LOAD = """
 import sys, time, torch
-from multispike.data import load_dataset
+from multispike.datasets import load_dataset
 since = time.perf_counter()
 load_dataset("cifar10", sys.argv[1], cache_dir=sys.argv[2], progress=False)
 print(time.perf_counter() - since)

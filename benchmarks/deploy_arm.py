@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from tools import version_of
 
-from multispike.deploy.c_export import export_c, flash_bytes
-from multispike.deploy.trained import as_input, quantise_run
+from multispike.commands.experiment import data_of
 from multispike.environment import environment
-from multispike.experiment import data_of
+from multispike.export.c import export_c, flash_bytes
+from multispike.export.trained import as_input, quantise_run
 from multispike.files import write_json
 from multispike.training.run import Run, load_run
 

@@ -29,14 +29,14 @@ from typing import Any
 import numpy as np
 from tools import version_of
 
-from multispike.deploy.c_export import export_c
-from multispike.deploy.c_program import identifier
-from multispike.deploy.counts import count, fan_out
-from multispike.deploy.integer import IntegerNetwork
-from multispike.deploy.quantise import quantise
-from multispike.deploy.trained import as_input, quantise_run
+from multispike.commands.experiment import data_of
 from multispike.environment import environment
-from multispike.experiment import data_of
+from multispike.export.c import export_c
+from multispike.export.c_program import identifier
+from multispike.export.counts import count, fan_out
+from multispike.export.network import IntegerNetwork
+from multispike.export.quantise import quantise
+from multispike.export.trained import as_input, quantise_run
 from multispike.files import write_json
 from multispike.models import create_model
 from multispike.training.run import load_run

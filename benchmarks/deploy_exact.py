@@ -24,20 +24,20 @@ import numpy as np
 from tools import version_of
 from torch import Tensor
 
-from multispike.data.loader import BatchLoader
-from multispike.deploy.bench import torch_call
-from multispike.deploy.c_export import export_c, flash_bytes
-from multispike.deploy.counts import count
-from multispike.deploy.integer import IntegerNetwork
-from multispike.deploy.runtimes import (
+from multispike.commands.experiment import data_of, evaluation_loader
+from multispike.datasets.loader import BatchLoader
+from multispike.environment import environment
+from multispike.export.bench import torch_call
+from multispike.export.c import export_c, flash_bytes
+from multispike.export.counts import count
+from multispike.export.network import IntegerNetwork
+from multispike.export.runtimes import (
     export_onnx,
     export_openvino,
     onnxruntime_session,
     openvino_request,
 )
-from multispike.deploy.trained import as_input, quantise_run
-from multispike.environment import environment
-from multispike.experiment import data_of, evaluation_loader
+from multispike.export.trained import as_input, quantise_run
 from multispike.files import write_json
 from multispike.training.run import Run, load_run
 

@@ -27,16 +27,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from multispike.deploy.bench import Call, race, torch_call
-from multispike.deploy.c_export import export_c
-from multispike.deploy.quantise import quantise
-from multispike.deploy.runtimes import (
+from multispike.environment import environment
+from multispike.export.bench import Call, race, torch_call
+from multispike.export.c import export_c
+from multispike.export.quantise import quantise
+from multispike.export.runtimes import (
     export_onnx,
     onnxruntime_session,
     openvino_package,
     openvino_request,
 )
-from multispike.environment import environment
 from multispike.files import write_json
 from multispike.models import create_model
 from multispike.models.network import Network

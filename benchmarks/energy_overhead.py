@@ -23,8 +23,8 @@ from tools import resident_mb, spread
 from multispike import create_model
 from multispike.activity import record_activity
 from multispike.allocator import keep_freed_memory
-from multispike.data import load_dataset
-from multispike.data.loader import BatchLoader
+from multispike.datasets import load_dataset
+from multispike.datasets.loader import BatchLoader
 from multispike.environment import environment
 from multispike.files import write_json
 

@@ -12,7 +12,7 @@ statistics of such frames, so that its activity is not trivial. Slices are windo
 
 frames: events a second of process time from a file to frames, without the network.
 latency: `--realtime` for --seconds of recording, as a camera would send it, so that reading goes
-    on beside the inference. For its definition see `multispike.stream`.
+    on beside the inference. For its definition see `multispike.events.stream`.
 memory: a file of --gigabytes, as fast as it goes; largest resident size, less what it was before
     the file was opened.
 emulator: images of CIFAR-10 a second that become frames of 64x64, in --threads threads; and how
@@ -38,15 +38,15 @@ import torch
 from tools import resident_mb
 
 from multispike.config import StreamConfig, TrainConfig
-from multispike.data import load_dataset
-from multispike.data.emulator import emulate_frames
-from multispike.data.frames import event_frames
-from multispike.data.recordings import EVENT, read_events
-from multispike.data.slices import slices
+from multispike.datasets import load_dataset
 from multispike.environment import environment
+from multispike.events.emulator import emulate_frames
+from multispike.events.frames import event_frames
+from multispike.events.read import EVENT, read_events
+from multispike.events.stream import FrameClassifier, run_stream
+from multispike.events.windows import slices
 from multispike.files import write_json
 from multispike.models import create_model
-from multispike.stream import FrameClassifier, run_stream
 from multispike.training import Run
 
 SENSOR = (640, 480)

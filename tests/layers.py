@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from multispike.records import Kind, LayerRecord
+from multispike.layer_record import Kind, LayerRecord
 
 Pair = tuple[float, float]
 """A count, and the same weighted by level."""

@@ -6,7 +6,7 @@ from torch import nn
 
 from multispike import MultiLevelIF, profile
 from multispike.activity import record_activity
-from multispike.activity.axes import Axes
+from multispike.activity.layout import Axes
 from multispike.errors import InputError
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from multispike.activity import statistics
 from multispike.activity.graph import Source, Window
 from multispike.activity.statistics import Grid, find_grid, measure
-from multispike.kernels import count_levels, library
+from multispike.ops import count_levels, library
 
 STEPS = (0.25, 0.3 / 7, 1.0, 0.873)
 

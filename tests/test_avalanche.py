@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from multispike import create_model
 from multispike.activity import record_activity
-from multispike.avalanche import (
+from multispike.commands.avalanche import (
     BRANCHES,
     Avalanche,
     AvalancheConfig,
@@ -367,5 +367,5 @@ def test_run_of_an_ann_is_refused(tmp_path: Path) -> None:
 
 
 def test_settings_load_without_torch() -> None:
-    code = "import sys, multispike.avalanche; sys.exit('torch' in sys.modules)"
+    code = "import sys, multispike.commands.avalanche; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

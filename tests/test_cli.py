@@ -380,7 +380,7 @@ def test_train_refuses_a_used_folder(comparison, capsys):
 def test_who_stops_a_training_is_told_how_it_goes_on(
     arguments, advice, capsys, tmp_path, monkeypatch
 ):
-    from multispike import experiment
+    from multispike.commands import experiment
 
     def stop(config):
         raise experiment.Interrupted
@@ -391,13 +391,13 @@ def test_who_stops_a_training_is_told_how_it_goes_on(
 
 
 def test_a_resume_without_a_checkpoint_says_that_it_starts(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("multispike.experiment.train_run", lambda config: {})
+    monkeypatch.setattr("multispike.commands.experiment.train_run", lambda config: {})
     assert main(["train", "--resume", "--out", str(tmp_path / "new")]) == 0
     assert "new holds no last.ckpt: the training starts anew\n" in capsys.readouterr().err
 
 
 def test_digits_do_not_fit_an_rgb_run(comparison, tmp_path):
-    from multispike.experiment import evaluation_loader
+    from multispike.commands.experiment import evaluation_loader
     from multispike.training import load_data, load_run
 
     run = load_run(comparison / "ann")

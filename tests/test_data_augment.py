@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multispike.config import Recipe
-from multispike.data import DATASETS
-from multispike.data.augment import Augmentation, Draws
-from multispike.data.sets import Dataset, Split
+from multispike.datasets import DATASETS
+from multispike.datasets.augment import Augmentation, Draws
+from multispike.datasets.sets import Dataset, Split
 from multispike.errors import InputError
 from multispike.training.fit import augmentation_of
 

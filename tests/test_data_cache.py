@@ -13,8 +13,8 @@ import time
 import numpy as np
 import pytest
 
-from multispike.data import cache as cache_module
-from multispike.data.cache import Cache
+from multispike.datasets import cache as cache_module
+from multispike.datasets.cache import Cache
 from multispike.errors import InputError
 
 
@@ -222,7 +222,7 @@ BUILD = """
 import os, signal, sys, time
 import numpy as np
 from pathlib import Path
-from multispike.data.cache import Cache
+from multispike.datasets.cache import Cache
 
 folder, source, mode = sys.argv[1:]
 

@@ -24,8 +24,8 @@ import pytest
 import torch
 from PIL import Image
 
-from multispike.data import cifar, load_dataset
-from multispike.data.pickles import unpickle
+from multispike.datasets import cifar, load_dataset
+from multispike.datasets.pickles import unpickle
 from multispike.errors import InputError
 
 
@@ -356,7 +356,7 @@ def test_a_pickle_can_not_forge_pointers(use):
     """In a process of its own, which a pointer from the file would kill."""
     content = b"\x80\x03}X\x01\x00\x00\x00a" + use + b"s."
     program = (
-        "import sys; from multispike.data.pickles import unpickle\n"
+        "import sys; from multispike.datasets.pickles import unpickle\n"
         "from multispike.errors import InputError\n"
         "try: print(repr(unpickle(sys.stdin.buffer.read(), 'it')))\n"
         "except InputError as error: print(error)\n"

@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from multispike.data import download
-from multispike.data.download import fetch
+from multispike.datasets import download
+from multispike.datasets.download import fetch
 from multispike.errors import InputError, RunError
 
 CONTENT = bytes(range(256)) * 4000  # about 1 MB, several chunks

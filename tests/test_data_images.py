@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from multispike.data import idx, load_dataset
-from multispike.data.decode import channel_statistics, fitted
+from multispike.datasets import idx, load_dataset
+from multispike.datasets.decode import channel_statistics, fitted
 from multispike.errors import InputError
 
 

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multispike.data.augment import Augmentation
-from multispike.data.loader import BatchLoader
-from multispike.data.sets import Split
+from multispike.datasets.augment import Augmentation
+from multispike.datasets.loader import BatchLoader
+from multispike.datasets.sets import Split
 from multispike.errors import InputError
 
 ALL = Augmentation(flip="alternate", shift=2, cutout=3, mixup=0.4)

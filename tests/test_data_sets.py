@@ -11,14 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multispike.data import DATASETS, list_datasets, load_dataset
-from multispike.data.sets import Dataset, Split, balanced_indices
+from multispike.datasets import DATASETS, list_datasets, load_dataset
+from multispike.datasets.sets import Dataset, Split, balanced_indices
 from multispike.errors import InputError
 
 
 def test_names_are_known_without_heavy_imports():
     code = (
-        "import sys, multispike.data as data; print(*data.list_datasets());"
+        "import sys, multispike.datasets as data; print(*data.list_datasets());"
         "print(*{'torch', 'pyarrow', 'PIL', 'sklearn', 'numpy'} & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

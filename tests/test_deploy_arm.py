@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from multispike.data import load_dataset
-from multispike.deploy.c_export import export_c
-from multispike.deploy.quantise import quantise
+from multispike.datasets import load_dataset
+from multispike.export.c import export_c
+from multispike.export.quantise import quantise
 from multispike.models import create_model
 
 TOOLS = ("arm-none-eabi-gcc", "qemu-system-arm", "make")

@@ -6,9 +6,9 @@ from importlib.util import find_spec
 import pytest
 from test_deploy_integer import MEAN, SHAPE, STD, images, realistic
 
-from multispike.deploy.bench import bench_run, engines_of, race
-from multispike.deploy.quantise import quantise
 from multispike.errors import InputError
+from multispike.export.bench import bench_run, engines_of, race
+from multispike.export.quantise import quantise
 
 NEEDED = [name for name in ("onnx", "onnxruntime", "openvino") if find_spec(name) is None]
 if shutil.which("cc") is None:

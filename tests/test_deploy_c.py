@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from test_deploy_integer import CASES, MEAN, NAMES, SHAPE, STD, images, realistic
 
-from multispike.deploy import c_export
-from multispike.deploy.c_export import export_c, flash_bytes
-from multispike.deploy.c_program import compile_network
-from multispike.deploy.counts import count
-from multispike.deploy.quantise import quantise
 from multispike.errors import InputError
+from multispike.export import c as c_export
+from multispike.export.c import export_c, flash_bytes
+from multispike.export.c_program import compile_network
+from multispike.export.counts import count
+from multispike.export.quantise import quantise
 from multispike.models import create_model
 
 FUNCTION = re.compile(r"^[a-z][^;{}#]*?\b(\w+)\([^;{}]*\)\n\{(.*?)^\}", re.DOTALL | re.MULTILINE)

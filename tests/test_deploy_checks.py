@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from test_deploy_integer import MEAN, SHAPE, STD, realistic, shifts, tiny
 
-from multispike.deploy.layers import Bias, MaxPool, Merge, Neurons, Potentials, Synapses
-from multispike.deploy.quantise import quantise
-from multispike.deploy.store import load, save
 from multispike.errors import InputError
+from multispike.export.layers import Bias, MaxPool, Merge, Neurons, Potentials, Synapses
+from multispike.export.quantise import quantise
+from multispike.export.serialize import load, save
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from test_deploy_c import logits, make, needs_cc, run
 from test_deploy_integer import CASES, NAMES, SHAPE, THIN, images
 
 from multispike.activity import record_activity
-from multispike.deploy.c_export import export_c
-from multispike.deploy.counts import count
-from multispike.deploy.layers import POTENTIAL_LEVEL, Neurons
-from multispike.deploy.quantise import quantise
+from multispike.export.c import export_c
+from multispike.export.counts import count
+from multispike.export.layers import POTENTIAL_LEVEL, Neurons
+from multispike.export.quantise import quantise
 from multispike.models import create_model
 from multispike.models.network import Network
 from multispike.models.table import ARCHITECTURES, FAMILIES, ResNet

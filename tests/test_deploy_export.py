@@ -15,11 +15,11 @@ from PIL import Image
 
 from multispike.cli import main
 from multispike.config import TrainConfig
-from multispike.data import load_dataset
-from multispike.deploy.export import FORMATS, export_run
-from multispike.deploy.folder import FILES, NETWORK, filling
-from multispike.deploy.store import load
+from multispike.datasets import load_dataset
 from multispike.errors import InputError
+from multispike.export.export import FORMATS, export_run
+from multispike.export.folder import FILES, NETWORK, filling
+from multispike.export.serialize import load
 from multispike.training.fit import fit
 from multispike.training.run import load_run
 
@@ -111,7 +111,7 @@ def test_a_fine_tuning_that_makes_it_worse_is_not_written(run, helps, tmp_path, 
         with torch.no_grad():
             trained.network.get_submodule("classifier.linear").weight.mul_(1 if helps else -1)
 
-    monkeypatch.setattr("multispike.deploy.trained.finetune_run", tune)
+    monkeypatch.setattr("multispike.export.trained.finetune_run", tune)
     summary = export_run(run, "c", tmp_path / "tuned", finetune=1)
     export_run(run, "c", tmp_path / "plain")
     assert (summary["finetuned"]["integer"] == summary["accuracy"]["integer"]) == helps
@@ -234,5 +234,5 @@ def test_an_ann_is_refused_with_advice_and_leaves_nothing(tmp_path):
 
 
 def test_formats_are_listed_without_torch():
-    code = "import sys, multispike.deploy.export; assert 'torch' not in sys.modules"
+    code = "import sys, multispike.export.export; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,12 +5,11 @@ import pytest
 import torch
 from test_deploy_integer import CASES, MEAN, NAMES, SHAPE, STD, images, normalised, realistic
 
-from multispike.data import load_dataset
-from multispike.deploy import drives
-from multispike.deploy import quantise as quantise_module
-from multispike.deploy.finetune import finetune
-from multispike.deploy.quantise import quantise, rounded_weights
+from multispike.datasets import load_dataset
 from multispike.errors import RunError
+from multispike.export import quantise as quantise_module
+from multispike.export.finetune import finetune
+from multispike.export.quantise import quantise, rounded_weights
 from multispike.models import create_model
 
 
@@ -59,7 +58,7 @@ def test_a_loss_that_is_not_finite_says_what_an_export_can_do_instead():
 
 def test_fine_tuning_makes_up_for_coarse_weights(monkeypatch):
     """With weights of -7..7 rounding hurts at once, not only networks as large as CIFAR's."""
-    for module in (drives, quantise_module):
+    for module in (folding, quantise_module):
         monkeypatch.setattr(module, "WEIGHT_MAX", 7)
     digits = load_dataset("digits", progress=False)
     mean, std = [float(v) for v in digits.mean], [float(v) for v in digits.std]

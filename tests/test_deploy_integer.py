@@ -10,13 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multispike.data import load_dataset
-from multispike.deploy import bounds, drives
-from multispike.deploy import integer as integer_module
-from multispike.deploy import quantise as quantise_module
-from multispike.deploy.counts import count, fan_out
-from multispike.deploy.integer import IntegerNetwork
-from multispike.deploy.layers import (
+from multispike.datasets import load_dataset
+from multispike.errors import InputError
+from multispike.export import network as integer_module
+from multispike.export import overflow
+from multispike.export import quantise as quantise_module
+from multispike.export.counts import count, fan_out
+from multispike.export.layers import (
     IMAGE,
     Bias,
     GlobalSum,
@@ -27,9 +27,9 @@ from multispike.deploy.layers import (
     Readout,
     Synapses,
 )
-from multispike.deploy.quantise import quantise
-from multispike.deploy.store import load, save
-from multispike.errors import InputError
+from multispike.export.network import IntegerNetwork
+from multispike.export.quantise import quantise
+from multispike.export.serialize import load, save
 from multispike.models import create_model
 from multispike.models.network import Network
 from multispike.models.table import ARCHITECTURES, FAMILIES, ResNet, Vgg
@@ -189,16 +189,16 @@ def test_equals_the_float_network_as_weights_get_finer(
 ):
     """With 22-bit weights rounding is too rare to matter; all else is the same arithmetic."""
     if arch.startswith("ms"):  # potentials finer too, hence wider than the shipped int16
-        for module in (bounds, integer_module, quantise_module):
+        for module in (overflow, integer_module, quantise_module):
             monkeypatch.setattr(module, "POTENTIAL_END", 2**39)
         monkeypatch.setattr(quantise_module, "POTENTIAL_LEVEL", 2**20 - 1)
         monkeypatch.setattr(torch, "int32", torch.int64)
-    monkeypatch.setattr(drives, "WEIGHT", np.int32)
-    for module in (drives, quantise_module):
+    monkeypatch.setattr(folding, "WEIGHT", np.int32)
+    for module in (folding, quantise_module):
         monkeypatch.setattr(module, "WEIGHT_MAX", 2**21)
     monkeypatch.setattr(quantise_module, "STEP_MAX", 2**26 - 1)
     monkeypatch.setattr(quantise_module, "REACH", 2**40)
-    monkeypatch.setattr(bounds, "INT32", 2**62)
+    monkeypatch.setattr(overflow, "INT32", 2**62)
     monkeypatch.setattr(torch, "int32", torch.int64)
     model = realistic(arch, timesteps, levels, **options)
     network = quantise(model, MEAN, STD, SHAPE)
@@ -414,7 +414,7 @@ def test_batches_do_not_matter():
 def test_sew_levels_grow_and_sparse_ones_do_not():
     for arch, most in (("sew_resnet", 3 * 4), ("sparse_resnet", 4)):
         network = quantise(realistic(arch), MEAN, STD, SHAPE)
-        largest = bounds.largest_outputs(network.layers)
+        largest = overflow.largest_outputs(network.layers)
         assert max(value for name, value in largest.items() if name not in (IMAGE, "pool")) == most
 
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from test_deploy_integer import MEAN, SHAPE, STD, images, normalised, realistic, tiny
 
-from multispike.deploy.layers import Bias, Neurons, Potentials, Synapses
-from multispike.deploy.nir_graph import nir_graph
-from multispike.deploy.onnx_graph import build
-from multispike.deploy.quantise import quantise
-from multispike.deploy.runtimes import export_onnx, onnxruntime_session
 from multispike.errors import InputError
+from multispike.export.layers import Bias, Neurons, Potentials, Synapses
+from multispike.export.nir import nir_graph
+from multispike.export.onnx import build
+from multispike.export.quantise import quantise
+from multispike.export.runtimes import export_onnx, onnxruntime_session
 from multispike.models import create_model
 
 PIXELS = np.arange(256, dtype=np.uint8).reshape(256, 1, 1, 1)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from test_deploy_integer import MEAN, STD, images, realistic
 
-from multispike.deploy.layers import MaxPool, pooled
-from multispike.deploy.nir_graph import export_nir, nir_graph
-from multispike.deploy.quantise import quantise
 from multispike.errors import InputError
+from multispike.export.layers import MaxPool, pooled
+from multispike.export.nir import export_nir, nir_graph
+from multispike.export.quantise import quantise
 
 nir = pytest.importorskip("nir")
 

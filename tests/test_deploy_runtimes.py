@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from test_deploy_integer import CASES, MEAN, NAMES, SHAPE, STD, images, realistic
 
-from multispike.deploy import runtimes
-from multispike.deploy.onnx_graph import build
-from multispike.deploy.quantise import quantise
-from multispike.deploy.runtimes import (
+from multispike.errors import InputError
+from multispike.export import runtimes
+from multispike.export.onnx import build
+from multispike.export.quantise import quantise
+from multispike.export.runtimes import (
     export_onnx,
     export_openvino,
     onnxruntime_session,
     openvino_request,
 )
-from multispike.errors import InputError
 
 onnx = pytest.importorskip("onnx")
 
@@ -100,7 +100,7 @@ def test_weights_that_16_bits_could_not_pair_are_float32(levels, wide):
 
 def test_openvino_leaves_no_identifier_in_the_home_folder(tmp_path):
     needs_openvino()
-    code = "from multispike.deploy.runtimes import openvino_package; openvino_package()"
+    code = "from multispike.export.runtimes import openvino_package; openvino_package()"
     environment = {**os.environ, "HOME": str(tmp_path)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
     assert not list(tmp_path.iterdir())

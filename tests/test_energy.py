@@ -30,7 +30,7 @@ from multispike.energy import (
     load_profile,
 )
 from multispike.errors import InputError
-from multispike.records import LayerRecord, with_density
+from multispike.layer_record import LayerRecord, with_density
 
 CLOSE = 1e-9  # relative: sums of a few dozen floats
 
@@ -306,7 +306,7 @@ def test_total_is_the_sum_of_layers_and_of_categories():
 
 def test_arithmetic_needs_neither_torch_nor_numpy():
     code = (
-        "import sys, multispike.records, multispike.energy as e; e.energy;"
+        "import sys, multispike.layer_record, multispike.energy as e; e.energy;"
         "print(sorted({'torch', 'numpy', 'yaml'} & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

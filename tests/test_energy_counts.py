@@ -12,7 +12,7 @@ from layers import LINEAR, layer
 
 from multispike.energy import Counts, counts, synops
 from multispike.errors import InputError
-from multispike.records import LayerRecord, with_density
+from multispike.layer_record import LayerRecord, with_density
 
 # 2x5x5 -> 4x3x3, kernel 3, stride 2, padding 1. Along one axis an input at 0..4 meets
 # 1, 2, 1, 2, 1 outputs (output o covers 2o-1 .. 2o+1): 7 pairs of at most 9.

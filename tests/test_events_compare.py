@@ -8,8 +8,8 @@ import pytest
 from test_events_recordings import aedat2
 
 from multispike.cli import main
-from multispike.data.cifar10dvs import CLASSES, numbers_of_test, turned
-from multispike.data.recordings import EVENT
+from multispike.datasets.cifar10dvs import CLASSES, numbers_of_test, turned
+from multispike.events.read import EVENT
 
 VARIANTS = ("ann-T2", "binary-T2", "multilevel-T1-N4", "multilevel-T1-N8")
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multispike.data.emulator import (
+from multispike.errors import InputError
+from multispike.events.emulator import (
     UNIT,
     Camera,
     Pixels,
@@ -13,8 +14,7 @@ from multispike.data.emulator import (
     emulate_events,
     emulate_frames,
 )
-from multispike.data.frames import event_frames
-from multispike.errors import InputError
+from multispike.events.frames import event_frames
 
 C = 1000.0
 IDEAL = Camera(mismatch=0, refractory_us=0, leak_hz=0, shot_hz=0, warm=False)

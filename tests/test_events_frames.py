@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multispike.data.frames import drop, drop_counted, event_frames, flip, frame_size, shift
-from multispike.data.recordings import EVENT
 from multispike.errors import InputError
+from multispike.events.frames import drop, drop_counted, event_frames, flip, frame_size, shift
+from multispike.events.read import EVENT
 
 SENSOR = (13, 9)
 

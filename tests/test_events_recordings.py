@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multispike.data.recordings import EVENT, read_events
 from multispike.errors import InputError
+from multispike.events.read import EVENT, read_events
 
 RAMPS = Path(__file__).parent / "data"
 """120 events with t = 1000 + 10 i, x = i, y = 127 - i, p = i mod 2, written by faery 0.7.1."""
@@ -482,7 +482,7 @@ def test_only_a_run_that_may_be_wrong_is_held_back():
 
 
 def test_a_run_that_never_ends_is_not_held_for_ever(monkeypatch):
-    monkeypatch.setattr("multispike.data.clock.LONGEST_RUN", 5)
+    monkeypatch.setattr("multispike.events.timestamps.LONGEST_RUN", 5)
     content = EventByEvent(with_times(1000, *[90_000] * 20))
     header = content.getvalue().index(b"% end\n") + 6
     given = [(len(events), (content.tell() - header) // 8) for events in read_events(content)]
@@ -675,7 +675,7 @@ def test_a_missing_library_is_named():
     """In a process of its own, in which the library can't be imported."""
     program = (
         "import io, sys; sys.modules['evt3'] = None\n"
-        "from multispike.data.recordings import read_events\n"
+        "from multispike.events.read import read_events\n"
         "from multispike.errors import InputError\n"
         "try: list(read_events(io.BytesIO(b'% evt 3.0\\n' + bytes(64))))\n"
         "except InputError as error: print(error)\n"

@@ -11,13 +11,12 @@ import pytest
 import torch
 from test_events_recordings import FILES, aedat2, bin5, evt2, npz, ramp
 
-from multispike.data import DATASETS, load_dataset
-from multispike.data import events as event_sets
-from multispike.data.cifar10dvs import CLASSES, SPLITS, numbers_of_test
-from multispike.data.emulator import emulate_events, emulate_frames
-from multispike.data.frames import event_frames
-from multispike.data.recordings import EVENT
+from multispike.datasets import DATASETS, event_sets, load_dataset
+from multispike.datasets.cifar10dvs import CLASSES, SPLITS, numbers_of_test
 from multispike.errors import InputError
+from multispike.events.emulator import emulate_events, emulate_frames
+from multispike.events.frames import event_frames
+from multispike.events.read import EVENT
 
 
 def recording(seed: int, count: int = 400, side: int = 128) -> np.ndarray:
@@ -94,7 +93,7 @@ def test_the_fixed_split_is_what_it_says():
     """Chosen by the names alone, so nobody could have picked the easy ones."""
     import hashlib
 
-    file = resources.files("multispike.data").joinpath("splits/cifar10dvs.json")
+    file = resources.files("multispike.datasets").joinpath("splits/cifar10dvs.json")
     listed = json.loads(file.read_text())["test"]
     for name in CLASSES:
         stems = [f"cifar10_{name}_{number}" for number in range(1000)]

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_events_recordings import evt2, npy, ramp
 
-from multispike.data.recordings import EVENT
-from multispike.data.slices import slices
 from multispike.errors import InputError
-from multispike.viewer import CAPTION, ViewConfig, show, write_view
+from multispike.events.read import EVENT
+from multispike.events.view import CAPTION, ViewConfig, show, write_view
+from multispike.events.windows import slices
 
 
 def at(times: list[int]) -> np.ndarray:

@@ -10,10 +10,10 @@ from torch import nn
 from torch.testing import assert_close
 
 from multispike import MultiLevelIF, create_model
-from multispike.kernels import count_levels, norm_usable, pool_usable
-from multispike.kernels.layer import fixed_rows, window
 from multispike.models import fusion
 from multispike.models.fusion import Layers, MaxPool, OverTime
+from multispike.ops import count_levels, norm_usable, pool_usable
+from multispike.ops.layer import fixed_rows, window
 from multispike.surrogate import SURROGATES
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]

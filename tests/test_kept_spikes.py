@@ -12,9 +12,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from multispike import create_model, list_models
-from multispike.kernels import levels as kept
-from multispike.kernels import library, spikes_kept_as_bytes
 from multispike.models import fusion
+from multispike.ops import levels as kept
+from multispike.ops import library, spikes_kept_as_bytes
 
 TYPES = [torch.float32, torch.bfloat16]
 NEURONS = [(1, 1.0), (4, 1.0), (4, 2.0), (5, 0.7)]  # N, V_th

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from multispike import MultiLevelIF, kernels
-from multispike.kernels import FusedSpikes, layer, library, usable
 from multispike.neurons import _Spikes
+from multispike.ops import FusedSpikes, layer, library, usable
 from multispike.surrogate import SURROGATES, NeuronSpec, level, threshold_gradient
 
 SLOPE = dict(rtol=1e-4, atol=1e-5)

@@ -18,20 +18,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multispike import MultiLevelIF, __version__, create_model
-from multispike.avalanche import AvalancheConfig
-from multispike.avalanche import run as run_avalanche
+from multispike.commands.avalanche import AvalancheConfig
+from multispike.commands.avalanche import run as run_avalanche
+from multispike.commands.experiment import compare
 from multispike.config import CompareConfig
 from multispike.errors import InputError
-from multispike.experiment import compare
-from multispike.report.blocks import Table, short_name
+from multispike.report.compare_report import SECTIONS, write_report
 from multispike.report.comparison import Comparison, read_comparison
+from multispike.report.document import Table, short_name
 from multispike.report.energy_sections import pareto_front
-from multispike.report.html import SECTIONS, write_report
 from multispike.report.information_sections import information
 from multispike.report.neuron_sections import transfer
 from multispike.report.overview import findings
-from multispike.report.results import read_results, write_results
 from multispike.report.style import BASELINE_COLOURS, CATEGORIES, PAGE, dark_colours, marks
+from multispike.results import read_results, write_results
 
 SMALL = CompareConfig(
     data="digits", epochs=2, limit_train=64, limit_test=40, batch_size=32, threads=1

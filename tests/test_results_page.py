@@ -10,10 +10,10 @@ from PIL import Image
 from test_reproduce import arguments, results
 
 from multispike.cli import main
+from multispike.commands.experiment import evaluate
 from multispike.config import EvaluateConfig, deciding
 from multispike.errors import InputError
-from multispike.experiment import evaluate
-from multispike.report.paper import save
+from multispike.report.matplotlib_style import save
 from multispike.reproduce import avalanche
 from multispike.reproduce.page import SECTIONS, contents, page
 from multispike.reproduce.page.figures import FIGURES

@@ -24,16 +24,16 @@ from test_events_recordings import aedat2, evt2, evt3, npy, ramp
 
 from multispike.cli import main
 from multispike.config import StreamConfig, TrainConfig
-from multispike.data.frames import event_frames
-from multispike.data.loader import BatchLoader
-from multispike.data.pace import AsRead, Reading, Realtime
-from multispike.data.recordings import EVENT, read_events
-from multispike.data.sets import Split
-from multispike.data.slices import slices
+from multispike.datasets.loader import BatchLoader
+from multispike.datasets.sets import Split
 from multispike.errors import InputError
-from multispike.live import LiveView, half_blocks
+from multispike.events.frames import event_frames
+from multispike.events.playback import AsRead, Reading, Realtime
+from multispike.events.read import EVENT, read_events
+from multispike.events.stream import FrameClassifier, Prediction, framer, run_stream
+from multispike.events.terminal import LiveView, half_blocks
+from multispike.events.windows import slices
 from multispike.models import create_model
-from multispike.stream import FrameClassifier, Prediction, framer, run_stream
 from multispike.training import fit, load_run
 
 SIZE = 16

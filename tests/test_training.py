@@ -15,12 +15,12 @@ import pytest
 import torch
 import yaml
 
+from multispike.commands.experiment import evaluation_loader
 from multispike.config import TrainConfig
-from multispike.data.loader import BatchLoader
+from multispike.datasets.loader import BatchLoader
 from multispike.errors import InputError, RunError
-from multispike.experiment import evaluation_loader
 from multispike.neurons import MultiLevelIF
-from multispike.report.results import read_results
+from multispike.results import read_results
 from multispike.training import fit, load_data, load_run
 from multispike.training.checkpoint import AtomicCheckpointIO, read_checkpoint
 from multispike.training.optim import make_optimizer, make_schedule, peak_lr
@@ -519,7 +519,7 @@ def test_checkpoints_of_another_version_are_refused(straight, tmp_path, change):
 
 
 def test_images_of_a_last_batch_that_is_left_out_are_not_counted(tmp_path):
-    from multispike.experiment import summarise
+    from multispike.commands.experiment import summarise
 
     config = replace(TINY, arch="fastnet", limit_train=50, epochs=2, out=str(tmp_path / "run"))
     fit(config)

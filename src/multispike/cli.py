@@ -61,7 +61,7 @@ COMMANDS = {
         ("multispike models", "multispike models --json models.json"),
     ),
     "train": Command(
-        "multispike.experiment:train",
+        "multispike.commands.experiment:train",
         TrainConfig,
         "Train one network.",
         (
@@ -71,7 +71,7 @@ COMMANDS = {
         ),
     ),
     "evaluate": Command(
-        "multispike.experiment:evaluate",
+        "multispike.commands.experiment:evaluate",
         EvaluateConfig,
         "Measure a trained run on its test set.",
         (
@@ -81,7 +81,7 @@ COMMANDS = {
         {"run": "folder of the run, or a checkpoint by itself"},
     ),
     "report": Command(
-        "multispike.experiment:report",
+        "multispike.commands.experiment:report",
         ReportConfig,
         "Put trained runs into one HTML report, under any energy profile.",
         (
@@ -91,7 +91,7 @@ COMMANDS = {
         {"runs": "folders of runs or comparisons, or checkpoints, comma-separated"},
     ),
     "energy": Command(
-        "multispike.experiment:energy",
+        "multispike.commands.experiment:energy",
         EnergyConfig,
         "Price a trained run, or an architecture at an assumed activity.",
         (
@@ -101,7 +101,7 @@ COMMANDS = {
         {"target": "folder of a run, or name of an architecture"},
     ),
     "avalanche": Command(
-        "multispike.avalanche:run",
+        "multispike.commands.avalanche:run",
         AvalancheConfig,
         "Measure how activity grows along the depth of residual networks.",
         (
@@ -110,7 +110,7 @@ COMMANDS = {
         ),
     ),
     "export": Command(
-        "multispike.deploy.commands:export",
+        "multispike.commands.export:export",
         ExportConfig,
         "Ship a run as an exact integer program: C99, ONNX, OpenVINO or NIR.",
         (
@@ -122,14 +122,14 @@ COMMANDS = {
         {"run": "folder of the run, or a checkpoint by itself"},
     ),
     "bench": Command(
-        "multispike.deploy.commands:bench",
+        "multispike.commands.export:bench",
         BenchConfig,
         "Time a run in torch, ONNX Runtime, OpenVINO and C.",
         ("multispike bench RUN", "multispike bench RUN --threads 1 --json bench.json"),
         {"run": "folder of the run, or a checkpoint by itself"},
     ),
     "view": Command(
-        "multispike.viewer:show",
+        "multispike.events.view:show",
         ViewConfig,
         "Show a recording of an event camera as PNG, GIF or HTML.",
         (
@@ -139,7 +139,7 @@ COMMANDS = {
         {"events": "recording to look at"},
     ),
     "stream": Command(
-        "multispike.stream:stream",
+        "multispike.events.stream:stream",
         StreamConfig,
         "Classify a recording, or what a camera sends, slice by slice.",
         (
@@ -153,7 +153,7 @@ COMMANDS = {
         },
     ),
     "compare": Command(
-        "multispike.experiment:compare",
+        "multispike.commands.experiment:compare",
         CompareConfig,
         "Train several neurons under one recipe and compare them.",
         (

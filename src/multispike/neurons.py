@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from multispike.errors import InputError, invalid
-from multispike.kernels import FusedSpikes, empty_like_steps, traced, usable
+from multispike.ops import FusedSpikes, empty_like_steps, traced, usable
 from multispike.surrogate import (
     SURROGATES,
     WINDOWS,

@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from multispike.activity.axes import uncommon
+from multispike.activity.layout import uncommon
 from multispike.activity.recorder import Recorder
 from multispike.activity.result import Activity, Crossing, Potentials, ResidualSum, SpikeLayer
 from multispike.activity.summary import summarise

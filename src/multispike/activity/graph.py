@@ -13,9 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from multispike.activity.provenance import Errors, Magnitudes, Tally
 from multispike.activity.statistics import Grid, find_grid, nonzeros, on_grid, tolerance
-from multispike.activity.tally import Errors, Magnitudes, Tally
-from multispike.records import Kind, reach
+from multispike.layer_record import Kind, reach
 
 Carries = Literal["spikes", "analog", "potential"]
 """Spikes: whole levels. Analog: any values, zeros among them. Potential: what a layer computed

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from multispike.activity.provenance import squares
 from multispike.activity.result import SpikeLayer
-from multispike.activity.tally import squares
 from multispike.errors import invalid, is_count
 from multispike.neurons import MultiLevelIF
 

@@ -5,8 +5,8 @@ What no rule covers, and what a rule can't count, is noted by name.
 
 from __future__ import annotations
 
-from multispike.activity import arithmetic as values
-from multispike.activity import layers
+from multispike.activity import elementwise_rules as values
+from multispike.activity import layer_rules as layers
 from multispike.activity.trace import Rule
 
 

@@ -18,8 +18,8 @@ from torch.overrides import TorchFunctionMode
 
 from multispike.activity.graph import Node, Source
 from multispike.activity.operations import RULES
+from multispike.activity.provenance import Errors, Signal, longer_plus
 from multispike.activity.statistics import Grid
-from multispike.activity.tally import Errors, Signal, longer_plus
 from multispike.activity.trace import Frame, Trace, is_function
 from multispike.neurons import MIN_THRESHOLD, MultiLevelIF
 

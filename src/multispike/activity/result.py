@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from multispike.records import LayerRecord
+from multispike.layer_record import LayerRecord
 
 Path = Literal["direct", "shortcut", "sum"]
 

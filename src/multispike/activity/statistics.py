@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from multispike.kernels import Counts, count_levels
+from multispike.ops import Counts, count_levels
 
 BYTE_LEVELS = 31
 """Up to this many levels are counted as bytes: sums of at least 8 rows fit into one."""

@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from multispike.activity.graph import Activation, Layer, Node, Pool, Source, Sum, Through
+from multispike.activity.provenance import Magnitudes, Tally
 from multispike.activity.result import Activity, Path, Potentials, ResidualSum, SpikeLayer
 from multispike.activity.statistics import Grid
-from multispike.activity.tally import Magnitudes, Tally
-from multispike.records import InputKind, LayerRecord, Shortcut
+from multispike.layer_record import InputKind, LayerRecord, Shortcut
 
 
 def summarise(

@@ -11,10 +11,10 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from multispike.activity.axes import Axes, Layout
 from multispike.activity.graph import Activation, Layer, Node, Source
+from multispike.activity.layout import Axes, Layout
+from multispike.activity.provenance import Signal, Tally
 from multispike.activity.statistics import Stats, wide
-from multispike.activity.tally import Signal, Tally
 from multispike.errors import InputError
 
 Run = Callable[[], Any]

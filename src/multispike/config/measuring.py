@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from multispike.config.names import distinct_names
-from multispike.data import DATASETS
+from multispike.datasets import DATASETS
 from multispike.energy import get_profile
 from multispike.errors import invalid, require_counts, unknown
 from multispike.models.table import ARCHITECTURES, ResNet

@@ -58,7 +58,7 @@ class StreamConfig:
 
     @property
     def slicing(self) -> dict[str, int]:
-        """The arguments of `multispike.data.slices.slices`.
+        """The arguments of `multispike.events.windows.slices`.
 
         >>> StreamConfig("RUN", "a.raw", overlap=5000).slicing
         {'window_us': 10000, 'overlap': 5000}

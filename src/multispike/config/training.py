@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from multispike.config.names import split_names
 from multispike.config.viewing import parse_sensor
-from multispike.data import DATASETS
+from multispike.datasets import DATASETS
 from multispike.errors import InputError, invalid, require_counts, unknown
 from multispike.models import DEFAULT_LEVELS
 from multispike.models.table import ARCHITECTURES

@@ -15,7 +15,7 @@ from multispike.energy.counts import Fanout, GradedOp, Network
 from multispike.energy.pricing import EnergyReport, energy
 from multispike.energy.profiles import Profile, get_profile
 from multispike.errors import invalid
-from multispike.records import LayerRecord, checked, with_density
+from multispike.layer_record import LayerRecord, checked, with_density
 
 BASELINES: dict[Network, str] = {
     "ann": "dense ANN",

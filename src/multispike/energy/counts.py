@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Literal, Self, get_args
 
 from multispike.errors import unknown
-from multispike.records import LayerRecord
+from multispike.layer_record import LayerRecord
 
 Network = Literal["snn", "ann", "ann_stepwise", "qann", "qann_skip"]
 Fanout = Literal["lemaire", "exact"]

@@ -25,7 +25,7 @@ from multispike.energy.counts import (
 from multispike.energy.profiles import BITS, Profile, get_profile
 from multispike.energy.synops import synops
 from multispike.errors import invalid
-from multispike.records import LayerRecord, checked
+from multispike.layer_record import LayerRecord, checked
 
 CHOICES = (
     "batch normalisation is folded into weights and biases before counting",

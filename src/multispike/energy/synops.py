@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from multispike.records import LayerRecord, checked
+from multispike.layer_record import LayerRecord, checked
 
 
 @dataclass(frozen=True)

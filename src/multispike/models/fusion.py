@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from multispike.kernels import (
+from multispike.neurons import MultiLevelIF
+from multispike.ops import (
     FusedMaxPool,
     FusedNormSpikes,
     norm_usable,
@@ -20,7 +21,6 @@ from multispike.kernels import (
     spikes_kept_as_bytes,
     traced,
 )
-from multispike.neurons import MultiLevelIF
 
 
 class OverTime(nn.Module):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from multispike.errors import InputError, invalid
-from multispike.kernels import traced
 from multispike.models.fusion import normed_spikes, watched
+from multispike.ops import traced
 
 
 class Network(nn.Module):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from multispike.report.axes import add_line, canvas, label, layer_axis
-from multispike.report.blocks import Column, Content, Json, Plot, Table, short_name
 from multispike.report.comparison import Comparison
+from multispike.report.document import Column, Content, Json, Plot, Table, short_name
 
 _BRANCHES = {"direct": "direct path", "shortcut": "shortcut", "total": "sum"}
 """Keys of a residual sum in the results, in the order they are drawn."""

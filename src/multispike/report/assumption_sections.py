@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from multispike.energy import BASELINES
 from multispike.report.axes import canvas, label
-from multispike.report.blocks import WHOLE_ROW, Column, Content, Json, Key, Plot, Table, number
 from multispike.report.comparison import MICRO, Comparison
 from multispike.report.crossover import MEANING, crossings, verdict
+from multispike.report.document import WHOLE_ROW, Column, Content, Json, Key, Plot, Table, number
 from multispike.report.style import BASELINE_COLOURS
 
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.table import Table as TerminalTable
 
-from multispike.avalanche import BRANCHES, Avalanche, AvalancheConfig, Branch, Site, growth
+from multispike.commands.avalanche import BRANCHES, Avalanche, AvalancheConfig, Branch, Site, growth
 from multispike.environment import environment
 from multispike.files import write_json, write_text
 from multispike.models.table import FAMILIES
 from multispike.report.axes import add_line, canvas, label
-from multispike.report.blocks import Column, Content, Plot, Section, Table, number
+from multispike.report.document import Column, Content, Plot, Section, Table, number
+from multispike.report.matplotlib_style import blank, legend_below, line, save
 from multispike.report.page import render
-from multispike.report.paper import blank, legend_below, line, save
 from multispike.report.style import PAGE, Mark, marks
 
 if TYPE_CHECKING:

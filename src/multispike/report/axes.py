@@ -9,7 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from multispike.report.blocks import short_name
+from multispike.report.document import short_name
 from multispike.report.style import SEQUENTIAL, Mark
 
 

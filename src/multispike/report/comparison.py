@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 
 from multispike.errors import InputError
-from multispike.report.blocks import Json
-from multispike.report.results import read_results
+from multispike.report.document import Json
 from multispike.report.style import Mark, marks
+from multispike.results import read_results
 
 MICRO = 1e-3
 """nJ -> µJ, the unit of a report."""

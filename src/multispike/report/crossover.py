@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from multispike.energy import BASELINES, Crossover, Network
-from multispike.report.blocks import Json, listed
+from multispike.report.document import Json, listed
 
 MEANING = (
     "density: events per neuron and timestep, the same in every layer (measured zeros are"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from multispike.report.axes import canvas, label, layer_axis
-from multispike.report.blocks import (
+from multispike.report.comparison import MICRO, Comparison, energy_uj
+from multispike.report.document import (
     WHOLE_ROW,
     Column,
     Content,
@@ -18,7 +19,6 @@ from multispike.report.blocks import (
     row_of,
     short_name,
 )
-from multispike.report.comparison import MICRO, Comparison, energy_uj
 from multispike.report.style import CATEGORIES, PARETO
 
 _SHARED = tuple(Key(name, light) for name, (light, _) in CATEGORIES.values())

@@ -9,8 +9,8 @@ from multispike.activity.information import LayerInformation, quantisation_study
 from multispike.activity.information import information as _entropies
 from multispike.report.activity_sections import along_depth
 from multispike.report.axes import canvas, label
-from multispike.report.blocks import Column, Content, Json, Plot, Table
 from multispike.report.comparison import Comparison
+from multispike.report.document import Column, Content, Json, Plot, Table
 from multispike.report.style import DASHES, PAGE
 
 _JITTERS = tuple(step / 10 for step in range(11))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from multispike.report.axes import add_line, canvas, heat_map
-from multispike.report.blocks import Column, Content, Json, Plot, Table, percent, row_of
 from multispike.report.comparison import Comparison
+from multispike.report.document import Column, Content, Json, Plot, Table, percent, row_of
 
 _LABELLED = 12  # classes up to which every cell of a confusion matrix carries its number
 _MISTAKES = 25  # rows of the table where there are more classes

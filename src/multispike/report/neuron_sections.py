@@ -6,8 +6,8 @@ import torch
 
 from multispike.neurons import MultiLevelIF
 from multispike.report.axes import add_line, canvas
-from multispike.report.blocks import Column, Content, Json, Plot, Table
 from multispike.report.comparison import Comparison, is_spiking
+from multispike.report.document import Column, Content, Json, Plot, Table
 from multispike.surrogate import SURROGATES
 
 _NEEDED = {"surrogate", "alpha", "v_init", "beta"}

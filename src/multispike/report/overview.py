@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 from multispike.energy import BASELINES
-from multispike.report.blocks import Column, Content, Json, Table, listed, number, percent
 from multispike.report.comparison import (
     MICRO,
     Comparison,
@@ -15,6 +14,7 @@ from multispike.report.comparison import (
     test_images,
 )
 from multispike.report.crossover import crossings
+from multispike.report.document import Column, Content, Json, Table, listed, number, percent
 
 
 def overview(data: Comparison) -> Content:

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from multispike import __version__
-from multispike.report.blocks import Section
+from multispike.report.document import Section
 from multispike.report.style import DASHES, PAGE, SYMBOLS, dark_colours
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from multispike.report.blocks import Key
+from multispike.report.document import Key
 
 Pair = tuple[str, str]
 """A colour on a light and on a dark page."""

@@ -8,8 +8,8 @@ from rich import box
 from rich.table import Table
 
 from multispike.energy import BASELINES
-from multispike.report.blocks import short_name
 from multispike.report.crossover import MEANING, crossings, verdict
+from multispike.report.document import short_name
 
 
 def comparison_table(runs: list[dict[str, Any]]) -> Table:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from multispike.config import TrainConfig, deciding, differing
-from multispike.report.results import read_runs, write_runs
+from multispike.results import read_runs, write_runs
 
 CHECKPOINT_BYTES = 5_000_000
 """Weights up to this size are kept beside the results."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from multispike.avalanche import study
+from multispike.commands.avalanche import study
 from multispike.config import AvalancheConfig
 from multispike.environment import environment
 from multispike.errors import invalid

@@ -33,7 +33,7 @@ def reproduce(settings: ReproduceConfig) -> int:
 
 def write_page(settings: ReproduceConfig) -> Path:
     """DOCS/results.md and its figures, from what is in RESULTS; gives the page's path."""
-    from multispike.report.paper import save
+    from multispike.report.matplotlib_style import save
     from multispike.reproduce.page import contents, page
     from multispike.reproduce.page.figures import FIGURES
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from multispike.commands.experiment import stopped, train_run
 from multispike.config import TrainConfig, differing
-from multispike.experiment import stopped, train_run
 from multispike.report.terminal import comparison_table
 from multispike.reproduce.archive import Archive
 from multispike.reproduce.settings import ReproduceConfig

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from multispike.config import Recipe, TrainConfig
 from multispike.config.viewing import parse_sensor
-from multispike.data import DATASETS, load_dataset
-from multispike.data.augment import Augmentation
-from multispike.data.loader import BatchLoader
-from multispike.data.sets import Dataset
+from multispike.datasets import DATASETS, load_dataset
+from multispike.datasets.augment import Augmentation
+from multispike.datasets.loader import BatchLoader
+from multispike.datasets.sets import Dataset
 from multispike.errors import InputError, invalid, unknown
 from multispike.models import create_model
 from multispike.models.network import Network

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from multispike.errors import InputError
-from multispike.report.results import read_json
 from multispike.reproduce.page import learning, machine, neurons, speed, studies
+from multispike.results import read_json
 
 Render = Callable[[dict[str, Any]], list[str]]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from multispike.avalanche import Avalanche
-from multispike.report.blocks import short_name
-from multispike.report.paper import blank, legend_below, line
+from multispike.commands.avalanche import Avalanche
+from multispike.report.document import short_name
+from multispike.report.matplotlib_style import blank, legend_below, line
 from multispike.report.style import BASELINE_COLOURS, CATEGORIES, PARETO, marks
 from multispike.reproduce.page.learning import AIMS
 from multispike.reproduce.page.rows import FIRST, PROFILES, Rows, rows_of

@@ -1,0 +1,181 @@
+"""Data sets by name. Importing this loads no torch: the command line lists names from here.
+
+A row of `DATASETS` names a function `load(request: Request, **options) -> Dataset`
+(`multispike.datasets.sets`); adding a data set is adding a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from multispike.errors import invalid, unknown
+
+if TYPE_CHECKING:
+    from multispike.datasets.sets import Dataset
+
+__all__ = ["DATASETS", "Source", "list_datasets", "load_dataset"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One row: where a data set comes from.
+
+    load: `"module:function"`, imported on use.
+    description: one line for listings.
+    events: True if samples are `[T, C, H, W]` event frames, False if `[C, H, W]` images.
+    options: keyword options that the function takes beyond the request.
+    download: whether `download=True` can fetch it.
+    mirrored: whether a mirrored sample is as good as the sample, and keeps its label: then
+        training mirrors by default.
+    """
+
+    load: str
+    description: str
+    events: bool = False
+    options: tuple[str, ...] = ()
+    download: bool = False
+    mirrored: bool = False
+
+
+DATASETS: dict[str, Source] = {
+    "digits": Source(
+        "multispike.datasets.image_sets:load_digits",
+        "8x8 grey handwritten digits, 10 classes, 1,437 + 360, bundled with scikit-learn",
+    ),
+    "fashion_mnist": Source(
+        "multispike.datasets.idx:load_fashion_mnist",
+        "28x28 grey clothes, 10 classes, 60,000 + 10,000, from idx files",
+    ),
+    "cifar10": Source(
+        "multispike.datasets.cifar:load_cifar",
+        "32x32 colour images, 10 classes, 50,000 + 10,000, from parquet or the official tarball",
+        download=True,
+        mirrored=True,
+    ),
+    "cifar100": Source(
+        "multispike.datasets.cifar:load_cifar",
+        "32x32 colour images, 100 classes, 50,000 + 10,000, from parquet or the official tarball",
+        download=True,
+        mirrored=True,
+    ),
+    "imagefolder": Source(
+        "multispike.datasets.image_sets:load_imagefolder",
+        "your own images in train/CLASS and test/CLASS (or val/CLASS) folders",
+        options=("size",),
+        mirrored=True,
+    ),
+    "cifar10dvs": Source(
+        "multispike.datasets.cifar10dvs:load_cifar10dvs",
+        "128x128 event recordings of CIFAR-10 images, 10 classes, 9,000 + 1,000, four splits",
+        events=True,
+        options=("timesteps", "size", "by", "split"),
+        download=True,
+        mirrored=True,
+    ),
+    "dvsgesture": Source(
+        "multispike.datasets.event_sets:load_dvsgesture",
+        "128x128 event recordings of gestures, 11 classes, 1,077 + 264, as Tonic cuts them",
+        events=True,
+        options=("timesteps", "size", "by"),
+        download=True,
+    ),
+    "nmnist": Source(
+        "multispike.datasets.event_sets:load_nmnist",
+        "34x34 event recordings of handwritten digits, 10 classes, 60,000 + 10,000",
+        events=True,
+        options=("timesteps", "size", "by"),
+        download=True,
+    ),
+    "eventfolder": Source(
+        "multispike.datasets.event_sets:load_eventfolder",
+        "your own event recordings in train/CLASS and test/CLASS (or val/CLASS) folders",
+        events=True,
+        options=("timesteps", "size", "by", "sensor"),
+    ),
+}
+
+DATASETS |= {
+    f"{name}-dvs-sim": Source(
+        "multispike.datasets.emulated:load_emulated",
+        f"emulated event-camera recordings of the images of {name}",
+        events=True,
+        options=("timesteps", "size"),
+        download=source.download,
+        mirrored=source.mirrored,
+    )
+    for name, source in DATASETS.items()
+    if not source.events
+}
+
+
+def list_datasets() -> list[str]:
+    """The names that `load_dataset` takes, sorted.
+
+    >>> "digits" in list_datasets()
+    True
+    """
+    return sorted(DATASETS)
+
+
+def load_dataset(
+    name: str,
+    data_dir: str | Path | None = None,
+    *,
+    limit_train: int | None = None,
+    limit_test: int | None = None,
+    cache_dir: str | Path | None = None,
+    download: bool = False,
+    progress: bool = True,
+    **options: Any,
+) -> Dataset:
+    """Load a data set into uint8 tensors, decoded once and then read from a cache.
+
+    data_dir: folder (or archive) with the source; None means the set's default places.
+    limit_train, limit_test: take that many samples of a split: always the same ones, spread over
+        the whole split and with the classes as equally often as it permits
+        (`multispike.datasets.sets.balanced_indices`), from 1 to the size of the split.
+    cache_dir: where decoded arrays are kept; default `$MULTISPIKE_CACHE`, else
+        `~/.cache/multispike`. A cache that can't be written costs a warning, nothing else.
+    download: fetch the official source if it isn't in `data_dir` (or, without one, the cache).
+    progress: show a bar while downloading or decoding, if standard error is a terminal.
+    options: what the set's row lists as `options`.
+
+    Raises `InputError` for an unknown name or option, a limit out of range, and a source that
+    is missing, damaged or not what its checksum says; `RunError` if a download broke off.
+
+    >>> digits = load_dataset("digits", limit_train=100)
+    >>> digits.input_shape, digits.num_classes, digits.train.inputs.shape
+    ((1, 8, 8), 10, torch.Size([100, 1, 8, 8]))
+    """
+    from multispike.datasets.cache import Cache
+    from multispike.datasets.sets import Request
+
+    if name not in DATASETS:
+        raise unknown("data", name, DATASETS)
+    source = DATASETS[name]
+    for option, value in options.items():
+        if option not in source.options:
+            if source.options:
+                raise unknown(f"option of {name}", option, source.options)
+            raise invalid(f"option of {name}", f"{option}={value!r}", "none, it takes no options")
+    if download and not source.download:
+        raise invalid("download", download, f"False: there is no download for {name}")
+    request = Request(
+        name=name,
+        data_dir=Path(data_dir).expanduser() if data_dir is not None else None,
+        cache=Cache(cache_dir),
+        download=download,
+        progress=progress,
+        limit_train=limit_train,
+        limit_test=limit_test,
+    )
+    module, function = source.load.split(":")
+    try:
+        dataset: Dataset = getattr(import_module(module), function)(request, **options)
+    except OSError as error:  # what a loader foresees it tells itself; this is the rest
+        reason = f"readable files ({error.strerror or error}: {error.filename})"
+        raise invalid("data_dir", str(data_dir), reason) from None
+    return dataset.limited(limit_train, limit_test)

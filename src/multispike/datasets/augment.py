@@ -1,0 +1,165 @@
+"""Random transforms of whole batches: what is drawn is kept apart from what is done with it.
+
+`Augmentation.draw` makes all random numbers of a batch but those of lost events, `lose` takes
+events away and `warp` moves pixels (uint8, before normalisation), `finish` erases and mixes (float,
+after it). A transform treats all timesteps of a sample alike; events are lost one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from multispike.errors import invalid
+from multispike.events.frames import drop_counted
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Which random transforms a training batch goes through.
+
+    flip: mirror left and right; True with probability 1/2, `"alternate"` every second epoch,
+        each image starting at random (Jordan 2024, arXiv 2404.00498, section 3.6: over two epochs
+        the network sees every image both ways).
+    shift: move by up to that many pixels in each direction, reflecting at the border.
+    cutout: blank a square of that side, centred anywhere in the image and clipped by its border
+        (DeVries & Taylor 2017, arXiv 1708.04552); blank is the mean colour, or no event.
+    mixup: blend each sample with another of its batch, with one weight per batch drawn from
+        Beta(mixup, mixup) (Zhang et al. 2018, arXiv 1710.09412); 0 is off.
+    drop: share of the events that is lost, each independently of the others; 0 is off. For counts
+        of events only.
+    """
+
+    flip: bool | Literal["alternate"] = False
+    shift: int = 0
+    cutout: int = 0
+    mixup: float = 0.0
+    drop: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.flip not in (True, False, "alternate"):
+            raise invalid("flip", self.flip, "true, false or 'alternate'")
+        for name in ("shift", "cutout"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise invalid(name, value, "an integer >= 0, in pixels")
+        if not 0 <= self.mixup < float("inf"):
+            raise invalid("mixup", self.mixup, "a number >= 0")
+        if not 0 <= self.drop < 1:
+            raise invalid("drop", self.drop, "a share in [0, 1)")
+
+    def check(self, height: int, width: int) -> None:
+        """Raise `InputError` if images of that size are too small for the transforms."""
+        side = min(height, width)
+        if self.shift >= side:
+            raise invalid(
+                "shift", self.shift, f"less than the image side for reflection, {height}x{width}"
+            )
+        if self.cutout > side:
+            raise invalid("cutout", self.cutout, f"at most the image side, {height}x{width}")
+
+    def draw(
+        self, rng: np.random.Generator, full: int, flips: np.ndarray, height: int, width: int
+    ) -> Draws:
+        """All random numbers of a batch of B samples.
+
+        full: size of a full batch, at least B. A shorter batch gets the first of the numbers that
+            a full one would get, so that filling it up changes nothing for its samples.
+        flips: bool `[B]`, for `"alternate"` which samples are mirrored in this epoch; otherwise
+            only its length counts.
+        """
+        coins = rng.random(full) < 0.5
+        shifts = rng.integers(-self.shift, self.shift, size=(2, full), endpoint=True)
+        centres = rng.integers(0, [[height], [width]], size=(2, full))
+        weight = rng.beta(self.mixup, self.mixup) if self.mixup else 1.0
+        batch = Draws(coins, shifts, centres, float(weight)).share(slice(len(flips)))
+        if self.flip == "alternate":
+            return replace(batch, flipped=flips)
+        return batch if self.flip else replace(batch, flipped=np.zeros_like(flips))
+
+    def lose(self, inputs: Tensor, random: Iterable[np.random.Generator]) -> Tensor:
+        """Lose events. inputs: counts `[B, T, C, H, W]`, uint8; random: a generator a sample."""
+        if not self.drop:
+            return inputs
+        kept = [
+            drop_counted(frames, self.drop, rng)
+            for frames, rng in zip(inputs.numpy(), random, strict=True)
+        ]
+        return torch.from_numpy(np.stack(kept))
+
+    def warp(self, inputs: Tensor, draws: Draws) -> Tensor:
+        """Flip and shift. inputs: `[B, ..., H, W]`, any dtype; returns the same shape.
+
+        >>> draws = Draws(np.array([False]), np.array([[0], [1]]), np.zeros((2, 1), int), 1.0)
+        >>> Augmentation(shift=1).warp(torch.tensor([[[[1, 2, 3]]]]), draws).tolist()
+        [[[[2, 3, 2]]]]
+        """
+        if not (self.flip or self.shift):
+            return inputs
+        height, width = inputs.shape[-2:]
+        rows = _reflect(np.arange(height) + draws.shifts[0][:, None], height)
+        columns = _reflect(np.arange(width) + draws.shifts[1][:, None], width)
+        columns = np.where(draws.flipped[:, None], width - 1 - columns, columns)
+        # One gather with one flat index per pixel, shared by channels and timesteps: the fastest
+        # of the ways tried (0.4 ms for 250 CIFAR images on one core).
+        source = torch.from_numpy(rows[:, :, None] * width + columns[:, None, :])
+        planes = inputs.reshape(len(inputs), -1, height * width)
+        index = source.view(len(inputs), 1, -1).expand(planes.shape)
+        return planes.gather(2, index).view(inputs.shape)
+
+    def finish(self, inputs: Tensor, targets: Tensor, draws: Draws, num_classes: int | None):
+        """Cutout and mixup, in place.
+
+        inputs: normalised float `[B, C, H, W]` or `[T, B, C, H, W]`; targets: int64 `[B]`.
+        Returns inputs and targets, the latter float `[B, num_classes]` under mixup.
+        """
+        if self.cutout:
+            inputs.masked_fill_(self._cut(draws, *inputs.shape[-2:]), 0.0)
+        if self.mixup:
+            # A batch is shuffled already, so its neighbour is a random partner.
+            inputs.lerp_(inputs.roll(1, dims=inputs.ndim - 4), 1.0 - draws.weight)
+            one_hot = torch.nn.functional.one_hot(targets, num_classes or -1).float()
+            targets = one_hot.lerp(one_hot.roll(1, dims=0), 1.0 - draws.weight)
+        return inputs, targets
+
+    def _cut(self, draws: Draws, height: int, width: int) -> Tensor:
+        """True inside each sample's square: bool `[B, 1, H, W]`."""
+        first = draws.centres - self.cutout // 2
+        inside = [
+            (np.arange(size) >= low[:, None]) & (np.arange(size) < low[:, None] + self.cutout)
+            for low, size in zip(first, (height, width), strict=True)
+        ]
+        return torch.from_numpy(inside[0][:, None, :, None] & inside[1][:, None, None, :])
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of one batch.
+
+    flipped: bool `[B]`; shifts: `[2, B]`, rows and columns in pixels; centres: `[2, B]`, row and
+    column of the cutout; weight: the sample's own share under mixup.
+    """
+
+    flipped: np.ndarray
+    shifts: np.ndarray
+    centres: np.ndarray
+    weight: float
+
+    def share(self, part: slice) -> Draws:
+        """The numbers of those samples of the batch."""
+        return replace(
+            self,
+            flipped=self.flipped[part],
+            shifts=self.shifts[:, part],
+            centres=self.centres[:, part],
+        )
+
+
+def _reflect(index: np.ndarray, size: int) -> np.ndarray:
+    """Indices beyond the border mirrored at the outermost pixel, which isn't repeated."""
+    return size - 1 - np.abs(size - 1 - np.abs(index))

@@ -1,0 +1,202 @@
+"""Batches of a split held in memory, in an order that only seed, epoch and batch number decide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from multispike.datasets.augment import Augmentation
+from multispike.datasets.sets import Split
+from multispike.errors import invalid
+
+ORDER, FLIP, BATCH, LOSS = range(4)
+"""Purposes of random numbers; part of every seed, so that no two purposes share a stream."""
+
+
+class BatchLoader:
+    """An iterable of normalised, augmented batches; whole batches at a time, no worker processes.
+
+    Gives `(inputs, targets)`: inputs float32 `[B, C, H, W]`, or `[T, B, C, H, W]` for event
+    splits, normalised as `(x / 255 - mean) / std`; targets int64 `[B]`, or float
+    `[B, num_classes]` under mixup.
+
+    Batch b of epoch e is a pure function of (seed, e, b). Nothing depends on what was drawn
+    before nor on any global generator, so a run resumed at a batch sees exactly the rest.
+
+    batch_size: the global batch, over all ranks.
+    shuffle: a new order every epoch (`set_epoch`); without it, the order of the split.
+    drop_last: leave out a last batch that isn't full.
+    rank, world_size: this process's place among those that share the batches. With `shuffle` or
+        `drop_last` (training), every rank gets an equal share of every global batch, the same
+        samples with the same augmentation (mixup's partners apart) as one process would get; a
+        last batch that can't be shared out is filled up from the start of the epoch. Otherwise
+        (evaluation), all ranks together see each sample exactly once, in equally many batches;
+        the last may hold one sample more than the rank's share.
+    channels_last: memory format of the images; with timesteps, of each timestep.
+    num_classes: needed for mixup.
+
+    >>> split = Split(torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1), torch.arange(5))
+    >>> loader = BatchLoader(split, 2, mean=[0.0], std=[1 / 255])
+    >>> [targets.tolist() for inputs, targets in loader]
+    [[0, 1], [2, 3], [4]]
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        augmentation: Augmentation | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
+        drop_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        channels_last: bool = False,
+        num_classes: int | None = None,
+    ) -> None:
+        channels, height, width = split.inputs.shape[-3:]
+        augmentation = augmentation or Augmentation()
+        augmentation.check(height, width)
+        if augmentation.mixup and num_classes is None:
+            raise invalid("num_classes", num_classes, "the number of classes, which mixup needs")
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) != channels:
+                raise invalid(name, values, f"{channels} values, one per channel")
+        if min(std) <= 0:
+            raise invalid("std", std, "values > 0")
+        if not 0 <= rank < world_size:
+            raise invalid("rank", rank, f"from 0 to {world_size - 1}, below world_size")
+        if batch_size < 1:
+            raise invalid("batch_size", batch_size, "an integer >= 1")
+        if seed < 0:
+            raise invalid("seed", seed, "an integer >= 0")
+        training = shuffle or drop_last
+        if training and batch_size % world_size:
+            raise invalid("batch_size", batch_size, f"a multiple of the {world_size} processes")
+        if drop_last and len(split) < batch_size:
+            raise invalid("batch_size", batch_size, f"at most the {len(split)} training samples")
+        if len(split) < world_size:
+            raise invalid("world_size", world_size, f"at most the {len(split)} samples")
+
+        self.split = split
+        self.batch_size = batch_size
+        self.augmentation = augmentation
+        self.shuffle = shuffle
+        self.seed = seed
+        self.drop_last = drop_last
+        self.rank = rank
+        self.world_size = world_size
+        self.channels_last = channels_last
+        self.num_classes = num_classes
+        deviation = torch.tensor(std, dtype=torch.float64)
+        self._scale = (1 / (255 * deviation)).float().view(-1, 1, 1)
+        self._offset = (-torch.tensor(mean, dtype=torch.float64) / deviation).float().view(-1, 1, 1)
+        self._first_flips = self._random(FLIP).random(len(split)) < 0.5
+        self._training = training
+        self._epoch = 0
+        self._batch = 0
+        self._resume_at = 0
+
+    def __len__(self) -> int:
+        """Batches of an epoch, the same on every rank."""
+        if not self._training:
+            return -(-(len(self.split) // self.world_size) // self._rank_batch_size)
+        if self.drop_last:
+            return len(self.split) // self.batch_size
+        return -(-len(self.split) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of the current epoch, from the place that `load_state_dict` has set, if any.
+
+        Epoch and place are read when the first batch is asked for.
+        """
+        epoch, start = self._epoch, self._resume_at
+        self._resume_at = 0
+        order = self._random(ORDER, epoch).permutation(len(self.split)) if self.shuffle else None
+        for batch in range(start, len(self)):
+            self._batch = batch + 1
+            yield self._make(order, epoch, batch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the start of `epoch`; keeps the place if that is the epoch already."""
+        if epoch < 0:
+            raise invalid("epoch", epoch, "an integer >= 0")
+        if epoch != self._epoch:
+            self._epoch, self._batch, self._resume_at = epoch, 0, 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch, and number of batches of it that were given out."""
+        return {"epoch": self._epoch, "batch": self._batch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let the next iteration give what was left in that state."""
+        epoch, batch = int(state["epoch"]), int(state["batch"])
+        if epoch < 0 or not 0 <= batch <= len(self):
+            raise invalid(
+                "state of the batch loader",
+                state,
+                f"epoch >= 0 and batch from 0 to {len(self)}"
+                " (was it saved with another batch size or data set?)",
+            )
+        self._epoch, self._batch, self._resume_at = epoch, batch, batch
+
+    @property
+    def _rank_batch_size(self) -> int:
+        return -(-self.batch_size // self.world_size)
+
+    def _random(self, *purpose: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, *purpose])
+
+    def _make(self, order: np.ndarray | None, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
+        indices, share = self._indices(order, batch)
+        height, width = self.split.inputs.shape[-2:]
+        # Drawn for the global batch, then shared out, so that augmentation does not depend on
+        # how many processes there are. A batch of an evaluation may be one sample longer.
+        draws = self.augmentation.draw(
+            self._random(BATCH, epoch, batch),
+            self.batch_size + 1,
+            self._first_flips[indices] ^ bool(epoch % 2),
+            height,
+            width,
+        ).share(share)
+        chosen = torch.from_numpy(indices[share])
+        # A generator for every sample, so that its events are lost alike on every rank.
+        losses = (self._random(LOSS, epoch, int(index)) for index in chosen)
+        inputs = self.augmentation.lose(self.split.inputs.index_select(0, chosen), losses)
+        inputs = self.augmentation.warp(inputs, draws)
+        targets = self.split.labels.index_select(0, chosen)
+        return self.augmentation.finish(self._normalise(inputs), targets, draws, self.num_classes)
+
+    def _indices(self, order: np.ndarray | None, batch: int) -> tuple[np.ndarray, slice]:
+        """Samples of a global batch, and the part of them that belongs to this rank."""
+        total = len(self.split)
+        if not self._training:
+            start = self.rank + batch * self._rank_batch_size * self.world_size
+            last = batch == len(self) - 1
+            stop = total if last else start + self._rank_batch_size * self.world_size
+            return np.arange(start, stop, self.world_size), slice(None)
+        start = batch * self.batch_size
+        stop = min(start + self.batch_size, total)
+        stop += -(stop - start) % self.world_size  # equal shares
+        positions = np.arange(start, stop) % total
+        indices = positions if order is None else order[positions]
+        return indices, slice(self.rank, None, self.world_size)
+
+    def _normalise(self, inputs: Tensor) -> Tensor:
+        """uint8 `[B, C, H, W]` or `[B, T, C, H, W]` to float `[B, C, H, W]` or `[T, B, ...]`."""
+        steps = None
+        if inputs.ndim == 5:
+            steps = inputs.shape[1]
+            inputs = inputs.transpose(0, 1).flatten(0, 1)
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        pixels = inputs.to(torch.float32, memory_format=layout)
+        # One pass in place: a second batch-sized buffer would cost more than the arithmetic.
+        torch.addcmul(self._offset, pixels, self._scale, out=pixels)
+        return pixels if steps is None else pixels.unflatten(0, (steps, -1))

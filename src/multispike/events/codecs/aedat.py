@@ -1,0 +1,241 @@
+"""AEDAT 2 (jAER, CIFAR10-DVS's own) and AEDAT 4 (DV).
+
+Both are decoded here. AEDAT 2 is an array of 8-byte records, and Tonic's functions for it fail
+before they read one (1.7.0). AEDAT 4 has decoders (aedat, faery, dv-processing), but each ends the
+whole process on some damaged file; the packets are walked here instead, with lz4 and zstandard for
+what is compressed.
+
+Format: https://docs.inivation.com/software/software-advanced-usage/file-formats/
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from multispike.events.codecs import (
+    DAMAGE,
+    ByteSource,
+    Columns,
+    Decoded,
+    Skipped,
+    require,
+    wrong_format,
+)
+
+AEDAT2_RECORD = np.dtype([("address", ">u4"), ("t", ">u4")])
+AEDAT4_EVENT = np.dtype(
+    {
+        "names": ["t", "x", "y", "p"],
+        "formats": ["<i8", "<i2", "<i2", "u1"],
+        "offsets": [0, 8, 10, 12],
+        "itemsize": 16,
+    }
+)
+CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
+"""What no line of text holds; a record's time does, for the first 144 s."""
+
+END_OF_HEADER = re.compile(r"# ?end of ascii header", re.IGNORECASE)
+"""Ends the header of newer files: what follows is a record, even if its first byte is a #."""
+
+LARGEST_PACKET = 1 << 26
+"""Bytes, decompressed too; DV's packets are a thousand times smaller."""
+
+
+def decode_aedat2(source: ByteSource, chunk: int, skipped: Skipped) -> Decoded:
+    """Records of address and time behind lines that start with `#`.
+
+    The header of a DAVIS names its chip; every other file is taken for a DVS128's. Orientation and
+    polarity are those that jAER shows: x to the right, y downwards, p = 1 for brighter. Special
+    and external events, which are no pixels, are left out and counted.
+
+    Of the chip DavisRGB640 jAER has no layout: its events are taken for those of 640x480 pixels,
+    and may be shifted, if it has fewer. A DAVIS that isn't named is taken for a DAVIS346.
+    """
+    header = []
+    while source.peek(1) == b"#" and not CONTROL.search(source.peek_line()):
+        header.append(source.line())
+        if END_OF_HEADER.fullmatch(header[-1]):
+            break
+    text = "\n".join(header).lower()
+    if "davis" in text:
+        size = _davis_size(text)
+        return Decoded("AEDAT2", size, _davis(source, size, chunk, skipped))
+    return Decoded("AEDAT2", (128, 128), _dvs128(source, chunk, skipped))
+
+
+def _dvs128(source: ByteSource, chunk: int, skipped: Skipped) -> Iterator[Columns]:
+    """Bit 0: 0 for brighter; 1 to 7: x from the right; 8 to 14: y from below; 15 or 31: special."""
+    for start, data in source.words(8, 8 * chunk, skipped):
+        records = np.frombuffer(data, AEDAT2_RECORD)
+        address = records["address"].astype(np.uint32)
+        is_event = address & (1 << 31 | 1 << 15) == 0
+        _count_special(~is_event, start, skipped)
+        address = address[is_event]
+        yield Columns(
+            t=records["t"][is_event].astype(np.int64),
+            x=127 - (address >> 1 & 0x7F).astype(np.int32),
+            y=127 - (address >> 8 & 0x7F).astype(np.int32),
+            p=1 - (address & 1),
+        )
+
+
+def _davis(
+    source: ByteSource, size: tuple[int, int], chunk: int, skipped: Skipped
+) -> Iterator[Columns]:
+    """Bit 31: 0 for an event, 1 for a frame's sample; 22 to 30: y from below; 12 to 21: x from the
+    right; 11: 1 for brighter; 10: 1 for an external event.
+    """
+    width, height = size
+    for start, data in source.words(8, 8 * chunk, skipped):
+        records = np.frombuffer(data, AEDAT2_RECORD)
+        address = records["address"].astype(np.uint32)
+        is_event = address & (1 << 31 | 1 << 10) == 0
+        _count_special(address & (1 << 31 | 1 << 10) == 1 << 10, start, skipped)
+        address = address[is_event]
+        yield Columns(
+            t=records["t"][is_event].astype(np.int64),
+            x=width - 1 - (address >> 12 & 0x3FF).astype(np.int32),
+            y=height - 1 - (address >> 22 & 0x1FF).astype(np.int32),
+            p=address >> 11 & 1,
+        )
+
+
+def _count_special(special: np.ndarray, start: int, skipped: Skipped) -> None:
+    """Triggers and marks of time, which are no pixels; start: byte of the first record."""
+    if special.any():
+        first = start + 8 * int(special.argmax())
+        skipped.add("special or external", int(special.sum()), "events", first, "byte")
+
+
+DAVIS_SIZES = {
+    "128": (128, 128), "208": (208, 192), "240": (240, 180), "346": (346, 260), "640": (640, 480),
+    "rgb640": (640, 480), "rgbw640": (320, 240),
+}  # fmt: skip
+"""`(width, height)` by what follows "davis" in the name of the chip. The RGBW640, or CDAVIS, has a
+pixel for events for every four of its 640x480 for colours."""
+
+
+def _davis_size(header: str) -> tuple[int, int]:
+    """`(width, height)`.
+
+    >>> _davis_size("# aechip: davis.davis240c"), _davis_size("# aechip: davis.cdavis")
+    ((240, 180), (320, 240))
+    """
+    if "cdavis" in header:
+        return DAVIS_SIZES["rgbw640"]
+    found = re.search(r"davis_?((?:rgbw?)?\d{3})", header)
+    return DAVIS_SIZES.get(found[1] if found else "", DAVIS_SIZES["346"])
+
+
+def decode_aedat4(source: ByteSource, chunk: int, skipped: Skipped) -> Decoded:
+    """The first stream of events in a file of DV; other streams (frames, IMU) are passed over."""
+    name = source.path or "the recording"
+    source.read(14)  # "#!AER-DAT4.0\r\n"
+    size = source.read(4)
+    header = source.read(struct.unpack("<I", size)[0]) if len(size) == 4 else b""
+    try:
+        table = struct.unpack_from("<I", header)[0]
+        compression = struct.unpack_from("<i", header, _field(header, table, 0) or 0)[0]
+        compression = compression if _field(header, table, 0) else 0
+        end_field = _field(header, table, 1)
+        end = struct.unpack_from("<q", header, end_field)[0] if end_field else -1
+    except struct.error:
+        raise wrong_format(name, "AEDAT4 with a damaged header", "a whole header") from None
+    decompressors = (_plain, _lz4, _lz4, _zstd, _zstd)
+    if not 0 <= compression < len(decompressors):
+        raise wrong_format(name, f"AEDAT4 compression {compression}", "none, LZ4 or Zstandard")
+    decompress = decompressors[compression]()
+    sizes = [re.search(rb'key="size%b"[^>]*>(\d{1,5})<' % axis, header) for axis in (b"X", b"Y")]
+    sensor = (int(sizes[0][1]), int(sizes[1][1])) if sizes[0] and sizes[1] else None
+    return Decoded("AEDAT4", sensor, _packets(source, end, decompress, skipped))
+
+
+def _packets(
+    source: ByteSource, end: int, decompress: Callable[[bytes], bytes], skipped: Skipped
+) -> Iterator[Columns]:
+    """Events of the first event stream. end: where the packets end, or -1 if that isn't written.
+
+    A packet that can't be decompressed or parsed is passed over; behind a packet whose length
+    can't be, nothing is found again.
+    """
+    stream = None
+    while end < 0 or source.position < end:
+        start = source.position
+        head = source.read(8)
+        if len(head) < 8:
+            skipped.add_bytes("cut off within a packet", len(head), start)
+            return
+        number, size = struct.unpack("<ii", head)
+        if not 0 <= size <= LARGEST_PACKET:
+            rest = source.drain()
+            skipped.add_bytes("behind a damaged packet header", 8 + rest, start)
+            return
+        body = source.read(size)
+        if len(body) < size:
+            skipped.add_bytes("cut off within a packet", 8 + len(body), start)
+            return
+        try:
+            events = _events(decompress(body))
+        except DAMAGE:
+            events = None
+            skipped.add_bytes("damaged packets", 8 + size, start)
+        if events is not None and stream in (None, number):
+            stream = number
+            yield Columns(t=events["t"], x=events["x"], y=events["y"], p=events["p"] != 0)
+
+
+def _events(packet: bytes) -> np.ndarray | None:
+    """The events of a size-prefixed flatbuffer `EventPacket`; None for another kind of packet.
+
+    The packet's table has one field, a vector of 16-byte events.
+    """
+    if packet[8:12] != b"EVTS":
+        return None
+    vector = _field(packet[4:], struct.unpack_from("<I", packet, 4)[0], 0)
+    if vector is None:
+        return np.empty(0, AEDAT4_EVENT)
+    vector += 4
+    vector += struct.unpack_from("<I", packet, vector)[0]
+    count = struct.unpack_from("<I", packet, vector)[0]
+    return np.frombuffer(packet, AEDAT4_EVENT, count, vector + 4)
+
+
+def _field(buffer: bytes, table: int, index: int) -> int | None:
+    """Where the field of a flatbuffer's table is, or None if it is left out.
+
+    Raises `struct.error` if the table leads out of the buffer.
+    """
+    vtable = table - struct.unpack_from("<i", buffer, table)[0]
+    if vtable < 0:
+        raise struct.error("vtable before the buffer")
+    slot = 4 + 2 * index
+    if slot + 2 > struct.unpack_from("<H", buffer, vtable)[0]:
+        return None
+    offset = struct.unpack_from("<H", buffer, vtable + slot)[0]
+    return table + offset if offset else None
+
+
+def _plain() -> Callable[[bytes], bytes]:
+    return bytes
+
+
+def _lz4() -> Callable[[bytes], bytes]:
+    frame = require("lz4.frame", "LZ4-compressed AEDAT4")
+    return lambda data: frame.LZ4FrameDecompressor().decompress(data, max_length=LARGEST_PACKET)
+
+
+def _zstd() -> Callable[[bytes], bytes]:
+    zstandard = require("zstandard", "Zstandard-compressed AEDAT4")
+
+    def decompress(data: bytes) -> bytes:
+        try:
+            with zstandard.ZstdDecompressor().stream_reader(data) as reader:
+                return reader.read(LARGEST_PACKET)
+        except zstandard.ZstdError as error:
+            raise ValueError(str(error)) from None
+
+    return decompress

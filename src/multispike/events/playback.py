@@ -1,0 +1,124 @@
+"""When the slices of a recording come: as fast as they are asked for, or at its own pace."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from multispike.events.read import Recording
+from multispike.events.windows import Slice, slices
+
+
+class Arrival(NamedTuple):
+    """A slice and when it was available, in seconds of `time.perf_counter`."""
+
+    part: Slice
+    available: float
+
+
+class Reading(Iterator[np.ndarray]):
+    """The pieces of a recording, with what they tell of time.
+
+    began: when the first piece was there, in seconds of `time.perf_counter`.
+    first_us, last_us: times of the first and the latest event.
+    """
+
+    def __init__(self, recording: Recording) -> None:
+        self.recording = recording
+        self.began: float | None = None
+        self.first_us = self.last_us = 0
+
+    def __next__(self) -> np.ndarray:
+        piece = next(self.recording)
+        if self.began is None:
+            self.began, self.first_us = time.perf_counter(), int(piece["t"][0])
+        self.last_us = int(piece["t"][-1])
+        return piece
+
+
+class AsRead:
+    """Every slice, as fast as they are asked for; a pipe is read no faster, so its writer waits.
+
+    A slice is available once it has been asked for and read: that it lay in a pipe, or in a piece
+    with slices before it, is no part of its latency. For `slicing` see
+    `multispike.events.windows.slices`.
+    """
+
+    dropped = 0
+
+    def __init__(self, reading: Reading, **slicing: int) -> None:
+        self._reading = reading
+        self._slices = slices(reading, **slicing)
+
+    def __iter__(self) -> Iterator[Arrival]:
+        for part in self._slices:
+            yield Arrival(part, time.perf_counter())
+
+    def close(self) -> None:
+        """Stop reading and close the recording."""
+        self._reading.recording.close()
+
+
+class Realtime:
+    """Slices at the recording's own pace, read by a thread; of those that wait, only the newest.
+
+    The recording's clock starts at its first event, at the moment when that was read. A slice is
+    available when its end has come by this clock, or when it was read, if that is later.
+
+    dropped: slices that were never given out, since a newer one came while they waited.
+    """
+
+    def __init__(self, reading: Reading, **slicing: int) -> None:
+        self.dropped = 0
+        self._reading = reading
+        self._slices = slices(reading, **slicing)
+        self._waiting: Arrival | None = None
+        self._ended = False
+        self._error: BaseException | None = None
+        self._change = threading.Condition()
+        self._closing = threading.Event()
+        # A daemon, as it may be waiting for a pipe in which nothing ever comes.
+        self._thread = threading.Thread(target=self._read, name="reader", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[Arrival]:
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._waiting is not None or self._ended)
+                arrival, self._waiting = self._waiting, None
+            if arrival is not None:
+                yield arrival
+            elif self._error is not None:
+                raise self._error
+            else:
+                return
+
+    def close(self) -> None:
+        """Stop reading and close the recording, at the latest when its next bytes come."""
+        self._closing.set()
+        self._thread.join(timeout=1.0)
+
+    def _read(self) -> None:
+        try:
+            for part in self._slices:
+                read = time.perf_counter()
+                due = (self._reading.began or read) + (part.stop_us - self._reading.first_us) / 1e6
+                while not self._closing.is_set() and (left := due - time.perf_counter()) > 0:
+                    self._closing.wait(min(left, 60.0))  # a damaged clock may ask for centuries
+                if self._closing.is_set():
+                    break
+                with self._change:
+                    self.dropped += self._waiting is not None
+                    self._waiting = Arrival(part, max(read, due))
+                    self._change.notify()
+        except BaseException as error:  # it belongs to the thread that asks for slices
+            self._error = error
+        finally:
+            self._reading.recording.close()
+            with self._change:
+                self._ended = True
+                self._change.notify()

@@ -1,0 +1,244 @@
+"""Speed, latency and size of one trained network in torch, ONNX Runtime, OpenVINO and C.
+
+All engines take turns, so that whatever else the machine does slows them alike: their ratios hold
+where single figures may not. A turn is many calls, as when an engine is in use; were it one, each
+would find the others' weights in the caches, and their threads still spinning. `threads` holds for
+all but C, which has one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from itertools import cycle
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from multispike.commands.experiment import data_of
+from multispike.datasets.progress import progress_bar
+from multispike.environment import environment
+from multispike.errors import RunError, invalid
+from multispike.export.c import export_c, flash_bytes
+from multispike.export.network import IntegerNetwork
+from multispike.export.runtimes import (
+    export_onnx,
+    export_openvino,
+    onnxruntime_session,
+    openvino_request,
+)
+from multispike.export.trained import as_input, quantise_run
+from multispike.models.network import Network
+from multispike.training.run import load_run
+
+Call = Callable[[NDArray[np.uint8]], NDArray[Any]]
+"""uint8 images [B, C, H, W], or event frames [T, B, C, H, W] -> logits [B, classes]."""
+
+TURN = 0.25
+"""Seconds that an engine has before it is another's turn."""
+
+COMPILE = ["cc", "-std=c99", "-O3", "-march=native", "-fPIC", "-shared", "-o", "model.so"]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One engine at one batch size.
+
+    Attributes:
+        images_per_second: images over the time spent in calls.
+        p50_ms, p99_ms: percentiles of the time of one call.
+        bytes: of the engine's files (torch: parameters and buffers; C: weights and tables).
+        images: test samples that it was given, each of them once or more.
+        agreement: share of these whose predicted class is the integer reference's.
+    """
+
+    engine: str
+    batch: int
+    images_per_second: float
+    p50_ms: float
+    p99_ms: float
+    bytes: int
+    images: int
+    agreement: float
+
+
+def bench_run(
+    folder: str | Path,
+    checkpoint: str = "last.ckpt",
+    threads: int = 2,
+    seconds: float = 5.0,
+    batches: Iterable[int] | None = None,
+    images: int = 256,
+    data_dir: str | None = None,
+) -> dict[str, Any]:
+    """Time a run's network on its own test samples.
+
+    Args:
+        folder, checkpoint: as for `load_run`.
+        threads: of torch, ONNX Runtime and OpenVINO.
+        seconds: of calls, per engine and batch size.
+        batches: images a call; by default 1, and 64 or what there is.
+        images: test samples that the calls take turns through.
+        data_dir: folder with the data, if it has moved since the training.
+
+    Returns:
+        {"arch", "data", "threads", "environment", "rows": [one dict a `Speed`]}.
+
+    Raises:
+        InputError: for a run that can't be exported, or numbers out of range.
+        RunError: where a C compiler is missing or fails.
+    """
+    if not seconds > 0:
+        raise invalid("seconds", seconds, "a number > 0")
+    run = load_run(folder, checkpoint)
+    network = quantise_run(run)
+    dataset = data_of(run, data_dir)
+    pixels = as_input(network, dataset.test.inputs[:images]).numpy()
+    mean, std = run.data["mean"], run.data["std"]
+    with TemporaryDirectory() as temporary:
+        engines = engines_of(run.network, network, mean, std, Path(temporary), threads)
+        sizes = dict.fromkeys((1, min(64, len(pixels)))) if batches is None else batches
+        rows = race(engines, network, pixels, sizes, seconds)
+    return {
+        "arch": network.arch,
+        "data": run.data["name"],
+        "threads": threads,
+        "environment": environment(),
+        "rows": [asdict(row) for row in rows],
+    }
+
+
+def engines_of(
+    model: Network,
+    network: IntegerNetwork,
+    mean: list[float],
+    std: list[float],
+    folder: Path,
+    threads: int,
+) -> dict[str, tuple[Call, int]]:
+    """Every engine's call and size in bytes; files go to `folder`."""
+    onnx, xml = folder / "model.onnx", folder / "model.xml"
+    export_onnx(network, onnx)
+    export_openvino(network, xml)
+    tensors = [*model.parameters(), *model.buffers()]
+    return {
+        "torch float32": (
+            torch_call(model, mean, std, threads),
+            sum(tensor.nbytes for tensor in tensors),
+        ),
+        "onnxruntime int8": (onnxruntime_session(onnx, threads), onnx.stat().st_size),
+        "openvino int8": (
+            openvino_request(xml, threads),
+            xml.stat().st_size + xml.with_suffix(".bin").stat().st_size,
+        ),
+        "c event-driven": (c_call(network, folder / "c"), flash_bytes(network)),
+    }
+
+
+def torch_call(model: Network, mean: list[float], std: list[float], threads: int) -> Call:
+    """The float network, normalisation included, channels last as oneDNN likes it."""
+    shape = (-1, 1, 1)
+    centre, scale = torch.tensor(mean).view(shape), torch.tensor(std).view(shape)
+    layout = torch.channels_last
+    model = model.eval().to(memory_format=layout)  # pyright: ignore[reportCallIssue]
+
+    def call(images: NDArray[np.uint8]) -> NDArray[Any]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            with torch.inference_mode():
+                inputs = (torch.from_numpy(images).float() / 255 - centre) / scale
+                if inputs.dim() == 4:
+                    inputs = inputs.contiguous(memory_format=layout)
+                return model(inputs).numpy()
+        finally:
+            torch.set_num_threads(before)
+
+    return call
+
+
+def c_call(network: IntegerNetwork, folder: Path) -> Call:
+    """The exported C program as a shared library; images one after the other."""
+    if shutil.which("cc") is None:
+        raise RunError("c: got no C compiler (cc) in PATH, allowed: gcc or clang")
+    export_c(network, folder)
+    sources = sorted(path.name for path in folder.glob("weights*.c"))
+    command = [*COMPILE, "kernels.c", "model.c", *sources]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        raise RunError(f"c: the compiler failed: {done.stderr.strip().splitlines()[-1]}")
+    run = ctypes.CDLL(str(folder / "model.so")).model_run
+    run.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t]
+    classes = network.readout.shape[0]
+
+    def call(images: NDArray[np.uint8]) -> NDArray[Any]:
+        samples = np.ascontiguousarray(images.swapaxes(0, 1) if network.events else images)
+        logits = np.empty((len(samples), classes), np.int32)
+        for image, row in zip(samples, logits, strict=True):
+            if run(image.ctypes.data, image.nbytes, row.ctypes.data, classes):
+                raise RunError("c: model_run refused its input")
+        return logits
+
+    return call
+
+
+def race(
+    engines: dict[str, tuple[Call, int]],
+    network: IntegerNetwork,
+    pixels: NDArray[np.uint8],
+    batches: Iterable[int],
+    seconds: float,
+) -> list[Speed]:
+    """Time all engines in turns, until each has had `seconds` of calls at each batch size."""
+    expected = network.forward(pixels).argmax(1)
+    total = len(expected)
+    rows = []
+    for batch in batches:
+        if not 1 <= batch <= total:
+            raise invalid("batches", batch, f"1 to {total}, the samples at hand")
+        times: dict[str, list[float]] = {name: [] for name in engines}
+        matches: dict[str, list[float]] = {name: [] for name in engines}
+        parts = {
+            name: cycle(slice(at, at + batch) for at in range(0, total - batch + 1, batch))
+            for name in engines
+        }
+        with progress_bar(True) as bar:
+            task = bar.add_task(f"timing batch {batch}", total=seconds * len(engines))
+            while min(sum(spent) for spent in times.values()) < seconds:
+                for name, (call, _) in engines.items():
+                    if sum(times[name]) >= seconds:
+                        continue
+                    call(pixels[..., :batch, :, :, :])  # others' weights leave the caches
+                    until = time.perf_counter() + min(TURN, seconds)
+                    while (began := time.perf_counter()) < until or not times[name]:
+                        part = next(parts[name])
+                        logits = call(pixels[..., part, :, :, :])
+                        times[name].append(time.perf_counter() - began)
+                        same = logits.argmax(1) == expected[part]
+                        matches[name].append(float(same.mean()))
+                    done = sum(min(sum(spent), seconds) for spent in times.values())
+                    bar.update(task, completed=done)
+        for name, (_, size) in engines.items():
+            spent = np.array(times[name])
+            p50, p99 = 1000 * np.percentile(spent, [50, 99])
+            rows.append(
+                Speed(
+                    engine=name,
+                    batch=batch,
+                    images_per_second=float(batch * len(spent) / spent.sum()),
+                    p50_ms=float(p50),
+                    p99_ms=float(p99),
+                    bytes=size,
+                    images=batch * min(len(spent), total // batch),
+                    agreement=float(np.mean(matches[name])),
+                )
+            )
+    return rows

@@ -1,0 +1,266 @@
+"""An integer network as a straight line of calls to the C kernels, and where its buffers lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from multispike.export.layers import (
+    IMAGE,
+    GlobalSum,
+    Layer,
+    MaxPool,
+    Merge,
+    Neurons,
+    Potentials,
+    Readout,
+    Shape,
+    Synapses,
+    sources,
+)
+from multispike.export.network import IntegerNetwork
+
+PRELUDE = -1
+"""The time before the first layer: what is done once an inference, not once a timestep."""
+
+WIDTHS = {"uint8_t": 1, "int16_t": 2, "int32_t": 4}
+"""Element types of buffers, and their bytes."""
+
+_PREFIXES = {"uint8_t": "z", "int16_t": "p", "int32_t": "sums"}
+
+
+@dataclass
+class Buffer:
+    """Static memory for a value that is alive from layer `first` to layer `last`, both included."""
+
+    name: str
+    type: str
+    size: int
+    first: int
+    last: int
+    offset: int = 0
+
+    def overlaps(self, other: Buffer) -> bool:
+        """Whether both are alive at some time."""
+        return self.first <= other.last and other.first <= self.last
+
+
+@dataclass
+class Program:
+    """The body of `model_run`.
+
+    prelude, loop: C statements done once, and once a timestep; lines of "" part layers.
+    buffers: with offsets into one arena a type. arenas: elements of each arena.
+    """
+
+    network: IntegerNetwork
+    prelude: list[str] = field(default_factory=list)
+    loop: list[str] = field(default_factory=list)
+    buffers: list[Buffer] = field(default_factory=list)
+    arenas: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def ram(self) -> int:
+        """Bytes of all arenas."""
+        return sum(WIDTHS[kind] * size for kind, size in self.arenas.items())
+
+
+def identifier(name: str) -> str:
+    """The C name of a layer or of synapses.
+
+    >>> identifier("body.stage1_block1.path.conv1")
+    'stage1_block1_path_conv1'
+    """
+    return name.removeprefix("body.").replace(".", "_").replace("-", "_")
+
+
+def literal(shape: Shape) -> str:
+    """A shape as a C99 compound literal."""
+    return f"(shape_t){{{shape[0]}, {shape[1]}, {shape[2]}}}"
+
+
+def compile_network(network: IntegerNetwork) -> Program:
+    """Calls and buffers of `network`."""
+    writer = _Writer(network)
+    for index, layer in enumerate(network.layers):
+        writer.write(index, layer)
+    program = writer.program
+    program.arenas = _place(program.buffers)
+    return program
+
+
+class _Writer:
+    """Writes one layer after the other."""
+
+    def __init__(self, network: IntegerNetwork) -> None:
+        self.network = network
+        self.program = Program(network)
+        self.end = len(network.layers)
+        self.types: dict[str, str] = {}
+        self.last_read: dict[str, int] = {}
+        for index, layer in enumerate(network.layers):
+            for source in sources(layer):
+                self.last_read[source] = self.when(index, layer, source)
+        self.image()
+
+    def once(self, layer: Layer) -> bool:
+        """Whether `layer` is computed before the loop over time."""
+        return self.network.timesteps > 1 and layer.name in self.network.computed_once
+
+    def held(self, layer: Layer) -> bool:
+        """Whether neurons are driven by a still image in every timestep."""
+        several = self.network.timesteps > 1 and not self.network.events
+        return several and isinstance(layer, Neurons) and sources(layer) == (IMAGE,)
+
+    def when(self, index: int, layer: Layer, source: str) -> int:
+        """The time at which `layer` reads `source`."""
+        before = self.once(layer) or (self.held(layer) and source == IMAGE)
+        return PRELUDE if before else index
+
+    def image(self) -> None:
+        """Rearrange the input, once or once a frame."""
+        first = 0 if self.network.events else PRELUDE
+        self.buffer(IMAGE, "uint8_t", self.network.input_shape, first, self.last_read[IMAGE])
+        shape = literal(self.network.input_shape)
+        if self.network.events:
+            frame = "input + (size_t)t * MODEL_FRAME_BYTES"
+            self.program.loop += [f"channels_last(z_image, {frame}, {shape});", ""]
+        else:
+            self.program.prelude += [f"channels_last(z_image, input, {shape});"]
+
+    def buffer(self, name: str, kind: str, shape: Shape, first: int, last: int) -> None:
+        """Reserve memory for what a layer sends."""
+        self.types[name] = kind
+        self.reserve(f"{_PREFIXES[kind]}_{identifier(name)}", kind, shape, first, last)
+
+    def reserve(self, name: str, kind: str, shape: Shape, first: int, last: int) -> str:
+        size = shape[0] * shape[1] * shape[2]
+        self.program.buffers.append(Buffer(name, kind, size, first, last))
+        return name
+
+    def value(self, name: str) -> str:
+        """The C name of what a layer sends."""
+        return f"{_PREFIXES[self.types[name]]}_{identifier(name)}"
+
+    def output(self, index: int, layer: Layer, kind: str) -> str:
+        """Reserve what `layer` sends, as long as somebody reads it, and name it."""
+        if self.once(layer):
+            self.buffer(layer.name, kind, layer.shape, PRELUDE, self.end)
+        else:
+            last = self.last_read.get(layer.name, index)
+            self.buffer(layer.name, kind, layer.shape, index, last)
+        return self.value(layer.name)
+
+    def write(self, index: int, layer: Layer) -> None:
+        """Calls for `layer`, into the loop or before it."""
+        shape = literal(layer.shape)
+        name = identifier(layer.name)
+        match layer:
+            case Neurons():
+                calls = self.neurons(index, layer)
+            case Potentials():
+                calls = self.potentials(index, layer)
+            case Merge():
+                a, b = self.value(layer.path), self.value(layer.shortcut)
+                z = self.output(index, layer, "uint8_t")
+                calls = [f"merge_{layer.kind}({z}, {a}, {b}, {shape});"]
+            case MaxPool():
+                kind = self.types[layer.source]
+                call = "max_pool" if kind == "uint8_t" else "max_pool_potentials"
+                before = literal(self.network.shape_of(layer.source))
+                source = self.value(layer.source)
+                calls = [f"{call}({self.output(index, layer, kind)}, {source}, {before});"]
+            case GlobalSum():
+                before = literal(self.network.shape_of(layer.source))
+                source = self.value(layer.source)
+                calls = [f"global_sum({self.output(index, layer, 'int32_t')}, {source}, {before});"]
+            case Readout():
+                self.program.prelude += [f"clear(logits, {shape});"]
+                calls = [f"add_bias(logits, {name}_bias, {shape});"]
+                calls += [self.synapses("logits", synapses) for synapses in layer.synapses]
+        target = self.program.prelude if self.once(layer) else self.program.loop
+        target += [*calls, ""]
+
+    def neurons(self, index: int, layer: Neurons) -> list[str]:
+        """Charge and fire."""
+        name, shape = identifier(layer.name), literal(layer.shape)
+        several = self.network.timesteps > 1
+        alive = (PRELUDE, self.end) if several else (index, index)
+        v = self.reserve(f"v_{name}", "int32_t", layer.shape, *alive)
+        calls = [f"/* {layer.name}: {' x '.join(map(str, layer.shape))} neurons */"]
+        if several:
+            self.program.prelude += [f"set_channels({v}, {name}.start, {shape});"]
+        if self.held(layer):
+            drive = self.reserve(f"drive_{name}", "int32_t", layer.shape, PRELUDE, self.end)
+            self.program.prelude += [f"set_bias({drive}, {name}.bias, {shape});"]
+            self.program.prelude += [self.synapses(drive, one) for one in layer.synapses]
+            calls += [f"add_drive({v}, {drive}, {shape});"]
+        else:
+            calls += [f"{'add' if several else 'set'}_bias({v}, {name}.bias, {shape});"]
+            if layer.sign is None:
+                calls += [self.synapses(v, one) for one in layer.synapses]
+            else:
+                calls += self.pooled(index, layer, v)
+        z = self.output(index, layer, "uint8_t")
+        return [*calls, f"fire({z}, {v}, &{name});"]
+
+    def pooled(self, index: int, layer: Neurons, v: str) -> list[str]:
+        """Synapses whose sum is max-pooled before it reaches the neurons."""
+        (one,) = layer.synapses
+        reach = one.reach(self.network.shape_of(one.source))
+        name = identifier(layer.name)
+        drive = self.reserve(f"drive_{name}", "int32_t", reach, index, index)
+        return [
+            f"clear({drive}, {literal(reach)});",
+            self.synapses(drive, one),
+            f"max_pool_drive({drive}, {drive}, {literal(reach)});",
+            f"add_signed({v}, {drive}, {name}_sign, {literal(layer.shape)});",
+        ]
+
+    def potentials(self, index: int, layer: Potentials) -> list[str]:
+        """A sum of potentials in fixed point."""
+        name, shape = identifier(layer.name), literal(layer.shape)
+        time = PRELUDE if self.once(layer) else index
+        v = self.reserve(f"v_{name}", "int32_t", layer.shape, time, time)
+        calls = [
+            f"/* {layer.name}: {' x '.join(map(str, layer.shape))} potentials */",
+            f"set_bias({v}, {name}_bias, {shape});",
+        ]
+        shifted = [one for one in layer.synapses if one.shift is not None]
+        if shifted:
+            drive = self.reserve(f"drive_{name}", "int32_t", layer.shape, time, time)
+            for one in shifted:
+                calls += [
+                    f"clear({drive}, {shape});",
+                    self.synapses(drive, one),
+                    f"add_shifted({v}, {drive}, {identifier(one.name)}_shift, {shape});",
+                ]
+        calls += [self.synapses(v, one) for one in layer.synapses if one.shift is None]
+        return [*calls, f"saturate({self.output(index, layer, 'int16_t')}, {v}, {shape});"]
+
+    def synapses(self, v: str, synapses: Synapses) -> str:
+        """The call that adds synapses onto `v`."""
+        levels = self.types[synapses.source] == "uint8_t"
+        sums = self.types[synapses.source] == "int32_t"
+        if synapses.gain is not None:
+            call = "add_levels" if levels else "add_potentials"
+        elif sums:
+            call = "linear_sums"
+        else:
+            call = "conv_events" if levels else "conv_potentials"
+        return f"{call}({v}, &{identifier(synapses.name)}, {self.value(synapses.source)});"
+
+
+def _place(buffers: Iterable[Buffer]) -> dict[str, int]:
+    """Give each buffer an offset, no two that live at once overlapping: largest first, lowest."""
+    arenas: dict[str, int] = {}
+    placed: list[Buffer] = []
+    for buffer in sorted(buffers, key=lambda b: (-b.size, b.first, b.name)):
+        rivals = [other for other in placed if other.type == buffer.type and other.overlaps(buffer)]
+        for rival in sorted(rivals, key=lambda b: b.offset):
+            if buffer.offset + buffer.size <= rival.offset:
+                break
+            buffer.offset = max(buffer.offset, rival.offset + rival.size)
+        placed.append(buffer)
+        arenas[buffer.type] = max(arenas.get(buffer.type, 0), buffer.offset + buffer.size)
+    return arenas

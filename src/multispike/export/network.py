@@ -1,0 +1,252 @@
+"""The reference: what an integer network computes, bit for bit, in vectorised arithmetic.
+
+Convolutions run in torch's floating point, which is exact where it multiplies and adds the numbers
+themselves: every product and every partial sum, in whatever order, is a whole number below 2^24
+(float32) or 2^53 (float64), and the type is chosen by a bound computed from the actual weights
+(`bounds.largest_sum`). Backends that compute with anything else are off (`exact_convolutions`). All
+else is int32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from multispike.errors import invalid
+from multispike.export import overflow
+from multispike.export.layers import (
+    IMAGE,
+    POTENTIAL_END,
+    GlobalSum,
+    Ints,
+    Layer,
+    MaxPool,
+    Merge,
+    Neurons,
+    Potentials,
+    Readout,
+    Shape,
+    Synapses,
+    sources,
+)
+from multispike.export.validate import check
+
+CHUNK = 250
+"""Images evaluated at once: bounds memory, changes no result."""
+
+Observer = Callable[[str, Tensor], None]
+"""Called with a layer's name and what it sends [B, C, H, W], each time that is read: the image once
+unless it is event frames, every layer once a timestep."""
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerNetwork:
+    """A network in integers; made by `multispike.export.quantise`.
+
+    Attributes:
+        arch: the architecture's name.
+        input_shape: of one uint8 image or event frame, (C, H, W).
+        timesteps: T.
+        events: inputs are event frames `[T, B, C, H, W]`, else images `[B, C, H, W]`.
+        layers: in the order of execution; the last is the readout.
+        logit_scale: one unit of a logit in the float network's units.
+    """
+
+    arch: str
+    input_shape: Shape
+    timesteps: int
+    events: bool
+    layers: tuple[Layer, ...]
+    logit_scale: float
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @cached_property
+    def bounds(self) -> dict[str, int]:
+        """Proven largest absolute value of any intermediate, per layer; all below 2^31."""
+        return overflow.prove(self.layers, self.timesteps)
+
+    @property
+    def readout(self) -> Readout:
+        last = self.layers[-1]
+        assert isinstance(last, Readout)
+        return last
+
+    @cached_property
+    def computed_once(self) -> frozenset[str]:
+        """Layers that don't change over time: potentials of a still image, and what pools them."""
+        still = set() if self.events else {IMAGE}
+        for layer in self.layers:
+            stateless = isinstance(layer, (Potentials, MaxPool))
+            if stateless and still.issuperset(sources(layer)):
+                still.add(layer.name)
+        return frozenset(still)
+
+    def layer(self, name: str) -> Layer:
+        """The layer of that name."""
+        return next(layer for layer in self.layers if layer.name == name)
+
+    def shape_of(self, source: str) -> Shape:
+        """Shape of what a layer, or the image, sends."""
+        return self.input_shape if source == IMAGE else self.layer(source).shape
+
+    def forward(self, images: NDArray[np.uint8] | Tensor, observe: Observer | None = None) -> Ints:
+        """Images [B, C, H, W], or event frames [T, B, C, H, W], uint8 -> logits int32 [B, classes].
+
+        Raises:
+            InputError: for another type or shape.
+        """
+        pixels = torch.as_tensor(images)
+        steps = (self.timesteps,) if self.events else ()
+        rank = len(steps) + 4
+        fits = pixels.dim() == rank and pixels.shape == (
+            *steps,
+            pixels.shape[-4],
+            *self.input_shape,
+        )
+        if pixels.dtype != torch.uint8 or not fits:
+            wanted = ", ".join(map(str, (*steps, "B", *self.input_shape)))
+            raise invalid("images", f"{pixels.dtype} {list(pixels.shape)}", f"uint8 [{wanted}]")
+        batch = pixels.dim() - 4
+        with torch.inference_mode(), exact_convolutions():
+            parts = [self._run(chunk, observe) for chunk in pixels.split(CHUNK, dim=batch)]
+        return torch.cat(parts).numpy()
+
+    def accuracy(self, images: NDArray[np.uint8] | Tensor, labels: Tensor) -> float:
+        """Share of images whose largest logit is their label's."""
+        return float((self.forward(images).argmax(1) == np.asarray(labels)).mean())
+
+    def _run(self, pixels: Tensor, observe: Observer | None) -> Tensor:
+        """Logits of one chunk."""
+        values: dict[str, Tensor] = {}
+        membranes: dict[str, Tensor] = {}
+        held: dict[str, Tensor] = {}
+        logits = torch.zeros((), dtype=torch.int32)
+        for t in range(self.timesteps):
+            if self.events or t == 0:
+                held.clear()
+                values[IMAGE] = pixels[t] if self.events else pixels
+                if observe is not None:
+                    observe(IMAGE, values[IMAGE])
+            for layer in self.layers:
+                if isinstance(layer, Readout):
+                    logits = logits + self._drive(layer, values, held).flatten(1)
+                    continue
+                if t == 0 or layer.name not in self.computed_once:
+                    values[layer.name] = self._compute(layer, values, membranes, held)
+                if observe is not None:
+                    observe(layer.name, values[layer.name])
+        return logits
+
+    def _compute(
+        self,
+        layer: Layer,
+        values: dict[str, Tensor],
+        membranes: dict[str, Tensor],
+        held: dict[str, Tensor],
+    ) -> Tensor:
+        """What `layer` sends at this timestep."""
+        match layer:
+            case Neurons():
+                h = self._drive(layer, values, held)
+                h += membranes.get(layer.name, _channels(layer.start))
+                step = _channels(layer.step)
+                z = torch.div(h, step, rounding_mode="floor").clamp_(0, layer.levels)
+                if self.timesteps > 1:
+                    membranes[layer.name] = h - z * step
+                return z.to(torch.uint8)
+            case Potentials():
+                sums = self._drive(layer, values, held)
+                return sums.clamp_(-POTENTIAL_END, POTENTIAL_END - 1)
+            case Merge():
+                path, shortcut = values[layer.path], values[layer.shortcut]
+                if layer.kind == "add":
+                    return path + shortcut
+                return (path if layer.kind == "and" else 1 - path) * shortcut
+            case MaxPool():
+                return _max_pool(values[layer.source])
+            case GlobalSum():
+                return values[layer.source].sum((2, 3), keepdim=True, dtype=torch.int32)
+            case Readout():
+                raise AssertionError("the readout sends nothing")
+
+    def _drive(
+        self,
+        layer: Neurons | Potentials | Readout,
+        values: dict[str, Tensor],
+        held: dict[str, Tensor],
+    ) -> Tensor:
+        """Bias plus the sum of all synapses, int32 [B, C, H, W]."""
+        total = torch.zeros((), dtype=torch.int32)
+        for synapses in layer.synapses:
+            if synapses.source == IMAGE:
+                if synapses.name not in held:
+                    held[synapses.name] = self._sum(synapses, values[IMAGE])
+                part = held[synapses.name]
+            else:
+                part = self._sum(synapses, values[synapses.source])
+            total = total + part
+        if isinstance(layer, Neurons) and layer.sign is not None:
+            total = _max_pool(total) * _channels(layer.sign)
+        return total + torch.from_numpy(np.ascontiguousarray(layer.bias.image()))
+
+    def _sum(self, synapses: Synapses, values: Tensor) -> Tensor:
+        """The synapses' sum over what their source sends, int32."""
+        if synapses.gain is not None:
+            return values.to(torch.int32) * _channels(synapses.gain)
+        weight = self._weights[synapses.name]
+        exact = torch.nn.functional.conv2d(
+            values.to(weight.dtype), weight, stride=synapses.stride, padding=synapses.padding
+        )
+        total = exact.to(torch.int32)
+        return total if synapses.shift is None else _shifted(total, _channels(synapses.shift))
+
+    @cached_property
+    def _weights(self) -> dict[str, Tensor]:
+        """Weights in the smallest floating-point type in which their sums are exact."""
+        largest = overflow.largest_outputs(self.layers)
+        weights = {}
+        for layer in self.layers:
+            for synapses in getattr(layer, "synapses", ()):
+                if synapses.weight is not None:
+                    bound = overflow.largest_sum(synapses, largest[synapses.source])
+                    dtype = torch.float32 if bound < 2**24 else torch.float64
+                    weights[synapses.name] = torch.from_numpy(synapses.weight).to(dtype)
+        return weights
+
+
+@contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """Convolutions whose intermediates are whole: no Winograd with its fractions (NNPACK's, where
+    oneDNN is off), no narrower type (autocast).
+    """
+    with torch.backends.nnpack.flags(enabled=False), torch.autocast("cpu", enabled=False):
+        yield
+
+
+def _channels(values: Ints) -> Tensor:
+    """[C] -> [C, 1, 1], to broadcast against [B, C, H, W]."""
+    return torch.from_numpy(values)[:, None, None]
+
+
+def _max_pool(values: Tensor) -> Tensor:
+    """2x2, stride 2, ceil mode, exact: whole numbers below 2^53 pass through float64 unchanged."""
+    dtype = torch.float32 if values.dtype == torch.uint8 else torch.float64
+    pooled = torch.nn.functional.max_pool2d(values.to(dtype), 2, ceil_mode=True)
+    return pooled.to(values.dtype)
+
+
+def _shifted(total: Tensor, shift: Tensor) -> Tensor:
+    """total / 2^shift, rounding half up (towards +inf); negative shifts multiply."""
+    right = shift.clamp_min(0)
+    half = torch.bitwise_left_shift(torch.ones_like(right), right) >> 1
+    scaled = torch.bitwise_left_shift(total, (-shift).clamp_min(0))
+    return torch.bitwise_right_shift(scaled + half, right)

@@ -1,0 +1,130 @@
+"""Integer networks on disk: one zip (npz) of plain arrays and a JSON description, no pickle.
+
+    network.json      uint8 array with UTF-8 JSON: {"format", "arch", "input_shape", "timesteps",
+                      "events", "logit_scale", "layers": [{"type": "Neurons", ...}, ...]}; where a
+                      field holds an array, the JSON has {"array": KEY}
+    KEY.npy           one array each; KEY is its place in the JSON, "layers/3/synapses/0/weight"
+
+Reading checks the zip's checksums, every field against the type that declares it, and the whole
+network as if it had just been made (`checks`): a damaged file is refused, never run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import types
+import zipfile
+import zlib
+from typing import Any, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from multispike.errors import InputError, invalid
+from multispike.export import layers
+from multispike.export.network import IntegerNetwork
+from multispike.files import replacing
+
+FORMAT = "multispike-integer-1"
+_HEADER = "network.json"
+_LAYERS = {kind.__name__: kind for kind in get_args(layers.Layer)}
+_DAMAGE = (
+    *(OSError, EOFError, MemoryError, ValueError, KeyError, AttributeError),
+    # What zipfile raises for a method, a version and an encryption that it doesn't know, and zlib.
+    *(zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error),
+)
+"""What reading a damaged file may raise."""
+
+
+def save(network: IntegerNetwork, path: str | os.PathLike[str]) -> None:
+    """Write `network` to `path`, whole or not at all."""
+    arrays: dict[str, np.ndarray] = {}
+    header = {
+        "format": FORMAT,
+        "arch": network.arch,
+        "input_shape": network.input_shape,
+        "timesteps": network.timesteps,
+        "events": network.events,
+        "logit_scale": network.logit_scale,
+        "layers": [
+            {"type": type(layer).__name__, **_pack(layer, f"layers/{index}", arrays)}
+            for index, layer in enumerate(network.layers)
+        ],
+    }
+    arrays[_HEADER] = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    with replacing(path) as temporary, open(temporary, "wb") as stream:
+        np.savez(stream, allow_pickle=False, **arrays)  # pyright: ignore[reportArgumentType]
+
+
+def load(path: str | os.PathLike[str]) -> IntegerNetwork:
+    """The network that `save` wrote.
+
+    Raises:
+        InputError: if the file is missing, truncated, damaged, or of another format.
+    """
+    try:
+        # An open stream, since np.load leaves a damaged file open that it opened by itself.
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        header = json.loads(arrays.pop(_HEADER).tobytes())
+    except FileNotFoundError:
+        raise InputError(f"path: got {str(path)!r}, allowed: an existing file") from None
+    except _DAMAGE as error:
+        raise InputError(f"path: got {str(path)!r}, damaged or no {FORMAT}: {error}") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        found = header.get("format") if isinstance(header, dict) else header
+        raise invalid("format", found, FORMAT)
+    try:
+        made = [_unpack(_LAYERS[layer.pop("type")], layer, arrays) for layer in header["layers"]]
+        return IntegerNetwork(
+            arch=str(header["arch"]),
+            input_shape=tuple(int(size) for size in header["input_shape"]),  # pyright: ignore[reportArgumentType]
+            timesteps=int(header["timesteps"]),
+            events=bool(header["events"]),
+            layers=tuple(made),
+            logit_scale=float(header["logit_scale"]),
+        )
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        raise InputError(f"path: got {str(path)!r}, contradicts itself: {error!r}") from error
+
+
+def _pack(value: Any, place: str, arrays: dict[str, np.ndarray]) -> Any:
+    """`value` as JSON; arrays go to `arrays` and leave their key."""
+    if isinstance(value, np.ndarray):
+        arrays[place] = value
+        return {"array": place}
+    if dataclasses.is_dataclass(value):
+        return {
+            field.name: _pack(getattr(value, field.name), f"{place}/{field.name}", arrays)
+            for field in dataclasses.fields(value)
+        }
+    if isinstance(value, tuple):
+        return [_pack(item, f"{place}/{index}", arrays) for index, item in enumerate(value)]
+    return value
+
+
+def _unpack(kind: Any, value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """The object of type `kind` that `_pack` wrote as `value`."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is types.UnionType:
+        if value is None and type(None) in arguments:
+            return None
+        return _unpack(arguments[0], value, arrays)
+    if origin is np.ndarray:
+        array = arrays[value["array"]]
+        wanted = get_args(arguments[1])[0]
+        if array.dtype != wanted:
+            raise TypeError(f"{value['array']}: {array.dtype}, not {wanted.__name__}")
+        return array
+    if origin is tuple:
+        one = arguments[0]
+        return tuple(_unpack(one, item, arrays) for item in value)
+    if dataclasses.is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return kind(**{name: _unpack(hints[name], item, arrays) for name, item in value.items()})  # pyright: ignore[reportCallIssue]
+    if not isinstance(value, kind):
+        raise TypeError(f"{value!r}, not {kind.__name__}")
+    return value

@@ -1,0 +1,105 @@
+"""A trained run and its integer network: made, compared with the float one, fine-tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from multispike.datasets import DATASETS
+from multispike.datasets.loader import BatchLoader
+from multispike.datasets.progress import progress_bar
+from multispike.datasets.sets import Dataset
+from multispike.export.finetune import finetune
+from multispike.export.network import IntegerNetwork
+from multispike.export.quantise import quantise
+from multispike.training.fit import augmentation_of, batch_size_of
+from multispike.training.run import Run
+
+WORTH_FINETUNING = 0.003
+"""Loss of accuracy by rounding from which on a short fine-tuning is advised."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Shares in [0, 1] of `images` test samples.
+
+    Attributes:
+        float, integer: classified rightly by each network.
+        same_class: on which both networks agree, right or wrong.
+    """
+
+    images: int
+    float: float
+    integer: float
+    same_class: float
+
+
+def quantise_run(run: Run) -> IntegerNetwork:
+    """The integer network of a run.
+
+    Raises:
+        InputError: naming what integers can't carry, and what to do.
+    """
+    data = run.data
+    events = DATASETS[data["name"]].events
+    return quantise(run.network, data["mean"], data["std"], tuple(data["input_shape"]), events)
+
+
+def compare(run: Run, integer: IntegerNetwork, loader: BatchLoader) -> Accuracy:
+    """The float and the integer network on all samples of `loader`, which keeps their order.
+
+    Shows a progress bar on a terminal.
+    """
+    done = floats = integers = same = 0
+    with progress_bar(True) as bar, torch.inference_mode():
+        task = bar.add_task("measuring the integer network", total=len(loader.split))
+        for inputs, labels in loader:
+            pixels = loader.split.inputs[done : done + len(labels)]
+            exact = torch.from_numpy(integer.forward(as_input(integer, pixels))).argmax(1)
+            rough = run.network(inputs).argmax(1)
+            floats += int((rough == labels).sum())
+            integers += int((exact == labels).sum())
+            same += int((rough == exact).sum())
+            done += len(labels)
+            bar.update(task, completed=done)
+    return Accuracy(done, floats / done, integers / done, same / done)
+
+
+def as_input(integer: IntegerNetwork, samples: Tensor) -> Tensor:
+    """A split's samples as the network takes them: event frames [B, T, ...] as [T, B, ...]."""
+    return samples.transpose(0, 1) if integer.events else samples
+
+
+def finetune_run(run: Run, dataset: Dataset, epochs: int) -> list[float]:
+    """Fine-tune `run.network` in place on the run's own training samples, augmented as they were.
+
+    Shows a progress bar on a terminal.
+
+    Returns:
+        The loss of every batch.
+
+    Raises:
+        RunError: where the loss is no longer finite.
+    """
+    loader = BatchLoader(
+        dataset.train, batch_size_of(run.config, len(dataset.train)),
+        augmentation=augmentation_of(run.config, dataset), shuffle=True, drop_last=True,
+        seed=run.config.seed, mean=run.data["mean"], std=run.data["std"],
+        channels_last=run.config.channels_last, num_classes=dataset.num_classes,
+    )  # fmt: skip
+
+    with progress_bar(True) as bar:
+        task = bar.add_task("fine-tuning", total=epochs * len(loader))
+
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            for epoch in range(epochs):
+                loader.set_epoch(epoch)
+                for batch in loader:
+                    yield batch
+                    bar.advance(task)
+
+        shape = tuple(run.data["input_shape"])
+        return finetune(run.network, batches(), run.data["mean"], run.data["std"], shape)

@@ -1,0 +1,87 @@
+"""How often each level occurs among graded spikes, in one pass over memory."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from multispike.ops.build import library
+from multispike.ops.layer import plain, pointer, threads_for, zeros
+
+
+class Spikes(ctypes.Structure):
+    """`Spikes` of counts.c."""
+
+    _fields_ = (
+        *[
+            (name, ctypes.c_int64)
+            for name in (
+                *("steps", "rows", "places", "channels", "inner", "levels", "bfloat16", "threads"),
+            )
+        ],
+        ("scale", ctypes.c_void_p),
+        ("shared", ctypes.c_float),
+    )
+
+
+class Counts(NamedTuple):
+    """What `count_levels` found, float64.
+
+    Attributes:
+        sums: [2, ...] of every pixel, over timesteps, rows and channels: non-zeros, and their
+            levels.
+        histogram: [N + 1] elements at each level.
+        summed: [N*T + 1] the same of the levels summed over T > 1; None for T = 1.
+    """
+
+    sums: Tensor
+    histogram: Tensor
+    summed: Tensor | None
+
+
+def count_levels(
+    spikes: Tensor, unit: float | Tensor | None, levels: int, steps: int = 1, channels: int = 1
+) -> Counts | None:
+    """Counts of spikes in one pass over them; None where the kernel can't run.
+
+    Args:
+        spikes: [T * rows, ...], dense in this order of the axes; float32 or bfloat16, on the CPU.
+        unit: V_th/N, one or one for each place, broadcastable to [...]; None to count every
+            non-zero as level 1.
+        levels: N, the largest level; N * T at most 31.
+        steps: T.
+        channels: the axis of `spikes` that is not part of a pixel's place.
+    """
+    if not plain(spikes, torch.float32, torch.bfloat16) or not spikes.is_contiguous():
+        return None
+    kernels = library()
+    if kernels is None:
+        return None
+    shape, scale = spikes.shape[1:], None
+    if isinstance(unit, Tensor):
+        scale = (1 / unit.double()).float().expand(shape).contiguous()
+    threads = threads_for(spikes.numel())
+    pixels = (*shape[: channels - 1], *shape[channels:])
+    sums = zeros(threads, 2, *pixels)
+    histogram = zeros(levels + 1)
+    summed = zeros(levels * steps + 1) if steps > 1 else None
+    described = Spikes(
+        steps=steps,
+        rows=len(spikes) // steps,
+        places=math.prod(shape),
+        channels=shape[channels - 1],
+        inner=math.prod(shape[channels:]),
+        levels=levels,
+        bfloat16=spikes.dtype == torch.bfloat16,
+        threads=threads,
+        scale=pointer(scale),
+        shared=0.0 if unit is None or scale is not None else 1 / unit,
+    )
+    kernels.multispike_count(
+        ctypes.byref(described), *map(pointer, (spikes, sums, histogram, summed))
+    )
+    return Counts(sums[0], histogram, summed)
