@@ -7,6 +7,7 @@ from test_deploy_integer import CASES, MEAN, NAMES, SHAPE, STD, images, normalis
 
 from multispike.datasets import load_dataset
 from multispike.errors import RunError
+from multispike.export import folding
 from multispike.export import quantise as quantise_module
 from multispike.export.finetune import finetune
 from multispike.export.quantise import quantise, rounded_weights

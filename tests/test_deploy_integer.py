@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from multispike.datasets import load_dataset
 from multispike.errors import InputError
+from multispike.export import folding, overflow
 from multispike.export import network as integer_module
-from multispike.export import overflow
 from multispike.export import quantise as quantise_module
 from multispike.export.counts import count, fan_out
 from multispike.export.layers import (
