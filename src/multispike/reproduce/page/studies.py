@@ -77,8 +77,8 @@ def dvs(content: dict[str, Any]) -> list[str]:
         "**These are emulated events, not recordings**: CIFAR-10 images moved before a simulated"
         " event camera (`multispike.events.emulator`), the same events summed into 10 frames or"
         " into one. Nobody else's figures on CIFAR10-DVS can be compared with them. The same"
-        " comparison on the real recordings, which needs the set (binary-T10 with a rate of its own,"
-        " as"
+        " comparison on the real recordings, which needs the set (binary-T10 with a rate of its"
+        " own, as"
         f" here), is\n\n{real}",
         columns(rows, _USUAL),
         study_source("table-dvs", content, rows),
