@@ -23,7 +23,7 @@ from multispike.neurons import MultiLevelIF
 from multispike.results import read_results
 from multispike.training import fit, load_data, load_run
 from multispike.training.checkpoint import AtomicCheckpointIO, read_checkpoint
-from multispike.training.optim import make_optimizer, make_schedule, peak_lr
+from multispike.training.optim import Muon, make_optimizer, make_schedule, orthogonal, peak_lr
 from multispike.training.run import open_run
 from multispike.training.whitening import whiten_
 
@@ -261,7 +261,9 @@ def test_rank_0_is_one_process_of_all_nodes(variables, first, monkeypatch):
     assert _is_first() is first
 
 
-@pytest.mark.parametrize("changes", [{"ema": 0.9}, {"precision": "bf16-mixed"}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{"ema": 0.9}, {"precision": "bf16-mixed"}, {"optimizer": "muon"}], ids=str
+)
 def test_variants_resume_bit_exactly(tmp_path, changes):
     config = replace(TINY, **changes, epochs=2, checkpoint_seconds=0.0)
     fit(replace(config, out=str(tmp_path / "a")))
@@ -535,7 +537,7 @@ def test_label_smoothing_spreads_the_target():
 
     config = replace(TINY, arch="fastnet", label_smoothing=0.3)
     network = create_model("fastnet", in_channels=1)
-    module = Classifier(network, config, load_data(config), lr=0.1, steps=1)
+    module = Classifier(network, config, load_data(config), batch_size=4, steps=1)
     images, labels = torch.randn(4, 1, 8, 8), torch.tensor([0, 3, 9, 3])
     surprise = -network(images).log_softmax(1)
     expected = 0.7 * surprise[range(4), labels] + 0.3 * surprise.mean(1)
@@ -549,7 +551,7 @@ def test_adamw_decays_weights_only():
     config = replace(TINY, optimizer="adamw", weight_decay=0.1)
     assert peak_lr(config, 250) == 0.002
     model = create_model("fastnet", learn_threshold="layer")
-    optimizer = make_optimizer(model, config, peak_lr(config, 250))
+    optimizer = make_optimizer(model, config, 250)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -557,6 +559,59 @@ def test_adamw_decays_weights_only():
     for name, value in model.named_parameters():
         decayed = name.endswith("weight") and ("conv" in name or "linear" in name)
         torch.testing.assert_close(value, before[name] * (1 - 0.0002 if decayed else 1))
+
+
+def test_a_step_of_muon_in_closed_form():
+    """Of a diagonal update, each singular value goes through the quintic three times."""
+    weight = torch.nn.Parameter(torch.tensor([[3.0, 0.0], [0.0, 4.0]]).view(2, 2, 1, 1))
+    group = {"params": [weight], "lr": 0.1, "weight_decay": 0.0, "orthogonal": True}
+    optimizer = Muon([group], momentum=0.9)
+    weight.grad = torch.tensor([[2.0, 0.0], [0.0, -1.0]]).view(2, 2, 1, 1)
+    optimizer.step()
+    values = torch.tensor([2.0, 1.0]) / 5**0.5
+    for _ in range(3):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    values = values * torch.tensor([1.0, -1.0])
+    expected = torch.tensor([0.6, 0.8]) * 2**0.5 - 0.1 * values  # scaled to norm sqrt(2) first
+    torch.testing.assert_close(weight.detach().view(2, 2), expected.diag())
+    assert torch.equal(optimizer.state[weight]["momentum_buffer"], weight.grad)
+
+
+@pytest.mark.parametrize("shape", [(16, 8, 3, 3), (64, 4, 3, 3)], ids=["wide", "tall"])
+def test_updates_of_muon_are_orthogonal(shape):
+    """Three iterations bring every singular value that is not tiny to 0.6 to 1.3."""
+    generator = torch.Generator().manual_seed(0)
+    updates = [torch.randn(shape, generator=generator), torch.randn(2, 1, 1, 1)]
+    update, _ = orthogonal(updates)
+    u, _, vh = torch.linalg.svd(updates[0].flatten(1), full_matrices=False)
+    values = torch.linalg.diagonal(u.mT @ update.flatten(1) @ vh.mT)
+    torch.testing.assert_close(u * values @ vh, update.flatten(1), rtol=0, atol=1e-4)
+    assert 0.6 < float(values.min()) <= float(values.max()) < 1.3
+
+
+def test_muon_is_sgd_for_all_but_convolutions():
+    """The stem, the classifier, BN and biases take the same step under both optimisers."""
+    from multispike import create_model
+
+    models = [create_model("fastnet", in_channels=1) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    config = replace(TINY, bias_lr=3.0)
+    optimizers = [
+        make_optimizer(models[0], config, 125),
+        make_optimizer(models[1], replace(config, optimizer="muon", lr=0.03), 125),
+    ]
+    assert [group["lr"] for group in optimizers[0].param_groups] == pytest.approx([0.1, 0.3, 0.1])
+    lr = [group["lr"] for group in optimizers[1].param_groups]
+    assert lr == pytest.approx([0.03, 0.1, 0.3, 0.1])
+    for seed in range(3):
+        for model, optimizer in zip(models, optimizers, strict=True):
+            generator = torch.Generator().manual_seed(seed)
+            for parameter in model.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            optimizer.step()
+    for (name, one), two in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        is_muons = name.startswith("body.conv")
+        assert torch.allclose(one, two) is not is_muons, name
 
 
 @pytest.mark.parametrize("learn", ["layer", "channel"])
@@ -578,7 +633,7 @@ def test_only_weights_decay_and_shared_thresholds_count_once():
 
     model = create_model("sparse_resnet20", learn_threshold="layer")
     config = replace(TINY, weight_decay=0.1, bias_lr=3.0)
-    groups = make_optimizer(model, config, 0.1).param_groups
+    groups = make_optimizer(model, config, 125).param_groups
     decayed = {id(p) for g in groups if g["weight_decay"] for p in g["params"]}
     names = {name for name, p in model.named_parameters() if id(p) in decayed}
     assert all("conv" in name or "linear" in name for name in names)
@@ -627,7 +682,7 @@ def test_activity_penalty_counts_events_and_lowers_them():
     config = replace(TINY, arch="fastnet", activity_penalty=1.0)
     torch.manual_seed(0)
     network = create_model("fastnet", in_channels=1, surrogate="ste", v_init=0.5)
-    module = Classifier(network, config, load_data(config), lr=0.1, steps=1)
+    module = Classifier(network, config, load_data(config), batch_size=4, steps=1)
     images = torch.randn(8, 1, 8, 8)
     counts = []
     for neuron in network.modules():
@@ -656,7 +711,7 @@ def test_activity_penalty_reaches_level_1_whatever_its_rounding(levels, threshol
 
     config = replace(TINY, arch="fastnet", activity_penalty=1.0)
     network = create_model("fastnet", in_channels=1)
-    module = Classifier(network, config, load_data(config), lr=0.1, steps=1)
+    module = Classifier(network, config, load_data(config), batch_size=4, steps=1)
     neuron = MultiLevelIF(levels, torch.tensor([threshold, 0.7]))
     z = torch.tensor([[[0, 0], [1, 1], [2, levels]]]).float()  # [T, B, C]
     spikes = (z / levels * neuron.threshold).requires_grad_()

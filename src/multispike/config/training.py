@@ -36,8 +36,9 @@ class Recipe:
         classifier: linear, or mlp (VGGs only, two hidden layers of 512).
         epochs: Passes over the training images.
         batch_size: Images a step; by default a 20th of the training set, between 32 and 250.
-        optimizer: sgd (Nesterov momentum) or adamw.
-        lr: Peak learning rate; by default 0.2 (sgd) or 0.002 (adamw) a batch of 250 images.
+        optimizer: sgd (Nesterov momentum), adamw, or muon: orthogonal updates of convolutions but
+            the first, and sgd at its default learning rate for all other parameters.
+        lr: Peak learning rate; by default 0.2 (sgd), 0.002 (adamw) or 0.05 (muon) a batch of 250.
         momentum: Nesterov momentum of sgd.
         weight_decay: For convolution and linear weights only.
         schedule: onecycle (up and down in straight lines) or cosine (both along a cosine).
@@ -86,7 +87,7 @@ class Recipe:
     classifier: Literal["linear", "mlp"] = "linear"
     epochs: int = 30
     batch_size: int | None = None
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
     lr: float | None = None
     momentum: float = 0.9
     weight_decay: float = 5e-4

@@ -33,7 +33,6 @@ from multispike.models.network import Network
 from multispike.training.callbacks import ProgressBar, RunFiles, write_rows
 from multispike.training.checkpoint import AtomicCheckpointIO, read_checkpoint
 from multispike.training.module import Classifier
-from multispike.training.optim import peak_lr
 from multispike.training.run import checkpoint_of, load_weights, open_run
 from multispike.training.whitening import whiten_
 
@@ -150,8 +149,7 @@ def fit(config: TrainConfig) -> bool:
         drop_last=True, seed=config.seed, num_classes=dataset.num_classes, **common,
     )  # fmt: skip
     test = BatchLoader(dataset.test, 500, **common)
-    lr = peak_lr(config, batch_size)
-    module = Classifier(network, config, dataset, lr, steps=config.epochs * len(train))
+    module = Classifier(network, config, dataset, batch_size, steps=config.epochs * len(train))
     # Only now, when all settings have proved good: it may delete a run that is to be overwritten.
     checkpoint = _agreed(trainer, folder, open_run(config) if first else None, first)
     if checkpoint is not None:

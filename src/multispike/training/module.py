@@ -28,7 +28,7 @@ and one such batch, of digits, made it 7,900: the threshold would leave all boun
 
 
 class Classifier(LightningModule):
-    """A network in training, for `steps` steps with peak learning rate `lr`.
+    """A network in training, for `steps` steps of `batch_size` samples.
 
     Attributes:
         rows: one dict an epoch, the content of metrics.csv; part of the checkpoint.
@@ -36,12 +36,12 @@ class Classifier(LightningModule):
     """
 
     def __init__(
-        self, network: Network, config: TrainConfig, dataset: Dataset, lr: float, steps: int
+        self, network: Network, config: TrainConfig, dataset: Dataset, batch_size: int, steps: int
     ) -> None:
         super().__init__()
         self.network = network
         self.config = config
-        self.lr = lr
+        self.batch_size = batch_size
         self.steps = steps
         self.description: dict[str, Any] = {
             "model": network.config,
@@ -162,7 +162,7 @@ class Classifier(LightningModule):
         return self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
 
     def configure_optimizers(self) -> Any:
-        optimizer = make_optimizer(self.network, self.config, self.lr)
+        optimizer = make_optimizer(self.network, self.config, self.batch_size)
         schedule = make_schedule(optimizer, self.config, self.steps)
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 

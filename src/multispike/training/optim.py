@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.sgd import sgd
 
 from multispike.config import Recipe
 
 FINAL_LR = 1e-3
 """Learning rate at the end of a schedule, as a share of its peak."""
 
+MUON_MOMENTUM = 0.6
+"""Nesterov momentum of Muon's own weights, of cifar10-airbench."""
+
 _REFERENCE_BATCH = 250
-_PEAK = {"sgd": 0.2, "adamw": 0.002}
+_PEAK = {"sgd": 0.2, "adamw": 0.002, "muon": 0.05}
+
+
+def default_lr(optimizer: str, batch_size: int) -> float:
+    """Peak learning rate of an optimiser, in proportion to the batch size."""
+    return _PEAK[optimizer] * batch_size / _REFERENCE_BATCH
 
 
 def peak_lr(recipe: Recipe, batch_size: int) -> float:
@@ -22,21 +32,31 @@ def peak_lr(recipe: Recipe, batch_size: int) -> float:
     >>> peak_lr(Recipe(), 250), peak_lr(Recipe(lr=0.1), 250)
     (0.2, 0.1)
     """
-    return recipe.lr or _PEAK[recipe.optimizer] * batch_size / _REFERENCE_BATCH
+    return recipe.lr or default_lr(recipe.optimizer, batch_size)
 
 
-def parameter_groups(model: nn.Module, recipe: Recipe, lr: float) -> list[dict[str, Any]]:
-    """Weights of convolutions and linear layers decay; BN, biases and thresholds don't."""
-    decayed, biases, others = [], [], []
+def parameter_groups(model: nn.Module, recipe: Recipe, batch_size: int) -> list[dict[str, Any]]:
+    """Weights of convolutions and linear layers decay; BN, biases and thresholds don't.
+
+    Muon has the weights of all convolutions but the first, without decay; all other parameters
+    are sgd's, at its default learning rate.
+    """
+    matrices, decayed, biases, others = [], [], [], []
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if name == "weight" and isinstance(module, (nn.Conv2d, nn.Linear)):
+            if name == "weight" and recipe.optimizer == "muon" and module in convolutions[1:]:
+                matrices.append(parameter)
+            elif name == "weight" and isinstance(module, (nn.Conv2d, nn.Linear)):
                 decayed.append(parameter)
             elif name == "bias" and isinstance(module, nn.BatchNorm2d):
                 biases.append(parameter)
             elif not any(parameter is other for other in others):  # thresholds may be shared
                 others.append(parameter)
-    groups = [
+    peak = peak_lr(recipe, batch_size)
+    lr = default_lr("sgd", batch_size) if recipe.optimizer == "muon" else peak
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "lr": peak, "weight_decay": 0.0, "orthogonal": True},
         {"params": decayed, "lr": lr, "weight_decay": recipe.weight_decay},
         {"params": biases, "lr": lr * recipe.bias_lr, "weight_decay": 0.0},
         {"params": others, "lr": lr, "weight_decay": 0.0},
@@ -44,12 +64,86 @@ def parameter_groups(model: nn.Module, recipe: Recipe, lr: float) -> list[dict[s
     return [group for group in groups if group["params"]]
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe, lr: float) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, or AdamW."""
-    groups = parameter_groups(model, recipe, lr)
+def make_optimizer(model: nn.Module, recipe: Recipe, batch_size: int) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum, AdamW, or Muon for convolutions and SGD for the rest."""
+    groups = parameter_groups(model, recipe, batch_size)
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups)
+    if recipe.optimizer == "muon":
+        return Muon(groups, momentum=recipe.momentum)
     return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov SGD whose update of a convolution's weight is made orthogonal (Jordan 2024,
+    https://kellerjordan.github.io/posts/muon, as in cifar10-airbench).
+
+    Groups marked `orthogonal` hold weights [C_out, C_in, k, k], seen as matrices of C_out rows.
+    Before each step such a weight is scaled to norm sqrt(C_out). Groups not marked get the step of
+    `torch.optim.SGD`.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], momentum: float) -> None:
+        for group in groups:
+            group.setdefault("orthogonal", False)
+            group["momentum"] = MUON_MOMENTUM if group["orthogonal"] else momentum
+        super().__init__(groups, {"weight_decay": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if not weights:
+                continue
+            grads = [weight.grad for weight in weights]
+            moments = [self._moment(weight) for weight in weights]
+            lr, momentum = group["lr"], group["momentum"]
+            if not group["orthogonal"]:
+                sgd(
+                    weights, grads, moments, lr=lr, weight_decay=group["weight_decay"],
+                    momentum=momentum, dampening=0.0, nesterov=True, maximize=False,
+                )  # fmt: skip
+                continue
+            updates = []
+            for grad, moment in zip(grads, moments, strict=True):
+                moment.mul_(momentum).add_(grad)
+                updates.append(grad.add(moment, alpha=momentum))
+            for weight, update in zip(weights, orthogonal(updates), strict=True):
+                weight.mul_(len(weight) ** 0.5 / weight.norm()).add_(update, alpha=-lr)
+        return loss
+
+    def _moment(self, weight: Tensor) -> Tensor:
+        state = self.state[weight]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(weight)
+        return state["momentum_buffer"]
+
+
+def orthogonal(updates: Sequence[Tensor]) -> list[Tensor]:
+    """Each tensor, as a matrix of len(tensor) rows, with its singular values s brought near 1.
+
+    Three Newton-Schulz iterations s <- 3.4445 s - 4.7750 s^3 + 2.0315 s^5 from s / |s|. Float32,
+    since bfloat16 takes 10 to 30 times as long on CPUs without units for it. Tensors of one shape
+    are iterated as one batch, and on the Gram matrix of their shorter side, which costs half.
+    """
+    results: list[Tensor] = [*updates]
+    for shape in {update.shape for update in updates}:
+        places = [i for i, update in enumerate(updates) if update.shape == shape]
+        x = torch.stack([updates[i].flatten(1) for i in places]).float()
+        x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+        tall = x.shape[1] > x.shape[2]
+        x = x.mT if tall else x
+        gram = x @ x.mT
+        product = identity = torch.eye(len(gram[0]), device=x.device)
+        for _ in range(3):
+            factor = 3.4445 * identity - 4.7750 * gram + 2.0315 * gram @ gram
+            product = factor @ product
+            gram = factor @ gram @ factor
+        x = product @ x
+        for i, result in zip(places, x.mT if tall else x, strict=True):
+            results[i] = result.reshape(shape).to(updates[i].dtype)
+    return results
 
 
 def make_schedule(
