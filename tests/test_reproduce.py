@@ -71,7 +71,7 @@ def whole(study, tmp_path_factory):
 def arguments(folder, *more: str) -> list[str]:
     return [
         *("reproduce", "tiny", "--results", str(folder / "results")),
-        *("--work", str(folder / "work"), "--docs", str(folder / "docs"), *more),
+        *("--work", str(folder / "work"), *more),
     ]
 
 

@@ -4,8 +4,12 @@ import json
 import re
 from pathlib import Path
 
+import make_page
 import pytest
 import test_reproduce
+from page import SECTIONS, contents, page
+from page.figures import FIGURES
+from page.learning import reached
 from PIL import Image
 from test_reproduce import arguments, results
 
@@ -15,9 +19,6 @@ from multispike.config import EvaluateConfig, deciding
 from multispike.errors import InputError
 from multispike.report.matplotlib_style import save
 from multispike.reproduce import avalanche
-from multispike.reproduce.page import SECTIONS, contents, page
-from multispike.reproduce.page.figures import FIGURES
-from multispike.reproduce.page.learning import reached
 from multispike.reproduce.studies import STUDIES, row
 
 ROOT = Path(__file__).parent.parent
@@ -66,9 +67,9 @@ def table_section(folder: Path, study: str, *runs: dict) -> str:
 
 
 def test_the_committed_page_is_what_the_results_say():
-    """After a change of results/: multispike reproduce page."""
+    """After a change of results/: python benchmarks/make_page.py."""
     written = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    assert written == page(ROOT / "results"), "run: multispike reproduce page"
+    assert written == page(ROOT / "results"), "run: python benchmarks/make_page.py"
     for name in re.findall(r"\]\((figures/[^)]+)\)", written):
         with Image.open(ROOT / "docs" / name) as image:
             assert image.width > 400
@@ -287,8 +288,7 @@ def test_barriers_are_held_to_the_claim(accuracy, verdict, tmp_path):
 )
 def test_a_damaged_file_is_one_line(content, tmp_path, capsys):
     (tmp_path / "table-cifar10.json").write_text(content)
-    given = ["reproduce", "page", "--results", str(tmp_path), "--docs", str(tmp_path / "docs")]
-    assert main(given) == 2
+    assert make_page.main([str(tmp_path), str(tmp_path / "docs")]) == 2
     error = capsys.readouterr().err
     assert "results: got" in error
     assert "table-cifar10.json" in error
@@ -355,8 +355,8 @@ def test_missed_aims_of_deployment_are_told(tmp_path):
 
 
 def test_transfer_study(tmp_path):
-    folders = ["--results", str(tmp_path), "--docs", str(tmp_path / "docs")]
-    assert main(["reproduce", "transfer", *folders]) == 0
+    assert main(["reproduce", "transfer", "--results", str(tmp_path)]) == 0
+    assert make_page.main([str(tmp_path), str(tmp_path / "docs")]) == 0
     text = (tmp_path / "docs" / "results.md").read_text()
     assert "| T=8 N=1 | 8 | 9 | 0 |" in text
     assert "same function for all codes of one N·T. Measured: see the table. **Holds.**" in text
@@ -374,7 +374,7 @@ def test_avalanche_study_takes_the_kept_weights(study, tmp_path, monkeypatch, ca
         STUDIES, "tiny", test_reproduce.Study("Tiny", recipe="tiny", rows=rows, headline=labels[0])
     )
     monkeypatch.setattr(avalanche, "TRAINED", "tiny")
-    folders = ["--results", str(tmp_path / "results"), "--docs", str(tmp_path / "docs")]
+    folders = ["--results", str(tmp_path / "results")]
     assert main(["reproduce", "avalanche", *folders]) == 2
     assert "first multispike reproduce tiny" in capsys.readouterr().err
     assert main(arguments(tmp_path)) == 0
@@ -384,6 +384,7 @@ def test_avalanche_study_takes_the_kept_weights(study, tmp_path, monkeypatch, ca
         ("sew_resnet20", 1, False), ("sew_resnet20", 4, False), ("sparse_resnet20", 1, False),
         ("sparse_resnet20", 4, False), ("sew_resnet20", 4, True), ("sparse_resnet20", 4, True),
     ]  # fmt: skip
+    assert make_page.main([str(tmp_path / "results"), str(tmp_path / "docs")]) == 0
     text = (tmp_path / "docs" / "results.md").read_text()
     assert "SEW-ADD sends at most (k+1)·N" in text
     assert text.count("of the bound in any block. **Holds.**") == 2

@@ -164,14 +164,13 @@ COMMANDS = {
     "reproduce": Command(
         "multispike.reproduce.command:reproduce",
         ReproduceConfig,
-        "Make a table or figure of docs/results.md, training what is missing.",
+        "Measure a study of docs/results.md, training what is missing.",
         (
             "multispike reproduce",
             "multispike reproduce table-cifar10 --data-dir DIR",
             "multispike reproduce table-cifar10 --data-dir DIR --rows ann,binary-T4 --seeds 1",
-            "multispike reproduce page",
         ),
-        {"study": "name of a study, or page; without one, the studies are listed"},
+        {"study": "name of a study; without one, they are listed"},
     ),
 }
 

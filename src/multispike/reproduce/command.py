@@ -1,50 +1,26 @@
-"""`multispike reproduce`: make a study and the page, or list the studies."""
+"""`multispike reproduce`: make a study, or list the studies."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from multispike.files import write_text
 from multispike.reproduce.archive import Archive
-from multispike.reproduce.settings import PAGE, ReproduceConfig
+from multispike.reproduce.settings import ReproduceConfig
 from multispike.reproduce.studies import STUDIES, Study
 
 
-def reproduce(settings: ReproduceConfig) -> int:
-    """Make one study, then the page; without a name, list the studies."""
+def reproduce(settings: ReproduceConfig) -> int | None:
+    """Make one study; without a name, list the studies."""
     if settings.study is None:
         Console().print(listing(settings))
-        return 0
-    if settings.study != PAGE:
-        module, function = STUDIES[settings.study].make.split(":")
-        code = getattr(import_module(module), function)(settings.study, settings)
-        if code:
-            return code
-    print(f"page: {write_page(settings)}", file=sys.stderr)
-    return 0
-
-
-def write_page(settings: ReproduceConfig) -> Path:
-    """DOCS/results.md and its figures, from what is in RESULTS; gives the page's path."""
-    from multispike.report.matplotlib_style import save
-    from multispike.reproduce.page import contents, page
-    from multispike.reproduce.page.figures import FIGURES
-
-    docs = Path(settings.docs)
-    (docs / "figures").mkdir(parents=True, exist_ok=True)
-    text = page(settings.results)
-    for name, (file, draw) in FIGURES.items():
-        for _, content in contents(settings.results, file):
-            save(draw(content), docs / "figures" / f"{name}.png", dpi=110)
-    write_text(docs / "results.md", text)
-    return docs / "results.md"
+        return None
+    module, function = STUDIES[settings.study].make.split(":")
+    return getattr(import_module(module), function)(settings.study, settings)
 
 
 def listing(settings: ReproduceConfig) -> Table:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from multispike.config.names import split_names
 from multispike.errors import invalid, unknown
 from multispike.reproduce.studies import STUDIES
-
-PAGE = "page"
-"""Instead of a study: make the page only."""
 
 
 @dataclass(frozen=True)
@@ -18,12 +14,11 @@ class ReproduceConfig:
     """What to reproduce, and where results are kept.
 
     Args:
-        study: Name of a study, or page.
+        study: Name of a study; without one they are listed.
         data_dir: Folder with the study's data set.
         download: Fetch the official archive into data_dir if it is not there.
         results: Folder of STUDY.json; rows that it has under the same settings are not trained.
         work: Folder of the runs, WORK/STUDY/LABEL-sSEED; a run begun there goes on.
-        docs: Folder of results.md and its figures.
         rows: Labels of the rows to make, comma-separated; by default all.
         seeds: At most this many seeds a row.
         retrain: Forget what is there of these rows first.
@@ -34,7 +29,6 @@ class ReproduceConfig:
     download: bool = False
     results: str = "results"
     work: str = "runs/reproduce"
-    docs: str = "docs"
     rows: str | None = None
     seeds: int | None = None
     retrain: bool = False
@@ -49,12 +43,8 @@ class ReproduceConfig:
         """Raise `InputError` for the first value that is not allowed."""
         if self.study is None:
             return
-        if self.study == PAGE:
-            if not Path(self.results).is_dir():
-                raise invalid("results", self.results, "a folder of results")
-            return
         if self.study not in STUDIES:
-            raise unknown("study", self.study, [*STUDIES, PAGE])
+            raise unknown("study", self.study, STUDIES)
         known = [row.label for row in STUDIES[self.study].rows]
         for label in self.labels:
             if label not in known:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from multispike.errors import InputError
-from multispike.reproduce.page import learning, machine, neurons, speed, studies
 from multispike.results import read_json
+from page import learning, machine, neurons, speed, studies
 
 Render = Callable[[dict[str, Any]], list[str]]
 
@@ -80,11 +80,11 @@ SECTIONS: dict[str, tuple[Part, ...]] = {
 INTRODUCTION = """\
 # Results
 
-`multispike reproduce page` writes this page from the JSON files in [`results/`](../results); each
-was written by the command below its table. Accuracies are those of the test split after the last
-epoch: no epoch and no seed was chosen by them. Thresholds, gradients, learning rates and barriers
-of the recipes were, in short trainings, of which [Ablation](#ablation) has those that were kept; no
-part of the training images was held out for that.
+`python benchmarks/make_page.py` writes this page from the JSON files in [`results/`](../results);
+each was written by the command below its table. Accuracies are those of the test split after the
+last epoch: no epoch and no seed was chosen by them. Thresholds, gradients, learning rates and
+barriers of the recipes were, in short trainings, of which [Ablation](#ablation) has those that were
+kept; no part of the training images was held out for that.
 Events, amplitudes and energies are means per inference. Energies follow Lemaire et al. (2022) with
 weights and potentials of 32 bits, in two readings of the memory's price
 (`multispike.energy.profiles`). They are computed, not measured on a chip, and `multispike energy`

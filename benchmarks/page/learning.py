@@ -6,8 +6,8 @@ import math
 import statistics
 from typing import Any
 
-from multispike.reproduce.page.markdown import bullets, figure, source, table, verdict, whole
-from multispike.reproduce.page.rows import ACCURATE, BOUNDED, sampling_error, shown_settings
+from page.markdown import bullets, figure, source, table, verdict, whole
+from page.rows import ACCURATE, BOUNDED, sampling_error, shown_settings
 
 
 def ablation(content: dict[str, Any], file: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from multispike.reproduce.page.markdown import bullets, source, table, verdict, whole
+from page.markdown import bullets, source, table, verdict, whole
 
 
 def exact(content: dict[str, Any], file: str) -> list[str]:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from multispike.config import deciding, differing
-from multispike.reproduce.page.markdown import source, whole
 from multispike.reproduce.studies import STUDIES
+from page.markdown import source, whole
 
 FIRST = "lemaire2022"
 SECOND = "castagnetti2025"

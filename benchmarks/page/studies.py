@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from multispike.reproduce.page.markdown import bullets, figure, table, verdict, whole
-from multispike.reproduce.page.rows import (
+from page.markdown import bullets, figure, table, verdict, whole
+from page.rows import (
     ACCURATE,
     BOUNDED,
     COLUMNS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from multispike.commands.avalanche import Avalanche, growth
-from multispike.reproduce.page.markdown import bullets, figure, source, table, verdict
+from page.markdown import bullets, figure, source, table, verdict
 
 
 def transfer(content: dict[str, Any]) -> list[str]:

@@ -9,8 +9,8 @@ from multispike.commands.avalanche import Avalanche
 from multispike.report.document import short_name
 from multispike.report.matplotlib_style import blank, legend_below, line
 from multispike.report.style import BASELINE_COLOURS, CATEGORIES, PARETO, marks
-from multispike.reproduce.page.learning import AIMS
-from multispike.reproduce.page.rows import FIRST, PROFILES, Rows, rows_of
+from page.learning import AIMS
+from page.rows import FIRST, PROFILES, Rows, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
