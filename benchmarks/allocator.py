@@ -22,8 +22,7 @@ from tools import resident_mb, spread
 from torch import nn
 
 from multispike import create_model
-from multispike.allocator import keep_freed_memory
-from multispike.environment import environment
+from multispike.environment import environment, keep_freed_memory
 from multispike.files import write_json
 
 TARGET = Path(__file__).parent.parent / "results" / "allocator.json"

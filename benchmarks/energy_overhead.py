@@ -22,10 +22,9 @@ from tools import resident_mb, spread
 
 from multispike import create_model
 from multispike.activity import record_activity
-from multispike.allocator import keep_freed_memory
 from multispike.datasets import load_dataset
 from multispike.datasets.loader import BatchLoader
-from multispike.environment import environment
+from multispike.environment import environment, keep_freed_memory
 from multispike.files import write_json
 
 TARGET = Path(__file__).parent.parent / "results" / "energy_overhead.json"

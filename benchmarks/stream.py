@@ -37,7 +37,8 @@ import numpy as np
 import torch
 from tools import resident_mb
 
-from multispike.config import StreamConfig, TrainConfig
+from multispike.config import TrainConfig
+from multispike.config.commands import StreamConfig
 from multispike.datasets import load_dataset
 from multispike.environment import environment
 from multispike.events.emulator import emulate_frames

@@ -21,7 +21,6 @@ from multispike.activity import record_activity
 from multispike.commands.avalanche import (
     BRANCHES,
     Avalanche,
-    AvalancheConfig,
     bound,
     calibrate,
     growth,
@@ -29,6 +28,7 @@ from multispike.commands.avalanche import (
     run,
     study,
 )
+from multispike.config.commands import AvalancheConfig
 from multispike.errors import InputError
 from multispike.models.network import Network
 from multispike.models.resnet import ResidualBlock

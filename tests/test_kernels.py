@@ -617,7 +617,7 @@ def test_kept_memory_costs_no_page_faults():
     """In a process of its own: once warm, taking and freeing large blocks touches no new page."""
     code = """
 import resource, sys, torch
-from multispike.allocator import keep_freed_memory
+from multispike.environment import keep_freed_memory
 sys.exit(0) if not keep_freed_memory() else None
 def step():
     kept = [torch.zeros(2**24 - 2**20 * i) for i in range(4)]

@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multispike import MultiLevelIF, __version__, create_model
-from multispike.commands.avalanche import AvalancheConfig
 from multispike.commands.avalanche import run as run_avalanche
 from multispike.commands.experiment import compare
 from multispike.config import CompareConfig
+from multispike.config.commands import AvalancheConfig
 from multispike.errors import InputError
 from multispike.report.compare_report import SECTIONS, write_report
 from multispike.report.comparison import Comparison, read_comparison

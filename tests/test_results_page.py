@@ -15,7 +15,8 @@ from test_reproduce import arguments, results
 
 from multispike.cli import main
 from multispike.commands.experiment import evaluate
-from multispike.config import EvaluateConfig, deciding
+from multispike.config import deciding
+from multispike.config.commands import EvaluateConfig
 from multispike.errors import InputError
 from multispike.report.matplotlib_style import save
 from multispike.reproduce import avalanche

@@ -23,7 +23,8 @@ from rich.console import Console
 from test_events_recordings import aedat2, evt2, evt3, npy, ramp
 
 from multispike.cli import main
-from multispike.config import StreamConfig, TrainConfig
+from multispike.config import TrainConfig
+from multispike.config.commands import StreamConfig
 from multispike.datasets.loader import BatchLoader
 from multispike.datasets.sets import Split
 from multispike.errors import InputError

@@ -7,61 +7,89 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parent.parent / "src" / "multispike"
+SOURCE = Path(__file__).parent.parent / "src"
 
-LAYERS = [
-    {"errors", "files", "allocator"},
-    {"records"},
-    {"energy"},
-    {"surrogate", "kernels"},
-    {"neurons"},
-    {"models", "data"},
-    {"config", "environment"},
-    {"training", "recipes"},
-    {"activity"},
-    {"profiling"},
-    {"report", "avalanche"},
-    {"experiment", "deploy"},
-    {"live", "stream", "viewer", "reproduce"},
-    {"cli"},
-]
-"""From the ground up: a module may import from its own set and from those before it."""
+ROOMS = (
+    "errors", "files", "environment",
+    "surrogate", "ops", "neurons", "layer_record",
+    "energy", "models", "events", "datasets", "config", "recipes",
+    "training", "activity", "profiling", "results",
+    "report", "export", "commands", "reproduce", "cli",
+)  # fmt: skip
+"""From the ground up: a module imports from its own room and from those before it. The package's
+own `__init__` names what the rooms define, and is none."""
+
+STILL_UPWARDS = {
+    ("multispike.events.stream", "multispike.config.commands"),
+    ("multispike.events.stream", "multispike.config.types"),
+    ("multispike.events.stream", "multispike.datasets.cifar10dvs"),
+    ("multispike.events.stream", "multispike.training"),
+    ("multispike.events.view", "multispike.config.commands"),
+    ("multispike.events.view", "multispike.config.types"),
+    ("multispike.export.bench", "multispike.commands.experiment"),
+    ("multispike.export.export", "multispike.commands.experiment"),
+    ("multispike.report.avalanche", "multispike.commands.avalanche"),
+    ("multispike.results", "multispike.report.style"),
+}
+STILL_IN_A_CIRCLE = {
+    "multispike.activity.graph", "multispike.activity.provenance",
+    "multispike.commands.avalanche", "multispike.report.avalanche",
+    "multispike.events.stream", "multispike.events.terminal",
+    "multispike.export.network", "multispike.export.validate",
+}  # fmt: skip
+"""What remains to be turned: neither table may grow, and both go when they are empty."""
 
 
-def imports_of(path: Path) -> set[str]:
-    """First-level modules of multispike that a file imports, at any depth of its code."""
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_name(path): path for path in sorted(SOURCE.rglob("*.py"))}
+
+
+def imported(name: str) -> set[str]:
+    """The modules of the package that a file imports, at any depth of its code."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = []
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module]
-        found |= {name.split(".")[1] for name in names if name.startswith("multispike.")}
-    return found
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}: imports are written with their full names"
+            parts = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= parts & MODULES.keys() or {str(node.module)}
+    return found & MODULES.keys() - {name, "multispike"}
 
 
-def home(path: Path) -> str:
-    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+IMPORTS = {name: imported(name) for name in MODULES if name != "multispike"}
 
 
-@pytest.mark.parametrize(
-    "path", sorted(SOURCE.rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCE))
-)
-def test_imports_point_one_way(path):
-    rank = {name: index for index, layer in enumerate(LAYERS) for name in layer}
-    if home(path) == "__init__":
-        return
-    assert home(path) in rank, "a new module: give it a place in LAYERS"
-    wrong = {name for name in imports_of(path) if rank[name] > rank[home(path)]}
-    assert not wrong, f"{home(path)} must not import {wrong}"
+def test_rooms_import_downwards_only():
+    rank = {room: index for index, room in enumerate(ROOMS)}
+    room_of = {name: name.split(".")[1] for name in IMPORTS}
+    assert {*room_of.values()} <= rank.keys(), "a new room: give it a place in ROOMS"
+    upwards = {
+        (name, other)
+        for name, others in IMPORTS.items()
+        for other in others
+        if rank[room_of[other]] > rank[room_of[name]]
+    }
+    assert not upwards - STILL_UPWARDS
 
 
-@pytest.mark.parametrize(
-    "path", sorted(SOURCE.rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCE))
-)
-def test_modules_stay_short(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+def test_no_circle_of_files():
+    def reached(name: str) -> set[str]:
+        found, new = set(), IMPORTS[name]
+        while new:
+            found |= new
+            new = set().union(*(IMPORTS[other] for other in new)) - found
+        return found
+
+    assert not {name for name in IMPORTS if name in reached(name)} - STILL_IN_A_CIRCLE
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_stay_short(name):
+    assert len(MODULES[name].read_text(encoding="utf-8").splitlines()) <= 400
 
 
 def test_the_command_line_starts_without_heavy_imports():

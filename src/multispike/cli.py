@@ -14,22 +14,20 @@ from typing import Any, NoReturn
 
 from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter
 
-from multispike.allocator import keep_freed_memory
-from multispike.config import (
+from multispike.config import CompareConfig, TrainConfig
+from multispike.config.commands import (
     AvalancheConfig,
     BenchConfig,
-    CompareConfig,
     EnergyConfig,
     EvaluateConfig,
     ExportConfig,
+    ModelsConfig,
     ReportConfig,
     StreamConfig,
-    TrainConfig,
     ViewConfig,
 )
+from multispike.environment import keep_freed_memory
 from multispike.errors import InputError, RunError
-from multispike.files import check_target
-from multispike.models.listing import ModelsConfig
 from multispike.reproduce.settings import ReproduceConfig
 
 
@@ -55,7 +53,7 @@ class Command:
 
 COMMANDS = {
     "models": Command(
-        "multispike.models.listing:show",
+        "multispike.commands.models:show",
         ModelsConfig,
         "List the architectures with their parameters and MACs.",
         ("multispike models", "multispike models --json models.json"),
@@ -265,8 +263,6 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = command.settings(**options)
         settings.check()
-        if getattr(settings, "json", None) not in (None, "-"):
-            check_target("json", settings.json)
         keep_freed_memory()
         module, function = command.function.split(":")
         return getattr(import_module(module), function)(settings) or 0

@@ -35,19 +35,6 @@ def is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def require_counts(settings: object, *names: str) -> None:
-    """Raise `InputError` for the first of these attributes that is set, but not an integer >= 1.
-
-    >>> require_counts(range(4), "stop", "start")
-    Traceback (most recent call last):
-    multispike.errors.InputError: start: got 0, allowed: an integer >= 1
-    """
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None and not is_count(value):
-            raise invalid(name, value, "an integer >= 1")
-
-
 def unknown(argument: str, value: str, names: Iterable[str]) -> InputError:
     """An `InputError` for a name that is not in a table, with the nearest names first.
 

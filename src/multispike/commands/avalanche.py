@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from multispike.config import AvalancheConfig, TrainConfig
+from multispike.config import TrainConfig
+from multispike.config.commands import AvalancheConfig
 from multispike.errors import invalid
 from multispike.models.table import ARCHITECTURES, Family, ResNet
 

@@ -14,14 +14,8 @@ from rich.console import Console
 from torch import Tensor
 
 from multispike.activity import record_activity
-from multispike.config import (
-    CompareConfig,
-    EnergyConfig,
-    EvaluateConfig,
-    ReportConfig,
-    TrainConfig,
-    same_run,
-)
+from multispike.config import CompareConfig, TrainConfig, same_run
+from multispike.config.commands import EnergyConfig, EvaluateConfig, ReportConfig
 from multispike.datasets.loader import BatchLoader
 from multispike.datasets.progress import progress_bar
 from multispike.datasets.sets import Dataset

@@ -8,7 +8,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from multispike.config import BenchConfig, ExportConfig
+from multispike.config.commands import BenchConfig, ExportConfig
 from multispike.export.bench import bench_run
 from multispike.export.export import export_run
 from multispike.export.trained import WORTH_FINETUNING

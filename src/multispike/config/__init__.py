@@ -1,37 +1,324 @@
-"""Settings of the commands as typed dataclasses, each with a `check()`.
+"""Settings of the commands as typed dataclasses: here of a training, in `commands` of the others.
 
 Torch-free, so that bad usage answers at once; and no module here may have a TYPE_CHECKING block,
 since jsonargparse imports what stands in it.
 """
 
-from multispike.config.deploying import BenchConfig, ExportConfig
-from multispike.config.measuring import AvalancheConfig, EnergyConfig, EvaluateConfig, ReportConfig
-from multispike.config.streaming import StreamConfig
-from multispike.config.training import (
-    CompareConfig,
-    Recipe,
-    TrainConfig,
-    deciding,
-    differing,
-    parse_variant,
-    same_run,
-)
-from multispike.config.viewing import ViewConfig
+from __future__ import annotations
 
-__all__ = [
-    "AvalancheConfig",
-    "BenchConfig",
-    "CompareConfig",
-    "EnergyConfig",
-    "EvaluateConfig",
-    "ExportConfig",
-    "Recipe",
-    "ReportConfig",
-    "StreamConfig",
-    "TrainConfig",
-    "ViewConfig",
-    "deciding",
-    "differing",
-    "parse_variant",
-    "same_run",
-]
+import re
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Annotated, Any, Literal
+
+from multispike.config.types import (
+    BatchSize,
+    BelowOne,
+    Count,
+    Natural,
+    NonNegative,
+    OneOf,
+    Positive,
+    Seed,
+    Sensor,
+    Settings,
+    Share,
+    Where,
+    split_names,
+)
+from multispike.datasets import DATASETS
+from multispike.errors import InputError, invalid
+from multispike.models import DEFAULT_LEVELS
+from multispike.models.table import ARCHITECTURES
+
+SurrogateName = Literal["sigmoid", "ste", "clip"]
+
+
+@dataclass(frozen=True)
+class Recipe(Settings):
+    """Everything that decides what a training computes, but for the neuron.
+
+    Args:
+        arch: Architecture; `multispike models` lists them.
+        data: Data set: digits, fashion_mnist, cifar10, cifar100, imagefolder, cifar10dvs,
+            dvsgesture, nmnist, eventfolder; NAME-dvs-sim emulates a camera before images.
+        data_dir: Folder with the data; not needed for digits.
+        download: Fetch the official archive into data_dir if it is not there.
+        size: Side in pixels to which an image folder or event set is brought.
+        by: Bins of event frames, of equal time or with equally many events (count).
+        split: Of cifar10dvs, which has none of its own: fixed, tebn, tet or sew; fixed by default.
+        sensor: WIDTHxHEIGHT in pixels of an eventfolder's recordings that don't tell it.
+        stem: First layer: cifar (3x3) or imagenet (7x7, stride 2, max-pool).
+        classifier: linear, or mlp (VGGs only, two hidden layers of 512).
+        epochs: Passes over the training images.
+        batch_size: Images a step; by default a 20th of the training set, between 32 and 250.
+        optimizer: sgd (Nesterov momentum), adamw, or muon: orthogonal updates of convolutions but
+            the first, and sgd at its default learning rate for all other parameters.
+        lr: Peak learning rate; by default 0.2 (sgd), 0.002 (adamw) or 0.05 (muon) a batch of 250.
+        momentum: Nesterov momentum of sgd.
+        weight_decay: For convolution and linear weights only.
+        schedule: onecycle (up and down in straight lines) or cosine (both along a cosine).
+        warmup: Share of the training in which the learning rate rises.
+        label_smoothing: Probability spread over all classes.
+        ema: Decay of an average of the weights, which is then what is evaluated; 0 is off.
+        flip: Mirror half of the images at random; "alternate": each one every other epoch.
+        shift: Largest shift in pixels, with reflection at the border.
+        cutout: Side of a square that is blanked; 0 is off.
+        mixup: Alpha of mixup; 0 is off.
+        drop: Share of an event set's events that is lost at random; 0 is off.
+        activity_penalty: Weight of the mean events per neuron in the loss; 0 is off.
+        bias_lr: Factor on the learning rate of BN biases.
+        whiten: Start the stem from the training images' principal patches (both signs).
+        init: Start from the weights of this run or checkpoint, of any neuron, N and T.
+        threshold: V_th of every neuron; inputs are batch-normalised, so few saturate at 2.
+        surrogate: Gradient of the spike: sigmoid, ste (straight-through in [0, V_th]) or clip (if
+            the level is not clipped); by default sigmoid for binary neurons, clip for others.
+        alpha: Steepness of the sigmoid gradient.
+        v_init: Potential at the start, in levels; 0.5 rounds instead of cutting off.
+        beta: Leak: share of the potential left after a step; 1 is none.
+        learn_threshold: Learn V_th: no, one a layer, or one a channel.
+        seed: Of the weights, the order and the augmentation.
+        limit_train: Use this many training samples only.
+        limit_test: Use this many test samples only.
+        precision: 32-true, or bf16-mixed (fast on CPUs and GPUs with bfloat16 units).
+        compile: Compile the network with torch.compile.
+        channels_last: Keep images as NHWC, which is faster on most CPUs and GPUs.
+        accelerator: auto, cpu, gpu or mps.
+        devices: Number of devices or processes, or auto.
+        strategy: auto, or ddp for several processes.
+        num_nodes: Machines that take part in the training.
+        threads: CPU threads of a process; by default all cores shared among the processes.
+        checkpoint_seconds: Save last.ckpt this often within an epoch.
+    """
+
+    arch: Annotated[str, OneOf(ARCHITECTURES)] = "fastnet"
+    data: Annotated[str, OneOf(DATASETS)] = "digits"
+    data_dir: str | None = None
+    download: bool = False
+    size: Count | None = None
+    by: Literal["time", "count"] | None = None
+    split: str | None = None
+    sensor: Sensor | None = None
+    stem: Literal["cifar", "imagenet"] = "cifar"
+    classifier: Literal["linear", "mlp"] = "linear"
+    epochs: Count = 30
+    batch_size: BatchSize | None = None
+    optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
+    lr: Positive | None = None
+    momentum: BelowOne = 0.9
+    weight_decay: NonNegative = 5e-4
+    schedule: Literal["onecycle", "cosine"] = "onecycle"
+    warmup: Share = 0.2
+    label_smoothing: BelowOne = 0.1
+    ema: BelowOne = 0.0
+    flip: Literal["none", "random", "alternate"] | None = None
+    shift: Natural | None = None
+    cutout: Natural = 0
+    mixup: NonNegative = 0.0
+    drop: Share = 0.0
+    activity_penalty: NonNegative = 0.0
+    bias_lr: Positive = 1.0
+    whiten: bool = False
+    init: str | None = None
+    threshold: Positive = 2.0
+    surrogate: SurrogateName | None = None
+    alpha: Positive = 5.0
+    v_init: Annotated[float, Where("a number of levels in [0, 1)", lambda v: 0 <= v < 1)] = 0.5
+    beta: Annotated[float, Where("a number in (0, 1]", lambda x: 0 < x <= 1)] = 1.0
+    learn_threshold: Literal["no", "layer", "channel"] = "no"
+    seed: Seed = 0
+    limit_train: Count | None = None
+    limit_test: Count | None = None
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    compile: bool = False
+    channels_last: bool = True
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    devices: Count | Literal["auto"] = 1
+    strategy: str = "auto"
+    num_nodes: Count = 1
+    threads: Count | None = None
+    checkpoint_seconds: NonNegative = 60.0
+
+    def check(self) -> None:
+        for name in ("size", "by", "split", "sensor"):
+            value = getattr(self, name)
+            if value is not None and name not in DATASETS[self.data].options:
+                sets = [key for key, source in DATASETS.items() if name in source.options]
+                raise invalid(name, value, f"a {name} with data={' or '.join(sets)} only")
+        if self.drop and not DATASETS[self.data].events:
+            raise invalid("drop", self.drop, f"0 with {self.data}, which holds no events")
+
+
+@dataclass(frozen=True)
+class TrainConfig(Recipe):
+    """One training run: a recipe and a neuron.
+
+    Args:
+        neuron: relu (the ANN), binary (levels 1) or multilevel.
+        levels: N, the largest level of a spike; 4 for multilevel unless given.
+        timesteps: T.
+        name: Name of the run in tables; by default from neuron, T and N.
+        out: Folder of the run; by default runs/DATA-ARCH-NAME.
+        resume: Go on with the run in that folder.
+        overwrite: Delete the run in that folder and start anew.
+    """
+
+    neuron: Literal["relu", "binary", "multilevel"] = "multilevel"
+    levels: Count | None = None
+    timesteps: Count = 1
+    name: str | None = None
+    out: str | None = None
+    resume: bool = False
+    overwrite: bool = False
+
+    def check(self) -> None:
+        super().check()
+        if self.neuron == "binary" and self.levels not in (None, 1):
+            raise invalid("levels", self.levels, "1 with neuron=binary")
+        if self.neuron == "relu" and self.levels is not None:
+            raise invalid("levels", self.levels, "none with neuron=relu")
+        if self.resume and self.overwrite:
+            raise invalid("overwrite", True, "one of --resume and --overwrite, not both")
+
+    @property
+    def variant(self) -> str:
+        """Name of the run, e.g. multilevel-T1-N4.
+
+        >>> TrainConfig(neuron="binary", timesteps=4).variant
+        'binary-T4'
+        """
+        if self.name:
+            return self.name
+        if self.neuron == "relu":
+            return "ann" if self.timesteps == 1 else f"ann-T{self.timesteps}"
+        if self.neuron == "binary":
+            return f"binary-T{self.timesteps}"
+        return f"multilevel-T{self.timesteps}-N{self.resolved().levels}"
+
+    @property
+    def folder(self) -> str:
+        """Where the run goes."""
+        return self.out or f"runs/{self.data}-{self.arch}-{self.variant}"
+
+    @property
+    def gradient(self) -> SurrogateName:
+        """The surrogate, of the neuron's choice where none is given.
+
+        >>> TrainConfig(neuron="binary").gradient, TrainConfig().gradient
+        ('sigmoid', 'clip')
+        """
+        binary = self.neuron == "binary" or self.levels == 1
+        return self.surrogate or ("sigmoid" if binary else "clip")
+
+    def resolved(self) -> TrainConfig:
+        """The same settings, those filled in that the neuron decides.
+
+        >>> TrainConfig(neuron="binary").resolved().levels, TrainConfig().resolved().levels
+        (1, 4)
+        """
+        levels = None if self.neuron == "relu" else self.levels or DEFAULT_LEVELS[self.neuron]
+        return replace(self, levels=levels, surrogate=self.gradient)
+
+
+_VARIANT = re.compile(r"(ann|binary|multilevel)(?:-T([1-9]\d*))?(?:-N([1-9]\d*))?")
+
+
+def parse_variant(text: str) -> dict[str, Any]:
+    """The neuron, levels and timesteps that a variant's name stands for.
+
+    >>> parse_variant("multilevel-T1-N8")
+    {'neuron': 'multilevel', 'timesteps': 1, 'levels': 8}
+    >>> parse_variant("ann")
+    {'neuron': 'relu', 'timesteps': 1, 'levels': None}
+
+    Raises:
+        InputError: for a name that is not of the form KIND[-T#][-N#].
+    """
+    match = _VARIANT.fullmatch(text)
+    kind, timesteps, levels = match.groups() if match else ("", None, None)
+    if not match or (levels and kind != "multilevel"):
+        raise invalid("variants", text, "ann, ann-T#, binary-T#, multilevel-T#-N# with # >= 1")
+    return {
+        "neuron": "relu" if kind == "ann" else kind,
+        "timesteps": int(timesteps or 1),
+        "levels": int(levels) if levels else None,
+    }
+
+
+@dataclass(frozen=True)
+class CompareConfig(Recipe):
+    """Several neurons under one recipe and seed.
+
+    Args:
+        variants: Comma-separated, e.g. ann,binary-T4,multilevel-T1-N4.
+        out: Folder of the comparison; by default runs/compare-DATA-ARCH.
+        overwrite: Train variants anew that are finished.
+    """
+
+    variants: str = "ann,binary-T4,multilevel-T1-N4"
+    out: str | None = None
+    overwrite: bool = False
+
+    @property
+    def folder(self) -> str:
+        """Where the comparison goes."""
+        return self.out or f"runs/compare-{self.data}-{self.arch}"
+
+    def runs(self) -> list[TrainConfig]:
+        """One run a variant, in the order given; a finished or begun one is resumed."""
+        names = split_names(self.variants)
+        if not names or len(set(names)) != len(names):
+            raise invalid("variants", self.variants, "one or more different names, comma-separated")
+        recipe = {field.name: getattr(self, field.name) for field in fields(Recipe)}
+        runs = []
+        for name in names:
+            run = TrainConfig(**recipe, **parse_variant(name), name=name)
+            runs.append(replace(run, out=f"{self.folder}/{name}"))
+        return runs
+
+    def check(self) -> None:
+        super().check()
+        for run in self.runs():
+            run.check()
+
+
+_FREE = {
+    "out", "resume", "overwrite", "name", "data_dir", "download", "threads",
+    "checkpoint_seconds", "accelerator", "devices", "strategy", "num_nodes",
+}  # fmt: skip
+"""Settings that decide where and how fast a run is computed, not what."""
+
+
+def deciding(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a config.yaml, or of a `TrainConfig`, that decide what a run computes.
+
+    What the settings don't have gets its default.
+    """
+    known = {field.name: settings.get(field.name, field.default) for field in fields(TrainConfig)}
+    filled = asdict(TrainConfig(**known).resolved())
+    return {name: value for name, value in filled.items() if name not in _FREE}
+
+
+def differing(old: dict[str, Any], new: TrainConfig) -> list[tuple[str, Any, Any]]:
+    """The deciding settings that `old`, as of a config.yaml, has otherwise than `new`.
+
+    Returns:
+        Their names, their values in `old` and in `new`.
+
+    >>> differing({"lr": 0.1, "threads": 4}, TrainConfig(lr=0.2, threads=1))
+    [('lr', 0.1, 0.2)]
+    """
+    before, now = deciding(old), deciding(asdict(new))
+    return [(name, before[name], now[name]) for name in now if before[name] != now[name]]
+
+
+def same_run(old: dict[str, Any], new: TrainConfig) -> None:
+    """Refuse to go on with a run under other settings than those it began with.
+
+    Raises:
+        InputError: naming the first setting that differs and both values.
+    """
+    for name, before, now in differing(old, new):
+        raise InputError(
+            f"{name}: got {now!r}, but the run in {new.folder} began with {before!r}; allowed:"
+            f" the same value (--config {new.folder}/config.yaml has them all), or --overwrite"
+        )

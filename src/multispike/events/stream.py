@@ -37,8 +37,8 @@ from typing import Any, Protocol, TextIO
 import numpy as np
 import torch
 
-from multispike.config import StreamConfig
-from multispike.config.viewing import parse_sensor
+from multispike.config.commands import StreamConfig
+from multispike.config.types import parse_sensor
 from multispike.datasets.cifar10dvs import lies, turned
 from multispike.errors import InputError, RunError, invalid
 from multispike.events.frames import Binning, event_frames, frame_size

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from multispike.config.viewing import FORMATS, ViewConfig, parse_sensor
+from multispike.config.commands import FORMATS, ViewConfig
+from multispike.config.types import parse_sensor
 
 if TYPE_CHECKING:
     import numpy as np

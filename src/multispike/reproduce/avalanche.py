@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from multispike.commands.avalanche import study
-from multispike.config import AvalancheConfig
+from multispike.config.commands import AvalancheConfig
 from multispike.environment import environment
 from multispike.errors import invalid
 from multispike.files import write_json

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from multispike.config.names import split_names
+from multispike.config.types import Count, Settings, split_names
 from multispike.errors import invalid, unknown
 from multispike.reproduce.studies import STUDIES
 
 
 @dataclass(frozen=True)
-class ReproduceConfig:
+class ReproduceConfig(Settings):
     """What to reproduce, and where results are kept.
 
     Args:
@@ -30,7 +30,7 @@ class ReproduceConfig:
     results: str = "results"
     work: str = "runs/reproduce"
     rows: str | None = None
-    seeds: int | None = None
+    seeds: Count | None = None
     retrain: bool = False
 
     @property
@@ -40,7 +40,6 @@ class ReproduceConfig:
         return split_names(self.rows) if self.rows else every
 
     def check(self) -> None:
-        """Raise `InputError` for the first value that is not allowed."""
         if self.study is None:
             return
         if self.study not in STUDIES:
@@ -51,5 +50,3 @@ class ReproduceConfig:
                 raise unknown("rows", label, known)
         if known and not self.labels:
             raise invalid("rows", self.rows, f"some of {', '.join(known)}")
-        if self.seeds is not None and self.seeds < 1:
-            raise invalid("seeds", self.seeds, "an integer >= 1")

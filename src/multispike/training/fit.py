@@ -22,7 +22,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from multispike.config import Recipe, TrainConfig
-from multispike.config.viewing import parse_sensor
+from multispike.config.types import parse_sensor
 from multispike.datasets import DATASETS, load_dataset
 from multispike.datasets.augment import Augmentation
 from multispike.datasets.loader import BatchLoader

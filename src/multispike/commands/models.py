@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from rich.table import Table
 
+from multispike.config.commands import ModelsConfig
 from multispike.files import console_beside, write_json
 from multispike.models import create_model, list_models
 from multispike.models.table import ARCHITECTURES, ResNet
-
-
-@dataclass(frozen=True)
-class ModelsConfig:
-    """How to list the architectures.
-
-    Args:
-        json: Write the list to this file.
-    """
-
-    json: str | None = None
-
-    def check(self) -> None:
-        """Every value is allowed."""
 
 
 def count_macs(network, shape: tuple[int, int, int]) -> int:

@@ -1,0 +1,353 @@
+"""Settings of the commands that measure, ship or show what was trained or recorded."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from multispike.config.types import (
+    BatchSize,
+    Bits,
+    CheckpointName,
+    Count,
+    Folder,
+    JsonFile,
+    OneOf,
+    Positive,
+    ProfileName,
+    Seed,
+    Sensor,
+    Settings,
+    Where,
+    split_names,
+)
+from multispike.datasets import DATASETS
+from multispike.errors import invalid, unknown
+from multispike.models.table import ARCHITECTURES, ResNet
+
+Density = Annotated[float, Where("events per neuron and timestep in [0, 1]", lambda x: 0 <= x <= 1)]
+
+
+@dataclass(frozen=True)
+class ModelsConfig(Settings):
+    """How to list the architectures.
+
+    Args:
+        json: Write the list to this file.
+    """
+
+    json: JsonFile | None = None
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(Settings):
+    """What to measure of a trained run.
+
+    Args:
+        run: Folder of the run, or a checkpoint by itself.
+        checkpoint: last.ckpt (the end of the training) or best.ckpt.
+        data_dir: Folder with the data, if it has moved since the training.
+        limit_test: Use this many test samples only.
+        flip: Report the accuracy over each image and its mirror image as well.
+        profile: Energy profile: castagnetti2025, lemaire2022, sram8k, or a YAML file.
+        bits: Width of weights, potentials and operations: 8, 16 or 32.
+        json: Write the result to this file.
+    """
+
+    run: str
+    checkpoint: CheckpointName = "last.ckpt"
+    data_dir: str | None = None
+    limit_test: Count | None = None
+    flip: bool = False
+    profile: ProfileName = "lemaire2022"
+    bits: Bits = 32
+    json: JsonFile | None = None
+
+
+@dataclass(frozen=True)
+class ReportConfig(Settings):
+    """Which trained runs to put into one report, and by which energy model.
+
+    Args:
+        runs: Folders of runs, of comparisons, or checkpoints, comma-separated.
+        profile: Energy profile: castagnetti2025, lemaire2022, sram8k, or a YAML file.
+        bits: Width of weights, potentials and operations: 8, 16 or 32.
+        data_dir: Folder with the runs' data, if it has moved since the training.
+        limit_test: Use this many test samples only.
+        out: Folder for report.html and results.json.
+    """
+
+    runs: str
+    profile: ProfileName = "lemaire2022"
+    bits: Bits = 32
+    data_dir: str | None = None
+    limit_test: Count | None = None
+    out: Folder = "runs/report"
+
+    @property
+    def folders(self) -> list[str]:
+        """The entries of `runs`."""
+        return list(dict.fromkeys(split_names(self.runs)))
+
+    def check(self) -> None:
+        if not self.folders:
+            raise invalid("runs", self.runs, "folders of runs, comma-separated")
+        for folder in self.folders:
+            if not Path(folder).exists():
+                raise invalid("runs", folder, "folders of runs, of comparisons, or checkpoints")
+
+
+@dataclass(frozen=True)
+class EnergyConfig(Settings):
+    """What to price: a trained run at its measured activity, or an architecture at an assumed one.
+
+    Args:
+        target: Folder of a run, a checkpoint by itself, or name of an architecture.
+        profile: Energy profile: castagnetti2025, lemaire2022, sram8k, or a YAML file.
+        bits: Width of weights, potentials and operations: 8, 16 or 32.
+        fanout: Synapses an event reaches: lemaire (ceil(K/S) an axis) or exact (borders, stride).
+        graded_op: A graded event meets a weight by one mac, or by repeat: z additions.
+        density: Assumed events per neuron and timestep; by default measured (run) or 0.2.
+        neuron: Of the architecture.
+        levels: N, of the architecture.
+        timesteps: T, of the architecture.
+        size: Side of the architecture's input image.
+        channels: Channels of the architecture's input.
+        classes: Classes of the architecture.
+        data_dir: Folder with the run's data, if it has moved since the training.
+        limit_test: Use this many test samples of the run only.
+        json: Write the result to this file.
+    """
+
+    target: str
+    profile: ProfileName = "lemaire2022"
+    bits: Bits = 32
+    fanout: Literal["lemaire", "exact"] = "lemaire"
+    graded_op: Literal["mac", "repeat"] = "mac"
+    density: Density | None = None
+    neuron: Literal["relu", "binary", "multilevel"] = "multilevel"
+    levels: Count | None = None
+    timesteps: Count = 1
+    size: Annotated[int, Where("an integer in [1, 4096]", lambda n: 1 <= n <= 4096)] = 32
+    channels: Count = 3
+    classes: Count = 10
+    data_dir: str | None = None
+    limit_test: Count | None = None
+    json: JsonFile | None = None
+
+    def check(self) -> None:
+        known = Path(self.target).exists()
+        if not known and self.target not in ARCHITECTURES:
+            raise unknown("target", self.target, ["a run's folder", *ARCHITECTURES])
+        for name in ("density", "levels"):
+            if not known and self.neuron == "relu" and getattr(self, name) is not None:
+                raise invalid(name, getattr(self, name), "only with spiking neurons")
+        for name in _OF_ARCHITECTURE if known else _OF_RUN:
+            value = getattr(self, name)
+            if value != getattr(EnergyConfig, name):
+                kind = "an architecture, a run has its own" if known else "a run"
+                raise invalid(name, value, f"only with {kind}")
+
+
+_OF_ARCHITECTURE = ("neuron", "levels", "timesteps", "size", "channels", "classes")
+_OF_RUN = ("data_dir", "limit_test")
+
+
+@dataclass(frozen=True)
+class AvalancheConfig(Settings):
+    """What to measure along the depth of residual networks.
+
+    Args:
+        arch: Residual architectures, comma-separated.
+        levels: N of the graded network, at T = 1.
+        timesteps: T of its binary twin, at N = 1.
+        data: Data set whose test images are sent through.
+        data_dir: Folder with the data, also of runs trained on it; not needed for digits.
+        limit: Use this many test samples only.
+        batch_size: Samples at a time.
+        seed: Of the untrained weights.
+        runs: Trained runs (folders or checkpoints), comma-separated, measured on their own data.
+        out: Folder for avalanche.json, avalanche.png and avalanche.html.
+    """
+
+    arch: str = "spiking_resnet18,sew_resnet18,ms_resnet18,sparse_resnet18"
+    levels: Count = 4
+    timesteps: Count = 4
+    data: Annotated[str, OneOf(DATASETS)] = "digits"
+    data_dir: str | None = None
+    limit: Count = 256
+    batch_size: BatchSize = 64
+    seed: Seed = 0
+    runs: str | None = None
+    out: Folder = "runs/avalanche"
+
+    @property
+    def architectures(self) -> list[str]:
+        """The names in `arch`."""
+        return list(dict.fromkeys(split_names(self.arch)))
+
+    @property
+    def run_folders(self) -> list[str]:
+        """The folders in `runs`."""
+        return list(dict.fromkeys(split_names(self.runs or "")))
+
+    def check(self) -> None:
+        residual = [name for name, row in ARCHITECTURES.items() if isinstance(row, ResNet)]
+        for name in self.architectures:
+            if name not in residual:
+                raise unknown("arch", name, residual)
+        if not self.architectures and not self.run_folders:
+            raise invalid("arch", self.arch, "one or more residual architectures, or --runs")
+
+
+@dataclass(frozen=True)
+class ExportConfig(Settings):
+    """What to ship of a trained run, and as what.
+
+    Args:
+        run: Folder of the run.
+        format: c (C99, event-driven), onnx, openvino or nir.
+        out: Folder to write to, new or empty; by default RUN/FORMAT.
+        checkpoint: last.ckpt (the end of the training) or best.ckpt.
+        overwrite: Replace files of the format's names there, and what exports of others left.
+        evaluate: Measure the integer network on the test set, beside the float one.
+        finetune: Epochs of training with rounded weights, on the run's own data, before the export;
+            advised where rounding costs more than 0.3 points. Implies --evaluate.
+        data_dir: Folder with the run's data, if it has moved since the training.
+        limit_test: Evaluate on this many test samples only.
+        json: Write what was exported (sizes, bounds, accuracy) to this file.
+    """
+
+    run: str
+    format: Literal["c", "onnx", "openvino", "nir"] = "c"
+    out: str | None = None
+    checkpoint: CheckpointName = "last.ckpt"
+    overwrite: bool = False
+    evaluate: bool = False
+    finetune: Annotated[int, Where("a number of epochs >= 0", lambda n: n >= 0)] = 0
+    data_dir: str | None = None
+    limit_test: Count | None = None
+    json: JsonFile | None = None
+
+    def check(self) -> None:
+        if self.limit_test is not None and not (self.evaluate or self.finetune):
+            raise invalid("limit_test", self.limit_test, "only with --evaluate or --finetune")
+
+
+@dataclass(frozen=True)
+class BenchConfig(Settings):
+    """How to time a trained run in torch, ONNX Runtime, OpenVINO and C.
+
+    Args:
+        run: Folder of the run.
+        checkpoint: last.ckpt (the end of the training) or best.ckpt.
+        threads: Threads of torch, ONNX Runtime and OpenVINO; the C program has one.
+        seconds: Time spent on each engine and batch size.
+        data_dir: Folder with the run's data, if it has moved since the training.
+        json: Write the result to this file.
+    """
+
+    run: str
+    checkpoint: CheckpointName = "last.ckpt"
+    threads: Count = 2
+    seconds: Positive = 5.0
+    data_dir: str | None = None
+    json: JsonFile | None = None
+
+
+WINDOW_US = 10_000
+"""Length of a slice where neither a length nor a count is given."""
+
+
+@dataclass(frozen=True)
+class StreamConfig(Settings):
+    """Which recording to classify, and how it is cut into slices.
+
+    Args:
+        run: Folder of a run that was trained on events.
+        events: Recording (EVT2, EVT3, AEDAT2, AEDAT4, HDF5, npy, npz), or - for standard input.
+        window_us: Time that a slice takes; 10,000 unless count is given.
+        count: Events of a slice, instead of window_us.
+        overlap: How much of a slice the next one repeats: µs, or events with count.
+        realtime: Let slices come at the recording's own pace; where inference can't follow, drop
+            all but the newest one that waits, and count what was dropped.
+        view: Show frame, class and confidence in the terminal as they come.
+        sensor: WIDTHxHEIGHT in pixels, for recordings that don't tell it.
+        threads: CPU threads of the inference; by default all cores.
+        json: Write JSON lines to this file, or - for standard output.
+    """
+
+    run: str
+    events: str
+    window_us: Count | None = None
+    count: Count | None = None
+    overlap: int = 0
+    realtime: bool = False
+    view: bool = False
+    sensor: Sensor | None = None
+    threads: Count | None = None
+    json: JsonFile | None = None
+
+    def check(self) -> None:
+        if self.window_us is not None and self.count is not None:
+            raise invalid("count", self.count, "window_us or count, not both")
+        length = self.count or self.window_us or WINDOW_US
+        if not 0 <= self.overlap < length:
+            raise invalid("overlap", self.overlap, f"an integer from 0 to {length - 1}")
+        if self.json not in (None, "-") and _same_file(self.json, self.events):
+            raise invalid("json", self.json, "another file than the recording")
+        if self.view and self.json == "-":
+            raise invalid("json", "-", "a file, as --view takes the terminal")
+
+    @property
+    def slicing(self) -> dict[str, int]:
+        """The arguments of `multispike.events.windows.slices`.
+
+        >>> StreamConfig("RUN", "a.raw", overlap=5000).slicing
+        {'window_us': 10000, 'overlap': 5000}
+        """
+        length = {"count": self.count} if self.count else {"window_us": self.window_us or WINDOW_US}
+        return {**length, "overlap": self.overlap}
+
+
+def _same_file(out: str, events: str) -> bool:
+    """Whether both are one file, by whatever names; events may be "-", standard input."""
+    try:
+        return os.path.samefile(out, 0 if events == "-" else events)
+    except OSError:
+        return False  # one of them is missing, so nothing can be written over
+
+
+FORMATS = {".png": 16, ".gif": 100, ".html": 100}
+"""What can be written, and how many frames of a recording it shows by default."""
+
+
+@dataclass(frozen=True)
+class ViewConfig(Settings):
+    """How to look at a recording.
+
+    Args:
+        events: Recording: EVT2, EVT3, AEDAT2, AEDAT4, HDF5, npy, npz, or N-MNIST's .bin.
+        out: File to write: .png (frames side by side), .gif (animation) or .html (page).
+        window_us: Time that a frame shows; 20,000 unless count is given.
+        count: Events that a frame shows, instead of window_us.
+        frames: Show so many frames from the start; by default 16 (.png) or 100.
+        size: Longest side of a frame in pixels; by default the sensor's, or 320 if that is less.
+        sensor: WIDTHxHEIGHT in pixels, for files that don't tell it.
+    """
+
+    events: str
+    out: str = "events.png"
+    window_us: Count | None = None
+    count: Count | None = None
+    frames: Count | None = None
+    size: Count | None = None
+    sensor: Sensor | None = None
+
+    def check(self) -> None:
+        if Path(self.out).suffix.lower() not in FORMATS:
+            raise invalid("out", self.out, f"a name that ends in {', '.join(FORMATS)}")
+        if self.window_us is not None and self.count is not None:
+            raise invalid("count", self.count, "window_us or count, not both")
