@@ -18,16 +18,15 @@ from torch import Tensor, nn
 
 from multispike import create_model
 from multispike.activity import record_activity
-from multispike.commands.avalanche import (
+from multispike.activity.avalanche import (
     BRANCHES,
     Avalanche,
     bound,
     calibrate,
     growth,
-    measure,
-    run,
-    study,
+    record_avalanche,
 )
+from multispike.commands.avalanche import avalanche, study
 from multispike.config.commands import AvalancheConfig
 from multispike.errors import InputError
 from multispike.models.network import Network
@@ -64,7 +63,7 @@ def drive(model: nn.Module, bias: float) -> None:
 def test_saturated_sew_reaches_its_bound_in_every_block(timesteps: int, levels: int) -> None:
     model = network("sew_resnet20", timesteps, levels)
     drive(model, 100.0)
-    found = measure(model, batches())
+    found = record_avalanche(model, batches())
     for site in found.sites:
         expected = {"direct": 1, "shortcut": site.index, "out": site.index + 1}[site.branch]
         assert site.largest == site.bound == expected * levels
@@ -79,7 +78,7 @@ def test_saturated_sew_reaches_its_bound_in_every_block(timesteps: int, levels: 
 def test_saturated_sparse_never_exceeds_n(timesteps: int, levels: int) -> None:
     model = network("sparse_resnet20", timesteps, levels)
     drive(model, 100.0)
-    found = measure(model, batches())
+    found = record_avalanche(model, batches())
     assert all(site.largest == site.bound == levels for site in found.sites)
     assert all(factor == 1 for _, factor in growth(found))
 
@@ -88,7 +87,7 @@ def test_saturated_sparse_never_exceeds_n(timesteps: int, levels: int) -> None:
 def test_silent_network_carries_nothing(arch: str) -> None:
     model = network(arch, 1, 4)
     drive(model, -100.0)
-    for site in measure(model, batches()).sites:
+    for site in record_avalanche(model, batches()).sites:
         assert (site.density, site.amplitude, site.largest, site.spikes) == (0, 0, 0, True)
 
 
@@ -97,7 +96,7 @@ def test_silent_network_carries_nothing(arch: str) -> None:
 def test_measured_levels_stay_within_the_bound(family: str, timesteps: int, levels: int) -> None:
     model = network(f"{family}_resnet20", timesteps, levels)
     calibrate(model, batches())
-    found = measure(model, batches())
+    found = record_avalanche(model, batches())
     assert len(found.sites) == 9 * len(BRANCHES)
     for site in found.sites:
         assert site.bound is None or site.largest <= site.bound * (1 + 1e-6)  # AND: products
@@ -112,8 +111,8 @@ def test_potentials_are_told_from_spikes() -> None:
     ms, spiking = (network(f"{family}_resnet20", 1, 4) for family in ("ms", "spiking"))
     for model in (ms, spiking):
         calibrate(model, batches())
-    assert not any(site.spikes for site in measure(ms, batches()).sites)
-    found = measure(spiking, batches())
+    assert not any(site.spikes for site in record_avalanche(ms, batches()).sites)
+    found = record_avalanche(spiking, batches())
     assert all(site.spikes for site in found.along("out"))
     assert not any(site.spikes for site in found.along("direct"))
     assert [site.spikes for site in found.along("shortcut")] == [True] * 3 + [False, True, True] * 2
@@ -122,7 +121,7 @@ def test_potentials_are_told_from_spikes() -> None:
 def test_what_sew_sends_is_what_came_in() -> None:
     model = network("sew_resnet20", 2, 2)
     calibrate(model, batches())
-    found = measure(model, batches())
+    found = record_avalanche(model, batches())
     for parts in zip(*(found.along(branch) for branch in BRANCHES), strict=True):
         direct, shortcut, out = (part.amplitude for part in parts)
         assert direct + shortcut == pytest.approx(out, rel=ROUNDING)
@@ -142,7 +141,7 @@ def test_every_tensor_at_every_sum_is_what_the_study_says(
             module.merge.register_forward_pre_hook(lambda _, args: caught.extend(args))
             module.register_forward_hook(lambda _, args, out: caught.append(out))
     ((images, targets),) = batches(size=12)
-    found = measure(model, [(images, targets)])
+    found = record_avalanche(model, [(images, targets)])
     assert len(caught) == len(found.sites) == 9 * len(BRANCHES)
     for site, tensor in zip(found.sites, caught, strict=True):
         z = (tensor / (0.75 / levels)).double().abs()
@@ -158,14 +157,14 @@ def test_potentials_are_in_levels_of_the_neuron_behind_the_sum(family: str) -> N
     """Doubling the threshold of that neuron halves |v|."""
     model = network(f"{family}_resnet20", 1, 4, learn_threshold="channel")
     calibrate(model, batches())
-    before = measure(model, batches()).along("direct")[0]
+    before = record_avalanche(model, batches()).along("direct")[0]
     behind = model.get_submodule(
         "body.stage1_block1.after.neuron" if family == "spiking"
         else "body.stage1_block2.path.neuron1.neuron"
     )  # fmt: skip
     with torch.no_grad():
         behind.threshold *= 2
-    after = measure(model, batches()).along("direct")[0]
+    after = record_avalanche(model, batches()).along("direct")[0]
     assert after.amplitude == pytest.approx(before.amplitude / 2)
     assert after.largest == pytest.approx(before.largest / 2)
     assert record_activity(model, batches()).sums[0].direct is None
@@ -174,7 +173,7 @@ def test_potentials_are_in_levels_of_the_neuron_behind_the_sum(family: str) -> N
 def test_batches_of_any_size_give_the_same_means() -> None:
     model = network("sew_resnet20", 1, 4)
     calibrate(model, batches())
-    small, large = (measure(model, batches(size=size)) for size in (1, 12))
+    small, large = (record_avalanche(model, batches(size=size)) for size in (1, 12))
     for a, b in zip(small.sites, large.sites, strict=True):
         assert a.amplitude == pytest.approx(b.amplitude, rel=1e-3)  # a float sum at a level's edge
         assert (a.block, a.branch, a.neurons, a.largest) == (
@@ -192,7 +191,7 @@ def test_learned_thresholds_per_channel_still_give_whole_levels() -> None:
             if "threshold" in name:
                 parameter.uniform_(0.5, 2.0)
     calibrate(model, batches())
-    assert all(site.spikes for site in measure(model, batches()).sites)
+    assert all(site.spikes for site in record_avalanche(model, batches()).sites)
 
 
 def test_calibration_leaves_evaluation_mode_and_the_momentum_as_it_was() -> None:
@@ -206,7 +205,7 @@ def test_calibration_leaves_evaluation_mode_and_the_momentum_as_it_was() -> None
 
 def test_hooks_are_gone_and_no_tensor_is_kept() -> None:
     model = network("sparse_resnet20", 1, 4)
-    measure(model, batches())
+    record_avalanche(model, batches())
     for module in model.modules():
         assert not module._forward_hooks
         assert not module._forward_pre_hooks
@@ -250,9 +249,9 @@ def test_bad_settings_are_named(change: dict[str, object], said: str) -> None:
 def test_networks_without_sums_or_spikes_and_empty_loaders_are_refused() -> None:
     for model in (network("fastnet", 1, 4), create_model("sew_resnet20", neuron="relu")):
         with pytest.raises(InputError, match="residual network with spiking neurons"):
-            measure(model, batches())
+            record_avalanche(model, batches())
     with pytest.raises(InputError, match="loader: got 'no batches'"):
-        measure(network("sew_resnet20", 1, 4), [])
+        record_avalanche(network("sew_resnet20", 1, 4), [])
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +267,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             batch_size=32, levels=2, out=str(base / "run"), threads=1,
         )
     )  # fmt: skip
-    run(
+    avalanche(
         AvalancheConfig(
             arch="sew_resnet20,sparse_resnet20", limit=24, runs=str(base / "run"),
             out=str(base / "out"),
@@ -367,5 +366,5 @@ def test_run_of_an_ann_is_refused(tmp_path: Path) -> None:
 
 
 def test_settings_load_without_torch() -> None:
-    code = "import sys, multispike.commands.avalanche; sys.exit('torch' in sys.modules)"
+    code = "import sys, multispike.config.commands; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

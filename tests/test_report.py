@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multispike import MultiLevelIF, __version__, create_model
-from multispike.commands.avalanche import run as run_avalanche
+from multispike.commands.avalanche import avalanche
 from multispike.commands.experiment import compare
 from multispike.config import CompareConfig
 from multispike.config.commands import AvalancheConfig
@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pages(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Both kinds of page."""
     out = tmp_path_factory.mktemp("avalanche")
-    run_avalanche(AvalancheConfig(arch="sew_resnet20,ms_resnet20", limit=20, out=str(out)))
+    avalanche(AvalancheConfig(arch="sew_resnet20,ms_resnet20", limit=20, out=str(out)))
     return {"report": folder / "report.html", "avalanche": out / "avalanche.html"}
 
 

@@ -28,12 +28,10 @@ STILL_UPWARDS = {
     ("multispike.events.view", "multispike.config.types"),
     ("multispike.export.bench", "multispike.commands.experiment"),
     ("multispike.export.export", "multispike.commands.experiment"),
-    ("multispike.report.avalanche", "multispike.commands.avalanche"),
     ("multispike.results", "multispike.report.style"),
 }
 STILL_IN_A_CIRCLE = {
     "multispike.activity.graph", "multispike.activity.provenance",
-    "multispike.commands.avalanche", "multispike.report.avalanche",
     "multispike.events.stream", "multispike.events.terminal",
     "multispike.export.network", "multispike.export.validate",
 }  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from multispike.commands.avalanche import Avalanche
+from multispike.activity.avalanche import Avalanche
 from multispike.report.document import short_name
 from multispike.report.matplotlib_style import blank, legend_below, line
 from multispike.report.style import BASELINE_COLOURS, CATEGORIES, PARETO, marks

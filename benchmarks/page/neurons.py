@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from multispike.commands.avalanche import Avalanche, growth
+from multispike.activity.avalanche import Avalanche, growth
 from page.markdown import bullets, figure, source, table, verdict
 
 

@@ -99,7 +99,7 @@ COMMANDS = {
         {"target": "folder of a run, or name of an architecture"},
     ),
     "avalanche": Command(
-        "multispike.commands.avalanche:run",
+        "multispike.commands.avalanche:avalanche",
         AvalancheConfig,
         "Measure how activity grows along the depth of residual networks.",
         (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.table import Table as TerminalTable
 
-from multispike.commands.avalanche import BRANCHES, Avalanche, Branch, Site, growth
+from multispike.activity.avalanche import BRANCHES, Avalanche, Branch, Site, growth
 from multispike.config.commands import AvalancheConfig
 from multispike.environment import environment
 from multispike.files import write_json, write_text
