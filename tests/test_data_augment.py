@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from multispike.config import Recipe
 from multispike.datasets import DATASETS
 from multispike.datasets.augment import Augmentation, Draws
-from multispike.datasets.sets import Dataset, Split
+from multispike.datasets.dataset import Dataset, Split
 from multispike.errors import InputError
 from multispike.training.fit import augmentation_of
 

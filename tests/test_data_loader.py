@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multispike.datasets.augment import Augmentation
+from multispike.datasets.dataset import Split
 from multispike.datasets.loader import BatchLoader
-from multispike.datasets.sets import Split
 from multispike.errors import InputError
 
 ALL = Augmentation(flip="alternate", shift=2, cutout=3, mixup=0.4)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multispike.datasets import DATASETS, list_datasets, load_dataset
-from multispike.datasets.sets import Dataset, Split, balanced_indices
+from multispike.datasets.dataset import Dataset, Split, balanced_indices
 from multispike.errors import InputError
 
 

@@ -25,8 +25,8 @@ from test_events_recordings import aedat2, evt2, evt3, npy, ramp
 from multispike.cli import main
 from multispike.config import TrainConfig
 from multispike.config.commands import StreamConfig
+from multispike.datasets.dataset import Split
 from multispike.datasets.loader import BatchLoader
-from multispike.datasets.sets import Split
 from multispike.errors import InputError
 from multispike.events.frames import event_frames
 from multispike.events.playback import AsRead, Reading, Realtime

@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src"
 
 ROOMS = (
-    "errors", "files", "environment",
+    "errors", "files", "progress", "environment",
     "surrogate", "ops", "neurons", "layer_record",
     "energy", "models", "events", "datasets", "config", "recipes",
     "training", "activity", "profiling", "results",
@@ -22,7 +22,6 @@ own `__init__` names what the rooms define, and is none."""
 STILL_UPWARDS = {
     ("multispike.events.stream", "multispike.config.commands"),
     ("multispike.events.stream", "multispike.config.types"),
-    ("multispike.events.stream", "multispike.datasets.cifar10dvs"),
     ("multispike.events.stream", "multispike.training"),
     ("multispike.events.view", "multispike.config.commands"),
     ("multispike.events.view", "multispike.config.types"),

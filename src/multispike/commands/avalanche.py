@@ -12,10 +12,10 @@ from rich.console import Console
 from multispike.activity.avalanche import Avalanche, calibrate, record_avalanche, residual_row
 from multispike.config import TrainConfig
 from multispike.config.commands import AvalancheConfig
+from multispike.datasets.dataset import Dataset
 from multispike.datasets.loader import BatchLoader
-from multispike.datasets.progress import progress_bar
-from multispike.datasets.sets import Dataset
 from multispike.errors import invalid
+from multispike.progress import progress_bar
 from multispike.report.avalanche import terminal_table, write_files
 from multispike.training.fit import build_network, load_data
 from multispike.training.run import Run, load_run

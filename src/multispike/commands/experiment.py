@@ -16,15 +16,15 @@ from torch import Tensor
 from multispike.activity import record_activity
 from multispike.config import CompareConfig, TrainConfig, same_run
 from multispike.config.commands import EnergyConfig, EvaluateConfig, ReportConfig
+from multispike.datasets.dataset import Dataset
 from multispike.datasets.loader import BatchLoader
-from multispike.datasets.progress import progress_bar
-from multispike.datasets.sets import Dataset
 from multispike.environment import environment
 from multispike.errors import InputError, invalid
 from multispike.files import console_beside, write_json
 from multispike.layer_record import with_density
 from multispike.models import create_model
 from multispike.profiling import measure, prices
+from multispike.progress import progress_bar
 from multispike.report.terminal import (
     comparison_table,
     crossover_table,

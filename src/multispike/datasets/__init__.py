@@ -1,7 +1,7 @@
 """Data sets by name. Importing this loads no torch: the command line lists names from here.
 
 A row of `DATASETS` names a function `load(request: Request, **options) -> Dataset`
-(`multispike.datasets.sets`); adding a data set is adding a row.
+(`multispike.datasets.dataset`); adding a data set is adding a row.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from multispike.errors import invalid, unknown
 
 if TYPE_CHECKING:
-    from multispike.datasets.sets import Dataset
+    from multispike.datasets.dataset import Dataset
 
 __all__ = ["DATASETS", "Source", "list_datasets", "load_dataset"]
 
@@ -136,7 +136,7 @@ def load_dataset(
     data_dir: folder (or archive) with the source; None means the set's default places.
     limit_train, limit_test: take that many samples of a split: always the same ones, spread over
         the whole split and with the classes as equally often as it permits
-        (`multispike.datasets.sets.balanced_indices`), from 1 to the size of the split.
+        (`multispike.datasets.dataset.balanced_indices`), from 1 to the size of the split.
     cache_dir: where decoded arrays are kept; default `$MULTISPIKE_CACHE`, else
         `~/.cache/multispike`. A cache that can't be written costs a warning, nothing else.
     download: fetch the official source if it isn't in `data_dir` (or, without one, the cache).
@@ -151,7 +151,7 @@ def load_dataset(
     ((1, 8, 8), 10, torch.Size([100, 1, 8, 8]))
     """
     from multispike.datasets.cache import Cache
-    from multispike.datasets.sets import Request
+    from multispike.datasets.dataset import Request
 
     if name not in DATASETS:
         raise unknown("data", name, DATASETS)

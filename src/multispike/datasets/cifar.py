@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from multispike.datasets.cache import Allocate
+from multispike.datasets.dataset import Dataset, Request
 from multispike.datasets.decode import channel_statistics, open_rgb
 from multispike.datasets.download import fetch
 from multispike.datasets.pickles import read_archive, unpickle
-from multispike.datasets.progress import progress_bar
-from multispike.datasets.sets import Dataset, Request
 from multispike.errors import invalid
+from multispike.progress import progress_bar
 
 OFFICIAL = "https://www.cs.toronto.edu/~kriz/"
 SIDE = 32

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from multispike.datasets.dataset import Dataset, Request
 from multispike.datasets.event_sets import (
     Files,
     Framing,
@@ -18,9 +19,8 @@ from multispike.datasets.event_sets import (
     found,
     load_listing,
 )
-from multispike.datasets.sets import Dataset, Request
 from multispike.errors import invalid, unknown
-from multispike.events.frames import Binning
+from multispike.events.frames import Binning, is_transposed, transpose
 from multispike.events.read import read_events
 
 CLASSES = (
@@ -114,29 +114,6 @@ def _recordings(root: Path) -> dict[str, dict[int, Path]]:
 def _read(path: Path) -> Sample:
     recording = read_events(path, sensor=(128, 128))
     events = np.concatenate(list(recording))
-    if lies("cifar10dvs", recording.format):
-        events = turned(events)
+    if is_transposed("cifar10dvs", recording.format):
+        events = transpose(events)
     return Sample(events, (128, 128), str(recording.skipped))
-
-
-def lies(data: str, format: str) -> bool:
-    """Whether the recordings of a set, in files of that format, lie on their side.
-
-    The camera of CIFAR10-DVS did: `turned`, the images are upright. Its authors' files (AEDAT2)
-    are as the camera saw them, and so are new recordings of such a camera; SpikingJelly's are
-    turned already, and Tonic's are taken as they are.
-
-    data: name of the set; format: of the recording, as `read_events` tells it.
-    """
-    return data == "cifar10dvs" and format == "AEDAT2"
-
-
-def turned(events: np.ndarray) -> np.ndarray:
-    """Mirrored at the diagonal, x and y exchanged, as SpikingJelly does. Returns a copy.
-
-    >>> turned(np.array([(5, 3)], [("x", int), ("y", int)])).tolist()
-    [(3, 5)]
-    """
-    mirrored = events.copy()
-    mirrored["x"], mirrored["y"] = events["y"], events["x"]
-    return mirrored

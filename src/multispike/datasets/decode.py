@@ -11,8 +11,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
-from multispike.datasets.progress import progress_bar
 from multispike.errors import invalid
+from multispike.progress import progress_bar
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
 """What is tried on an image; naming them halves the time that Pillow takes to open a small one."""

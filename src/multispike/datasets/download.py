@@ -14,9 +14,9 @@ from typing import BinaryIO
 from filelock import FileLock
 from rich.progress import Progress, TaskID
 
-from multispike.datasets.progress import progress_bar
 from multispike.errors import InputError, RunError, invalid
 from multispike.files import sha256 as sha256_of
+from multispike.progress import progress_bar
 
 PATIENCE = 3
 """Attempts in a row that may get no further than all before, until the download is given up."""

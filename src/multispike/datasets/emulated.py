@@ -12,9 +12,9 @@ import numpy as np
 from torch import Tensor
 
 from multispike.datasets.cache import Allocate
+from multispike.datasets.dataset import Dataset, Request, Split, balanced_indices
 from multispike.datasets.decode import in_threads
 from multispike.datasets.event_sets import frame_meta, root_mean_square
-from multispike.datasets.sets import Dataset, Request, Split, balanced_indices
 from multispike.events.emulator import emulate_frames
 
 SUFFIX = "-dvs-sim"

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from multispike.datasets.cache import Allocate
+from multispike.datasets.dataset import Dataset, Request
 from multispike.datasets.decode import in_threads
 from multispike.datasets.image_sets import class_folders
-from multispike.datasets.sets import Dataset, Request
 from multispike.errors import RunError, invalid
 from multispike.events.codecs import ByteSource, Columns, Decoded, Skipped, require
 from multispike.events.codecs.arrays import in_microseconds, integers, polarity

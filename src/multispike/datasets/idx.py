@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from multispike.datasets.cache import Allocate
+from multispike.datasets.dataset import Dataset, Request
 from multispike.datasets.decode import channel_statistics
-from multispike.datasets.sets import Dataset, Request
 from multispike.errors import invalid
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")

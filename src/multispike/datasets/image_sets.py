@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from multispike.datasets.cache import Allocate
+from multispike.datasets.dataset import Dataset, Request, Split, balanced_indices
 from multispike.datasets.decode import channel_statistics, fitted, image_size, in_threads, open_rgb
-from multispike.datasets.sets import Dataset, Request, Split, balanced_indices
 from multispike.errors import invalid
 
 DIGITS_TEST = 360

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from multispike.datasets.augment import Augmentation
-from multispike.datasets.sets import Split
+from multispike.datasets.dataset import Split
 from multispike.errors import invalid
 
 ORDER, FLIP, BATCH, LOSS = range(4)

@@ -96,6 +96,29 @@ def _shares(events: np.ndarray, timesteps: int) -> np.ndarray:
     return np.arange(len(events)) * timesteps // len(events)
 
 
+def is_transposed(data: str, format: str) -> bool:
+    """Whether the recordings of a set, in files of that format, have x and y exchanged.
+
+    The camera of CIFAR10-DVS lay on its side: `transpose`d, the images are upright. Its authors'
+    files (AEDAT2) are as the camera saw them, and so are new recordings of such a camera;
+    SpikingJelly's are transposed already, and Tonic's are taken as they are.
+
+    data: name of the set; format: of the recording, as `read_events` tells it.
+    """
+    return data == "cifar10dvs" and format == "AEDAT2"
+
+
+def transpose(events: np.ndarray) -> np.ndarray:
+    """Mirrored at the diagonal, x and y exchanged, as SpikingJelly does. Returns a copy.
+
+    >>> transpose(np.array([(5, 3)], [("x", int), ("y", int)])).tolist()
+    [(3, 5)]
+    """
+    mirrored = events.copy()
+    mirrored["x"], mirrored["y"] = events["y"], events["x"]
+    return mirrored
+
+
 def flip(events: np.ndarray, sensor: tuple[int, int]) -> np.ndarray:
     """Mirrored left and right: x becomes width - 1 - x. Returns a copy."""
     flipped = events.copy()

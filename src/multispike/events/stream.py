@@ -39,9 +39,8 @@ import torch
 
 from multispike.config.commands import StreamConfig
 from multispike.config.types import parse_sensor
-from multispike.datasets.cifar10dvs import lies, turned
 from multispike.errors import InputError, RunError, invalid
-from multispike.events.frames import Binning, event_frames, frame_size
+from multispike.events.frames import Binning, event_frames, frame_size, is_transposed, transpose
 from multispike.events.playback import Arrival, AsRead, Reading, Realtime
 from multispike.events.read import Recording, read_events
 from multispike.events.terminal import LinePrinter, LiveView, note, print_summary, stdout_console
@@ -87,18 +86,18 @@ class Framer:
 
     sensor: `(width, height)` of the coordinates; size: `(height, width)` of the frames.
     timesteps, by: as for `event_frames`.
-    turned: x and y are exchanged before anything else (`multispike.datasets.cifar10dvs.lies`).
+    transposed: x and y are exchanged before anything else (`frames.is_transposed`).
     """
 
     sensor: tuple[int, int]
     size: tuple[int, int]
     timesteps: int
     by: Binning = "time"
-    turned: bool = False
+    transposed: bool = False
 
     def __call__(self, part: Slice) -> np.ndarray:
         """Counts of its events, uint8 `[T, 2, H, W]`; the bins share its time or events."""
-        events = turned(part.events) if self.turned else part.events
+        events = transpose(part.events) if self.transposed else part.events
         by_time = self.timesteps > 1 and self.by == "time"
         span = (part.start_us, part.stop_us) if by_time else None
         return event_frames(
@@ -116,15 +115,15 @@ def framer(run: Run, recording: Recording) -> Framer:
         raise invalid(
             "sensor", None, f"WIDTHxHEIGHT in pixels, which a {recording.format} file doesn't tell"
         )
-    turn = lies(run.data["name"], recording.format)
+    transposed = is_transposed(run.data["name"], recording.format)
     columns, rows = recording.sensor
-    sensor = (rows, columns) if turn else (columns, rows)
+    sensor = (rows, columns) if transposed else (columns, rows)
     return Framer(
         sensor,
         frame_size((height, width), sensor),
         run.network.timesteps,
         run.config.by or "time",
-        turn,
+        transposed,
     )
 
 

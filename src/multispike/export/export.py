@@ -128,8 +128,8 @@ def export_run(
 
 def _write(network: IntegerNetwork, format: str, folder: Path) -> dict[str, int]:
     """The format's files and the integer network; their names and bytes."""
-    from multispike.datasets.progress import progress_bar
     from multispike.export.serialize import save
+    from multispike.progress import progress_bar
 
     with progress_bar(True) as bar, filling(folder) as temporary:
         bar.add_task(f"writing {format}", total=None)

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from multispike.datasets import DATASETS
+from multispike.datasets.dataset import Dataset
 from multispike.datasets.loader import BatchLoader
-from multispike.datasets.progress import progress_bar
-from multispike.datasets.sets import Dataset
 from multispike.export.finetune import finetune
 from multispike.export.network import IntegerNetwork
 from multispike.export.quantise import quantise
+from multispike.progress import progress_bar
 from multispike.training.fit import augmentation_of, batch_size_of
 from multispike.training.run import Run
 

@@ -25,8 +25,8 @@ from multispike.config import Recipe, TrainConfig
 from multispike.config.types import parse_sensor
 from multispike.datasets import DATASETS, load_dataset
 from multispike.datasets.augment import Augmentation
+from multispike.datasets.dataset import Dataset
 from multispike.datasets.loader import BatchLoader
-from multispike.datasets.sets import Dataset
 from multispike.errors import InputError, invalid, unknown
 from multispike.models import create_model
 from multispike.models.network import Network

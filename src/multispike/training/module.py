@@ -15,7 +15,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from multispike.config import TrainConfig
-from multispike.datasets.sets import Dataset
+from multispike.datasets.dataset import Dataset
 from multispike.models.network import Network
 from multispike.neurons import MultiLevelIF
 from multispike.training.optim import make_optimizer, make_schedule
