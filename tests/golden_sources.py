@@ -783,9 +783,8 @@ def results_of(file: str) -> list[dict[str, Any]]:
 def report(file: str) -> Any:
     """The page of these results, with settings and histories made up."""
     import yaml
-    from multispike.config.training import parse_variant
 
-    from multispike.config import TrainConfig
+    from multispike.config import TrainConfig, parse_variant
     from multispike.report.compare_report import write_report
     from multispike.results import write_results
 
