@@ -28,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -37,14 +38,14 @@ import numpy as np
 import torch
 from tools import resident_mb
 
+from multispike.commands.stream import frame_classifier, framing_of
 from multispike.config import TrainConfig
-from multispike.config.commands import StreamConfig
 from multispike.datasets import load_dataset
 from multispike.environment import environment
 from multispike.events.emulator import emulate_frames
 from multispike.events.frames import event_frames
 from multispike.events.read import EVENT, read_events
-from multispike.events.stream import FrameClassifier, run_stream
+from multispike.events.stream import classify_stream
 from multispike.events.windows import slices
 from multispike.files import write_json
 from multispike.models import create_model
@@ -173,11 +174,12 @@ def measure_latency(folder: Path, seconds: float) -> dict[str, Any]:
 def stream_made(path: Path, realtime: bool = False) -> tuple[dict[str, Any], float]:
     """Classify a file; its summary, and the MB that this took in memory beyond what there was."""
     run = fastnet_run()
-    classifier = FrameClassifier(run)
-    config = StreamConfig("made", str(path), window_us=WINDOW_US, realtime=realtime)
+    classifier = frame_classifier(run)
     start = resident_mb("VmRSS")
-    summary = run_stream(run, classifier, read_events(path), config)
-    return summary, resident_mb("VmHWM") - start
+    recording = read_events(path)
+    framing = framing_of(run, recording)
+    summary = classify_stream(classifier, recording, framing, realtime, window_us=WINDOW_US)
+    return asdict(summary), resident_mb("VmHWM") - start
 
 
 def measure_memory(folder: Path, gigabytes: float, threads: int) -> dict[str, Any]:

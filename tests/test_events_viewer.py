@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_events_recordings import evt2, npy, ramp
 
+from multispike.commands.view import view as view_command
+from multispike.config.commands import ViewConfig
 from multispike.errors import InputError
 from multispike.events.read import EVENT
-from multispike.events.view import CAPTION, ViewConfig, show, write_view
+from multispike.events.view import CAPTION, View, read_view, write_view
 from multispike.events.windows import slices
 
 
@@ -64,6 +66,14 @@ def test_slices_need_one_length(options):
         slices([], **options)
 
 
+def written(recording: Path, out: Path, limit: int = 100, **options) -> View:
+    """What was written."""
+    window = {} if "count" in options else {"window_us": 20_000}
+    view = read_view(recording, limit=limit, **(window | options))
+    write_view(view, out)
+    return view
+
+
 @pytest.fixture
 def recording(tmp_path) -> Path:
     """120 events on a diagonal, 10 µs apart."""
@@ -74,7 +84,7 @@ def recording(tmp_path) -> Path:
 
 def test_a_sheet_shows_each_event_in_its_colour(recording, tmp_path):
     out = tmp_path / "new" / "ramp.png"
-    view = write_view(ViewConfig(str(recording), str(out), window_us=400))
+    view = written(recording, out, window_us=400)
     assert view.times == (0, 400, 800)
     assert (view.events, view.on_share, view.duration_us) == (120, 0.5, 1191)
     with Image.open(out) as image:
@@ -91,14 +101,14 @@ def test_both_polarities_in_a_pixel_are_black(tmp_path):
     events = np.zeros(2, EVENT)
     events["p"] = 0, 1
     (tmp_path / "a.raw").write_bytes(evt2(events))
-    write_view(ViewConfig(str(tmp_path / "a.raw"), str(tmp_path / "a.png")))
+    written(tmp_path / "a.raw", tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as image:
         assert image.getpixel((4, 4)) == (0, 0, 0)
 
 
 def test_an_animation_has_its_frames(recording, tmp_path):
     out = tmp_path / "ramp.gif"
-    view = write_view(ViewConfig(str(recording), str(out), count=30, frames=3))
+    view = written(recording, out, limit=3, count=30)
     with Image.open(out) as image:
         assert (image.n_frames, image.size) == (3, (128, 128 + CAPTION))
     assert not view.whole
@@ -107,7 +117,7 @@ def test_an_animation_has_its_frames(recording, tmp_path):
 
 def test_a_page_holds_everything_it_needs(recording, tmp_path):
     out = tmp_path / "ramp.html"
-    write_view(ViewConfig(str(recording), str(out), window_us=100))
+    written(recording, out, window_us=100)
     page = out.read_text()
     assert "120, 50.0% of them ON" in page
     frames = json.loads(re.search(r"const frames = (\[.*?\]);", page)[1])
@@ -118,7 +128,7 @@ def test_a_page_holds_everything_it_needs(recording, tmp_path):
 def test_names_of_files_are_no_markup(tmp_path):
     path = tmp_path / "<b>.raw"
     path.write_bytes(evt2(ramp()))
-    write_view(ViewConfig(str(path), str(tmp_path / "a.html")))
+    written(path, tmp_path / "a.html")
     assert "<b>" not in (tmp_path / "a.html").read_text()
 
 
@@ -126,23 +136,23 @@ def test_large_frames_are_made_smaller(tmp_path):
     path = tmp_path / "wide.raw"
     path.write_bytes(evt2(ramp(), header="% evt 2.0\n% geometry 1280x720\n"))
     for size, expected in ((None, (320, 180 + CAPTION)), (64, (64, 36 + CAPTION))):
-        write_view(ViewConfig(str(path), str(tmp_path / "a.gif"), size=size))
+        written(path, tmp_path / "a.gif", size=size)
         with Image.open(tmp_path / "a.gif") as image:
             assert image.size == expected
 
 
-@pytest.mark.parametrize(("sensor", "size"), [(None, (120, 128)), ("200x150", (200, 150))])
+@pytest.mark.parametrize(("sensor", "size"), [(None, (120, 128)), ((200, 150), (200, 150))])
 def test_files_that_do_not_tell_their_sensor(tmp_path, sensor, size):
     path = tmp_path / "a.npy"
     path.write_bytes(npy(ramp()))
-    view = write_view(ViewConfig(str(path), str(tmp_path / "a.png"), sensor=sensor))
+    view = written(path, tmp_path / "a.png", sensor=sensor)
     assert view.sensor == size
 
 
 def test_the_command_says_what_it_shows(recording, tmp_path, capsys):
     content = recording.read_bytes()
     recording.write_bytes(content[:-1])
-    show(ViewConfig(str(recording), str(tmp_path / "a.png")))
+    view_command(ViewConfig(str(recording), str(tmp_path / "a.png")))
     printed = capsys.readouterr().out
     assert "EVT2, 128x128 pixels" in printed
     assert "119, 49.6% of them ON" in printed
@@ -167,5 +177,5 @@ def test_bad_settings_are_refused(message, options):
 def test_what_can_not_be_read_leaves_no_file(tmp_path):
     (tmp_path / "a.raw").write_bytes(b"no recording at all")
     with pytest.raises(InputError, match="format of"):
-        write_view(ViewConfig(str(tmp_path / "a.raw"), str(tmp_path / "out" / "a.png")))
+        written(tmp_path / "a.raw", tmp_path / "out" / "a.png")
     assert not (tmp_path / "out").exists()

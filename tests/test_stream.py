@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +23,16 @@ from rich.console import Console
 from test_events_recordings import aedat2, evt2, evt3, npy, ramp
 
 from multispike.cli import main
+from multispike.commands.stream import frame_classifier, framing_of
 from multispike.config import TrainConfig
 from multispike.config.commands import StreamConfig
 from multispike.datasets.dataset import Split
 from multispike.datasets.loader import BatchLoader
 from multispike.errors import InputError
 from multispike.events.frames import event_frames
-from multispike.events.playback import AsRead, Reading, Realtime
+from multispike.events.playback import AsRead, Realtime
 from multispike.events.read import EVENT, read_events
-from multispike.events.stream import FrameClassifier, Prediction, framer, run_stream
+from multispike.events.stream import FrameClassifier, Prediction, classify_stream
 from multispike.events.terminal import LiveView, half_blocks
 from multispike.events.windows import slices
 from multispike.models import create_model
@@ -60,7 +61,7 @@ def run(folder):
 
 @pytest.fixture(scope="module")
 def classifier(run) -> FrameClassifier:
-    return FrameClassifier(run)
+    return frame_classifier(run)
 
 
 def untrained(run, arch: str = "fastnet", size: int = SIZE, **options):
@@ -85,21 +86,11 @@ def stored(path: Path, content: bytes) -> Path:
     return path
 
 
-class Collected:
+class Collected(queue.Queue):
     """A sink that keeps what it is given."""
 
-    def __init__(self) -> None:
-        self.queue: queue.Queue[Prediction] = queue.Queue()
-
-    def show(self, prediction: Prediction, dropped: int) -> None:
-        self.queue.put(prediction)
-
-    def close(self) -> None:
-        pass
-
-    @property
-    def all(self) -> list[Prediction]:
-        return list(self.queue.queue)
+    def __call__(self, prediction: Prediction, dropped: int) -> None:
+        self.put(prediction)
 
 
 def streamed(run, classifier, source, sensor=None, **options):
@@ -108,8 +99,11 @@ def streamed(run, classifier, source, sensor=None, **options):
     config = StreamConfig(str(run.folder), str(source), **options)
     config.check()
     recording = read_events(source, sensor=sensor)
-    summary = run_stream(run, classifier, recording, config, [sink])
-    return sink.all, summary
+    framing = framing_of(run, recording)
+    summary = classify_stream(
+        classifier, recording, framing, config.realtime, [sink], **config.slicing
+    )
+    return list(sink.queue), asdict(summary)
 
 
 def lines_of(text: str) -> tuple[list[dict], dict]:
@@ -178,7 +172,7 @@ def test_timesteps_divide_the_time_of_a_slice(run, tmp_path):
     slow = untrained(run, timesteps=4)
     events = ramp()
     path = stored(tmp_path / "a.raw", evt2(events))
-    (prediction,), summary = streamed(slow, FrameClassifier(slow), path, window_us=2000)
+    (prediction,), summary = streamed(slow, frame_classifier(slow), path, window_us=2000)
     bins = (events["t"] - 1000) // 500
     expected = [event_frames(events[bins == k], (128, 128), size=SIZE)[0] for k in range(4)]
     np.testing.assert_array_equal(prediction.frames, expected)
@@ -200,17 +194,18 @@ def test_bins_are_those_of_the_training(run):
     for by, expected in (("time", [60, 10, 21]), ("count", [31, 30, 30])):
         trained = replace(slow, config=replace(run.config, by=by))
         (part,) = slices(read_events(io.BytesIO(content)), window_us=1800)
-        frames = framer(trained, read_events(io.BytesIO(content)))(part)
+        frames = framing_of(trained, read_events(io.BytesIO(content))).frames(part)
         assert frames.sum((1, 2, 3)).tolist() == expected
 
 
 def test_recordings_of_cifar10dvs_are_set_upright(run):
     content = aedat2(noise(500, 900))
     (part,) = slices(read_events(io.BytesIO(content)), window_us=1000)
-    plain = framer(run, read_events(io.BytesIO(content)))(part)
+    plain = framing_of(run, read_events(io.BytesIO(content))).frames(part)
     turned = replace(run, data={**run.data, "name": "cifar10dvs"})
     np.testing.assert_array_equal(
-        framer(turned, read_events(io.BytesIO(content)))(part), plain.transpose(0, 1, 3, 2)
+        framing_of(turned, read_events(io.BytesIO(content))).frames(part),
+        plain.transpose(0, 1, 3, 2),
     )
 
 
@@ -316,7 +311,7 @@ def test_what_can_not_be_streamed(name, content, options, message, pace, folder,
 def test_runs_of_images_are_refused(run):
     data = {**run.data, "name": "cifar10", "input_shape": [3, 32, 32]}
     with pytest.raises(InputError, match="trained on cifar10 with 3 channels"):
-        FrameClassifier(replace(run, data=data))
+        frame_classifier(replace(run, data=data))
 
 
 def test_unknown_runs_are_refused(capsys):
@@ -357,30 +352,31 @@ def test_the_recording_on_standard_input_is_not_written_over(tmp_path):
 
 @pytest.mark.parametrize("realtime", [False, True])
 def test_a_pipe_is_classified_while_it_is_open(realtime, run, classifier):
-    content = evt2(noise(400, 40_000))
-    header = content.index(b"% end\n") + 6
-    half = header + (len(content) - header) // 16 * 8
+    events = noise(400, 40_000)
+    content = evt2(events)
+    # Up to 15 ms: one window of 10 ms is whole, and no other can drop it, however long it waits.
+    first_part = len(content) - 8 * int((events["t"] > 15_000).sum())
     reading, writing = os.pipe()
     sink, summaries = Collected(), []
     with os.fdopen(reading, "rb", buffering=0) as source, os.fdopen(writing, "wb") as pipe:
-        pipe.write(content[:half])  # till 20 ms: one whole window of 10 ms, and most of another
+        pipe.write(content[:first_part])
         pipe.flush()
-        config = StreamConfig("run", "-", realtime=realtime)
         recording = read_events(source)
+        arguments = (classifier, recording, framing_of(run, recording), realtime, [sink])
         thread = threading.Thread(
-            target=lambda: summaries.append(run_stream(run, classifier, recording, config, [sink]))
+            target=lambda: summaries.append(classify_stream(*arguments, window_us=10_000))
         )
         thread.start()
-        first = sink.queue.get(timeout=60)
+        first = sink.get(timeout=60)
         assert thread.is_alive()
-        pipe.write(content[half:-3])
+        pipe.write(content[first_part:-3])
         pipe.close()
         thread.join(timeout=60)
     (summary,) = summaries
-    assert first.t_us == 10_000 + int(noise(400, 40_000)["t"][0])
-    assert summary["slices"] + summary["slices_dropped"] == 4
-    assert summary["events"] == 399
-    (skip,) = summary["skipped"]
+    assert first.t_us == 10_000 + int(events["t"][0])
+    assert summary.slices + summary.slices_dropped == 4
+    assert summary.events == 399
+    (skip,) = summary.skipped
     assert (skip["count"], skip["unit"]) == (1, "bytes")  # the time word before it is whole
     assert skip["first_at"]["position"] == len(content) - 4
 
@@ -391,7 +387,7 @@ def test_of_the_slices_that_wait_the_newest_is_kept():
     with os.fdopen(reading, "rb", buffering=0) as source, os.fdopen(writing, "wb") as pipe:
         pipe.write(evt2(events))
         pipe.flush()
-        arrivals = Realtime(Reading(read_events(source)), count=10)
+        arrivals = Realtime(read_events(source), count=10)
         deadline = time.monotonic() + 60
         while arrivals.dropped < 4 and time.monotonic() < deadline:
             time.sleep(0.001)
@@ -408,7 +404,7 @@ def test_real_time_drops_whole_slices_and_counts_them(run, tmp_path):
     events = noise(3000, 300_000)
     path = stored(tmp_path / "a.raw", evt2(events))
     predictions, summary = streamed(
-        slow, FrameClassifier(slow), path, window_us=1000, realtime=True
+        slow, frame_classifier(slow), path, window_us=1000, realtime=True
     )
     cut = {part.stop_us: len(part.events) for part in slices([events], window_us=1000)}
     assert summary["slices"] == len(predictions)
@@ -426,7 +422,7 @@ def test_without_real_time_a_slice_does_not_wait_for_the_one_before():
     """Its latency is that of framing and inference, however many slices a piece holds."""
     recording = read_events(io.BytesIO(evt2(noise(400, 40_000))))
     late = []
-    for arrival in AsRead(Reading(recording), window_us=10_000):
+    for arrival in AsRead(recording, window_us=10_000):
         late.append(time.perf_counter() - arrival.available)
         time.sleep(0.1)
     assert len(late) == 4

@@ -127,7 +127,7 @@ COMMANDS = {
         {"run": "folder of the run, or a checkpoint by itself"},
     ),
     "view": Command(
-        "multispike.events.view:show",
+        "multispike.commands.view:view",
         ViewConfig,
         "Show a recording of an event camera as PNG, GIF or HTML.",
         (
@@ -137,7 +137,7 @@ COMMANDS = {
         {"events": "recording to look at"},
     ),
     "stream": Command(
-        "multispike.events.stream:stream",
+        "multispike.commands.stream:stream",
         StreamConfig,
         "Classify a recording, or what a camera sends, slice by slice.",
         (

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from multispike.datasets.dataset import Dataset, Request
 from multispike.datasets.event_sets import (
     Files,
     Framing,
@@ -19,8 +18,9 @@ from multispike.datasets.event_sets import (
     found,
     load_listing,
 )
+from multispike.datasets.dataset import Dataset, Request
 from multispike.errors import invalid, unknown
-from multispike.events.frames import Binning, is_transposed, transpose
+from multispike.events.frames import Binning, transpose
 from multispike.events.read import read_events
 
 CLASSES = (
@@ -117,3 +117,15 @@ def _read(path: Path) -> Sample:
     if is_transposed("cifar10dvs", recording.format):
         events = transpose(events)
     return Sample(events, (128, 128), str(recording.skipped))
+
+
+def is_transposed(data: str, format: str) -> bool:
+    """Whether the recordings of a set, in files of that format, have x and y exchanged.
+
+    The camera of CIFAR10-DVS lay on its side: `transpose`d, the images are upright, as SpikingJelly
+    has them. Its authors' files (AEDAT2) are as the camera saw them, and so are new recordings of
+    such a camera; SpikingJelly's are upright already, and Tonic's are taken as they are.
+
+    data: name of the set; format: of the recording, as `read_events` tells it.
+    """
+    return data == "cifar10dvs" and format == "AEDAT2"

@@ -22,7 +22,7 @@ from multispike.datasets.dataset import Dataset, Request
 from multispike.datasets.decode import in_threads
 from multispike.datasets.image_sets import class_folders
 from multispike.errors import RunError, invalid
-from multispike.events.codecs import ByteSource, Columns, Decoded, Skipped, require
+from multispike.events.codecs import ByteSource, Columns, Decoded, require
 from multispike.events.codecs.arrays import in_microseconds, integers, polarity
 from multispike.events.frames import Binning, event_frames, frame_size
 from multispike.events.read import SUFFIXES, Recording, read_events
@@ -175,13 +175,8 @@ def _read_gesture(path: Path) -> Sample:
         integers(rows[:, 1]),
         polarity(rows[:, 2]),
     )
-    recording = Recording(
-        ByteSource(io.BytesIO(), str(path)),
-        Decoded("npy", (128, 128), iter([columns])),
-        chunk=max(1, len(rows)),
-        skipped=Skipped(),
-        close=True,
-    )
+    source = ByteSource(io.BytesIO(), str(path), chunk=max(1, len(rows)))
+    recording = Recording(source, Decoded("npy", (128, 128), iter([columns])))
     return Sample(np.concatenate(list(recording)), (128, 128), str(recording.skipped))
 
 

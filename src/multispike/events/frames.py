@@ -1,6 +1,6 @@
-"""From events to frames of counts, and random changes of events.
+"""From events to frames of counts: channel 0 counts OFF events, channel 1 ON events.
 
-A frame has two channels: 0 counts OFF events (p = 0, darker), 1 counts ON events (p = 1, brighter).
+OFF (p = 0) is darker, ON (p = 1) brighter.
 """
 
 from __future__ import annotations
@@ -62,7 +62,12 @@ def event_frames(
     index = row_of.take(events["y"]) + column_of.take(events["x"])
     index += (events["p"] != 0) * (rows * columns)
     if timesteps > 1 and len(events):
-        bins = _bins(events["t"], timesteps, span) if by == "time" else _shares(events, timesteps)
+        if by == "time":
+            start, stop = span if span is not None else (int(events["t"][0]), events["t"][-1] + 1)
+            # Whole numbers, so that an event at the edge of two bins falls into the later one.
+            bins = (events["t"] - start) * timesteps // (stop - start)
+        else:
+            bins = np.arange(len(events)) * timesteps // len(events)
         index += bins * (2 * rows * columns)
     counts = np.bincount(index, minlength=timesteps * 2 * rows * columns)
     return np.minimum(counts, 255).astype(np.uint8).reshape(timesteps, 2, rows, columns)
@@ -86,30 +91,8 @@ def frame_size(size: int | tuple[int, int] | None, sensor: tuple[int, int]) -> t
     return pair
 
 
-def _bins(t: np.ndarray, timesteps: int, span: tuple[int, int] | None) -> np.ndarray:
-    start, stop = span if span is not None else (int(t[0]), int(t[-1]) + 1)
-    # Whole numbers, so that an event at the edge of two bins falls into the later one.
-    return (t - start) * timesteps // (stop - start)
-
-
-def _shares(events: np.ndarray, timesteps: int) -> np.ndarray:
-    return np.arange(len(events)) * timesteps // len(events)
-
-
-def is_transposed(data: str, format: str) -> bool:
-    """Whether the recordings of a set, in files of that format, have x and y exchanged.
-
-    The camera of CIFAR10-DVS lay on its side: `transpose`d, the images are upright. Its authors'
-    files (AEDAT2) are as the camera saw them, and so are new recordings of such a camera;
-    SpikingJelly's are transposed already, and Tonic's are taken as they are.
-
-    data: name of the set; format: of the recording, as `read_events` tells it.
-    """
-    return data == "cifar10dvs" and format == "AEDAT2"
-
-
 def transpose(events: np.ndarray) -> np.ndarray:
-    """Mirrored at the diagonal, x and y exchanged, as SpikingJelly does. Returns a copy.
+    """Mirrored at the diagonal, x and y exchanged. Returns a copy.
 
     >>> transpose(np.array([(5, 3)], [("x", int), ("y", int)])).tolist()
     [(3, 5)]
@@ -119,46 +102,19 @@ def transpose(events: np.ndarray) -> np.ndarray:
     return mirrored
 
 
-def flip(events: np.ndarray, sensor: tuple[int, int]) -> np.ndarray:
-    """Mirrored left and right: x becomes width - 1 - x. Returns a copy."""
-    flipped = events.copy()
-    flipped["x"] = sensor[0] - 1 - events["x"]
-    return flipped
-
-
-def shift(events: np.ndarray, dx: int, dy: int, sensor: tuple[int, int]) -> np.ndarray:
-    """Moved by (dx, dy) pixels; what leaves the sensor is dropped. Returns a copy.
-
-    >>> events = np.array([(1, 0), (3, 0)], [("x", int), ("y", int)])
-    >>> shift(events, 1, 2, (4, 4)).tolist()
-    [(2, 2)]
-    """
-    x = events["x"].astype(np.int64) + dx
-    y = events["y"].astype(np.int64) + dy
-    inside = (x >= 0) & (x < sensor[0]) & (y >= 0) & (y < sensor[1])
-    moved = events[inside]
-    moved["x"], moved["y"] = x[inside], y[inside]
-    return moved
-
-
-def drop(events: np.ndarray, probability: float, rng: np.random.Generator) -> np.ndarray:
-    """Each event is lost with this probability, independently of all others. Returns a copy."""
-    return events[rng.random(len(events)) >= _checked(probability)]
-
-
 def drop_counted(frames: np.ndarray, probability: float, rng: np.random.Generator) -> np.ndarray:
-    """`drop`, for events that are counted already: every count is drawn from a binomial.
+    """Each event is lost with this probability: every count is drawn from a binomial.
 
     frames: counts of any shape, such as a batch `[B, T, 2, H, W]` of uint8. Returns a copy. Exact
     below saturation: dropping events and then counting them has the same distribution.
     """
     kept = np.ascontiguousarray(frames).reshape(-1).copy()
     where = np.flatnonzero(kept)
-    kept[where] = rng.binomial(kept[where], 1 - _checked(probability))
+    kept[where] = rng.binomial(kept[where], 1 - probability)
     return kept.reshape(frames.shape)
 
 
-def _checked(probability: float) -> float:
-    if not 0 <= probability <= 1:
-        raise invalid("probability", probability, "from 0 to 1")
-    return probability
+def brightest(counts: np.ndarray) -> float:
+    """The count that is drawn at full brightness: the 99th percentile of those above 0."""
+    above = counts[counts > 0]
+    return max(1.0, float(np.percentile(above, 99))) if len(above) else 1.0

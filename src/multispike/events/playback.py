@@ -7,8 +7,6 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
-
 from multispike.events.read import Recording
 from multispike.events.windows import Slice, slices
 
@@ -18,26 +16,6 @@ class Arrival(NamedTuple):
 
     part: Slice
     available: float
-
-
-class Reading(Iterator[np.ndarray]):
-    """The pieces of a recording, with what they tell of time.
-
-    began: when the first piece was there, in seconds of `time.perf_counter`.
-    first_us, last_us: times of the first and the latest event.
-    """
-
-    def __init__(self, recording: Recording) -> None:
-        self.recording = recording
-        self.began: float | None = None
-        self.first_us = self.last_us = 0
-
-    def __next__(self) -> np.ndarray:
-        piece = next(self.recording)
-        if self.began is None:
-            self.began, self.first_us = time.perf_counter(), int(piece["t"][0])
-        self.last_us = int(piece["t"][-1])
-        return piece
 
 
 class AsRead:
@@ -50,17 +28,12 @@ class AsRead:
 
     dropped = 0
 
-    def __init__(self, reading: Reading, **slicing: int) -> None:
-        self._reading = reading
-        self._slices = slices(reading, **slicing)
+    def __init__(self, recording: Recording, **slicing: int) -> None:
+        self._slices = slices(recording, **slicing)
+        self.close = recording.close
 
     def __iter__(self) -> Iterator[Arrival]:
-        for part in self._slices:
-            yield Arrival(part, time.perf_counter())
-
-    def close(self) -> None:
-        """Stop reading and close the recording."""
-        self._reading.recording.close()
+        return (Arrival(part, time.perf_counter()) for part in self._slices)
 
 
 class Realtime:
@@ -72,10 +45,10 @@ class Realtime:
     dropped: slices that were never given out, since a newer one came while they waited.
     """
 
-    def __init__(self, reading: Reading, **slicing: int) -> None:
+    def __init__(self, recording: Recording, **slicing: int) -> None:
         self.dropped = 0
-        self._reading = reading
-        self._slices = slices(reading, **slicing)
+        self._recording = recording
+        self._slices = slices(recording, **slicing)
         self._waiting: Arrival | None = None
         self._ended = False
         self._error: BaseException | None = None
@@ -106,11 +79,11 @@ class Realtime:
         try:
             for part in self._slices:
                 read = time.perf_counter()
-                due = (self._reading.began or read) + (part.stop_us - self._reading.first_us) / 1e6
+                due = self._recording.began + (part.stop_us - self._recording.first_us) / 1e6
                 while not self._closing.is_set() and (left := due - time.perf_counter()) > 0:
                     self._closing.wait(min(left, 60.0))  # a damaged clock may ask for centuries
                 if self._closing.is_set():
-                    break
+                    return
                 with self._change:
                     self.dropped += self._waiting is not None
                     self._waiting = Arrival(part, max(read, due))
@@ -118,7 +91,7 @@ class Realtime:
         except BaseException as error:  # it belongs to the thread that asks for slices
             self._error = error
         finally:
-            self._reading.recording.close()
+            self._recording.close()
             with self._change:
                 self._ended = True
                 self._change.notify()

@@ -7,18 +7,18 @@ for events in read_events("recording.raw"):
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import BinaryIO
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from multispike.errors import InputError, invalid, is_count
-from multispike.events.codecs import DAMAGE, ByteSource, Columns, Decoded, Skipped, wrong_format
+from multispike.events.codecs import DAMAGE, ByteSource, Columns, Decoded
 from multispike.events.codecs.aedat import decode_aedat2, decode_aedat4
 from multispike.events.codecs.arrays import decode_hdf5, decode_nmnist, decode_npy, decode_npz
 from multispike.events.codecs.evt import decode_evt
-from multispike.events.timestamps import Clock
 
 EVENT = np.dtype([("t", np.int64), ("x", np.int16), ("y", np.int16), ("p", np.uint8)], align=True)
 """One event: time in µs, column, row (from the upper left), and 1 for brighter, 0 for darker."""
@@ -26,21 +26,22 @@ EVENT = np.dtype([("t", np.int64), ("x", np.int16), ("y", np.int16), ("p", np.ui
 LATEST_US = 1 << 61
 """Times beyond this, in either direction, are damage; below it differences don't overflow."""
 
+JITTER_US = 1000
+"""Time may go back this far without being a restart of the clock: the order in which the rows of a
+sensor are read differs from the order of their times."""
+
+_BY_CONTENT: dict[bytes, Callable[[ByteSource], Decoded]] = {
+    b"% ": decode_evt,
+    b"#!AER-DAT4": decode_aedat4,
+    b"#!AER-DAT2": decode_aedat2,
+    b"\x89HDF\r\n\x1a\n": decode_hdf5,
+    b"\x93NUMPY": decode_npy,
+    b"PK\x03\x04": decode_npz,
+}
+FORMATS = "EVT2, EVT3, AEDAT2, AEDAT4, HDF5, npy, npz or N-MNIST's .bin"
+
 SUFFIXES = (".raw", ".aedat4", ".aedat", ".npy", ".npz", ".h5", ".hdf5", ".bin")
 """What a folder of recordings is searched for."""
-
-_Decoder = Callable[[ByteSource, int, Skipped], Decoded]
-
-_BY_CONTENT: tuple[tuple[bytes, _Decoder], ...] = (
-    (b"% ", decode_evt),
-    (b"#!AER-DAT4", decode_aedat4),
-    (b"#!AER-DAT2", decode_aedat2),
-    (b"\x89HDF\r\n\x1a\n", decode_hdf5),
-    (b"\x93NUMPY", decode_npy),
-    (b"PK\x03\x04", decode_npz),
-)
-_BY_SUFFIX: dict[str, _Decoder] = {".bin": decode_nmnist}
-FORMATS = "EVT2, EVT3, AEDAT2, AEDAT4, HDF5, npy, npz or N-MNIST's .bin"
 
 
 class Recording(Iterator[np.ndarray]):
@@ -50,21 +51,21 @@ class Recording(Iterator[np.ndarray]):
     sensor: `(width, height)`, None if neither the file nor the caller knows.
     skipped: what could not be used so far, and where.
     events: how many have been given out so far.
+    first_us, last_us: times of the first and the last of these.
+    began: when the first piece was there, in seconds of `time.perf_counter`.
     """
 
-    def __init__(
-        self, source: ByteSource, decoded: Decoded, chunk: int, skipped: Skipped, close: bool
-    ) -> None:
+    def __init__(self, source: ByteSource, decoded: Decoded) -> None:
         self.format = decoded.format
         self.sensor = decoded.sensor
-        self.skipped = skipped
-        self.events = 0
+        self.skipped = source.skipped
+        self.events = self.first_us = self.last_us = 0
+        self.began = 0.0
         self._source = source
-        self._chunk = chunk
-        self._close = close
-        self._clock = Clock(skipped)
-        self._seen = 0
-        self._pieces = self._make(decoded.columns)
+        # Of the latest event: its time in the file, and as it was given out.
+        self._latest_raw = self._latest = -LATEST_US
+        self._offset = 0
+        self._pieces = self._usable(decoded.columns)
 
     def __next__(self) -> np.ndarray:
         """The next piece, never empty.
@@ -72,46 +73,35 @@ class Recording(Iterator[np.ndarray]):
         Raises `InputError` at the end if there was not one event in the whole recording.
         """
         piece = next(self._pieces)
+        if not self.events:
+            self.began, self.first_us = time.perf_counter(), int(piece["t"][0])
         self.events += len(piece)
+        self.last_us = int(piece["t"][-1])
         return piece
 
     def close(self) -> None:
         """Close the file; done at the end, too."""
         self._pieces.close()
-        if self._close:
-            self._source.close()
+        self._source.close()
 
-    def _make(self, columns: Iterator[Columns]):
+    def _usable(self, columns: Iterator[Columns]) -> Generator[np.ndarray]:
+        """Pieces of at most `chunk` events on the sensor, with a time, in the order of time."""
+        chunk = self._source.chunk
+        seen = 0
         try:
-            while (piece := self._checked(columns)) is not None:
-                yield from self._parts(self._clock.order(*piece))
-            nothing = np.empty(0, EVENT), np.empty(0, np.int64)
-            yield from self._parts(self._clock.order(*nothing, ended=True))
-            if not self.events:
-                why = str(self.skipped) or "no event in it"
-                raise invalid(
-                    "recording", self._source.path or "stream", f"at least one event ({why})"
-                )
-        finally:
-            if self._close:
-                self._source.close()
-
-    def _parts(self, events: np.ndarray) -> Iterator[np.ndarray]:
-        for start in range(0, len(events), self._chunk):
-            yield events[start : start + self._chunk]
-
-    def _checked(self, columns: Iterator[Columns]) -> tuple[np.ndarray, np.ndarray] | None:
-        """The next piece of the decoder without events that can't be, and the numbers of the rest.
-
-        None at the end.
-        """
-        try:
-            raw = next(columns, None)
-            if raw is None:
-                return None
-            numbers = np.arange(self._seen, self._seen + len(raw.t))
-            self._seen += len(raw.t)
-            usable = self._usable(raw, numbers)
+            for raw in columns:
+                numbers = np.arange(seen, seen + len(raw.t))
+                seen += len(raw.t)
+                usable = self._possible(raw, numbers)
+                if not usable.all():
+                    raw, numbers = Columns(*(each[usable] for each in raw)), numbers[usable]
+                events = np.empty(len(numbers), EVENT)
+                for name, values in zip("xyp", raw[1:], strict=True):
+                    events[name] = values
+                if len(events):
+                    events["t"] = self._never_back(raw.t.astype(np.int64, copy=False), numbers)
+                for start in range(0, len(events), chunk):
+                    yield events[start : start + chunk]
         except InputError:
             raise
         except DAMAGE as error:
@@ -120,29 +110,44 @@ class Recording(Iterator[np.ndarray]):
             if start:
                 self.skipped.add(reason, self._source.drain(), "bytes", start, "byte")
             else:  # HDF5 and npz, which are not read through the source
-                self.skipped.add(reason, 1, "times", self._seen, "event")
-            return None
-        if usable is not None:
-            numbers = numbers[usable]
-        events = np.empty(len(numbers), EVENT)
-        for name, values in zip("txyp", raw, strict=True):
-            events[name] = values if usable is None else values[usable]
-        return events, numbers
+                self.skipped.add(reason, 1, "times", seen, "event")
+        finally:
+            self._source.close()
+        if not self.events:
+            why = str(self.skipped) or "no event in it"
+            raise invalid("recording", self._source.path or "stream", f"at least one event ({why})")
 
-    def _usable(self, raw: Columns, numbers: np.ndarray) -> np.ndarray | None:
-        """Which events lie on the sensor and have a time; None if all do, which is usual."""
+    def _possible(self, raw: Columns, numbers: np.ndarray) -> np.ndarray:
+        """Which events lie on the sensor and have a time; the others are counted as skipped."""
         width, height = self.sensor or (1 << 15, 1 << 15)
         inside = (raw.x < width) & (raw.y < height)
         if raw.x.dtype.kind == "i":
             inside &= (raw.x >= 0) & (raw.y >= 0)
-        usable = inside & (raw.t >= -LATEST_US) & (raw.t <= LATEST_US)
-        if usable.all():
-            return None
-        for reason, wrong in ("outside the sensor", ~inside), ("without a time", inside & ~usable):
-            if wrong.any():
-                first = int(numbers[wrong][0])
-                self.skipped.add(reason, int(wrong.sum()), "events", first, "event")
-        return usable
+        timed = (raw.t >= -LATEST_US) & (raw.t <= LATEST_US)
+        possible = inside & timed
+        if not possible.all():
+            self.skipped.add_events("outside the sensor", ~inside, numbers)
+            self.skipped.add_events("without a time", inside & ~timed, numbers)
+        return possible
+
+    def _never_back(self, t: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """Times without steps back: a short one is raised to the latest time, a long one (the clock
+        wrapped, or was reset) shifts all that follows, so that time goes on from there.
+        """
+        steps = np.diff(t, prepend=self._latest_raw)
+        self._latest_raw = int(t[-1])
+        if (steps < 0).any() or t[0] + self._offset < self._latest:
+            restarts = np.flatnonzero(steps < -JITTER_US)
+            if len(restarts):
+                first = int(numbers[restarts[0]])
+                self.skipped.add("clock went back", len(restarts), "times", first, "event")
+            offsets = self._offset + np.cumsum(np.where(steps < -JITTER_US, -steps, 0))
+            self._offset = int(offsets[-1])
+            t = np.maximum(np.maximum.accumulate(t + offsets), self._latest)
+        else:
+            t = t + self._offset
+        self._latest = int(t[-1])
+        return t
 
 
 def read_events(
@@ -161,10 +166,9 @@ def read_events(
         are skipped and counted.
 
     A recording that is damaged, cut off or has a clock that jumps never raises as long as one
-    event could be read: what is whole is given out, `.skipped` tells what was not. Time: single
-    events out of order are dropped, steps back of up to 1 ms are raised to the latest time, and
-    behind a longer one (the clock wrapped, or was reset) time goes on from the latest. Behind a
-    gap of more than 1 ms events wait until what follows tells whether their time is right.
+    event could be read: what is whole is given out, `.skipped` tells what was not. Time: steps
+    back of up to 1 ms are raised to the latest time, and behind a longer one (the clock wrapped, or
+    was reset) time goes on from the latest.
 
     Raises `InputError` if there is no such file, its format is none of these, a library is
     missing, or, at the end, if nothing could be read.
@@ -179,40 +183,29 @@ def read_events(
         raise invalid("chunk", chunk, "an integer >= 1")
     if sensor is not None and not all(1 <= side <= 1 << 15 for side in sensor):
         raise invalid("sensor", sensor, "(width, height), from 1 to 32768 pixels")
-    path = Path(source) if isinstance(source, (str, os.PathLike)) else None
-    if path is None:
-        stream: BinaryIO = source  # type: ignore[assignment]
-    else:
-        try:
-            stream = open(path, "rb")  # noqa: SIM115  closed by the recording
-        except OSError as error:
-            raise invalid("recording", str(path), f"a readable file ({error.strerror})") from None
-    bytes_source = ByteSource(stream, None if path is None else str(path))
-    skipped = Skipped()
+    path = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
     try:
-        decode = _decoder(bytes_source, path)
-        decoded = decode(bytes_source, chunk, skipped)
+        stream: Any = source if path is None else open(path, "rb")  # noqa: SIM115  see close()
+    except OSError as error:
+        raise invalid("recording", path, f"a readable file ({error.strerror})") from None
+    events = ByteSource(stream, path, chunk)
+    try:
+        decoded = _decoder(events)(events)
     except DAMAGE as error:
-        if path is not None:
-            stream.close()
+        events.close()
         if isinstance(error, InputError):
             raise
-        name = str(path or "the stream")
-        raise wrong_format(name, f"a damaged file ({error})", FORMATS) from None
-    if sensor is not None:
-        decoded = Decoded(decoded.format, sensor, decoded.columns)
-    return Recording(bytes_source, decoded, chunk, skipped, close=path is not None)
+        raise events.refused(f"a damaged file ({error})", FORMATS) from None
+    return Recording(events, decoded if sensor is None else replace(decoded, sensor=sensor))
 
 
-def _decoder(source: ByteSource, path: Path | None) -> _Decoder:
+def _decoder(source: ByteSource) -> Callable[[ByteSource], Decoded]:
     head = source.peek(16)
-    name = str(path or "the stream")
     if not head:
-        raise wrong_format(name, "an empty file", FORMATS)
-    for mark, decode in _BY_CONTENT:
+        raise source.refused("an empty file", FORMATS)
+    for mark, decode in _BY_CONTENT.items():
         if head.startswith(mark):
             return decode
-    suffix = path.suffix.lower() if path else ""
-    if suffix in _BY_SUFFIX:
-        return _BY_SUFFIX[suffix]
-    raise wrong_format(name, head, FORMATS)
+    if source.path and source.path.lower().endswith(".bin"):
+        return decode_nmnist
+    raise source.refused(head, FORMATS)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.bar import Bar
@@ -17,8 +16,8 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-if TYPE_CHECKING:
-    from multispike.events.stream import Prediction
+from multispike.events.frames import brightest
+from multispike.events.stream import Prediction, Summary
 
 SHADES = 16
 """Levels of brightness of a colour; few, so that styles are made once."""
@@ -46,41 +45,34 @@ def note(text: str) -> None:
     print(f"multispike: {text}", file=sys.stderr)
 
 
-class LinePrinter:
+def line_printer(console: Console, classes: Sequence[str]) -> Callable[[Prediction, int], None]:
     """One readable line a slice."""
+    width = max(map(len, classes))
 
-    def __init__(self, console: Console, classes: Sequence[str]) -> None:
-        self._console = console
-        self._width = max(map(len, classes))
-
-    def show(self, prediction: Prediction, dropped: int) -> None:
-        """Print it."""
+    def show(prediction: Prediction, dropped: int) -> None:
         line = Text.assemble(
             f"{prediction.t_us / 1e6:13.6f} s  ",
-            (f"{prediction.name:<{self._width}}", "bold"),
+            (f"{prediction.name:<{width}}", "bold"),
             f"  {prediction.confidence:6.1%}  {prediction.events:>9,} events"
             f"  {prediction.latency_ms:8.2f} ms",
         )
-        self._console.print(line, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
-    def close(self) -> None:
-        """Nothing is left open."""
+    return show
 
 
-def print_summary(console: Console, summary: dict[str, Any]) -> None:
-    """The summary of `multispike.events.stream.run_stream` for a reader."""
-    latency = summary["latency_ms"]
+def print_summary(console: Console, summary: Summary) -> None:
+    """The summary for a reader."""
+    sensor = "x".join(map(str, summary.sensor))
     rows = {
-        "source": "{} of {}x{} pixels, {:,.3f} s".format(
-            summary["format"], *summary["sensor"], summary["recording_seconds"]
-        ),
-        "slices": f"{summary['slices']:,} classified, {summary['slices_dropped']:,} dropped",
-        "events": f"{summary['events']:,} in {summary['wall_seconds']:,.3f} s,"
-        f" {summary['events_per_second']:,.0f} events/s",
+        "source": f"{summary.format} of {sensor} pixels, {summary.recording_seconds:,.3f} s",
+        "slices": f"{summary.slices:,} classified, {summary.slices_dropped:,} dropped",
+        "events": f"{summary.events:,} in {summary.wall_seconds:,.3f} s,"
+        f" {summary.events_per_second:,.0f} events/s",
     }
-    if summary["slices"]:
-        rows["latency"] = ", ".join(f"{name} {ms:,.2f} ms" for name, ms in latency.items())
-    for skip in summary["skipped"]:
+    if summary.slices:
+        rows["latency"] = ", ".join(f"{key} {ms:,.2f} ms" for key, ms in summary.latency_ms.items())
+    for skip in summary.skipped:
         where = skip["first_at"]
         rows[f"skipped: {skip['reason']}"] = (
             f"{skip['count']:,} {skip['unit']}, the first at {where['unit']} {where['position']:,}"
@@ -190,9 +182,9 @@ def half_blocks(counts: np.ndarray, columns: int, rows: int) -> Text:
             shown = max(1, shown)
             first = -(-np.arange(shown) * side // shown)
             enlarged = np.maximum.reduceat(enlarged, first, axis=axis)
-    full = max(1.0, float(np.percentile(counts[counts > 0], 99))) if counts.any() else 1.0
     # The root shows single events among many.
-    shades = np.rint(np.minimum(enlarged / full, 1.0) ** 0.5 * (SHADES - 1)).astype(int)
+    shades = np.minimum(enlarged / brightest(counts), 1.0) ** 0.5
+    shades = np.rint(shades * (SHADES - 1)).astype(int)
     if shades.shape[1] % 2:
         shades = np.concatenate([shades, np.zeros_like(shades[:, :1])], axis=1)
     text = Text(no_wrap=True, end="")

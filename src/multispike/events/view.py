@@ -1,20 +1,23 @@
-"""`multispike view`: a recording of an event camera as a picture, an animation or a page."""
+"""A recording of an event camera as a picture, an animation or a page."""
 
 from __future__ import annotations
 
 import base64
 import io
 import math
+import os
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from multispike.config.commands import FORMATS, ViewConfig
-from multispike.config.types import parse_sensor
+import numpy as np
+from jinja2 import Environment
+from PIL import Image, ImageDraw
 
-if TYPE_CHECKING:
-    import numpy as np
-    from PIL import Image
+from multispike.events.frames import brightest, event_frames
+from multispike.events.read import read_events
+from multispike.events.windows import slices
+from multispike.files import replacing
 
 LONGEST = 320
 """Longest side of a frame by default, in pixels."""
@@ -25,8 +28,13 @@ CAPTION = 14
 
 @dataclass(frozen=True)
 class View:
-    """What was shown of a recording. times: start of each frame, µs from the first event."""
+    """The start of a recording, counted into frames.
 
+    name: of the file; events, on_share, duration_us: of what is shown; whole: that is all of it.
+    times: start of each frame, µs from the first event; frames: uint8 `[frames, 2, H, W]`.
+    """
+
+    name: str
     format: str
     sensor: tuple[int, int]
     events: int
@@ -35,6 +43,7 @@ class View:
     times: tuple[int, ...]
     whole: bool
     skipped: str
+    frames: np.ndarray
 
     def lines(self) -> list[tuple[str, str]]:
         """For a reader: (what, how much)."""
@@ -47,81 +56,56 @@ class View:
         ]
         return [*rows, ("skipped", self.skipped)] if self.skipped else rows
 
-
-def show(config: ViewConfig) -> None:
-    """Write the picture and print what it shows: the command behind `multispike view`."""
-    from rich.console import Console
-
-    view = write_view(config)
-    console = Console(highlight=False)
-    for name, value in view.lines():
-        console.print(f"{name:<9} {value}", markup=False, soft_wrap=True)
-    console.print(f"{'written':<9} {config.out}", markup=False, soft_wrap=True)
+    def captions(self) -> list[str]:
+        """The time of each frame."""
+        return [f"{time / 1000:,.1f} ms" for time in self.times]
 
 
-def write_view(config: ViewConfig) -> View:
-    """Count the start of a recording into frames and write them to `config.out`.
+def read_view(
+    path: str | os.PathLike[str],
+    *,
+    limit: int,
+    window_us: int | None = None,
+    count: int | None = None,
+    sensor: tuple[int, int] | None = None,
+    size: int | None = None,
+) -> View:
+    """Count the start of a recording into at most `limit` frames.
 
-    Memory holds the frames and one piece of the recording, however long that is.
+    window_us, count: what a frame shows, see `multispike.events.windows.slices`. sensor: for files
+    that don't tell it; without it, the smallest that holds all events. size: longest side of a
+    frame, by default the sensor's, or `LONGEST` if that is less.
 
-    Raises `InputError` for a recording that can't be read, see `read_events`.
+    Memory holds the frames and one piece of the recording, however long that is. Raises
+    `InputError` for a recording that can't be read, see `read_events`.
     """
-    from multispike.files import replacing
-
-    config.check()
-    view, counts = _read(config)
-    pictures = _pictures(counts)
-    out = Path(config.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    suffix = out.suffix.lower()
-    with replacing(out) as temporary:
-        if suffix == ".html":
-            temporary.write_text(_page(Path(config.events).name, view, pictures), encoding="utf-8")
-        elif suffix == ".gif":
-            captioned = [_captioned(p, _when(t)) for p, t in zip(pictures, view.times, strict=True)]
-            captioned[0].save(
-                temporary, "GIF", save_all=True, append_images=captioned[1:], duration=100, loop=0
-            )
-        else:
-            _sheet(pictures, view).save(temporary, "PNG", optimize=True)
-    return view
-
-
-def _read(config: ViewConfig) -> tuple[View, np.ndarray]:
-    """What there is to tell, and the counts: uint8 `[frames, 2, height, width]`."""
-    import numpy as np
-
-    from multispike.events.frames import event_frames
-    from multispike.events.read import read_events
-    from multispike.events.windows import slices
-
-    sensor = parse_sensor(config.sensor) if config.sensor else None
-    recording = read_events(config.events, sensor=sensor)
+    recording = read_events(path, sensor=sensor)
     if recording.sensor is None:
-        recording.close()
-        recording = read_events(config.events, sensor=_extent(config.events))
+        width = height = 1
+        for events in recording:
+            width = max(width, int(events["x"].max()) + 1)
+            height = max(height, int(events["y"].max()) + 1)
+        recording = read_events(path, sensor=(width, height))
     sensor = recording.sensor
     assert sensor is not None
-    longest = max(sensor)
-    share = min(1.0, (config.size or LONGEST) / longest)
-    size = (max(1, round(sensor[1] * share)), max(1, round(sensor[0] * share)))
-    window = config.window_us or (None if config.count else 20_000)
-    limit = config.frames or FORMATS[Path(config.out).suffix.lower()]
+    share = min(1.0, (size or LONGEST) / max(sensor))
+    shape = (max(1, round(sensor[1] * share)), max(1, round(sensor[0] * share)))
 
     frames, times = [], []
     events = on = last = 0
     whole = True
-    for part in slices(recording, window_us=window, count=config.count):
+    for part in slices(recording, window_us=window_us, count=count):
         if len(frames) == limit:
             whole = False
             recording.close()
             break
-        frames.append(event_frames(part.events, sensor, size=size)[0])
+        frames.append(event_frames(part.events, sensor, size=shape)[0])
         times.append(part.start_us)
         events += len(part.events)
         on += int(part.events["p"].sum())
         last = int(part.events["t"][-1])
-    view = View(
+    return View(
+        name=Path(path).name,
         format=recording.format,
         sensor=sensor,
         events=events,
@@ -130,54 +114,46 @@ def _read(config: ViewConfig) -> tuple[View, np.ndarray]:
         times=tuple(time - times[0] for time in times),
         whole=whole,
         skipped=str(recording.skipped),
+        frames=np.stack(frames),
     )
-    return view, np.stack(frames)
 
 
-def _extent(path: str) -> tuple[int, int]:
-    """The smallest `(width, height)` that holds all events of a file."""
-    from multispike.events.read import read_events
-
-    width = height = 1
-    for events in read_events(path):
-        width = max(width, int(events["x"].max()) + 1)
-        height = max(height, int(events["y"].max()) + 1)
-    return width, height
-
-
-def _pictures(frames: np.ndarray) -> list[Image.Image]:
-    """ON red, OFF blue, both black; full colour from the 99th percentile of the counts on."""
-    import numpy as np
-    from PIL import Image
-
-    full = max(1.0, float(np.percentile(frames[frames > 0], 99)))
-    pictures = []
-    for frame in frames:
-        off, on = np.minimum(frame / full, 1.0) ** 0.5  # the root shows single events among many
-        dark = np.maximum(on, off)
-        missing = np.stack([np.maximum(off, dark - on), dark, np.maximum(on, dark - off)], axis=-1)
-        pictures.append(Image.fromarray(np.rint(255 * (1 - missing)).astype(np.uint8)))
-    return pictures
+def write_view(view: View, path: str | os.PathLike[str]) -> None:
+    """Write a view as .png (frames side by side), .gif (animation) or .html (page)."""
+    full = brightest(view.frames)
+    pictures = [_picture(frame, full) for frame in view.frames]
+    out = Path(path)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    suffix = out.suffix.lower()
+    with replacing(out) as temporary:
+        if suffix == ".html":
+            temporary.write_text(_page(view, pictures), encoding="utf-8")
+            return
+        tiles = [_captioned(*each) for each in zip(pictures, view.captions(), strict=True)]
+        if suffix == ".gif":
+            first, *others = tiles
+            first.save(temporary, "GIF", save_all=True, append_images=others, duration=100, loop=0)
+        else:
+            _sheet(tiles).save(temporary, "PNG", optimize=True)
 
 
-def _when(time_us: int) -> str:
-    return f"{time_us / 1000:,.1f} ms"
+def _picture(frame: np.ndarray, full: float) -> Image.Image:
+    """ON red, OFF blue, both black."""
+    off, on = np.minimum(frame / full, 1.0) ** 0.5  # the root shows single events among many
+    dark = np.maximum(on, off)
+    missing = np.stack([np.maximum(off, dark - on), dark, np.maximum(on, dark - off)], axis=-1)
+    return Image.fromarray(np.rint(255 * (1 - missing)).astype(np.uint8))
 
 
 def _captioned(picture: Image.Image, text: str) -> Image.Image:
-    from PIL import Image, ImageDraw
-
     tile = Image.new("RGB", (picture.width, picture.height + CAPTION), "white")
     tile.paste(picture)
     ImageDraw.Draw(tile).text((2, picture.height + 1), text, fill="black")
     return tile
 
 
-def _sheet(pictures: list[Image.Image], view: View) -> Image.Image:
+def _sheet(tiles: list[Image.Image]) -> Image.Image:
     """All frames on one picture, row by row, as square as can be."""
-    from PIL import Image
-
-    tiles = [_captioned(p, _when(t)) for p, t in zip(pictures, view.times, strict=True)]
     width, height = tiles[0].width + 4, tiles[0].height + 4
     columns = max(1, round(math.sqrt(len(tiles) * height / width)))
     rows = -(-len(tiles) // columns)
@@ -188,23 +164,19 @@ def _sheet(pictures: list[Image.Image], view: View) -> Image.Image:
     return sheet
 
 
-def _page(name: str, view: View, pictures: list[Image.Image]) -> str:
+def _page(view: View, pictures: list[Image.Image]) -> str:
     """One HTML file with everything in it."""
-    from importlib import resources
-
-    from jinja2 import Environment
-
     images = []
     for picture in pictures:
         file = io.BytesIO()
         picture.save(file, "PNG", optimize=True)
         images.append(base64.b64encode(file.getvalue()).decode())
     template = resources.files("multispike.report").joinpath("recording.html.j2")
-    environment = Environment(autoescape=True)
-    return environment.from_string(template.read_text(encoding="utf-8")).render(
-        name=name,
+    page = Environment(autoescape=True).from_string(template.read_text(encoding="utf-8"))
+    return page.render(
+        name=view.name,
         rows=view.lines(),
-        frames=list(zip((_when(time) for time in view.times), images, strict=True)),
+        frames=list(zip(view.captions(), images, strict=True)),
         width=pictures[0].width,
         height=pictures[0].height,
     )

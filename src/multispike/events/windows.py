@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from multispike.errors import invalid
+from multispike.errors import invalid, is_count
 
 
 class Slice(NamedTuple):
@@ -46,14 +46,12 @@ def slices(
     """
     if (window_us is None) == (count is None):
         raise invalid("window_us, count", (window_us, count), "one of them, and not both")
-    for name, value in (("window_us", window_us), ("count", count)):
-        if value is not None and (isinstance(value, bool) or value < 1):
-            raise invalid(name, value, "an integer >= 1")
-    length = window_us or count or 1
+    name, length = ("count", count) if window_us is None else ("window_us", window_us)
+    if length is None or not is_count(length):
+        raise invalid(name, length, "an integer >= 1")
     if isinstance(overlap, bool) or not 0 <= overlap < length:
         raise invalid("overlap", overlap, f"an integer from 0 to {length - 1}")
-    cut = _by_time if window_us else _by_count
-    return cut(pieces, length, length - overlap)
+    return (_by_count if window_us is None else _by_time)(pieces, length, length - overlap)
 
 
 def _by_time(pieces: Iterable[np.ndarray], window: int, step: int) -> Iterator[Slice]:
@@ -66,11 +64,11 @@ def _by_time(pieces: Iterable[np.ndarray], window: int, step: int) -> Iterator[S
             start = int(piece["t"][0])
         held.append(piece)
         if piece["t"][-1] >= start + window:
-            events = _joined(held)
+            events = np.concatenate(held)
             start, done = yield from _windows(events, start, window, step, ended=False)
             held = [events[done:]]
-    if held and start is not None:
-        yield from _windows(_joined(held), start, window, step, ended=True)
+    if start is not None:
+        yield from _windows(np.concatenate(held), start, window, step, ended=True)
 
 
 def _windows(
@@ -99,18 +97,14 @@ def _by_count(pieces: Iterable[np.ndarray], count: int, step: int) -> Iterator[S
         have += len(piece)
         if have < count:
             continue
-        events = _joined(held)
+        events = np.concatenate(held)
         first = 0
         for first in range(0, have - count + 1, step):
             yield _slice(events[first : first + count])
         held, repeated = [events[first + step :]], count - step
         have = len(held[0])
     if have > repeated:
-        yield _slice(_joined(held))
-
-
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        yield _slice(np.concatenate(held))
 
 
 def _slice(events: np.ndarray) -> Slice:

@@ -1,8 +1,8 @@
-"""How each file format of event cameras is turned into arrays; `recordings` is the way in.
+"""How each file format of event cameras is turned into arrays; `read_events` chooses the decoder.
 
-A decoder is a function `(source: ByteSource, chunk: int, skipped: Skipped) -> Decoded`. What it
-gives is as raw as the file: the caller checks coordinates and time. A decoder must not fail for
-what a file holds: it skips what it can't read and says so in `skipped`, or raises one of `DAMAGE`.
+A decoder is a function from a `ByteSource` to what it holds, `Decoded`. What it gives is as raw as
+the file: the caller checks coordinates and time. A decoder must not fail for what a file holds: it
+skips what it can't read and says so in `source.skipped`, or raises one of `DAMAGE`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ DAMAGE = (
     RuntimeError, NotImplementedError, SyntaxError, struct.error, zlib.error, zipfile.BadZipFile,
 )  # fmt: skip
 """What the libraries underneath raise on hostile bytes; what ends a recording, not the program."""
-
 
 LONGEST_LINE = 4096
 """Bytes of a header's line that are believed."""
@@ -76,19 +75,17 @@ class Skipped:
 
     def add(self, reason: str, count: int, unit: str, position: int, place: str) -> None:
         """Add to a reason; the position that was told first is kept."""
-        if reason in self.reasons:
-            self.reasons[reason].count += count
-        else:
-            self.reasons[reason] = Skip(count, unit, position, place)
+        self.reasons.setdefault(reason, Skip(0, unit, position, place)).count += count
 
     def add_bytes(self, reason: str, count: int, position: int) -> None:
         """`count` bytes from byte `position` of the recording were not understood."""
         if count:
             self.add(reason, count, "bytes", position, "byte")
 
-    def count(self, unit: str) -> int:
-        """All that was skipped in `unit`: "events", "bytes" or "times"."""
-        return sum(skip.count for skip in self.reasons.values() if skip.unit == unit)
+    def add_events(self, reason: str, wrong: np.ndarray, numbers: np.ndarray) -> None:
+        """The events where `wrong` is true; numbers: which of the recording each of them is."""
+        if wrong.any():
+            self.add(reason, int(wrong.sum()), "events", int(numbers[wrong.argmax()]), "event")
 
     def __bool__(self) -> bool:
         return bool(self.reasons)
@@ -100,20 +97,24 @@ class Skipped:
 class ByteSource:
     """A binary stream read forwards only: a file, a pipe or standard input.
 
-    position: bytes given out so far. path: the file's name where there is one.
+    path: the file's name where there is one; chunk: how many events a piece should have.
+    position: bytes given out so far; skipped: what could not be used of them.
     """
 
-    def __init__(self, stream: BinaryIO, path: str | None = None) -> None:
+    def __init__(self, stream: BinaryIO, path: str | None = None, chunk: int = 1 << 16) -> None:
         self.path = path
+        self.name = path or "the stream"
+        self.chunk = chunk
         self.position = 0
+        self.skipped = Skipped()
         self._stream = stream
         self._head = b""
         # read1 gives what a pipe holds now, where read would wait for the whole block.
         self._some = getattr(stream, "read1", stream.read)
 
-    def peek(self, count: int) -> bytes:
-        """The next `count` bytes, fewer only at the end, without moving on."""
-        while len(self._head) < count:
+    def peek(self, count: int, end: bytes | None = None) -> bytes:
+        """The next `count` bytes without moving on; fewer at the end, or if they hold `end`."""
+        while len(self._head) < count and not (end and end in self._head):
             more = self._some(count - len(self._head))
             if not more:
                 break
@@ -122,12 +123,7 @@ class ByteSource:
 
     def peek_line(self) -> bytes:
         """The next line without its end, `LONGEST_LINE` bytes at most, without moving on."""
-        while b"\n" not in self._head and len(self._head) < LONGEST_LINE:
-            more = self._some(LONGEST_LINE - len(self._head))
-            if not more:
-                break
-            self._head += more
-        return self._head[:LONGEST_LINE].partition(b"\n")[0]
+        return self.peek(LONGEST_LINE, end=b"\n").partition(b"\n")[0]
 
     def line(self) -> str:
         """The next line without its end, waiting for no more than it."""
@@ -137,15 +133,10 @@ class ByteSource:
 
     def read(self, count: int) -> bytes:
         """The next `count` bytes, fewer only at the end."""
-        parts = [self._take(count)]
-        missing = count - len(parts[0])
-        while missing > 0:
-            more = self._stream.read(min(missing, 1 << 20))  # a damaged length costs no memory
-            if not more:
-                break
-            parts.append(more)
-            missing -= len(more)
-        self.position += count - missing - len(parts[0])
+        parts = []
+        while count and (data := self.read_some(min(count, 1 << 20))):
+            parts.append(data)  # in parts, so that a damaged length costs no memory
+            count -= len(data)
         return b"".join(parts)
 
     def read_some(self, count: int) -> bytes:
@@ -156,21 +147,17 @@ class ByteSource:
         self.position += len(data)
         return data
 
-    def words(self, size: int, block: int, skipped: Skipped) -> Iterator[tuple[int, bytes]]:
-        """The rest as (start, piece), in pieces of whole `size`-byte words, about `block` bytes."""
+    def words(self, size: int) -> Iterator[tuple[int, bytes]]:
+        """The rest as (start, piece), each of at most `chunk` whole words of `size` bytes."""
         rest = b""
-        while data := self.read_some(block):
+        while data := self.read_some(size * self.chunk):
             start = self.position - len(data) - len(rest)
             data = rest + data
             whole = len(data) // size * size
             rest = data[whole:]
             if whole:
                 yield start, data[:whole]
-        skipped.add_bytes("cut off within an event", len(rest), self.position - len(rest))
-
-    def close(self) -> None:
-        """Close the stream."""
-        self._stream.close()
+        self.skipped.add_bytes("cut off within an event", len(rest), self.position - len(rest))
 
     def drain(self) -> int:
         """Read to the end; the number of bytes."""
@@ -178,6 +165,15 @@ class ByteSource:
         while self.read_some(1 << 20):
             pass
         return self.position - start
+
+    def close(self) -> None:
+        """Close the file; a stream without a path is the caller's and stays open."""
+        if self.path is not None:
+            self._stream.close()
+
+    def refused(self, found: object, allowed: str) -> InputError:
+        """An `InputError` for a recording that is no recording, or of a kind that isn't read."""
+        return invalid(f"format of {self.name}", found, allowed)
 
     def _take(self, count: int) -> bytes:
         data, self._head = self._head[:count], self._head[count:]
@@ -187,17 +183,11 @@ class ByteSource:
 
 def require(module: str, what: str) -> Any:
     """Import a library of the extra `events`, or say in one line how to get it."""
+    package = module.partition(".")[0]
     try:
         return import_module(module)
     except ImportError as error:
-        if error.name != module.partition(".")[0]:
+        if error.name != package:
             raise  # it is there, but broken: its own message says more
-        raise InputError(
-            f"{what}: needs the package {module.partition('.')[0]},"
-            " allowed: after `pip install multispike[events]`"
-        ) from None
-
-
-def wrong_format(name: str, found: object, allowed: str) -> InputError:
-    """An `InputError` for a recording that is no recording, or of a kind that isn't read."""
-    return invalid(f"format of {name}", found, allowed)
+        allowed = "after `pip install multispike[events]`"
+        raise InputError(f"{what}: needs the package {package}, allowed: {allowed}") from None

@@ -13,18 +13,11 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
-from multispike.events.codecs import (
-    DAMAGE,
-    ByteSource,
-    Columns,
-    Decoded,
-    Skipped,
-    require,
-    wrong_format,
-)
+from multispike.events.codecs import DAMAGE, ByteSource, Columns, Decoded, require
 
 AEDAT2_RECORD = np.dtype([("address", ">u4"), ("t", ">u4")])
 AEDAT4_EVENT = np.dtype(
@@ -45,7 +38,31 @@ LARGEST_PACKET = 1 << 26
 """Bytes, decompressed too; DV's packets are a thousand times smaller."""
 
 
-def decode_aedat2(source: ByteSource, chunk: int, skipped: Skipped) -> Decoded:
+class Address(NamedTuple):
+    """Where an AEDAT2 address has its fields: shift and mask of x and y, which count from the lower
+    right; shift of the polarity, and what its bit is for brighter; the bits that are set in a
+    special event, such as a trigger, and in what is no event.
+    """
+
+    x: tuple[int, int]
+    y: tuple[int, int]
+    p: tuple[int, int]
+    special: int
+    no_event: int
+
+
+DVS128 = Address(x=(1, 0x7F), y=(8, 0x7F), p=(0, 0), special=1 << 31 | 1 << 15, no_event=0)
+DAVIS = Address(x=(12, 0x3FF), y=(22, 0x1FF), p=(11, 1), special=1 << 10, no_event=1 << 31)
+
+DAVIS_SIZES = {
+    "128": (128, 128), "208": (208, 192), "240": (240, 180), "346": (346, 260), "640": (640, 480),
+    "rgb640": (640, 480), "rgbw640": (320, 240),
+}  # fmt: skip
+"""`(width, height)` by what follows "davis" in the name of the chip. The RGBW640, or CDAVIS, has a
+pixel for events for every four of its 640x480 for colours."""
+
+
+def decode_aedat2(source: ByteSource) -> Decoded:
     """Records of address and time behind lines that start with `#`.
 
     The header of a DAVIS names its chip; every other file is taken for a DVS128's. Orientation and
@@ -61,62 +78,8 @@ def decode_aedat2(source: ByteSource, chunk: int, skipped: Skipped) -> Decoded:
         if END_OF_HEADER.fullmatch(header[-1]):
             break
     text = "\n".join(header).lower()
-    if "davis" in text:
-        size = _davis_size(text)
-        return Decoded("AEDAT2", size, _davis(source, size, chunk, skipped))
-    return Decoded("AEDAT2", (128, 128), _dvs128(source, chunk, skipped))
-
-
-def _dvs128(source: ByteSource, chunk: int, skipped: Skipped) -> Iterator[Columns]:
-    """Bit 0: 0 for brighter; 1 to 7: x from the right; 8 to 14: y from below; 15 or 31: special."""
-    for start, data in source.words(8, 8 * chunk, skipped):
-        records = np.frombuffer(data, AEDAT2_RECORD)
-        address = records["address"].astype(np.uint32)
-        is_event = address & (1 << 31 | 1 << 15) == 0
-        _count_special(~is_event, start, skipped)
-        address = address[is_event]
-        yield Columns(
-            t=records["t"][is_event].astype(np.int64),
-            x=127 - (address >> 1 & 0x7F).astype(np.int32),
-            y=127 - (address >> 8 & 0x7F).astype(np.int32),
-            p=1 - (address & 1),
-        )
-
-
-def _davis(
-    source: ByteSource, size: tuple[int, int], chunk: int, skipped: Skipped
-) -> Iterator[Columns]:
-    """Bit 31: 0 for an event, 1 for a frame's sample; 22 to 30: y from below; 12 to 21: x from the
-    right; 11: 1 for brighter; 10: 1 for an external event.
-    """
-    width, height = size
-    for start, data in source.words(8, 8 * chunk, skipped):
-        records = np.frombuffer(data, AEDAT2_RECORD)
-        address = records["address"].astype(np.uint32)
-        is_event = address & (1 << 31 | 1 << 10) == 0
-        _count_special(address & (1 << 31 | 1 << 10) == 1 << 10, start, skipped)
-        address = address[is_event]
-        yield Columns(
-            t=records["t"][is_event].astype(np.int64),
-            x=width - 1 - (address >> 12 & 0x3FF).astype(np.int32),
-            y=height - 1 - (address >> 22 & 0x1FF).astype(np.int32),
-            p=address >> 11 & 1,
-        )
-
-
-def _count_special(special: np.ndarray, start: int, skipped: Skipped) -> None:
-    """Triggers and marks of time, which are no pixels; start: byte of the first record."""
-    if special.any():
-        first = start + 8 * int(special.argmax())
-        skipped.add("special or external", int(special.sum()), "events", first, "byte")
-
-
-DAVIS_SIZES = {
-    "128": (128, 128), "208": (208, 192), "240": (240, 180), "346": (346, 260), "640": (640, 480),
-    "rgb640": (640, 480), "rgbw640": (320, 240),
-}  # fmt: skip
-"""`(width, height)` by what follows "davis" in the name of the chip. The RGBW640, or CDAVIS, has a
-pixel for events for every four of its 640x480 for colours."""
+    size, layout = (_davis_size(text), DAVIS) if "davis" in text else ((128, 128), DVS128)
+    return Decoded("AEDAT2", size, _records(source, size, layout))
 
 
 def _davis_size(header: str) -> tuple[int, int]:
@@ -131,31 +94,48 @@ def _davis_size(header: str) -> tuple[int, int]:
     return DAVIS_SIZES.get(found[1] if found else "", DAVIS_SIZES["346"])
 
 
-def decode_aedat4(source: ByteSource, chunk: int, skipped: Skipped) -> Decoded:
+def _records(source: ByteSource, size: tuple[int, int], layout: Address) -> Iterator[Columns]:
+    width, height = size
+    for start, data in source.words(AEDAT2_RECORD.itemsize):
+        records = np.frombuffer(data, AEDAT2_RECORD)
+        address = records["address"].astype(np.uint32)
+        is_event = address & (layout.special | layout.no_event) == 0
+        if not is_event.all():
+            special = ~is_event & (address & layout.no_event == 0)
+            first = start + AEDAT2_RECORD.itemsize * int(special.argmax())
+            if special.any():
+                count = int(special.sum())
+                source.skipped.add("special or external", count, "events", first, "byte")
+            address, records = address[is_event], records[is_event]
+        (x, x_mask), (y, y_mask), (p, brighter) = layout.x, layout.y, layout.p
+        yield Columns(
+            t=records["t"].astype(np.int64),
+            x=width - 1 - (address >> x & x_mask).astype(np.int32),
+            y=height - 1 - (address >> y & y_mask).astype(np.int32),
+            p=(address >> p & 1) == brighter,
+        )
+
+
+def decode_aedat4(source: ByteSource) -> Decoded:
     """The first stream of events in a file of DV; other streams (frames, IMU) are passed over."""
-    name = source.path or "the recording"
     source.read(14)  # "#!AER-DAT4.0\r\n"
     size = source.read(4)
     header = source.read(struct.unpack("<I", size)[0]) if len(size) == 4 else b""
     try:
         table = struct.unpack_from("<I", header)[0]
-        compression = struct.unpack_from("<i", header, _field(header, table, 0) or 0)[0]
-        compression = compression if _field(header, table, 0) else 0
-        end_field = _field(header, table, 1)
-        end = struct.unpack_from("<q", header, end_field)[0] if end_field else -1
+        compression = _value(header, table, 0, "<i", 0)
+        end = _value(header, table, 1, "<q", -1)
     except struct.error:
-        raise wrong_format(name, "AEDAT4 with a damaged header", "a whole header") from None
-    decompressors = (_plain, _lz4, _lz4, _zstd, _zstd)
-    if not 0 <= compression < len(decompressors):
-        raise wrong_format(name, f"AEDAT4 compression {compression}", "none, LZ4 or Zstandard")
-    decompress = decompressors[compression]()
+        raise source.refused("AEDAT4 with a damaged header", "a whole header") from None
+    if not 0 <= compression <= 4:
+        raise source.refused(f"AEDAT4 compression {compression}", "none, LZ4 or Zstandard")
     sizes = [re.search(rb'key="size%b"[^>]*>(\d{1,5})<' % axis, header) for axis in (b"X", b"Y")]
     sensor = (int(sizes[0][1]), int(sizes[1][1])) if sizes[0] and sizes[1] else None
-    return Decoded("AEDAT4", sensor, _packets(source, end, decompress, skipped))
+    return Decoded("AEDAT4", sensor, _packets(source, end, _decompressor(compression)))
 
 
 def _packets(
-    source: ByteSource, end: int, decompress: Callable[[bytes], bytes], skipped: Skipped
+    source: ByteSource, end: int, decompress: Callable[[bytes], bytes]
 ) -> Iterator[Columns]:
     """Events of the first event stream. end: where the packets end, or -1 if that isn't written.
 
@@ -167,22 +147,22 @@ def _packets(
         start = source.position
         head = source.read(8)
         if len(head) < 8:
-            skipped.add_bytes("cut off within a packet", len(head), start)
+            source.skipped.add_bytes("cut off within a packet", len(head), start)
             return
         number, size = struct.unpack("<ii", head)
         if not 0 <= size <= LARGEST_PACKET:
             rest = source.drain()
-            skipped.add_bytes("behind a damaged packet header", 8 + rest, start)
+            source.skipped.add_bytes("behind a damaged packet header", 8 + rest, start)
             return
         body = source.read(size)
         if len(body) < size:
-            skipped.add_bytes("cut off within a packet", 8 + len(body), start)
+            source.skipped.add_bytes("cut off within a packet", 8 + len(body), start)
             return
         try:
             events = _events(decompress(body))
         except DAMAGE:
             events = None
-            skipped.add_bytes("damaged packets", 8 + size, start)
+            source.skipped.add_bytes("damaged packets", 8 + size, start)
         if events is not None and stream in (None, number):
             stream = number
             yield Columns(t=events["t"], x=events["x"], y=events["y"], p=events["p"] != 0)
@@ -219,16 +199,19 @@ def _field(buffer: bytes, table: int, index: int) -> int | None:
     return table + offset if offset else None
 
 
-def _plain() -> Callable[[bytes], bytes]:
-    return bytes
+def _value(buffer: bytes, table: int, index: int, format: str, default: int) -> int:
+    """A number in a flatbuffer's table, or its default if it is left out."""
+    place = _field(buffer, table, index)
+    return default if place is None else struct.unpack_from(format, buffer, place)[0]
 
 
-def _lz4() -> Callable[[bytes], bytes]:
-    frame = require("lz4.frame", "LZ4-compressed AEDAT4")
-    return lambda data: frame.LZ4FrameDecompressor().decompress(data, max_length=LARGEST_PACKET)
-
-
-def _zstd() -> Callable[[bytes], bytes]:
+def _decompressor(compression: int) -> Callable[[bytes], bytes]:
+    """By the number in the header: 0 none; 1, 2 LZ4; 3, 4 Zstandard; each fast or strong."""
+    if compression == 0:
+        return bytes
+    if compression <= 2:
+        lz4 = require("lz4.frame", "LZ4-compressed AEDAT4")
+        return lambda data: lz4.LZ4FrameDecompressor().decompress(data, LARGEST_PACKET)
     zstandard = require("zstandard", "Zstandard-compressed AEDAT4")
 
     def decompress(data: bytes) -> bytes:

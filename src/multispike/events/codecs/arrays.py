@@ -6,20 +6,12 @@ import io
 import math
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from multispike.events.codecs import (
-    DAMAGE,
-    ByteSource,
-    Columns,
-    Decoded,
-    Skipped,
-    require,
-    wrong_format,
-)
+from multispike.events.codecs import DAMAGE, ByteSource, Columns, Decoded, require
 
 NAMES = {
     "t": ("t", "ts", "timestamp", "timestamps", "time"),
@@ -39,58 +31,12 @@ DECIDING = 1000
 """Events by whose times it is decided whether these are seconds."""
 
 
-def column_names(names: Iterable[str], file: str) -> list[str]:
-    """Which of `names` are t, x, y and p, in this order.
-
-    >>> column_names(["x", "y", "pol", "ts"], "recording.npy")
-    ['ts', 'x', 'y', 'pol']
-    """
-    lower = {name.lower(): name for name in names}
-    found = [next((lower[n] for n in NAMES[c] if n in lower), None) for c in "txyp"]
-    if None in found:
-        given = ", ".join([*lower.values()][:8]) or "no fields"
-        if len(lower) > 8:
-            given += f" and {len(lower) - 8:,} more"
-        raise wrong_format(file, f"an array with {given}", ARRAYS)
-    return [name for name in found if name is not None]
-
-
 def in_microseconds(t: np.ndarray, unit_us: float) -> np.ndarray:
     """Times of a unit in whole µs; what is no number, or beyond a century, becomes `NO_TIME`."""
     with np.errstate(over="ignore", invalid="ignore"):
         exact = t.astype(np.float64) * unit_us
     known = np.abs(exact) <= CENTURY_US
     return np.where(known, np.rint(np.where(known, exact, 0)).astype(np.int64), NO_TIME)
-
-
-def _timed(pieces: Iterator[Columns]) -> Iterator[Columns]:
-    """The same with t in whole µs: integers as they are; floats, too, if they are whole.
-
-    If one of the first `DECIDING` times isn't whole, they are seconds. Until that is known, or the
-    pieces end, events wait.
-    """
-    unit_us = None
-    waiting: list[Columns] = []
-    try:
-        for piece in pieces:
-            if piece.t.dtype.kind != "f":
-                yield piece._replace(t=piece.t.astype(np.int64, copy=False))
-                continue
-            waiting.append(piece)
-            if unit_us is None:
-                t = np.concatenate([each.t for each in waiting])
-                t = t[:DECIDING][np.isfinite(t[:DECIDING])]
-                if (t != np.rint(t)).any():
-                    unit_us = 1e6
-                elif sum(len(each.t) for each in waiting) >= DECIDING:
-                    unit_us = 1.0
-            while unit_us is not None and waiting:
-                piece = waiting.pop(0)
-                yield piece._replace(t=in_microseconds(piece.t, unit_us))
-    except DAMAGE:
-        yield from (piece._replace(t=in_microseconds(piece.t, 1.0)) for piece in waiting)
-        raise
-    yield from (piece._replace(t=in_microseconds(piece.t, 1.0)) for piece in waiting)
 
 
 def integers(values: np.ndarray) -> np.ndarray:
@@ -105,37 +51,75 @@ def polarity(values: np.ndarray) -> np.ndarray:
     return values > 0
 
 
-def _columns(t: np.ndarray, x: np.ndarray, y: np.ndarray, p: np.ndarray) -> Columns:
-    """One value an event in each, or a `ValueError`; t as it is in the file."""
-    count = len(t)
-    t, x, y, p = (values.reshape(count) for values in (t, x, y, p))
-    return Columns(t, integers(x), integers(y), polarity(p))
+def _column_names(names: Iterable[str], source: ByteSource) -> list[str]:
+    """Which of `names` are t, x, y and p, in this order."""
+    lower = {name.lower(): name for name in names}
+    found = [next((lower[n] for n in NAMES[c] if n in lower), None) for c in "txyp"]
+    if None in found:
+        given = ", ".join([*lower.values()][:8]) or "no fields"
+        if len(lower) > 8:
+            given += f" and {len(lower) - 8:,} more"
+        raise source.refused(f"an array with {given}", ARRAYS)
+    return [name for name in found if name is not None]
 
 
-def decode_npy(source: ByteSource, chunk: int, skipped: Skipped) -> Decoded:
+def _timed(pieces: Iterable[Sequence[np.ndarray]]) -> Iterator[Columns]:
+    """Events of columns t, x, y and p, as they are in the file, with t in whole µs.
+
+    Integers stay as they are; floats, too, if they are whole. If one of the first `DECIDING` times
+    isn't whole, they are seconds. Until that is known, or the pieces end, events wait. Columns
+    that don't have one value an event raise `ValueError`.
+    """
+    unit_us = None
+    waiting: list[Columns] = []
+
+    def in_unit(unit: float) -> Iterator[Columns]:
+        while waiting:
+            events = waiting.pop(0)
+            yield events._replace(t=in_microseconds(events.t, unit))
+
+    try:
+        for columns in pieces:
+            t, x, y, p = (column.reshape(len(columns[0])) for column in columns)
+            events = Columns(t, integers(x), integers(y), polarity(p))
+            if t.dtype.kind != "f":
+                yield events._replace(t=t.astype(np.int64, copy=False))
+                continue
+            waiting.append(events)
+            if unit_us is None:
+                first = np.concatenate([each.t for each in waiting])[:DECIDING]
+                known = first[np.isfinite(first)]
+                if (known != np.rint(known)).any():
+                    unit_us = 1e6
+                elif len(first) == DECIDING:
+                    unit_us = 1.0
+            if unit_us is not None:
+                yield from in_unit(unit_us)
+    except DAMAGE:
+        yield from in_unit(1.0)
+        raise
+    yield from in_unit(1.0)
+
+
+def decode_npy(source: ByteSource) -> Decoded:
     """A structured array with the fields t, x, y and p."""
-    file = source.path or "the stream"
-    shape, dtype = npy_header(source, file)
-    names = column_names(dtype.names or (), file)
+    count, dtype = _npy_header(source, source)
+    names = _column_names(dtype.names or (), source)
 
-    def columns() -> Iterator[Columns]:
-        missing = _length(shape)
-        for _, data in source.words(dtype.itemsize, dtype.itemsize * chunk, skipped):
+    def columns() -> Iterator[Sequence[np.ndarray]]:
+        missing = count
+        for _, data in source.words(dtype.itemsize):
             records = np.frombuffer(data, dtype)[:missing]
             missing -= len(records)
-            yield _columns(*(records[name] for name in names))
+            yield [records[name] for name in names]
         if missing:
-            skipped.add("missing at the end", missing, "events", source.position, "byte")
+            source.skipped.add("missing at the end", missing, "events", source.position, "byte")
 
     return Decoded("npy", None, _timed(columns()))
 
 
-def _length(shape: tuple[int, ...]) -> int:
-    return math.prod(shape)
-
-
-def npy_header(stream: Any, file: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of an npy file, whose stream is left at the first value."""
+def _npy_header(stream: Any, source: ByteSource) -> tuple[int, np.dtype]:
+    """Number and type of an npy file's values; its stream is left at the first one."""
     try:
         version = np.lib.format.read_magic(stream)
         read = {
@@ -146,75 +130,71 @@ def npy_header(stream: Any, file: str) -> tuple[tuple[int, ...], np.dtype]:
             warnings.simplefilter("ignore")  # takes a damaged header for one of Python 2
             shape, fortran, dtype = read(stream)
     except Exception as error:  # whatever Python's own parser raises
-        raise wrong_format(file, f"npy with a damaged header ({error})", "a whole header") from None
+        raise source.refused(f"npy with a damaged header ({error})", "a whole header") from None
     if dtype.hasobject or dtype.itemsize == 0 or (fortran and len(shape) > 1):
-        raise wrong_format(file, f"npy of {dtype}", ARRAYS)
-    return shape, dtype
+        raise source.refused(f"npy of {dtype}", ARRAYS)
+    return math.prod(shape), dtype
 
 
-def decode_npz(source: ByteSource, chunk: int, skipped: Skipped) -> Decoded:
+def decode_npz(source: ByteSource) -> Decoded:
     """One array per column, as SpikingJelly writes them, compressed or not."""
     if source.path is None:
-        raise wrong_format("the recording", "npz in a stream", "a file: its index is at the end")
+        raise source.refused("npz in a stream", "a file: its index is at the end")
     archive = zipfile.ZipFile(source.path)
-    members = column_names((name.removesuffix(".npy") for name in archive.namelist()), source.path)
+    members = _column_names((name.removesuffix(".npy") for name in archive.namelist()), source)
 
-    def columns() -> Iterator[Columns]:
+    def columns() -> Iterator[Sequence[np.ndarray]]:
         with archive:
             streams = [archive.open(f"{name}.npy") for name in members]
-            headers = [npy_header(stream, source.path or "") for stream in streams]
-            dtypes = [dtype for _, dtype in headers]
-            missing = _shortest([_length(shape) for shape, _ in headers], skipped)
+            lengths, dtypes = zip(*(_npy_header(each, source) for each in streams), strict=True)
+            missing = _shortest(lengths, source)
             while missing > 0:
-                count = min(chunk, missing)
+                count = min(source.chunk, missing)
                 parts = [
                     np.frombuffer(stream.read(count * dtype.itemsize), dtype)
                     for stream, dtype in zip(streams, dtypes, strict=True)
                 ]
                 whole = min(len(part) for part in parts)
-                yield _columns(*(part[:whole] for part in parts))
+                yield [part[:whole] for part in parts]
                 if whole < count:
-                    skipped.add("missing at the end", missing - whole, "events", missing, "event")
+                    lost = missing - whole
+                    source.skipped.add("missing at the end", lost, "events", missing, "event")
                     return
                 missing -= count
 
     return Decoded("npz", None, _timed(columns()))
 
 
-def decode_hdf5(source: ByteSource, chunk: int, skipped: Skipped) -> Decoded:
+def decode_hdf5(source: ByteSource) -> Decoded:
     """Arrays t, x, y and p in `/events`, `/CD/events` or the root, or one table there with them."""
     if source.path is None:
-        raise wrong_format("the recording", "HDF5 in a stream", "a file: it is read out of order")
+        raise source.refused("HDF5 in a stream", "a file: it is read out of order")
     h5py = require("h5py", "HDF5 recordings")
     file = h5py.File(source.path, "r")
     node: Any = next((file[name] for name in ("CD/events", "events") if name in file), file)
     is_table = isinstance(node, h5py.Dataset)
-    names = column_names((node.dtype.names or ()) if is_table else node.keys(), source.path)
+    names = _column_names((node.dtype.names or ()) if is_table else node.keys(), source)
 
-    def columns() -> Iterator[Columns]:
+    def columns() -> Iterator[Sequence[np.ndarray]]:
         with file:
-            lengths = [len(node)] if is_table else [len(node[name]) for name in names]
-            length = _shortest(lengths, skipped)
-            for start in range(0, length, chunk):
-                part = slice(start, min(start + chunk, length))
-                if is_table:
-                    table = node[part]
-                    yield _columns(*(table[name] for name in names))
-                else:
-                    yield _columns(*(np.asarray(node[name][part]) for name in names))
+            length = len(node) if is_table else _shortest([len(node[n]) for n in names], source)
+            for start in range(0, length, source.chunk):
+                part = slice(start, min(start + source.chunk, length))
+                table = node[part] if is_table else {name: node[name][part] for name in names}
+                yield [np.asarray(table[name]) for name in names]
 
     return Decoded("HDF5", None, _timed(columns()))
 
 
-def _shortest(lengths: list[int], skipped: Skipped) -> int:
+def _shortest(lengths: Sequence[int], source: ByteSource) -> int:
     """How many events there are if the columns differ in length."""
-    length = min(lengths)
-    if max(lengths) > length:
-        skipped.add("columns of unequal length", max(lengths) - length, "events", length, "event")
+    length, most = min(lengths), max(lengths)
+    if most > length:
+        source.skipped.add("columns of unequal length", most - length, "events", length, "event")
     return length
 
 
-def decode_nmnist(source: ByteSource, chunk: int, skipped: Skipped) -> Decoded:
+def decode_nmnist(source: ByteSource) -> Decoded:
     """N-MNIST's and N-Caltech101's 5-byte records, by Tonic's function; read at once (20 KB)."""
     tonic = require("tonic.io", "N-MNIST's recordings")
     # Tonic fills the fields by their order, which has to be this one.
@@ -223,7 +203,7 @@ def decode_nmnist(source: ByteSource, chunk: int, skipped: Skipped) -> Decoded:
     def columns() -> Iterator[Columns]:
         data = source.read(1 << 28)
         whole = len(data) // 5 * 5
-        skipped.add_bytes("cut off within an event", len(data) - whole, whole)
+        source.skipped.add_bytes("cut off within an event", len(data) - whole, whole)
         events = tonic.read_mnist_file(io.BytesIO(data[:whole]), dtype, is_stream=True)
         yield Columns(events["t"], events["x"], events["y"], events["p"])
 

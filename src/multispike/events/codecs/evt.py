@@ -11,18 +11,11 @@ Format: https://docs.prophesee.ai/stable/data/encoding_formats/index.html
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from multispike.events.codecs import (
-    ByteSource,
-    Columns,
-    Decoded,
-    Skipped,
-    require,
-    wrong_format,
-)
+from multispike.events.codecs import ByteSource, Columns, Decoded, require
 
 HEADER_LINES = 256
 """Longest header that is believed; a real one has about ten lines."""
@@ -33,16 +26,14 @@ SENSORS = {"genx320": (320, 320), "imx636": (1280, 720), "gen4": (1280, 720), "g
 LARGEST = (1280, 720)
 """Where the header doesn't tell: the largest sensor that was ever sold with these formats."""
 
-EVT2_UNKNOWN = ~np.isin(np.arange(16), (0x0, 0x1, 0x8, 0xA, 0xE, 0xF))
-EVT3_UNKNOWN = ~np.isin(np.arange(16), (0x0, 0x2, 0x3, 0x4, 0x5, 0x6, 0x7, 0x8, 0xA, 0xE, 0xF))
-"""Types of words (their top 4 bits) that the formats don't have."""
+ADDRESSED = 2048
+"""Pixels a side that the formats' 11 bits can address."""
 
-EVT3_TIME_HIGH = 0x8
-EVT3_EVENTS = (0x2, 0x4, 0x5)
-"""Types of words with an event, or with up to 12 or 8 of them."""
+TIME_HIGH = 0x8
+"""Type of a word, its top 4 bits: the upper bits of the time of all events behind it."""
 
 
-def decode_evt(source: ByteSource, chunk: int, skipped: Skipped) -> Decoded:
+def decode_evt(source: ByteSource) -> Decoded:
     """Events behind a `% ` header with `% evt 2.0` or `3.0`, or `% format EVT2` or `EVT3`."""
     lines = []
     while source.peek(2) == b"% " and len(lines) < HEADER_LINES:
@@ -52,86 +43,82 @@ def decode_evt(source: ByteSource, chunk: int, skipped: Skipped) -> Decoded:
     header = "\n".join(lines)
     found = re.search(r"^% (?:evt |format EVT)(\d)\.?(\d?)", header, re.MULTILINE | re.IGNORECASE)
     version = "".join(found.groups()).removesuffix("0") if found else "unknown"
-    if version == "2":
-        return Decoded("EVT2", _sensor(header), _evt2(source, chunk, skipped))
-    if version == "3":
-        return Decoded("EVT3", _sensor(header), _evt3(source, chunk, skipped))
-    raise wrong_format(source.path or "the recording", f"EVT {version}", "EVT 2.0 or EVT 3.0")
+    decode = {"2": _evt2, "3": _evt3}.get(version)
+    if decode is None:
+        raise source.refused(f"EVT {version}", "EVT 2.0 or EVT 3.0")
+    return Decoded(f"EVT{version}", _sensor(header), decode(source))
 
 
 def _sensor(header: str) -> tuple[int, int]:
-    """`(width, height)`.
+    """`(width, height)`, unless the format can't address it.
 
     >>> _sensor("% format EVT3;height=720;width=1280"), _sensor("% plugin_name hal_plugin_gen3_fx3")
     ((1280, 720), (640, 480))
     """
-    for pattern in (r"geometry (\d+)x(\d+)", r"width[ =](\d+)[^%]*height[ =](\d+)"):
+    sides = r"geometry (?P<width>\d+)x(?P<height>\d+)"
+    width, height = r"width[ =](?P<width>\d+)", r"height[ =](?P<height>\d+)"
+    for pattern in (sides, rf"{width}[^%]*{height}", rf"{height}[^%]*{width}"):
         if found := re.search(pattern, header):
-            return _believed(int(found[1]), int(found[2]))
-    if found := re.search(r"height[ =](\d+)[^%]*width[ =](\d+)", header):
-        return _believed(int(found[2]), int(found[1]))
+            size = int(found["width"]), int(found["height"])
+            return size if min(size) > 0 and max(size) <= ADDRESSED else LARGEST
     names = header.lower()
     return next((size for name, size in SENSORS.items() if name in names), LARGEST)
 
 
-def _believed(width: int, height: int) -> tuple[int, int]:
-    """The size that is written, unless the format's 11 bits can't address it."""
-    return (width, height) if 0 < width <= 2048 and 0 < height <= 2048 else LARGEST
-
-
-def _evt2(source: ByteSource, chunk: int, skipped: Skipped) -> Iterator[Columns]:
+def _evt2(source: ByteSource) -> Iterator[Columns]:
     """32-bit words: type in the top 4 bits; 0/1: OFF/ON event with 6 bits of time and 11 + 11 of
     x and y; 8: the 28 bits of time above those 6.
     """
-    high = None
-    for start, data in source.words(4, 4 * chunk, skipped):
+    high = -1
+    known = (0x0, 0x1, TIME_HIGH, 0xA, 0xE, 0xF)
+    for data, kinds in _pieces(source, "<u4", known, events=(0x0, 0x1)):
         words = np.frombuffer(data, "<u4")
-        kinds = words >> 28
-        _count_unknown(kinds, EVT2_UNKNOWN, 4, start, skipped)
-        is_high = kinds == 8
-        highs = (words[is_high] & 0x0FFFFFFF).astype(np.int64)
-        latest = np.cumsum(is_high)
-        is_event = kinds <= 1
-        if high is None:
-            timed = is_event & (latest > 0)
-            untimed = int(is_event.sum() - timed.sum())
-            if untimed:
-                skipped.add_bytes(
-                    "before the first time stamp", 4 * untimed, start + 4 * int(is_event.argmax())
-                )
-            is_event = timed
-        events, latest = words[is_event], latest[is_event]
-        times = np.concatenate([[high or 0], highs])
-        high = int(times[-1]) if len(highs) else high
+        is_time, is_event = kinds == TIME_HIGH, kinds <= 1
+        highs = np.append(high, (words[is_time] & 0x0FFFFFFF).astype(np.int64))
+        latest = np.cumsum(is_time)
+        if high < 0:
+            is_event &= latest > 0
+        high = int(highs[-1])
+        events = words[is_event]
         yield Columns(
-            t=times[latest] << 6 | (events >> 22 & 0x3F),
+            t=highs[latest[is_event]] << 6 | (events >> 22 & 0x3F),
             x=events >> 11 & 0x7FF,
             y=events & 0x7FF,
             p=kinds[is_event],
         )
 
 
-def _evt3(source: ByteSource, chunk: int, skipped: Skipped) -> Iterator[Columns]:
-    # The largest size the format can address, so that it is us who counts what is outside.
-    decoder = require("evt3", "EVT3 recordings").Decoder(sensor_width=2048, sensor_height=2048)
-    timed = False
-    for start, data in source.words(2, 2 * chunk, skipped):
-        kinds = np.frombuffer(data, "<u2") >> 12
-        _count_unknown(kinds, EVT3_UNKNOWN, 2, start, skipped)
-        if not timed:  # then the decoder gives no events, and tells nothing of them
-            latest = np.cumsum(kinds == EVT3_TIME_HIGH)
-            timed = bool(latest[-1])
-            untimed = np.isin(kinds, EVT3_EVENTS) & (latest == 0)
-            if untimed.any():
-                first = start + 2 * int(untimed.argmax())
-                skipped.add_bytes("before the first time stamp", 2 * int(untimed.sum()), first)
+def _evt3(source: ByteSource) -> Iterator[Columns]:
+    """16-bit words, see the format; 2: an event; 4 and 5: up to 12 and 8 events."""
+    evt3 = require("evt3", "EVT3 recordings")
+    # The largest size the format can address: what is outside the sensor is counted by the caller.
+    decoder = evt3.Decoder(sensor_width=ADDRESSED, sensor_height=ADDRESSED)
+    known = (0x0, 0x2, 0x3, 0x4, 0x5, 0x6, 0x7, TIME_HIGH, 0xA, 0xE, 0xF)
+    for data, _ in _pieces(source, "<u2", known, events=(0x2, 0x4, 0x5)):
         events = decoder.feed(data)
         yield Columns(t=events.t, x=events.x, y=events.y, p=events.p)
 
 
-def _count_unknown(
-    kinds: np.ndarray, unknown: np.ndarray, size: int, start: int, skipped: Skipped
-) -> None:
-    if np.bincount(kinds, minlength=16)[unknown].any():
-        where = np.flatnonzero(unknown[kinds])
-        skipped.add_bytes("words of unknown type", size * len(where), start + size * int(where[0]))
+def _pieces(
+    source: ByteSource, dtype: str, known: Sequence[int], events: Sequence[int]
+) -> Iterator[tuple[bytes, np.ndarray]]:
+    """The words as bytes, and the type of each.
+
+    Words of a type that isn't known, and those with events before the first time, are counted.
+    """
+    size = np.dtype(dtype).itemsize
+    unknown = ~np.isin(np.arange(16), known)
+    timed = False
+    for start, data in source.words(size):
+        kinds = np.frombuffer(data, dtype) >> 8 * size - 4
+        if np.bincount(kinds, minlength=16)[unknown].any():
+            where = np.flatnonzero(unknown[kinds])
+            first = start + size * int(where[0])
+            source.skipped.add_bytes("words of unknown type", size * len(where), first)
+        if not timed:
+            latest = np.cumsum(kinds == TIME_HIGH)
+            timed = bool(latest[-1])
+            untimed = np.isin(kinds, events) & (latest == 0)
+            count, first = size * int(untimed.sum()), start + size * int(untimed.argmax())
+            source.skipped.add_bytes("before the first time stamp", count, first)
+        yield data, kinds

@@ -1,0 +1,160 @@
+"""`multispike stream`: a recording, or what a camera sends, classified slice by slice."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import asdict
+from typing import Any, TextIO
+
+import torch
+
+from multispike.config.commands import StreamConfig
+from multispike.config.types import parse_sensor
+from multispike.datasets.cifar10dvs import is_transposed
+from multispike.errors import InputError, RunError, invalid
+from multispike.events.frames import frame_size
+from multispike.events.read import Recording, read_events
+from multispike.events.stream import FrameClassifier, Framing, Prediction, classify_stream
+from multispike.events.terminal import LiveView, line_printer, note, print_summary, stdout_console
+from multispike.training import Run, load_run
+
+
+def stream(config: StreamConfig) -> int:
+    """Print or write the class of every slice: the command behind `multispike stream`.
+
+    Returns the exit code: 0, or 130 after Ctrl-C. A reader that closes standard output (`head`)
+    ends it quietly.
+
+    Raises `InputError` if the run, the source or a setting won't do, or nothing could be read.
+    """
+    console = stdout_console()
+    if config.view and (not console.is_terminal or console.is_dumb_terminal):
+        raise invalid("view", True, "a terminal as standard output")
+    run = load_run(config.run)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    classifier = frame_classifier(run)
+    if run.network.timesteps > 1:
+        bins = "with equally many events" if run.config.by == "count" else "of equal time"
+        note(f"T = {run.network.timesteps}, so each slice is split into bins {bins}")
+    recording = _open(config)
+    try:
+        framing = framing_of(run, recording)
+    except InputError:
+        recording.close()
+        raise
+    lines = JsonLines(config.json) if config.json else None
+    sinks: list[Callable[[Prediction, int], None]] = []
+    if lines:
+        sinks.append(lambda prediction, dropped: lines.write(prediction.to_dict()))
+    try:
+        with ExitStack() as at_end:
+            if lines:
+                at_end.callback(lines.close)
+            if config.view:
+                view = LiveView(console, config.run, classifier.classes)
+                sinks.append(view.show)
+                at_end.callback(view.close)
+            elif not lines:
+                sinks.append(line_printer(console, classifier.classes))
+            summary = classify_stream(
+                classifier, recording, framing, config.realtime, sinks, **config.slicing
+            )
+            if lines:
+                lines.write({"summary": asdict(summary)})
+        if config.json != "-":
+            print_summary(console, summary)
+        elif recording.skipped:
+            note(f"skipped: {recording.skipped}")
+    except BrokenPipeError:
+        # What is left in the buffer would fail again when the interpreter ends.
+        with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        return 0
+    if summary.interrupted:
+        note("interrupted")
+        return 130
+    return 0
+
+
+def frame_classifier(run: Run) -> FrameClassifier:
+    """A run's network for frames of events; `InputError` if it was not trained on events."""
+    channels, height, width = run.data["input_shape"]
+    if channels != 2:
+        given = f"{run.folder}, trained on {run.data['name']} with {channels} channels"
+        raise invalid("run", given, "a run trained on events, which have 2")
+    return FrameClassifier(
+        run.network,
+        [str(name) for name in run.data["classes"]],
+        (run.network.timesteps, channels, height, width),
+        run.data["mean"],
+        run.data["std"],
+        run.config.channels_last,
+    )
+
+
+def framing_of(run: Run, recording: Recording) -> Framing:
+    """How the recording's slices become what the run was trained on.
+
+    Raises `InputError` if the size of the sensor is unknown, or less than that of the run's frames.
+    """
+    if recording.sensor is None:
+        allowed = f"WIDTHxHEIGHT in pixels, which a {recording.format} file doesn't tell"
+        raise invalid("sensor", None, allowed)
+    transposed = is_transposed(run.data["name"], recording.format)
+    columns, rows = recording.sensor
+    sensor = (rows, columns) if transposed else (columns, rows)
+    _, height, width = run.data["input_shape"]
+    size = frame_size((height, width), sensor)
+    return Framing(sensor, size, run.network.timesteps, run.config.by or "time", transposed)
+
+
+def _open(config: StreamConfig) -> Recording:
+    size = parse_sensor(config.sensor) if config.sensor else None
+    if config.events != "-":
+        return read_events(config.events, sensor=size)
+    try:
+        # Not sys.stdin, whose lock a thread that still waits for bytes would hold at the exit.
+        source = io.FileIO(0, closefd=False)
+    except OSError as error:
+        raise invalid("events", "-", f"an open standard input ({error.strerror})") from None
+    if source.isatty():
+        raise invalid("events", "-", "a pipe or a file as standard input, not a terminal")
+    return read_events(source, sensor=size)  # pyright: ignore[reportArgumentType]
+
+
+class JsonLines:
+    """JSON lines in a file that is made with the first line, or on standard output ("-").
+
+    Raises `RunError` if a line can't be written, `InputError` if the file can't be made.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._file: TextIO | None = sys.stdout if path == "-" else None
+
+    def write(self, value: dict[str, Any]) -> None:
+        """One line, which whoever reads the file has at once."""
+        try:
+            if self._file is None:
+                self._file = open(self._path, "w", encoding="utf-8")  # noqa: SIM115  see close()
+        except OSError as error:
+            allowed = f"a file that can be written ({error.strerror})"
+            raise invalid("json", self._path, allowed) from None
+        try:
+            self._file.write(json.dumps(value, allow_nan=False) + "\n")
+            self._file.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise RunError(f"json: could not write {self._path}: {error.strerror}") from error
+
+    def close(self) -> None:
+        if self._file is not None and self._path != "-":
+            with suppress(OSError):  # it has been told already
+                self._file.close()
