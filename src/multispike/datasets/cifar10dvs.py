@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from multispike.datasets.dataset import Dataset, Request
 from multispike.datasets.event_sets import (
     Files,
     Framing,
@@ -18,7 +19,6 @@ from multispike.datasets.event_sets import (
     found,
     load_listing,
 )
-from multispike.datasets.dataset import Dataset, Request
 from multispike.errors import invalid, unknown
 from multispike.events.frames import Binning, transpose
 from multispike.events.read import read_events
