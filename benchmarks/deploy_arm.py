@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from tools import version_of
 
-from multispike.commands.experiment import data_of
 from multispike.environment import environment
 from multispike.export.c import export_c, flash_bytes
 from multispike.export.trained import as_input, quantise_run
 from multispike.files import write_json
+from multispike.training.evaluation import data_of
 from multispike.training.run import Run, load_run
 
 QEMU = ["qemu-system-arm", "-M", "mps2-an386", "-nographic", "-kernel", "model-mps2.elf"]

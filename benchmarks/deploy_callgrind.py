@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 from tools import version_of
 
-from multispike.commands.experiment import data_of
 from multispike.environment import environment
 from multispike.export.c import export_c
 from multispike.export.c_program import identifier
@@ -39,6 +38,7 @@ from multispike.export.quantise import quantise
 from multispike.export.trained import as_input, quantise_run
 from multispike.files import write_json
 from multispike.models import create_model
+from multispike.training.evaluation import data_of
 from multispike.training.run import load_run
 
 DENSITIES = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)

@@ -24,7 +24,6 @@ import numpy as np
 from tools import version_of
 from torch import Tensor
 
-from multispike.commands.experiment import data_of, evaluation_loader
 from multispike.datasets.loader import BatchLoader
 from multispike.environment import environment
 from multispike.export.bench import torch_call
@@ -39,6 +38,7 @@ from multispike.export.runtimes import (
 )
 from multispike.export.trained import as_input, quantise_run
 from multispike.files import write_json
+from multispike.training.evaluation import data_of, evaluation_loader
 from multispike.training.run import Run, load_run
 
 BATCH = 100

@@ -20,8 +20,6 @@ ROOMS = (
 own `__init__` names what the rooms define, and is none."""
 
 STILL_UPWARDS = {
-    ("multispike.export.bench", "multispike.commands.experiment"),
-    ("multispike.export.export", "multispike.commands.experiment"),
     ("multispike.results", "multispike.report.style"),
 }
 STILL_IN_A_CIRCLE = {

@@ -15,7 +15,6 @@ import pytest
 import torch
 import yaml
 
-from multispike.commands.experiment import evaluation_loader
 from multispike.config import TrainConfig
 from multispike.datasets.loader import BatchLoader
 from multispike.errors import InputError, RunError
@@ -23,6 +22,7 @@ from multispike.neurons import MultiLevelIF
 from multispike.results import read_results
 from multispike.training import fit, load_data, load_run
 from multispike.training.checkpoint import AtomicCheckpointIO, read_checkpoint
+from multispike.training.evaluation import evaluation_loader
 from multispike.training.optim import Muon, make_optimizer, make_schedule, orthogonal, peak_lr
 from multispike.training.run import open_run
 from multispike.training.whitening import whiten_

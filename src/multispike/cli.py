@@ -26,8 +26,9 @@ from multispike.config.commands import (
     StreamConfig,
     ViewConfig,
 )
+from multispike.config.types import Settings, allowed
 from multispike.environment import keep_freed_memory
-from multispike.errors import InputError, RunError
+from multispike.errors import InputError, RunError, invalid
 from multispike.reproduce.settings import ReproduceConfig
 
 
@@ -38,17 +39,18 @@ class Command:
     Attributes:
         function: "module:function", called with the settings; its return value, if any, is the
             exit code.
-        settings: dataclass whose fields are the options.
+        settings: dataclass whose fields are the options; those that have no default are given
+            without an option name, in order.
         help: one line.
         examples: command lines shown below the options.
-        positional: fields that are given without an option name, in order, with their help.
+        optional: fields with a default that are given without an option name, with their help.
     """
 
     function: str
-    settings: type
+    settings: type[Settings]
     help: str
     examples: tuple[str, ...]
-    positional: Mapping[str, str] = field(default_factory=dict)
+    optional: Mapping[str, str] = field(default_factory=dict)
 
 
 COMMANDS = {
@@ -76,7 +78,6 @@ COMMANDS = {
             "multispike evaluate RUN",
             "multispike evaluate RUN --checkpoint best.ckpt --json out.json",
         ),
-        {"run": "folder of the run, or a checkpoint by itself"},
     ),
     "report": Command(
         "multispike.commands.experiment:report",
@@ -86,7 +87,6 @@ COMMANDS = {
             "multispike report RUN",
             "multispike report RUN1,RUN2 --profile mine.yaml --bits 8 --out DIR",
         ),
-        {"runs": "folders of runs or comparisons, or checkpoints, comma-separated"},
     ),
     "energy": Command(
         "multispike.commands.experiment:energy",
@@ -96,7 +96,6 @@ COMMANDS = {
             "multispike energy RUN --profile castagnetti2025",
             "multispike energy vgg16 --density 0.2 --levels 4 --bits 8 --json vgg16.json",
         ),
-        {"target": "folder of a run, or name of an architecture"},
     ),
     "avalanche": Command(
         "multispike.commands.avalanche:avalanche",
@@ -117,14 +116,12 @@ COMMANDS = {
             "multispike export RUN --evaluate",
             "multispike export RUN --finetune 1 --data-dir DIR",
         ),
-        {"run": "folder of the run, or a checkpoint by itself"},
     ),
     "bench": Command(
         "multispike.commands.export:bench",
         BenchConfig,
         "Time a run in torch, ONNX Runtime, OpenVINO and C.",
         ("multispike bench RUN", "multispike bench RUN --threads 1 --json bench.json"),
-        {"run": "folder of the run, or a checkpoint by itself"},
     ),
     "view": Command(
         "multispike.commands.view:view",
@@ -134,7 +131,6 @@ COMMANDS = {
             "multispike view recording.raw --out frames.png",
             "multispike view recording.raw --out film.gif --window-us 10000",
         ),
-        {"events": "recording to look at"},
     ),
     "stream": Command(
         "multispike.commands.stream:stream",
@@ -145,10 +141,6 @@ COMMANDS = {
             "multispike stream RUN recording.raw --count 5000 --overlap 2500 --json -",
             "camera | multispike stream RUN - --realtime --view",
         ),
-        {
-            "run": "folder of the run, or a checkpoint by itself",
-            "events": "recording, or - for standard input",
-        },
     ),
     "compare": Command(
         "multispike.commands.experiment:compare",
@@ -168,13 +160,9 @@ COMMANDS = {
             "multispike reproduce table-cifar10 --data-dir DIR",
             "multispike reproduce table-cifar10 --data-dir DIR --rows ann,binary-T4 --seeds 1",
         ),
-        {"study": "name of a study; without one, they are listed"},
+        optional={"study": "name of a study; without one, they are listed"},
     ),
 }
-
-
-_REQUIRED = object()
-"""Stands for the default of a positional that has none."""
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -183,6 +171,9 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
 
 class Parser(ArgumentParser):
     """jsonargparse with --dashed-names, --flags without a value, and one-line errors."""
+
+    settings: type[Settings]
+    """Of a command's parser."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.commands: dict[str, Parser] = {}
@@ -215,15 +206,13 @@ class Parser(ArgumentParser):
         key = re.search(r'Parser key "([^"]+)"', message)
         value = re.search(r"(?:Given value|Got value): (.*)$", message, re.MULTILINE)
         if key and value:
-            kinds = re.findall(r"Expected a (?:<class '(\w+)'>|typing\.Literal\[(.*?)\])", message)
-            allowed = ", ".join(dict.fromkeys(kind or literal for kind, literal in kinds))
-            allowed = allowed.replace("NoneType", "null") or "a value of its type"
-            return f"{key[1]}: got {value[1]!r}, allowed: {allowed}"
+            return str(invalid(key[1], value[1], allowed(self.settings, key[1])))
         return " ".join(line.strip() for line in message.splitlines() if line.strip())
 
 
-def build_parser() -> Parser:
-    """The parser of `multispike`, with one sub-parser a command."""
+def build_parser(only: str | None = None) -> Parser:
+    """The parser of `multispike`, with one sub-parser a command; all but `only`, if that is given,
+    are left without options, which takes most of the time."""
     from multispike import __version__
 
     parser = Parser(
@@ -235,20 +224,18 @@ def build_parser() -> Parser:
     commands = parser.add_subcommands(metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
         examples = "\n".join(f"  {line}" for line in command.examples)
-        sub = Parser(
-            description=command.help,
-            epilog=f"examples:\n{examples}",
-        )
-        sub.add_argument("--config", action="config", help="settings as YAML")
-        for positional, help_text in command.positional.items():
-            optional = getattr(command.settings, positional, _REQUIRED) is None
-            nargs = {"nargs": "?"} if optional else {}
-            sub.add_argument(positional, type=str, help=help_text, **nargs)
-        sub.add_class_arguments(command.settings, as_group=False, skip={*command.positional})
+        sub = Parser(description=command.help, epilog=f"examples:\n{examples}")
+        sub.settings = command.settings
         commands.add_subcommand(name, sub, help=command.help)
         # Adding a sub-parser gives it a name with "[options]" and its parent's formatter.
         sub.prog, sub.formatter_class = f"multispike {name}", HelpFormatter
-        parser.commands[name] = sub
+        if only in (None, name):
+            parser.commands[name] = sub
+            sub.add_argument("--config", action="config", help="settings as YAML")
+            for optional, text in command.optional.items():
+                sub.add_argument(optional, nargs="?", type=str, help=text)
+            skip: set[str | int] = {*command.optional}
+            sub.add_class_arguments(command.settings, as_group=False, as_positional=True, skip=skip)
     return parser
 
 
@@ -256,7 +243,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code: 0, 1 for a failed run, 2 for bad usage or input."""
     arguments = sys.argv[1:] if arguments is None else arguments
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    parsed = build_parser().parse_args(arguments)
+    named = next((word for word in arguments if word in COMMANDS), "")
+    parsed = build_parser(named).parse_args(arguments)
     command = COMMANDS[parsed.subcommand]
     options = parsed[parsed.subcommand].as_dict()
     options.pop("config", None)

@@ -17,9 +17,8 @@ from multispike.activity import record_activity
 from multispike.config import CompareConfig, TrainConfig, same_run
 from multispike.config.commands import EnergyConfig, EvaluateConfig, ReportConfig
 from multispike.datasets.dataset import Dataset
-from multispike.datasets.loader import BatchLoader
 from multispike.environment import environment
-from multispike.errors import InputError, invalid
+from multispike.errors import invalid
 from multispike.files import console_beside, write_json
 from multispike.layer_record import with_density
 from multispike.models import create_model
@@ -39,10 +38,9 @@ from multispike.results import (
     write_results,
 )
 from multispike.training import RESULT, Interrupted, Run, fit, load_data, load_run
+from multispike.training.evaluation import data_of, evaluation_loader, tell_unfinished
 from multispike.training.fit import batch_size_of
 from multispike.training.run import read_settings
-
-EVALUATION_BATCH = 250
 
 
 def train(config: TrainConfig) -> int:
@@ -156,13 +154,6 @@ def _runs_in(folder: Path) -> list[Path]:
     return [folder / result["name"] for result in read_results(folder)]
 
 
-def tell_unfinished(run: Run) -> None:
-    """One line where a run's training was stopped before its last epoch."""
-    done = int(run.rows[-1]["epoch"]) if run.rows else 0
-    if done < run.config.epochs and not (run.folder / RESULT).exists():
-        print(f"{run.folder}: stopped after epoch {done} of {run.config.epochs}", file=sys.stderr)
-
-
 def energy(settings: EnergyConfig) -> None:
     """Price a run or an architecture, layer by layer, beside its ANN and quantised twins."""
     if Path(settings.target).exists():
@@ -219,16 +210,6 @@ def energy(settings: EnergyConfig) -> None:
         console.print(line, highlight=False, soft_wrap=not console.is_terminal)
     if settings.json:
         write_json(settings.json, priced)
-
-
-def data_of(run: Run, data_dir: str | None = None, limit_test: int | None = None) -> Dataset:
-    """What a run is measured on: its own data, or those at another place or limit."""
-    config = replace(
-        run.config,
-        data_dir=data_dir or run.config.data_dir,
-        limit_test=limit_test or run.config.limit_test,
-    )
-    return load_data(config, config.timesteps)
 
 
 def stopped(config: TrainConfig, advice: str) -> int:
@@ -317,31 +298,6 @@ def summarise(
         **measured,
         "environment": environment(),
     }
-
-
-def evaluation_loader(run: Run, dataset: Dataset) -> BatchLoader:
-    """The test split, normalised as in training.
-
-    Raises:
-        InputError: if the data set's shape or classes are not those the run was trained on.
-    """
-    if list(dataset.input_shape) != list(run.data["input_shape"]):
-        raise InputError(
-            f"data: got images of shape {list(dataset.input_shape)},"
-            f" allowed: {run.data['input_shape']}, what the run was trained on"
-        )
-    if list(dataset.classes) != list(run.data["classes"]):
-        raise InputError(
-            f"data: got classes {', '.join(dataset.classes)}, allowed:"
-            f" {', '.join(run.data['classes'])}, what the run was trained on"
-        )
-    return BatchLoader(
-        dataset.test,
-        EVALUATION_BATCH,
-        mean=run.data["mean"],
-        std=run.data["std"],
-        channels_last=run.config.channels_last,
-    )
 
 
 @torch.no_grad()

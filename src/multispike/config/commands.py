@@ -207,7 +207,7 @@ class ExportConfig(Settings):
     """What to ship of a trained run, and as what.
 
     Args:
-        run: Folder of the run.
+        run: Folder of the run, or a checkpoint by itself.
         format: c (C99, event-driven), onnx, openvino or nir.
         out: Folder to write to, new or empty; by default RUN/FORMAT.
         checkpoint: last.ckpt (the end of the training) or best.ckpt.
@@ -241,7 +241,7 @@ class BenchConfig(Settings):
     """How to time a trained run in torch, ONNX Runtime, OpenVINO and C.
 
     Args:
-        run: Folder of the run.
+        run: Folder of the run, or a checkpoint by itself.
         checkpoint: last.ckpt (the end of the training) or best.ckpt.
         threads: Threads of torch, ONNX Runtime and OpenVINO; the C program has one.
         seconds: Time spent on each engine and batch size.
@@ -266,7 +266,7 @@ class StreamConfig(Settings):
     """Which recording to classify, and how it is cut into slices.
 
     Args:
-        run: Folder of a run that was trained on events.
+        run: Folder of a run that was trained on events, or a checkpoint by itself.
         events: Recording (EVT2, EVT3, AEDAT2, AEDAT4, HDF5, npy, npz), or - for standard input.
         window_us: Time that a slice takes; 10,000 unless count is given.
         count: Events of a slice, instead of window_us.

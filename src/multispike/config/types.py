@@ -97,14 +97,17 @@ def _hints(settings: type) -> dict[str, Any]:
 
 def _check(name: str, value: Any, hint: Any) -> None:
     """Raise `InputError` unless the value has the annotated type and range."""
-    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    for kind in kinds:
+    for kind in _alternatives(hint):
         plain, *rules = get_args(kind) if get_origin(kind) is Annotated else (kind,)
         if _is_a(plain, value):
             for rule in rules:
                 rule(name, value)
             return
-    raise invalid(name, value, " or ".join(_words(kind) for kind in kinds if kind is not NoneType))
+    raise invalid(name, value, _words(hint))
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
 def _is_a(plain: Any, value: Any) -> bool:
@@ -115,14 +118,25 @@ def _is_a(plain: Any, value: Any) -> bool:
     return isinstance(value, (int, float) if plain is float else plain)
 
 
-def _words(kind: Any) -> str:
-    """What a type allows, for an error."""
-    if get_origin(kind) is Literal:
-        return ", ".join(map(str, get_args(kind)))
-    if get_origin(kind) is Annotated:
-        plain, rule = get_args(kind)
+def allowed(settings: type[Settings], name: str) -> str:
+    """What a field may hold, for an error.
+
+    >>> from multispike.config import TrainConfig
+    >>> allowed(TrainConfig, "devices"), allowed(TrainConfig, "learn_threshold")
+    ('an integer >= 1 or auto', 'no, layer, channel')
+    """
+    return _words(_hints(settings)[name])
+
+
+def _words(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return ", ".join(map(str, get_args(hint)))
+    if get_origin(hint) is Annotated:
+        plain, rule = get_args(hint)
         return rule.allowed if isinstance(rule, Where) else _words(plain)
-    return {int: "an integer", float: "a number", bool: "true or false"}.get(kind, "text")
+    if kinds := [kind for kind in _alternatives(hint) if kind not in (hint, NoneType)]:
+        return " or ".join(map(_words, kinds))
+    return {int: "an integer", float: "a number", bool: "true or false"}.get(hint, "text")
 
 
 def split_names(text: str) -> list[str]:

@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from multispike.commands.experiment import data_of
 from multispike.environment import environment
 from multispike.errors import RunError, invalid
 from multispike.export.c import export_c, flash_bytes
@@ -37,6 +36,7 @@ from multispike.export.runtimes import (
 from multispike.export.trained import as_input, quantise_run
 from multispike.models.network import Network
 from multispike.progress import progress_bar
+from multispike.training.evaluation import data_of
 from multispike.training.run import load_run
 
 Call = Callable[[NDArray[np.uint8]], NDArray[Any]]

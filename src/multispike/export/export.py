@@ -69,7 +69,7 @@ def export_run(
         evaluate: compare the integer network with the float one on the run's test samples.
         finetune: epochs of training with rounded weights; implies `evaluate`. What comes out is
             kept unless it gets fewer of these samples right than before.
-        data_dir, limit_test: as for `multispike.commands.experiment.data_of`.
+        data_dir, limit_test: as for `multispike.training.evaluation.data_of`.
 
     Returns:
         {"arch", "format", "out", "timesteps", "levels", "logit_scale", "weights", "largest_bound",
@@ -89,8 +89,8 @@ def export_run(
     folder = Path(out)
     check_free("out", folder, overwrite, "--overwrite")
 
-    from multispike.commands.experiment import data_of, evaluation_loader, tell_unfinished
     from multispike.export.trained import compare, finetune_run, quantise_run
+    from multispike.training.evaluation import data_of, evaluation_loader, tell_unfinished
     from multispike.training.run import load_run
 
     trained = load_run(Path(run), checkpoint)
