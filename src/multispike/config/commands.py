@@ -24,10 +24,21 @@ from multispike.config.types import (
     split_names,
 )
 from multispike.datasets import DATASETS
-from multispike.errors import invalid, unknown
+from multispike.errors import InputError, invalid, unknown
 from multispike.models.table import ARCHITECTURES, ResNet
 
 Density = Annotated[float, Where("events per neuron and timestep in [0, 1]", lambda x: 0 <= x <= 1)]
+
+
+class RunSettings(Settings):
+    """Settings that name a trained run."""
+
+    run: str
+
+    def check(self) -> None:
+        if not Path(self.run).exists():  # known before torch is imported
+            allowed = "allowed: a run folder or a .ckpt file"
+            raise InputError(f"run: got {self.run!r}, which does not exist; {allowed}")
 
 
 @dataclass(frozen=True)
@@ -42,7 +53,7 @@ class ModelsConfig(Settings):
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(Settings):
+class EvaluateConfig(RunSettings):
     """What to measure of a trained run.
 
     Args:
@@ -203,7 +214,7 @@ class AvalancheConfig(Settings):
 
 
 @dataclass(frozen=True)
-class ExportConfig(Settings):
+class ExportConfig(RunSettings):
     """What to ship of a trained run, and as what.
 
     Args:
@@ -234,10 +245,11 @@ class ExportConfig(Settings):
     def check(self) -> None:
         if self.limit_test is not None and not (self.evaluate or self.finetune):
             raise invalid("limit_test", self.limit_test, "only with --evaluate or --finetune")
+        super().check()
 
 
 @dataclass(frozen=True)
-class BenchConfig(Settings):
+class BenchConfig(RunSettings):
     """How to time a trained run in torch, ONNX Runtime, OpenVINO and C.
 
     Args:
