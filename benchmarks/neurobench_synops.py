@@ -19,7 +19,7 @@ from neurobench.models import TorchModel
 from torch import nn
 
 from multispike.activity import record_activity
-from multispike.energy import synops
+from multispike.energy.count import synops
 from multispike.environment import environment
 from multispike.files import write_json
 from multispike.models import create_model
@@ -73,7 +73,7 @@ def main() -> None:
     for arch, options in CASES:
         model = calibrated(arch, options, images)
         theirs = by_neurobench(model, images)
-        ours = synops(record_activity(model, [(images, targets)]).records).to_dict()
+        ours = vars(synops(record_activity(model, [(images, targets)]).records))
         rows.append({"arch": arch, **options, "neurobench": theirs, "multispike": ours})
         print(json.dumps(rows[-1]))
     versions = {name: version(name) for name in ("neurobench", "snntorch")}

@@ -21,8 +21,8 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, is_dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass, replace
 from functools import cache, partial
 from html.parser import HTMLParser
 from io import StringIO
@@ -413,18 +413,20 @@ def measured(
     """Activity of a network, and what it costs under two profiles.
 
     whole: every layer, not totals and a hash; searched: also the densities of the crossover."""
-    from multispike import profiling
     from multispike.activity import record_activity
-    from multispike.profiling import prices
+    from multispike.energy.twins import price_run
 
     loader = [(x, torch.arange(labels or len(x)) % 3) for x in samples]
     activity = record_activity(model, loader, confusion=True, potentials=True, errors=True)
     recorded = plain(activity.to_dict())
     priced = {}
-    for profile in PROFILES:  # the search takes long, and is the same under any profile
-        skipped = {} if searched and not priced else {"crossover_density": lambda *a, **k: {}}
-        with mock.patch.multiple(profiling, **skipped) if skipped else nullcontext():
-            priced[profile] = plain(prices(activity, profile))
+    for profile in PROFILES:
+        prices = price_run(
+            activity.records, profile, spiking=activity.spiking, not_counted=activity.not_counted
+        )
+        if not (searched and not priced) and prices.crossover:  # the search took long
+            prices = replace(prices, crossover={})
+        priced[profile] = plain(prices.to_json())
     layers = {
         name: [
             {key: layer[key] for key in ("name", "energy_nj", "counts", "memories")}
@@ -510,6 +512,8 @@ def records() -> dict[str, Any]:
     """Layers written out by hand, one of each kind."""
     from layers import LINEAR, layer
 
+    from multispike.layer_record import Stream
+
     return {
         "linear": LINEAR,
         "conv": layer(
@@ -522,11 +526,11 @@ def records() -> dict[str, Any]:
         ),
         "groups": layer(
             "conv", (4, 6, 6), (8, 6, 6), square=(3, 1, 1), groups=2, timesteps=4, levels=(1, 1),
-            neuron=True, read=(20, 20), taps=(150, 150), sent=(31, 31), active_in=15,
+            neuron=True, read=(20, 20), taps=(150, 150), sent=(31, 31), active=15,
         ),
         "add": layer(
             "add", (2, 2, 2), (2, 2, 2), timesteps=3, levels=(4, 4), neuron=True, read=(5, 8),
-            sent=(6, 9), shortcut="events", shortcut_events=7,
+            sent=(6, 9), shortcut=Stream(4, 7, 7),
         ),
         "dense add": layer("add", (2, 2, 2), (2, 2, 2), read=(8, 0), shortcut="dense"),
         "add in place": layer(
@@ -545,17 +549,19 @@ NETWORKS = ("snn", "ann", "ann_stepwise", "qann", "qann_skip")
 
 
 def by_hand(bits: int) -> Any:
-    from multispike.energy import counts, energy, list_profiles, synops
+    from multispike.energy.count import count_layer, synops
+    from multispike.energy.pricing import price_layers
+    from multispike.energy.profiles import list_profiles
 
     found: dict[str, Any] = {}
     for name, record in records().items():
-        rows: dict[str, Any] = {"record": record.to_dict(), "synops": synops([record])}
+        rows: dict[str, Any] = {"record": record.entry(), "synops": synops([record])}
         for fanout, graded, network in product(FANOUTS, GRADED, NETWORKS):
             options = {"fanout": fanout, "graded_op": graded, "network": network}
-            reports = {p: energy([record], p, bits, **options) for p in list_profiles()}
+            reports = {p: price_layers([record], p, bits, **options) for p in list_profiles()}
             rows[" ".join(options.values())] = {
-                "counts": counts(record, **options).to_dict(),
-                **{p: one.energy.to_dict() for p, one in reports.items()},
+                "counts": vars(count_layer(record, **options)),
+                **{p: one.layers[0].energy_nj.to_dict() for p, one in reports.items()},
             }
         found[name] = rows
     return found
@@ -564,23 +570,21 @@ def by_hand(bits: int) -> Any:
 def constants() -> Any:
     """Profiles with their sources, the assumptions of a report, and the crossover of hand-made
     layers."""
-    from multispike.energy import (
-        baselines,
-        crossover_density,
-        energy,
-        even_density,
-        get_profile,
-        list_profiles,
-    )
+    from multispike.energy.pricing import price_layers
+    from multispike.energy.profiles import get_profile, list_profiles
+    from multispike.energy.twins import crossover_density, even_density, price_twins
 
     some = [records()[name] for name in ("stem", "conv", "add", "pool", "linear")]
+    report = price_layers(some).to_json()
+    for entry in report["layers"]:
+        del entry["record"]  # whole records are new
     return {
         "profiles": {name: get_profile(name).to_dict() for name in list_profiles()},
-        "report": energy(some).to_json(),
-        "text": repr(energy(some)),
+        "report": report,
+        "text": repr(price_layers(some)),
         "others": {
             f"{profile} {bits}": {
-                "baselines": {k: v.total_nj for k, v in baselines(some, profile, bits).items()},
+                "baselines": {k: v.total_nj for k, v in price_twins(some, profile, bits).items()},
                 "crossover": {
                     k: v.to_dict() for k, v in crossover_density(some, profile, bits).items()
                 },
@@ -785,13 +789,14 @@ def report(file: str) -> Any:
     import yaml
 
     from multispike.config import TrainConfig, parse_variant
+    from multispike.files import write_json
     from multispike.report.compare_report import write_report
-    from multispike.results import write_results
+    from multispike.results import FORMAT
 
     with TemporaryDirectory() as out:
         folder = Path(out)
         runs = results_of(file)
-        write_results(folder, runs)
+        write_json(folder / "results.json", {"format": FORMAT, "runs": runs})
         for index, run in enumerate(runs):
             place = folder / run["name"]
             place.mkdir()

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from multispike import MultiLevelIF, create_model
 from multispike.activity import record_activity
 from multispike.errors import InputError
+from multispike.layer_record import Stream
 from multispike.models.layers import OverTime
 
 
@@ -51,11 +52,11 @@ def test_taps_of_one_event(row, column, taps):
     frame[0, 0, 1, row, column] = 3
     frame[0, 0, 0, 2, 2] = 1
     (layer,) = record(Frames(nn.Conv2d(2, 7, 3, padding=1)), frame).records
-    assert (layer.events_in, layer.amplitude_in) == (2, 4)
-    assert layer.taps_in == taps + 9
-    assert layer.amplitude_taps_in == 3 * taps + 9
-    assert (layer.levels_in, layer.input_kind, layer.bias) == (3, "spikes", True)
-    assert layer.active_in == 2
+    assert (layer.input.events, layer.input.amplitude) == (2, 4)
+    assert layer.input.taps == taps + 9
+    assert layer.input.amplitude_taps == 3 * taps + 9
+    assert (layer.levels_in, layer.input.levels > 0, layer.bias) == (3, True, True)
+    assert layer.input.active == 2
 
 
 @given(
@@ -76,14 +77,19 @@ def test_taps_are_a_convolution_with_ones(
     conv = nn.Conv2d(4, 8, kernel, stride, padding, dilation, groups, bias=False)
     layer = record(Frames(conv), x).records[0]
     ones = torch.ones(groups, 4 // groups, *kernel)
-    for counts, name in (((x > 0).float(), "taps_in"), (x, "amplitude_taps_in")):
+    for counts, name in (((x > 0).float(), "taps"), (x, "amplitude_taps")):
         reached = F.conv2d(counts.flatten(0, 1), ones, None, stride, padding, dilation, groups)
-        assert getattr(layer, name) == pytest.approx(reached.sum().item() / 3)
-    assert layer.events_in == pytest.approx((x > 0).sum().item() / 3)
-    assert layer.amplitude_in == pytest.approx(x.sum().item() / 3)
-    assert layer.active_in == pytest.approx((x.sum(0) > 0).sum().item() / 3)
-    assert (layer.timesteps, layer.groups) == (timesteps, groups)
-    assert (layer.kernel, layer.stride, layer.padding, layer.dilation) == (
+        assert getattr(layer.input, name) == pytest.approx(reached.sum().item() / 3)
+    assert layer.input.events == pytest.approx((x > 0).sum().item() / 3)
+    assert layer.input.amplitude == pytest.approx(x.sum().item() / 3)
+    assert layer.input.active == pytest.approx((x.sum(0) > 0).sum().item() / 3)
+    assert (layer.timesteps, layer.geometry.groups) == (timesteps, groups)
+    assert (
+        layer.geometry.kernel,
+        layer.geometry.stride,
+        layer.geometry.padding,
+        layer.geometry.dilation,
+    ) == (
         kernel,
         stride,
         padding,
@@ -98,8 +104,8 @@ def test_same_padding_of_even_kernels(kernel):
     conv = nn.Conv2d(1, 1, kernel, padding="same", bias=False)
     layer = record(Frames(conv), x).records[0]
     nn.init.ones_(conv.weight)
-    assert layer.taps_in == conv(x[0]).sum().item() / 2
-    assert layer.out_shape == (1, 6, 6)
+    assert layer.input.taps == conv(x[0]).sum().item() / 2
+    assert layer.geometry.out_shape == (1, 6, 6)
 
 
 def test_one_dimensional_layers():
@@ -110,18 +116,26 @@ def test_one_dimensional_layers():
     x = torch.rand(5, 2, 8)
     x[:, :, 3] = 0
     conv, pool = record(model, x).records
-    assert (conv.in_shape, conv.out_shape, conv.kernel) == ((2, 1, 8), (4, 1, 8), (1, 3))
-    assert (conv.events_in, conv.taps_in) == (14, 2 * (2 + 2 + 5 * 3))
-    assert (pool.in_shape, pool.out_shape, pool.kernel) == ((4, 1, 8), (4, 1, 4), (1, 2))
+    assert (conv.geometry.in_shape, conv.geometry.out_shape, conv.geometry.kernel) == (
+        (2, 1, 8),
+        (4, 1, 8),
+        (1, 3),
+    )
+    assert (conv.input.events, conv.input.taps) == (14, 2 * (2 + 2 + 5 * 3))
+    assert (pool.geometry.in_shape, pool.geometry.out_shape, pool.geometry.kernel) == (
+        (4, 1, 8),
+        (4, 1, 4),
+        (1, 2),
+    )
 
 
 def test_a_linear_layer_reads_every_event_once():
     x = spikes((4, 3, 1, 2, 5), levels=2)
     layer = record(Frames(nn.Flatten(), nn.Linear(10, 6)), x).records[0]
     assert layer.kind == "linear"
-    assert (layer.in_shape, layer.out_shape, layer.timesteps) == ((10,), (6,), 4)
-    assert layer.events_in == layer.taps_in == pytest.approx((x > 0).sum().item() / 3)
-    assert layer.amplitude_in == layer.amplitude_taps_in == pytest.approx(x.sum().item() / 3)
+    assert (layer.geometry.in_shape, layer.geometry.out_shape, layer.timesteps) == ((10,), (6,), 4)
+    assert layer.input.events == layer.input.taps == pytest.approx((x > 0).sum().item() / 3)
+    assert layer.input.amplitude == layer.input.amplitude_taps == pytest.approx(x.sum().item() / 3)
 
 
 def test_images_are_analog_and_read_once_however_long_the_encoder_runs():
@@ -129,17 +143,17 @@ def test_images_are_analog_and_read_once_however_long_the_encoder_runs():
     images = torch.rand(4, 1, 8, 8)
     images[:, :, :2] = 0
     stem = record(model, images).records[0]
-    assert (stem.input_kind, stem.levels_in) == ("analog", 0)
-    assert (stem.timesteps, stem.timesteps_out, stem.neuron) == (1, 3, True)
-    assert stem.events_in == 6 * 8
+    assert (stem.input.levels > 0, stem.levels_in) == (False, 0)
+    assert (stem.timesteps, stem.steps_out, bool(stem.neuron)) == (1, 3, True)
+    assert stem.input.events == 6 * 8
 
 
 def test_frames_of_an_event_camera_are_spikes():
     model = create_model("fastnet", in_channels=2, levels=2, timesteps=2)
     stem = record(model, spikes((2, 3, 2, 8, 8), levels=4)).records[0]
-    assert (stem.input_kind, stem.levels_in, stem.timesteps) == ("spikes", 4, 2)
+    assert (stem.input.levels > 0, stem.levels_in, stem.timesteps) == (True, 4, 2)
     normalised = record(model, torch.randn(2, 3, 2, 8, 8)).records[0]
-    assert (normalised.input_kind, normalised.timesteps) == ("analog", 2)
+    assert (normalised.input.levels > 0, normalised.timesteps) == (False, 2)
 
 
 # --- neurons ------------------------------------------------------------------------------------
@@ -165,12 +179,12 @@ def test_levels_that_a_neuron_sends(threshold, timesteps, levels):
         (3, 7, 7),
         "direct",
     )
-    assert row.events == first.events_out == second.events_in == (z > 0).sum().item() / 5
-    assert row.amplitude == first.amplitude_out == second.amplitude_in == z.sum().item() / 5
-    assert row.max_level == first.max_level == z.max()
+    assert row.events == first.output.events == second.input.events == (z > 0).sum().item() / 5
+    assert row.amplitude == first.output.amplitude == second.input.amplitude == z.sum().item() / 5
+    assert row.max_level == first.output.max_level == z.max()
     assert row.density == pytest.approx((z > 0).double().mean().item())
-    assert (first.levels_out, second.levels_in) == (levels, levels)
-    assert (first.neuron, first.leak, second.neuron) == (True, True, False)
+    assert (first.output.levels, second.levels_in) == (levels, levels)
+    assert (bool(first.neuron), first.leak, bool(second.neuron)) == (True, True, False)
     if levels <= 31:
         assert row.histogram == tuple((z == k).sum().item() / 5 for k in range(levels + 1))
     if levels * timesteps <= 31:
@@ -203,10 +217,10 @@ def test_a_maximum_of_spikes():
     pool = record(Frames(nn.MaxPool2d(2)), x).records[0]
     out = F.max_pool2d(x.flatten(0, 1), 2)
     assert pool.kind == "pool"
-    assert (pool.levels_out, pool.max_level) == (3, 3)
-    assert pool.taps_in == pool.events_in == pytest.approx((x > 0).sum().item() / 3)
-    assert pool.events_out == pytest.approx((out > 0).sum().item() / 3)
-    assert pool.amplitude_out == pytest.approx(out.sum().item() / 3)
+    assert (pool.output.levels, pool.output.max_level) == (3, 3)
+    assert pool.input.taps == pool.input.events == pytest.approx((x > 0).sum().item() / 3)
+    assert pool.output.events == pytest.approx((out > 0).sum().item() / 3)
+    assert pool.output.amplitude == pytest.approx(out.sum().item() / 3)
 
 
 @pytest.mark.parametrize(
@@ -223,10 +237,12 @@ def test_an_average_of_spikes_is_their_sum(layer, area):
     x = spikes((1, 4, 2, 6, 6), levels=2)
     pool, conv = record(Frames(layer, nn.Conv2d(2, 1, 1)), x).records
     sums = layer(x[0]) * area
-    assert pool.levels_out == conv.levels_in == 2 * area
-    assert pool.events_out == conv.events_in == (sums > 0).sum().item() / 4
-    assert pool.amplitude_out == conv.amplitude_in == pytest.approx(sums.sum().item() / 4, 1e-5)
-    assert pool.max_level == round(sums.max().item())
+    assert pool.output.levels == conv.levels_in == 2 * area
+    assert pool.output.events == conv.input.events == (sums > 0).sum().item() / 4
+    assert (
+        pool.output.amplitude == conv.input.amplitude == pytest.approx(sums.sum().item() / 4, 1e-5)
+    )
+    assert pool.output.max_level == round(sums.max().item())
 
 
 @pytest.mark.parametrize(
@@ -241,8 +257,8 @@ def test_uneven_averages_lose_their_levels_and_say_so(layer):
     x = spikes((1, 4, 2, 7, 7), levels=2)
     activity = record(Frames(layer, nn.Conv2d(2, 1, 1)), x)
     pool, conv = activity.records
-    assert conv.input_kind == "analog"
-    assert conv.events_in == pool.events_out == (layer(x[0]) > 0).sum().item() / 4
+    assert conv.input.levels == 0
+    assert conv.input.events == pool.output.events == (layer(x[0]) > 0).sum().item() / 4
     assert any("windows of unequal size" in line for line in activity.not_counted)
 
 
@@ -254,7 +270,7 @@ def test_functional_and_global_pooling():
     x = spikes((1, 3, 2, 8, 8))
     first, second = record(Model(), x).records
     assert (first.name, second.name) == ("pool", "pool#2")
-    assert (second.kernel, second.levels_out) == ((4, 4), 16)
+    assert (second.geometry.kernel, second.output.levels) == ((4, 4), 16)
 
 
 # --- residual sums ------------------------------------------------------------------------------
@@ -296,15 +312,15 @@ def test_sparse_never_exceeds_n(levels):
     assert max(row.max_level for row in activity.neurons) == levels
     assert {total.total.max_level for total in activity.sums} == {2 * levels}
     sums = [layer for layer in activity.records if layer.kind == "add"]
-    assert all(layer.neuron and layer.levels_out == levels for layer in sums)
+    assert all(layer.neuron and layer.output.levels == levels for layer in sums)
 
 
 CROSSING = {
-    "spiking": ("analog", "events", "none"),
+    "spiking": ("analog", "events", None),
     "sew": ("spikes", "events", "events"),
     "sew_and": ("spikes", "events", "events"),
     "sew_iand": ("spikes", "events", "events"),
-    "ms": ("analog", "dense", "none"),
+    "ms": ("analog", "dense", None),
     "sparse": ("spikes", "events", "events"),
 }
 
@@ -319,15 +335,16 @@ def test_what_crosses_the_shortcut(family):
     sums = {layer.name: layer for layer in activity.records if layer.kind == "add"}
     first = sums["body.stage1_block1.merge"]
     down = sums["body.stage2_block1.merge"]
-    assert (first.input_kind, first.shortcut, down.shortcut) == (kind, identity, projected)
+    crossing = ["events" if isinstance(s.shortcut, Stream) else s.shortcut for s in (first, down)]
+    assert (first.input.levels > 0, *crossing) == (kind == "spikes", identity, projected)
     assert not activity.not_counted
     total = activity.sums[0]
     if identity == "events":
         stem = activity.records[0]
-        assert total.shortcut.events == first.shortcut_events == stem.events_out
+        assert total.shortcut.events == first.crossing.events == stem.output.events
     if kind == "spikes":
         path = next(r for r in activity.records if r.name.endswith("block1.path.conv2"))
-        assert total.direct.events == first.events_in == path.events_out
+        assert total.direct.events == first.input.events == path.output.events
 
 
 @pytest.mark.parametrize("timesteps", [1, 2])
@@ -342,9 +359,9 @@ def test_what_is_written_is_what_is_read(arch, timesteps):
     for before, after in pairwise(records):
         if after.kind == "add" or "shortcut" in after.name or "shortcut" in before.name:
             continue
-        assert before.events_out == after.events_in
-        assert before.amplitude_out == after.amplitude_in
-        assert before.levels_out == after.levels_in
+        assert before.output.events == after.input.events
+        assert before.output.amplitude == after.input.amplitude
+        assert before.output.levels == after.levels_in
         compared += 1
     assert compared >= 10
 
@@ -362,7 +379,7 @@ def test_batch_norm_becomes_a_bias_also_behind_a_pool():
         nn.Flatten(),
     )
     activity = record(model, torch.rand(2, 3, 8, 8))
-    assert [layer.bias for layer in activity.records] == [True, False, False]
+    assert [getattr(layer, "bias", False) for layer in activity.records] == [True, False, False]
     assert not activity.not_counted
 
 
@@ -494,7 +511,7 @@ def test_a_norm_that_is_not_finite_is_named_though_neurons_swallow_it(part):
 def test_half_precision_sums_do_not_overflow():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3600, 2)).half()
     activity = record(model, torch.rand(64, 3, 32, 32).half())
-    assert activity.records[0].events_in > 3000
+    assert activity.records[0].input.events > 3000
 
 
 def test_what_a_constant_overwrites_is_counted_anew():
@@ -510,7 +527,7 @@ def test_what_a_constant_overwrites_is_counted_anew():
 
     model = Cut()
     nn.init.ones_(model.one.weight)
-    assert record(model, torch.rand(3, 4) + 1).records[1].events_in == 2
+    assert record(model, torch.rand(3, 4) + 1).records[1].input.events == 2
 
 
 def test_a_reset_may_neither_change_weights_nor_ask_for_more():

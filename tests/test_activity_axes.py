@@ -32,7 +32,7 @@ def test_tokens_are_not_timesteps_whatever_the_batch(sizes):
     images = [torch.rand(size, 1, 8, 8) for size in sizes]  # 16 patches
     report = profile(Tokens(), labelled(*images))
     assert report.network == "ann"
-    shapes = {layer.record.name: layer.record.in_shape for layer in report.layers}
+    shapes = {layer.record.name: layer.record.geometry.in_shape for layer in report.layers}
     assert shapes == {"patches": (1, 8, 8), "mix": (6, 1, 16), "add": (16, 6), "head": (6,)}
     assert {layer.record.timesteps for layer in report.layers} == {1}
 
@@ -71,7 +71,7 @@ def test_an_image_repeated_along_either_axis_is_convolved_once():
     second.load_state_dict(first.state_dict())
     report = profile(first, labelled(images))
     assert [layer.record.timesteps for layer in report.layers] == [1, 4, 4]
-    assert report.layers[1].record.active_in < report.layers[1].record.events_in
+    assert report.layers[1].record.input.active < report.layers[1].record.input.events
     same(report, profile(second, labelled(images)))
 
 
@@ -81,7 +81,10 @@ def test_event_frames_with_the_samples_first():
     second.load_state_dict(first.state_dict())
     frames = torch.randint(0, 3, (5, 4, 1, 8, 8)).float()
     report = profile(first, labelled(frames, samples=4))
-    assert (report.layers[0].record.input_kind, report.layers[0].record.timesteps) == ("spikes", 5)
+    assert (report.layers[0].record.input.levels > 0, report.layers[0].record.timesteps) == (
+        True,
+        5,
+    )
     same(report, profile(second, labelled(frames.transpose(0, 1))))
 
 
@@ -94,7 +97,7 @@ def test_as_many_timesteps_as_samples_is_told_or_known_from_other_batches():
     model = nn.Sequential(nn.Conv1d(4, 2, 3), nn.Flatten(), nn.Linear(14, 2))
     known = record_activity(model, labelled(*signals))
     assert not known.not_counted
-    assert known.records[0].input_kind == "analog"
+    assert known.records[0].input.levels == 0
 
 
 class Prepared(nn.Module):
@@ -125,7 +128,7 @@ def test_a_prepared_image_is_convolved_once(prepare, batch):
     torch.manual_seed(0)
     model = Prepared(lambda x: prepare(x).repeat(1, 3, 1, 1))
     report = profile(model, labelled(torch.rand(batch, 1, 8, 8)))
-    assert (report.layers[0].record.timesteps, report.layers[0].record.timesteps_out) == (1, 3)
+    assert (report.layers[0].record.timesteps, report.layers[0].record.steps_out) == (1, 3)
     assert report.layers[0].record.in_size == 192
 
 
@@ -154,7 +157,7 @@ def test_stepping_counts_as_the_whole_sequence(learn):
     whole, stepped = (profile(Whole(stepped), data) for stepped in (False, True))
     assert stepped.total_nj == whole.total_nj
     record = stepped.layers[0].record
-    assert (record.neuron, record.leak, record.levels_out) == (True, True, 4)
+    assert (bool(record.neuron), record.leak, record.output.levels) == (True, True, 4)
     assert not stepped.not_counted
     assert neuron.step.__func__ is MultiLevelIF.step  # nothing is left behind
 

@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 from multispike import MultiLevelIF, create_model, list_models, profile
 from multispike.activity import record_activity
-from multispike.energy import energy
-from multispike.energy.counts import counts
+from multispike.energy.count import count_layer
+from multispike.energy.pricing import price_layers
 
 
 def record(model, *batches):
@@ -33,7 +33,7 @@ def test_every_model_of_ours_is_recorded_whole(arch, neuron):
         blocks = [name for name, _ in model.named_modules() if name.endswith(".merge")]
         assert [layer.name for layer in sums] == blocks
     assert {layer.levels_in for layer in recorded[:1]} == {0}
-    assert energy(activity.records).total_nj > 0
+    assert price_layers(activity.records).total_nj > 0
 
 
 class Block(nn.Module):
@@ -92,11 +92,11 @@ def test_a_plain_resnet_with_functional_sums(style):
     ]
     records = dict(zip(names, activity.records, strict=True))
     assert not activity.not_counted
-    assert all(layer.input_kind == "analog" for layer in activity.records)
+    assert all(layer.input.levels == 0 for layer in activity.records)
     assert all(layer.bias for layer in activity.records if layer.kind == "conv")
-    assert (records["blocks.0.add"].shortcut, records["blocks.1.add"].shortcut) == ("dense", "none")
-    assert records["blocks.0.conv2"].events_in == (sent[0] > 0).sum().item() / 4
-    assert records["blocks.1.conv1"].events_in == (sent[1] > 0).sum().item() / 4
+    assert (records["blocks.0.add"].shortcut, records["blocks.1.add"].shortcut) == ("dense", None)
+    assert records["blocks.0.conv2"].input.events == (sent[0] > 0).sum().item() / 4
+    assert records["blocks.1.conv1"].input.events == (sent[1] > 0).sum().item() / 4
     rows = {row.name: row for row in activity.neurons}
     assert rows["blocks.0.relu#2"].events == (sent[1] > 0).sum().item() / 4
     assert rows["blocks.0.relu#2"].levels == 0
@@ -147,10 +147,10 @@ def test_neurons_with_tuples_called_step_by_step():
     assert 0 < events < 64 * 3
     # It convolves the same image at every step: once would do.
     assert (conv.timesteps, pool.timesteps, fc.timesteps) == (1, 3, 3)
-    assert conv.events_in == x.count_nonzero().item() / 5
-    assert (pool.neuron, pool.leak, pool.events_out) == (True, True, events)
-    assert (fc.neuron, fc.leak) == (True, False)
-    assert (fc.input_kind, fc.levels_in, fc.events_in) == ("spikes", 1, events)
+    assert conv.input.events == x.count_nonzero().item() / 5
+    assert (bool(pool.neuron), pool.leak, pool.output.events) == (True, True, events)
+    assert (bool(fc.neuron), fc.leak) == (True, False)
+    assert (fc.input.levels > 0, fc.levels_in, fc.input.events) == (True, 1, events)
     assert [row.name for row in activity.neurons] == ["fire1", "fire2"]
     assert activity.neurons[0].histogram == (64 * 3 - events, events)
     assert activity.neurons[0].decoded == ()  # timesteps came one by one
@@ -225,16 +225,21 @@ def test_neurons_with_hidden_state_over_stacked_time(levels):
     activity = record_activity(model, loader)
     conv, pool, conv2, fc = activity.records
     z = torch.cat(seen, 1).round()
-    assert conv.events_out == pool.events_in == (z > 0).sum().item() / 8
-    assert conv.amplitude_out == pool.amplitude_in == z.sum().item() / 8
-    assert (conv.levels_out, conv.max_level, conv.bias, conv.neuron) == (levels, levels, True, True)
-    assert pool.levels_out == conv2.levels_in == 4 * levels
+    assert conv.output.events == pool.input.events == (z > 0).sum().item() / 8
+    assert conv.output.amplitude == pool.input.amplitude == z.sum().item() / 8
+    assert (conv.output.levels, conv.output.max_level, conv.bias, bool(conv.neuron)) == (
+        levels,
+        levels,
+        True,
+        True,
+    )
+    assert pool.output.levels == conv2.levels_in == 4 * levels
     assert [row.name for row in activity.neurons] == ["2", "5"]
     assert activity.neurons[0].histogram == tuple(
         (z == k).sum().item() / 8 for k in range(levels + 1)
     )
     assert sum(activity.neurons[0].decoded) == 4 * 64
-    assert (fc.timesteps, fc.input_kind) == (4, "spikes")
+    assert (fc.timesteps, fc.input.levels > 0) == (4, True)
     assert not activity.not_counted
     assert isinstance(model[2].v, float)  # reset, before every batch and at the end
 
@@ -250,7 +255,7 @@ def test_levels_first_seen_later():
     even, odd = torch.tensor([[0.0, 2.0, 4.0, 2.0]]), torch.tensor([[1.0, 3.0, 0.0, 4.0]])
     activity = record(model, even, odd)
     layer = activity.records[0]
-    assert (layer.levels_in, layer.events_in, layer.amplitude_in) == (4, 3.0, 8.0)
+    assert (layer.levels_in, layer.input.events, layer.input.amplitude) == (4, 3.0, 8.0)
     assert activity.neurons[0].histogram == (1.0, 0.5, 1.0, 0.5, 1.0)
 
 
@@ -276,9 +281,9 @@ def test_neurons_written_out_in_the_forward():
     torch.manual_seed(0)
     activity = record(Inline(), torch.rand(3, 1, 8, 8))
     conv1, conv2, fc = activity.records
-    assert (conv1.neuron, conv1.events_out) == (True, conv2.events_in)
-    assert (conv2.input_kind, conv2.levels_in, conv2.timesteps) == ("spikes", 1, 2)
-    assert conv2.events_out == fc.events_in > 0
+    assert (bool(conv1.neuron), conv1.output.events) == (True, conv2.input.events)
+    assert (conv2.input.levels > 0, conv2.levels_in, conv2.timesteps) == (True, 1, 2)
+    assert conv2.output.events == fc.input.events > 0
     # Nobody said what these operations are, so they are named.
     assert {line.split(" ")[0] for line in activity.not_counted} >= {"ge", "sub"}
 
@@ -295,7 +300,7 @@ def test_layers_inside_spiking_modules_are_not_swallowed():
     model = nn.Sequential(nn.Linear(3, 3), SpikingLinear(), nn.Linear(4, 2))
     torch.manual_seed(0)
     activity = record(model, torch.rand(8, 3))
-    assert activity.records[1].input_kind == "spikes"
+    assert activity.records[1].input.levels > 0
     assert "matmul at 1: no rule counts it" in activity.not_counted
     assert any(line.startswith("neuron at 1: no layer") for line in activity.not_counted)
 
@@ -379,8 +384,8 @@ def test_concatenated_branches():
     a, b, last = activity.records
     assert not a.neuron
     assert not b.neuron
-    assert (last.input_kind, last.in_shape) == ("spikes", (5, 6, 6))
-    assert last.events_in == activity.neurons[0].events
+    assert (last.input.levels > 0, last.geometry.in_shape) == (True, (5, 6, 6))
+    assert last.input.events == activity.neurons[0].events
     assert any("no layer here computes its input" in line for line in activity.not_counted)
 
 
@@ -416,12 +421,11 @@ def test_linear_layers_over_pixels_are_1x1_convolutions(timesteps):
     found, expected = record(linear, x), record(convolved, x)
     assert [layer.kind for layer in found.records[:2]] == ["conv", "conv"]
     for layer, other in zip(found.records[:2], expected.records[:2], strict=True):
-        assert layer.out_size == other.out_size == 64 * layer.out_shape[0]
-        for count in ("timesteps", "timesteps_out", "events_in", "amplitude_in", "taps_in",
-                      "active_in", "events_out", "neuron", "levels_in", "levels_out"):  # fmt: skip
-            assert getattr(layer, count) == getattr(other, count), count
+        assert layer.out_size == other.out_size == 64 * layer.geometry.out_shape[0]
+        for part in ("timesteps", "input", "output", "neuron"):
+            assert getattr(layer, part) == getattr(other, part), part
         for network in ("snn", "ann", "qann_skip"):
-            assert counts(layer, network=network) == counts(other, network=network)
+            assert count_layer(layer, network=network) == count_layer(other, network=network)
     row, other = found.neurons[0], expected.neurons[0]
     assert (row.shape, other.shape) == ((8, 8, 6), (6, 8, 8))
     assert (row.timesteps, row.histogram, row.decoded, row.density) == (
@@ -455,10 +459,10 @@ def test_an_image_that_comes_at_every_timestep_is_convolved_once(code):
     x = torch.rand(5, 1, 8, 8)
     x[:, :, :4] = 0
     conv, fc = record(Coded(), x).records
-    assert (conv.timesteps, conv.timesteps_out, conv.neuron, fc.timesteps) == (1, 4, True, 4)
-    assert conv.events_in == 32
+    assert (conv.timesteps, conv.steps_out, bool(conv.neuron), fc.timesteps) == (1, 4, True, 4)
+    assert conv.input.events == 32
     taps = (3 + 3 + 2 + 1) * (1 + 2 + 3 + 3 + 3 + 3 + 2 + 1)  # rows 4 to 7, all columns
-    assert counts(conv, fanout="exact").mac == 4 * taps
+    assert count_layer(conv, fanout="exact").mac == 4 * taps
 
 
 def test_another_image_through_the_same_layer_is_counted_again():
@@ -499,7 +503,7 @@ def test_spikes_written_out_and_scaled_are_a_neurons(threshold):
     assert scaled.records == plain.records
     assert scaled.neurons == plain.neurons
     assert plain.records[0].neuron
-    assert plain.records[0].amplitude_out == plain.records[1].amplitude_in > 0
+    assert plain.records[0].output.amplitude == plain.records[1].input.amplitude > 0
 
 
 @pytest.mark.parametrize("limit", [1, 2.0])
@@ -519,9 +523,9 @@ def test_event_frames_cut_to_some_levels_are_events_still(limit, clamp):
     assert profile(Cut("relu"), [(frames, labels)]).network == "ann_stepwise"
     report = profile(Cut("binary"), [(frames, labels)])
     first = report.layers[0].record
-    assert (first.input_kind, first.levels_in) == ("spikes", limit)
-    assert first.events_in == (frames != 0).sum() / 4
-    assert first.amplitude_in == frames.clamp_max(limit).sum() / 4
+    assert (first.input.levels > 0, first.levels_in) == (True, limit)
+    assert first.input.events == (frames != 0).sum() / 4
+    assert first.input.amplitude == frames.clamp_max(limit).sum() / 4
     assert report.network == "snn"
     assert not report.not_counted
 
@@ -541,8 +545,8 @@ def test_a_barrier_written_as_a_clamp():
 
     torch.manual_seed(0)
     whole, half = (record(Block(limit), torch.rand(3, 1, 4, 4)) for limit in (1.0, 0.9))
-    assert (whole.records[-1].input_kind, whole.records[-1].levels_in) == ("spikes", 4)
-    assert half.records[-1].input_kind == "analog"
+    assert (whole.records[-1].input.levels > 0, whole.records[-1].levels_in) == (True, 4)
+    assert half.records[-1].input.levels == 0
 
 
 @pytest.mark.parametrize(("name", "leaks"), [("beta", True), ("decay", True), ("slope", False)])

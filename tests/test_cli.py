@@ -391,7 +391,7 @@ def test_who_stops_a_training_is_told_how_it_goes_on(
 
 
 def test_a_resume_without_a_checkpoint_says_that_it_starts(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("multispike.commands.experiment.train_run", lambda config: {})
+    monkeypatch.setattr("multispike.commands.experiment.train_run", lambda config: None)
     assert main(["train", "--resume", "--out", str(tmp_path / "new")]) == 0
     assert "new holds no last.ckpt: the training starts anew\n" in capsys.readouterr().err
 

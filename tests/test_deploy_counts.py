@@ -16,6 +16,7 @@ from multispike.export.c import export_c
 from multispike.export.counts import count
 from multispike.export.layers import POTENTIAL_LEVEL, Neurons
 from multispike.export.quantise import quantise
+from multispike.layer_record import Stream
 from multispike.models import create_model
 from multispike.models.network import Network
 from multispike.models.table import ARCHITECTURES, FAMILIES, ResNet
@@ -81,22 +82,22 @@ def test_counts_equal_the_recorded_activity(arch, options, timesteps, levels, pi
     for record in records:
         if record.kind in ("conv", "linear"):
             counted = counts.synapses[record.name]
-            assert counted.events == round(BATCH * record.events_in), record.name
-            assert counted.synops == round(BATCH * record.taps_in * record.fan), record.name
-            if record.input_kind == "spikes":
-                assert counted.amplitude == round(BATCH * record.amplitude_in), record.name
+            assert counted.events == round(BATCH * record.input.events), record.name
+            assert counted.synops == round(BATCH * record.input.taps * record.fan), record.name
+            if record.input.levels > 0:
+                assert counted.amplitude == round(BATCH * record.input.amplitude), record.name
             compared += 1
         elif record.kind == "add" and f"{record.name}.shortcut" in counts.synapses:
-            if record.shortcut == "events":
+            if isinstance(record.shortcut, Stream):
                 shortcut = counts.synapses[f"{record.name}.shortcut"]
-                assert shortcut.events == round(BATCH * record.shortcut_events), record.name
-            if record.input_kind == "spikes":
+                assert shortcut.events == round(BATCH * record.crossing.events), record.name
+            if record.input.levels > 0:
                 path = counts.synapses[f"{record.name}.path"]
-                assert path.events == round(BATCH * record.events_in), record.name
+                assert path.events == round(BATCH * record.input.events), record.name
     every = [one for layer in network.layers for one in getattr(layer, "synapses", ())]
     assert compared == sum(one.weight is not None for one in every)
 
-    sent = sum(record.events_out for record in records if record.neuron)
+    sent = sum(record.output.events for record in records if record.neuron)
     assert sum(neurons.events for neurons in counts.neurons.values()) == round(BATCH * sent)
     for layer in network.layers:
         if isinstance(layer, Neurons):
@@ -115,7 +116,7 @@ def test_the_running_program_counts_what_the_energy_model_reads(pixels, tmp_path
     labels = torch.zeros(BATCH, dtype=torch.long)
     records = record_activity(model, [(pixels.float(), labels)]).records
     expected = {
-        record.name: round(BATCH * record.taps_in * record.fan)
+        record.name: round(BATCH * record.input.taps * record.fan)
         for record in records
         if record.kind in ("conv", "linear")
     }

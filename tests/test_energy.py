@@ -13,24 +13,14 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from layers import LINEAR, layer
+from layers import LINEAR, changed, layer
 
-from multispike.energy import (
-    Constant,
-    Crossover,
-    Energy,
-    Memory,
-    baselines,
-    counts,
-    crossover_density,
-    energy,
-    even_density,
-    get_profile,
-    list_profiles,
-    load_profile,
-)
+from multispike.energy.count import count_layer
+from multispike.energy.pricing import Energy, Memory, price_layers
+from multispike.energy.profiles import Constant, get_profile, list_profiles, load_profile
+from multispike.energy.twins import Crossover, crossover_density, even_density, price_twins
 from multispike.errors import InputError
-from multispike.layer_record import LayerRecord, with_density
+from multispike.layer_record import Geometry, LayerRecord, Synapses, with_density
 
 CLOSE = 1e-9  # relative: sums of a few dozen floats
 
@@ -57,7 +47,7 @@ def vgg16(timesteps: int, levels: int, pools: bool = False) -> list[LayerRecord]
     return [*records, fc]
 
 
-FC = replace(LINEAR, leak=True)
+FC = changed(LINEAR, neuron_leak=True)
 
 
 # --- the published figure ----------------------------------------------------------------------
@@ -67,39 +57,39 @@ def test_vgg16_ann_as_published():
     """Castagnetti et al. 2025 report 12.9e6 nJ; BN folded into biases, one 512-10 layer."""
     records = vgg16(1, 4)
     assert len(records) == 14
-    report = energy(records, "castagnetti2025", network="ann")
+    report = price_layers(records, "castagnetti2025", network="ann")
     assert report.counts.mac == 313_201_664
     assert report.total_nj == pytest.approx(12.9e6, rel=0.01)
     assert report.total_nj == pytest.approx(12.895e6, rel=1e-4)
     # Its 31,232 pooled values, which the figure leaves out, would not change it.
-    pooled = energy(vgg16(1, 4, pools=True), "castagnetti2025", network="ann")
+    pooled = price_layers(vgg16(1, 4, pools=True), "castagnetti2025", network="ann")
     assert pooled.total_nj == pytest.approx(report.total_nj, rel=2e-4)
 
 
 def test_vgg16_ann_weight_reads_under_lemaire():
-    report = energy(vgg16(1, 4), "lemaire2022", network="ann")
-    assert report.energy.weights == pytest.approx(117.71e6, rel=1e-4)
+    report = price_layers(vgg16(1, 4), "lemaire2022", network="ann")
+    assert report.energy_nj.weights == pytest.approx(117.71e6, rel=1e-4)
     # By hand: every MAC reads one weight from its layer's own memory.
     by_hand = sum(
-        count.mac * (13.2 + 1.09e-5 * 32 * layer.record.weights) * 1e-3
+        count.mac * (13.2 + 1.09e-5 * 32 * layer.memories["weights"].elements) * 1e-3
         for layer in report.layers
         for count in (layer.counts,)
     )
-    assert report.energy.weights == pytest.approx(by_hand, rel=CLOSE)
+    assert report.energy_nj.weights == pytest.approx(by_hand, rel=CLOSE)
 
 
 def test_one_timestep_of_four_levels_beside_four_of_one():
     """Twice the events, twice the weights read; potentials also pay for each timestep."""
-    graded = energy(with_density(vgg16(1, 4, pools=True), 0.2), "castagnetti2025")
-    binary = energy(with_density(vgg16(4, 1, pools=True), 0.1), "castagnetti2025")
+    graded = price_layers(with_density(vgg16(1, 4, pools=True), 0.2), "castagnetti2025")
+    binary = price_layers(with_density(vgg16(4, 1, pools=True), 0.1), "castagnetti2025")
     pairs = list(zip(graded.layers, binary.layers, strict=True))[1:]
     for one, four in pairs:
-        assert four.energy.weights == pytest.approx(2 * one.energy.weights, rel=CLOSE)
-    assert sum(four.energy.potentials for _, four in pairs) > 2 * 0.98 * sum(
-        one.energy.potentials for one, _ in pairs
+        assert four.energy_nj.weights == pytest.approx(2 * one.energy_nj.weights, rel=CLOSE)
+    assert sum(four.energy_nj.potentials for _, four in pairs) > 2 * 0.98 * sum(
+        one.energy_nj.potentials for one, _ in pairs
     )
     # Multiplications are what a graded event costs more; at 32 bits they do not decide.
-    assert graded.energy.ops > 5 * binary.energy.ops
+    assert graded.energy_nj.ops > 5 * binary.energy_nj.ops
     assert 1.5 < binary.total_nj / graded.total_nj < 2.5
 
 
@@ -107,14 +97,14 @@ def test_events_written_are_the_events_read_next():
     for timesteps, levels in ((1, 4), (4, 1)):
         records = with_density(vgg16(timesteps, levels, pools=True), 0.15)
         for earlier, later in pairwise(records):
-            assert counts(earlier).write_output == counts(later).read_input
+            assert count_layer(earlier).write_output == count_layer(later).read_input
 
 
 # --- one layer by hand -------------------------------------------------------------------------
 
 
 def test_spiking_layer_by_hand():
-    layer = energy([FC], "lemaire2022").layers[0]
+    layer = price_layers([FC], "lemaire2022").layers[0]
     slope = 1.09e-5
     assert layer.memories == {
         "weights": Memory(18, 32),
@@ -131,33 +121,43 @@ def test_spiking_layer_by_hand():
         bias=12 * (13.2 + slope * 3 * 32) * 1e-3,
         io=(5 * (13.2 + slope * 2048 * 4) + 7 * (13.2 + slope * 2048 * 3)) * 1e-3,
     )
-    assert layer.energy.to_dict() == pytest.approx(expected.to_dict(), rel=CLOSE)
+    assert layer.energy_nj.to_dict() == pytest.approx(expected.to_dict(), rel=CLOSE)
 
 
 def test_packed_sram_by_hand():
-    layer = energy([FC], "sram8k", 8).layers[0]
-    assert layer.energy.weights == pytest.approx(15 * 10 / 8 * 1e-3)
-    assert layer.energy.io == pytest.approx((5 * 4 + 7 * 3) * 10 / 64 * 1e-3)
+    layer = price_layers([FC], "sram8k", 8).layers[0]
+    assert layer.energy_nj.weights == pytest.approx(15 * 10 / 8 * 1e-3)
+    assert layer.energy_nj.io == pytest.approx((5 * 4 + 7 * 3) * 10 / 64 * 1e-3)
 
 
 def test_quantised_ann_has_narrow_activations():
-    graded = replace(FC, timesteps=1, levels_in=4, levels_out=4, events_out=3, amplitude_out=3)
+    graded = changed(
+        FC,
+        timesteps=1,
+        neuron_timesteps=1,
+        input_levels=4,
+        output_levels=4,
+        output_events=3,
+        output_amplitude=3,
+    )
     for record in (FC, graded):  # N·T = 4 either way: 3 bits
-        layer = energy([record], network="qann").layers[0]
+        layer = price_layers([record], network="qann").layers[0]
         assert layer.memories["inputs"] == Memory(6, 3)
         assert layer.memories["outputs"] == Memory(3, 3)
         assert layer.memories["weights"] == Memory(18, 32)
-    ann, qann = (energy([FC], "sram8k", network=network).energy for network in ("ann", "qann"))
+    ann, qann = (
+        price_layers([FC], "sram8k", network=network).energy_nj for network in ("ann", "qann")
+    )
     assert qann.io == pytest.approx(ann.io * 3 / 32)
     assert replace(qann, io=ann.io) == ann
 
 
 def test_analog_input_and_logits_keep_full_width():
-    head = replace(FC, neuron=False, leak=False, events_out=0, amplitude_out=0, levels_out=0)
-    assert energy([head], network="qann").layers[0].memories["outputs"] == Memory(3, 32)
+    head = changed(FC, neuron=None, output_events=0, output_amplitude=0, output_levels=0)
+    assert price_layers([head], network="qann").layers[0].memories["outputs"] == Memory(3, 32)
     stem = vgg16(1, 4)[0]
     for network in ("snn", "qann"):
-        memory = energy([stem], network=network, bits=16).layers[0].memories["inputs"]
+        memory = price_layers([stem], network=network, bits=16).layers[0].memories["inputs"]
         assert memory == Memory(3072, 16)
 
 
@@ -181,16 +181,18 @@ def test_accesses_at_horowitz_points():
 
 
 def test_how_energy_scales_with_bits():
-    wide, narrow = (energy([FC], "sram8k", bits).energy for bits in (32, 8))
+    wide, narrow = (price_layers([FC], "sram8k", bits).energy_nj for bits in (32, 8))
     assert wide.weights == pytest.approx(4 * narrow.weights)
-    wide, narrow = (energy([FC], "lemaire2022", bits).energy for bits in (32, 8))
+    wide, narrow = (price_layers([FC], "lemaire2022", bits).energy_nj for bits in (32, 8))
     base = 15 * 13.2e-3
     assert wide.weights - base == pytest.approx(4 * (narrow.weights - base), rel=1e-6)
-    wide, narrow = (energy([FC], "castagnetti2025", bits).energy for bits in (32, 8))
+    wide, narrow = (price_layers([FC], "castagnetti2025", bits).energy_nj for bits in (32, 8))
     assert wide.weights == narrow.weights
     assert wide.ops > narrow.ops
     for name in list_profiles():
-        totals = [energy(vgg16(1, 4), name, bits, network="ann").total_nj for bits in (8, 16, 32)]
+        totals = [
+            price_layers(vgg16(1, 4), name, bits, network="ann").total_nj for bits in (8, 16, 32)
+        ]
         assert totals == sorted(totals)
 
 
@@ -208,11 +210,11 @@ def write(tmp_path, content):
 def test_a_users_profile(tmp_path):
     path = write(tmp_path, as_yaml())
     assert load_profile(path).constants() == get_profile("lemaire2022").constants()
-    assert energy([FC], path).total_nj == energy([FC]).total_nj
+    assert price_layers([FC], path).total_nj == price_layers([FC]).total_nj
     free = {"value": 0, "source": "ideal multiplier"}
     ideal = load_profile(write(tmp_path, as_yaml(mul_8bit_pj=free, mul_32bit_pj=free)))
     assert ideal.mul(16) == 0
-    assert energy([FC], ideal).to_json()["energy_nj"]["profile"] == "my_chip"
+    assert price_layers([FC], ideal).to_json()["energy_nj"]["profile"] == "my_chip"
 
 
 def without(key):
@@ -251,9 +253,9 @@ def test_a_bad_profile_is_refused_in_one_line(tmp_path, content, message):
 
 def test_a_profile_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match=r"^profile: got '.*absent.yaml', No such file"):
-        energy([FC], str(tmp_path / "absent.yaml"))
+        price_layers([FC], str(tmp_path / "absent.yaml"))
     with pytest.raises(InputError, match=r"^profile: got 'lemaire', nearest: lemaire2022; allowed"):
-        energy([FC], "lemaire")
+        price_layers([FC], "lemaire")
 
 
 def test_a_profile_made_in_python_is_checked_too():
@@ -264,11 +266,11 @@ def test_a_profile_made_in_python_is_checked_too():
 @pytest.mark.parametrize("bits", [0, 12, 64])
 def test_widths_that_are_not_offered(bits):
     with pytest.raises(InputError, match=f"^bits: got {bits}, allowed: one of 8, 16, 32$"):
-        energy([FC], bits=bits)
+        price_layers([FC], bits=bits)
 
 
 def test_no_layers():
-    for function in (energy, baselines, crossover_density):
+    for function in (price_layers, price_twins, crossover_density):
         with pytest.raises(InputError, match=r"^records: got \[\], allowed: at least one layer$"):
             function([])
 
@@ -277,7 +279,7 @@ def test_no_layers():
 
 
 def test_report_as_json():
-    report = energy([FC], "sram8k", 16, fanout="exact", not_counted=["attn: attention"])
+    report = price_layers([FC], "sram8k", 16, fanout="exact", not_counted=["attn: attention"])
     content = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert {"energy_nj", "synops", "layers", "not_counted"} <= set(content)
     assert content["not_counted"] == ["attn: attention"]
@@ -295,18 +297,19 @@ def test_report_as_json():
 
 def test_total_is_the_sum_of_layers_and_of_categories():
     records = with_density(vgg16(4, 1, pools=True), 0.1)
-    whole = energy(records)
+    whole = price_layers(records)
     assert whole.total_nj == pytest.approx(
-        sum(energy([record]).total_nj for record in records), rel=CLOSE
+        sum(price_layers([record]).total_nj for record in records), rel=CLOSE
     )
-    categories = whole.energy.to_dict()
+    categories = whole.energy_nj.to_dict()
     total = categories.pop("total")
+    assert (categories.pop("profile"), categories.pop("bits")) == ("lemaire2022", 32)
     assert total == pytest.approx(sum(categories.values()), rel=CLOSE)
 
 
 def test_arithmetic_needs_neither_torch_nor_numpy():
     code = (
-        "import sys, multispike.layer_record, multispike.energy as e; e.energy;"
+        "import sys, multispike.layer_record, multispike.energy.twins;"
         "print(sorted({'torch', 'numpy', 'yaml'} & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -334,9 +337,9 @@ def spiking_networks(draw):
 def test_crossover_tells_who_wins_at_any_density(network, density):
     records, profile = network
     assumed = with_density(records, density)
-    spiking = energy(assumed, profile, 8).total_nj
+    spiking = price_layers(assumed, profile, 8).total_nj
     crossings = crossover_density(records, profile, 8)
-    for name, baseline in baselines(assumed, profile, 8).items():
+    for name, baseline in price_twins(assumed, profile, 8).items():
         wins = crossings[name].wins
         if abs(spiking - baseline.total_nj) > 1e-9 * spiking:
             claimed = wins is not None and wins[0] <= density <= wins[1]
@@ -344,8 +347,8 @@ def test_crossover_tells_who_wins_at_any_density(network, density):
         crossing = crossings[name].density
         if crossing is not None:
             there = with_density(records, crossing)
-            equal = energy(there, profile, 8, network=baseline.network).total_nj
-            assert energy(there, profile, 8).total_nj == pytest.approx(equal, rel=1e-7)
+            equal = price_layers(there, profile, 8, network=name).total_nj
+            assert price_layers(there, profile, 8).total_nj == pytest.approx(equal, rel=1e-7)
 
 
 def test_crossover_of_vgg16():
@@ -391,7 +394,7 @@ def test_a_uniform_density_is_its_own_even_density(network, density):
 
 def test_even_density_weighs_layers_by_what_their_events_cost():
     """All events in the layer whose events cost more: more than their mean density."""
-    wide, narrow = (replace(FC, out_shape=(width,)) for width in (300, 7))
+    wide, narrow = (changed(FC, geometry_out_shape=(width,)) for width in (300, 7))
     loud, silent = with_density([wide, narrow], 0.5), with_density([wide, narrow], 0.0)
     assert 0.25 < even_density([loud[0], silent[1]]) < 0.5
     assert 0.0 < even_density([silent[0], loud[1]]) < 0.25
@@ -401,22 +404,22 @@ def test_even_density_weighs_layers_by_what_their_events_cost():
     )
     assert even_density(loud, free) == 0
     with pytest.raises(InputError, match="a spiking network"):
-        even_density([LayerRecord("fc", "linear", (6,), (3,))])
+        even_density([Synapses("fc", Geometry((6,), (3,)), kind="linear")])
 
 
 def test_analog_inputs_stay_as_recorded_at_an_assumed_density():
     """An image that is half dark stays so; only where nothing was recorded is it taken as full."""
-    dark = replace(vgg16(1, 4)[0], events_in=1000, taps_in=8000)
+    dark = changed(vgg16(1, 4)[0], input_events=1000, input_taps=8000)
     assumed = with_density([dark], 0.3)[0]
-    assert (assumed.events_in, assumed.taps_in) == (1000, 8000)
-    assert assumed.events_out == 0.3 * assumed.out_size
+    assert (assumed.input.events, assumed.input.taps) == (1000, 8000)
+    assert assumed.output.events == 0.3 * assumed.out_size
     assert even_density([assumed, vgg16(1, 4)[-1]]) == pytest.approx(
         even_density([with_density([vgg16(1, 4)[0]], 0.3)[0], vgg16(1, 4)[-1]])
     )
 
 
 def test_crossover_of_a_network_without_spikes():
-    layer = LayerRecord("fc", "linear", (6,), (3,))
+    layer = Synapses("fc", Geometry((6,), (3,)), kind="linear")
     with pytest.raises(InputError, match=r"^records: got .*, allowed: a spiking network$"):
         crossover_density([layer])
 
@@ -427,7 +430,8 @@ def test_energy_is_positive_and_grows_with_events(network, one, other):
     low, high = sorted((one, other))
     for graded_op in ("mac", "repeat"):
         fewer, more = (
-            energy(with_density(records, density), profile, graded_op=graded_op).energy.to_dict()
+            price_layers(with_density(records, density), profile, graded_op=graded_op).energy_nj
             for density in (low, high)
         )
-        assert all(0 <= fewer[name] <= more[name] * (1 + CLOSE) for name in fewer)
+        for name in ("total", "ops", "addressing", "weights", "potentials", "bias", "io"):
+            assert 0 <= getattr(fewer, name) <= getattr(more, name) * (1 + CLOSE)

@@ -8,9 +8,9 @@ from torch import nn
 
 from multispike import create_model, profile
 from multispike.activity import record_activity
-from multispike.energy import energy
+from multispike.energy.pricing import price_layers
 from multispike.errors import InputError
-from multispike.profiling import measure
+from multispike.profiling import evaluate_run
 
 
 def loader(batches=2, channels=1):
@@ -29,9 +29,9 @@ def test_is_the_price_of_the_recorded_activity():
     model = warmed(levels=2)
     report = profile(model, loader(), "sram8k", 16, fanout="exact", graded_op="repeat")
     records = record_activity(model, loader()).records
-    expected = energy(records, "sram8k", 16, fanout="exact", graded_op="repeat")
+    expected = price_layers(records, "sram8k", 16, fanout="exact", graded_op="repeat")
     assert report.total_nj == expected.total_nj > 0
-    assert {layer.record.name for layer in report.layers} == {layer.name for layer in records}
+    assert {layer.name for layer in report.layers} == {layer.name for layer in records}
     content = report.to_json()
     assert {"energy_nj", "synops", "layers", "not_counted"} <= content.keys()
     json.dumps(content, allow_nan=False)
@@ -79,15 +79,20 @@ def test_limits_and_errors():
 
 @pytest.mark.parametrize("arch", ["fastnet", "sew_resnet20"])
 def test_measures_all_that_a_result_holds(arch):
-    result = measure(warmed(arch, levels=2), loader())
-    json.dumps(result, allow_nan=False)
-    assert 0 <= result["accuracy"] <= 1
-    assert sum(map(sum, result["confusion"])) == result["samples"] == 8
-    assert result["events_per_inference"] == sum(row["events"] for row in result["neurons"])
-    assert result["baselines"].keys() == result["crossover"].keys() == {"ann", "qann", "qann_skip"}
-    dense = measure(warmed(arch, neuron="relu"), loader())
-    assert "baselines" not in dense
-    assert dense["energy_nj"]["total"] == pytest.approx(result["baselines"]["ann"]["total"])
+    result = evaluate_run(warmed(arch, levels=2), loader())
+    json.dumps(result.to_json(), allow_nan=False)
+    assert result.accuracy is not None
+    assert 0 <= result.accuracy <= 1
+    assert result.confusion
+    assert sum(map(sum, result.confusion)) == result.samples == 8
+    assert result.events_per_inference == sum(row.events for row in result.neurons)
+    assert result.baselines
+    assert result.crossover
+    assert result.baselines.keys() == result.crossover.keys() == {"ann", "qann", "qann_skip"}
+    dense = evaluate_run(warmed(arch, neuron="relu"), loader())
+    assert dense.baselines is None
+    assert "baselines" not in dense.to_json()
+    assert dense.energy_nj.total == pytest.approx(result.baselines["ann"].total)
 
 
 @pytest.mark.parametrize("arch", ["fastnet", "vgg11", "sew_resnet20"])
@@ -103,7 +108,7 @@ def test_event_frames_do_not_make_an_ann_spike(arch):
     assert one.network == "ann"
     assert report.total_nj == pytest.approx(3 * one.total_nj)
     assert report.counts.mac == 3 * one.counts.mac
-    assert "baselines" not in measure(ann, [(frames, labels)])
+    assert evaluate_run(ann, [(frames, labels)]).baselines is None
 
 
 def test_event_frames_are_graded_events_for_every_spiking_network():
@@ -115,10 +120,9 @@ def test_event_frames_are_graded_events_for_every_spiking_network():
     for x, neuron in ((frames, "binary"), (frames.sum(0, keepdim=True), "multilevel")):
         model = create_model("vgg11", in_channels=2, neuron=neuron, timesteps=len(x))
         first = profile(model, [(x / 1.7, labels)]).layers[0]
-        assert first.record.input_kind == "spikes"
-        assert first.record.levels_in == x.max()
+        assert first.record.input.levels == x.max()
         assert first.counts.read_input == (x != 0).sum() / 2
-        assert first.record.amplitude_in == x.sum() / 2
+        assert first.record.input.amplitude == x.sum() / 2
         assert first.counts.mac == first.counts.read_input * 64 * 9
         payload = int(x.max()).bit_length()
         assert first.memories["inputs"].bits == 7 + payload  # 2x8x8 addresses

@@ -23,6 +23,7 @@ from multispike.commands.experiment import compare
 from multispike.config import CompareConfig
 from multispike.config.commands import AvalancheConfig
 from multispike.errors import InputError
+from multispike.files import write_json
 from multispike.report.compare_report import SECTIONS, write_report
 from multispike.report.comparison import Comparison, read_comparison
 from multispike.report.document import Table, short_name
@@ -31,7 +32,7 @@ from multispike.report.information_sections import information
 from multispike.report.neuron_sections import transfer
 from multispike.report.overview import findings
 from multispike.report.style import BASELINE_COLOURS, CATEGORIES, PAGE, dark_colours, marks
-from multispike.results import read_results, write_results
+from multispike.results import FORMAT, read_results, write_results
 
 SMALL = CompareConfig(
     data="digits", epochs=2, limit_train=64, limit_test=40, batch_size=32, threads=1
@@ -316,9 +317,14 @@ def one_run(folder: Path) -> dict[str, Any]:
     return {**run, **{key: run[key][:1] for key in ("layers", "neurons", "sums")}}
 
 
+def write_raw(folder: Path, run: dict[str, Any]) -> None:
+    """A file of results with this run, whatever is in it."""
+    write_json(folder / "results.json", {"format": FORMAT, "runs": [run]})
+
+
 def complaint(folder: Path, run: dict[str, Any]) -> str:
     """Why results with this run are refused; empty where they are read."""
-    write_results(folder, [run])
+    write_raw(folder, run)
     try:
         read_comparison(folder)
     except InputError as error:
@@ -368,16 +374,14 @@ def test_a_run_whose_decoded_levels_are_not_known_still_shows_the_rest(
 ) -> None:
     """Timesteps that came one by one: no bits, but events, levels in use and errors."""
     runs = read_results(folder)
-    spiking = next(run for run in runs if run["neurons"] and run["neuron"] != "relu")
-    told = {**spiking, "neurons": [{**row, "decoded": []} for row in spiking["neurons"]]}
-    write_results(tmp_path, [told])
+    spiking = next(run for run in runs if run.neurons and run.spiking)
+    rows = tuple(replace(row, decoded=()) for row in spiking.neurons)
+    write_results(tmp_path, [replace(spiking, neurons=rows)])
     content = information(read_comparison(tmp_path))
     [row] = content.tables[0].rows
     assert row[-3] is None
     assert row[-1] is None
-    assert row[-2] == pytest.approx(
-        sum(r["events"] for r in spiking["neurons"] if r["path"] != "sum")
-    )
+    assert row[-2] == pytest.approx(sum(row.events for row in spiking.neurons if row.path != "sum"))
     titles = [plot.title for plot in content.plots]
     assert "Levels in use" in titles
     assert "Error against the ReLU" in titles
@@ -392,7 +396,7 @@ def test_a_report_can_do_without_what_need_not_be_there(
     assert {"baselines", "crossover", "assumptions", "confusion", "sums", "classes"} <= {*spare}
     assert {*spare} & {*needed}  # not there, or right
     for gone in [spare, *([key] for key in spare)]:
-        write_results(tmp_path, [without(one_run, *gone)])
+        write_raw(tmp_path, without(one_run, *gone))
         data = read_comparison(tmp_path)
         for row in SECTIONS:
             if row.key not in ("neurons", "training", "front"):  # know none of these keys

@@ -239,11 +239,11 @@ def test_runs_that_arrive_during_a_training_stay(study, whole, tmp_path):
     """Another machine's rows, pulled in while this one trains, are not lost."""
     archive = Archive(tmp_path, "tiny")
     config = recipe("tiny")
-    result = results(whole)[0]
+    result = Archive(whole, "tiny").runs[0]
     assert not archive.finished("ann", config)
     Archive(tmp_path, "tiny").add("binary-T4", config, result)
     archive.add("ann", config, result)
-    assert [run["name"] for run in archive.runs] == ["ann", "binary-T4"]
+    assert [run.name for run in archive.runs] == ["ann", "binary-T4"]
     assert archive.finished("ann", config)
     assert not archive.finished("ann", replace(config, lr=0.3))
 

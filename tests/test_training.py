@@ -364,7 +364,7 @@ def test_two_processes_compare(tmp_path):
         [*run, *data.split(), *given.split()], capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert [result["name"] for result in read_results(tmp_path / "both")] == names
+    assert [result.name for result in read_results(tmp_path / "both")] == names
 
 
 def test_other_settings_are_refused_on_resume(straight):
@@ -526,7 +526,7 @@ def test_images_of_a_last_batch_that_is_left_out_are_not_counted(tmp_path):
     config = replace(TINY, arch="fastnet", limit_train=50, epochs=2, out=str(tmp_path / "run"))
     fit(config)
     result = summarise(load_run(config.out), load_data(config))
-    assert result["images_per_second"] * result["train_seconds"] == pytest.approx(2 * 32)
+    assert result.images_per_second * result.train_seconds == pytest.approx(2 * 32)
     assert processed(metrics(tmp_path / "run")) == pytest.approx([32, 32])
 
 

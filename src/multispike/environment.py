@@ -6,11 +6,12 @@ import ctypes
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from multispike import __version__
 
 
-def environment() -> dict[str, str | int]:
+def environment() -> dict[str, Any]:
     """The `environment` entry of result.json."""
     import torch
 

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,27 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
         sys.stdout.write(text)
     else:
         write_text(path, text)
+
+
+def to_plain(value: Any) -> Any:
+    """A result as its file has it: dataclasses as dicts, tuples as lists."""
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    if is_dataclass(value):
+        return plain_fields(value)
+    if isinstance(value, dict):
+        return {key: to_plain(part) for key, part in value.items()}
+    return [to_plain(part) for part in value] if isinstance(value, (tuple, list)) else value
+
+
+def plain_fields(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass, each as `to_plain` gives it."""
+    return {each.name: to_plain(getattr(value, each.name)) for each in fields(value)}
+
+
+def known_fields(value: Any) -> dict[str, Any]:
+    """The same without what is None."""
+    return {name: part for name, part in plain_fields(value).items() if part is not None}
 
 
 def console_beside(json: str | None) -> Console:

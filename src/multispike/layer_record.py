@@ -1,158 +1,257 @@
-"""What one evaluation pass measures per layer, and all that the energy model reads. No torch.
+"""What one evaluation pass measures of a layer, and all that the energy model reads. No torch.
 
-All counts are means per inference (one image or one recording), summed over its timesteps.
-Shapes leave out timesteps and batch: `(C, H, W)`, or `(F,)` for a linear layer.
+A layer is a `Synapses`, a `Pool` or a `Sum`, made of parts: its geometry, the streams that it reads
+and sends, and the neuron behind it. All counts are means per inference (one image or one
+recording), summed over its timesteps. Shapes leave out timesteps and batch: `(C, H, W)`, or `(F,)`
+for a linear layer.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from functools import cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self
 
-from multispike.errors import invalid, unknown
+from multispike.errors import invalid
 
 Kind = Literal["conv", "linear", "add", "pool"]
-InputKind = Literal["analog", "spikes"]
-Shortcut = Literal["none", "events", "dense"]
+Pair = tuple[int, int]
 
 _ROUNDING = 1e-6  # relative: means over batches arrive as rounded float sums
 
 
 @dataclass(frozen=True)
-class LayerRecord:
-    """One convolution, linear layer, residual sum or pooling, and the neuron that follows it.
+class Geometry:
+    """How a kernel meets its input. Pairs are (height, width)."""
 
-    >>> LayerRecord("fc", "linear", (512,), (10,), bias=True).weights
-    5120
-    """
-
-    name: str
-    kind: Kind
-    """An add is a residual sum, a pool a max, average or global pooling. An average of spikes
-    is counted as their integer sum: its constant 1/K² belongs to the weights that follow."""
     in_shape: tuple[int, ...]
     out_shape: tuple[int, ...]
-    kernel: tuple[int, int] = (1, 1)
-    """Height, width; the whole input for a global pooling."""
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
+    kernel: Pair = (1, 1)
+    """The whole input for a global pooling."""
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
     groups: int = 1
     """Of a convolution. A pooling treats every channel by itself, whatever is written here."""
-    bias: bool = False
-    """After folding batch normalisation."""
+
+    @property
+    def kernel_size(self) -> int:
+        """Kh·Kw."""
+        return math.prod(self.kernel)
+
+    @property
+    def strided_size(self) -> int:
+        """⌈Kh/Sh⌉·⌈Kw/Sw⌉: output positions that one event reaches, borders ignored."""
+        return math.prod(math.ceil(k / s) for k, s in zip(self.kernel, self.stride, strict=True))
+
+    def axes(self) -> Iterator[tuple[int, ...]]:
+        """Input size, output size, kernel, stride, padding and dilation of height and of width."""
+        pairs = (self.kernel, self.stride, self.padding, self.dilation)
+        return zip(self.in_shape[1:], self.out_shape[1:], *pairs, strict=False)
+
+    @property
+    def dense_taps(self) -> int:
+        """`Input.taps` of one timestep with every input active."""
+        return self.in_shape[0] * math.prod(sum(positions_read(*axis)) for axis in self.axes())
+
+
+@cache
+def positions_read(
+    size: int, out: int, kernel: int, stride: int, padding: int, dilation: int
+) -> tuple[int, ...]:
+    """How many (output, kernel position) pairs read each of the `size` inputs along one axis.
+
+    >>> positions_read(4, 2, kernel=3, stride=2, padding=1, dilation=1)
+    (1, 2, 1, 1)
+    """
+    pairs = [0] * size
+    for output in range(out):
+        for offset in range(kernel):
+            place = output * stride - padding + offset * dilation
+            if 0 <= place < size:  # not the padding
+                pairs[place] += 1
+    return tuple(pairs)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Values on their way into or out of a layer: graded events, or analog values."""
+
+    levels: int = 0
+    """Largest level an event can carry by construction: N after a neuron, (k+1)N after k sums of
+    SEW-ADD. Sets the payload bits. 0 where values are analog, or nothing is sent."""
+    events: float = 0.0
+    """Non-zero values over all timesteps."""
+    amplitude: float = 0.0
+    """Sum of their levels z; 0 where values are analog."""
+
+    @property
+    def mean_level(self) -> float:
+        """(N+1)/2, where levels 1..N are equally likely."""
+        return (self.levels + 1) / 2 if self.levels else 0.0
+
+    def assumed(self, events: float) -> Self:
+        """That many events of the mean level."""
+        return replace(self, events=events, amplitude=self.mean_level * events)
+
+
+@dataclass(frozen=True)
+class Input(Stream):
+    """What a kernel reads."""
+
+    taps: float = 0.0
+    """Kernel positions that the events truly reach, border, stride and padding included, summed
+    over events: times Co/groups it is the number of synaptic operations. Linear: `events`."""
+    amplitude_taps: float = 0.0
+    """The same, weighted by z."""
+    active: float | None = None
+    """Inputs with at least one event over all timesteps: the non-zeros a quantised ANN of the
+    same transfer function would see. None: taken as min(events, inputs), its upper bound."""
+
+
+@dataclass(frozen=True)
+class Output(Stream):
+    """What the neuron that follows sends, or a pooling or a sum of spikes (SEW) itself."""
+
+    max_level: int = 0
+    """Largest level seen."""
+
+
+@dataclass(frozen=True)
+class Neuron:
+    """The neurons directly behind a layer."""
+
+    timesteps: int
+    """As many as the layer's. More only behind a stem under direct coding, whose result is held
+    and integrated at every timestep."""
+    leak: bool = False
+    """One multiplication per neuron and timestep."""
+
+
+@dataclass(frozen=True)
+class _Layer:
+    name: str
+    geometry: Geometry
+    _: KW_ONLY
+    kind: Kind
     timesteps: int = 1
     """How many times the layer is evaluated per inference: 1 for a stem under direct coding."""
-    timesteps_out: int | None = None
-    """How many times the neuron that follows is; None: as often as the layer. Differs only
-    behind a stem under direct coding, whose result is held and integrated at every timestep."""
-    input_kind: InputKind = "analog"
-    """For an add: how the direct path arrives. "spikes": as events, the sum has a memory of its
-    own (SEW, Sparse). "analog": as potentials (Spiking ResNet: summed in place; MS-ResNet)."""
-    levels_in: int = 0
-    """Largest level an incoming event can carry by construction, on either path of an add: N
-    after a neuron, (k+1)N after k sums of SEW-ADD. 0 for analog input. Sets the payload bits."""
-    levels_out: int = 0
-    """The same for the events this layer sends; 0 where it sends none."""
-    events_in: float = 0.0
-    """Non-zero inputs over all timesteps; of the direct path where the layer is an add."""
-    amplitude_in: float = 0.0
-    """Sum of their levels z. Not used for analog input."""
-    taps_in: float = 0.0
-    """Kernel positions that the events truly reach, border, stride and padding included, summed
-    over events: times Co/groups it is the number of synaptic operations. Linear: `events_in`."""
-    amplitude_taps_in: float = 0.0
-    """The same, weighted by z."""
-    active_in: float | None = None
-    """Inputs with at least one event over all timesteps: the non-zeros a quantised ANN of the
-    same transfer function would see. None: taken as min(events_in, inputs), its upper bound."""
-    events_out: float = 0.0
-    """Events sent on over all timesteps: of the neuron that follows, or of a pooling or a sum of
-    spikes (SEW) itself; 0 where potentials are passed on."""
-    amplitude_out: float = 0.0
-    """Sum of their levels."""
-    neuron: bool = False
-    """A neuron follows directly."""
-    leak: bool = False
-    """That neuron is leaky (one multiplication per neuron and timestep)."""
-    max_level: int = 0
-    """Largest level seen among the events sent."""
-    shortcut: Shortcut = "none"
-    """What crosses the shortcut of an add: "events"; "dense" full-precision potentials
-    (MS-ResNet); "none" where a shortcut convolution adds into the same potentials as the direct
-    path, so that its own record already has the additions. "none" for all other kinds."""
-    shortcut_events: float = 0.0
-    """Events on the shortcut over all timesteps."""
+    input: Stream = Stream()
+    output: Output = Output()
+    """All zero where potentials are passed on."""
+    neuron: Neuron | None = None
 
     def __post_init__(self) -> None:
-        _check(self)
+        for part, value, holds, allowed in _rules(self):
+            if not holds:
+                raise invalid(f"{self.name}.{part}", value, allowed)
+
+    def entry(self) -> dict[str, Any]:
+        """What a result file says of the layer outside its whole record."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "in_shape": self.geometry.in_shape,
+            "out_shape": self.geometry.out_shape,
+            "events_in": self.input.events,
+            "events_out": self.output.events,
+            "max_level": self.output.max_level,
+        }
+
+    @property
+    def levels_in(self) -> int:
+        """Largest level that it reads, of a sum on either path."""
+        return self.input.levels
 
     @property
     def in_size(self) -> int:
         """Elements of the input at one timestep."""
-        return math.prod(self.in_shape)
+        return math.prod(self.geometry.in_shape)
 
     @property
     def out_size(self) -> int:
         """Elements of the output at one timestep."""
-        return math.prod(self.out_shape)
+        return math.prod(self.geometry.out_shape)
 
     @property
     def steps_out(self) -> int:
-        """Timesteps of the neuron that follows."""
-        return self.timesteps if self.timesteps_out is None else self.timesteps_out
+        """Timesteps of what follows."""
+        return self.timesteps if self.neuron is None else self.neuron.timesteps
+
+    @property
+    def leak(self) -> bool:
+        """Whether a leaky neuron follows."""
+        return self.neuron is not None and self.neuron.leak
+
+
+@dataclass(frozen=True)
+class Synapses(_Layer):
+    """A convolution or linear layer, after folding batch normalisation.
+
+    >>> Synapses("fc", Geometry((512,), (10,)), kind="linear", bias=True).weights
+    5120
+    """
+
+    _: KW_ONLY
+    kind: Literal["conv", "linear"]
+    input: Input = Input()
+    bias: bool = False
 
     @property
     def fan(self) -> int:
-        """Synapses per kernel position reached: Co/groups; 1 for a pooling or a sum."""
-        return self.out_shape[0] // self.groups if self.kind in ("conv", "linear") else 1
+        """Synapses per kernel position reached: Co/groups."""
+        return self.geometry.out_shape[0] // self.geometry.groups
 
     @property
     def weights(self) -> int:
         """Weights stored, without bias."""
-        if self.kind not in ("conv", "linear"):
-            return 0
-        return self.in_shape[0] * self.fan * math.prod(self.kernel)
-
-    @property
-    def dense_taps(self) -> int:
-        """`taps_in` of one timestep with every input active."""
-        if self.kind not in ("conv", "pool"):
-            return self.in_size
-        reached = [
-            sum(reach(*sizes))
-            for sizes in zip(
-                self.in_shape[1:],
-                self.out_shape[1:],
-                self.kernel,
-                self.stride,
-                self.padding,
-                self.dilation,
-                strict=True,
-            )
-        ]
-        return self.in_shape[0] * math.prod(reached)
+        return self.geometry.in_shape[0] * self.fan * self.geometry.kernel_size
 
     @property
     def active_share(self) -> float:
         """Share of inputs that are active at least once per inference, in [0, 1]."""
-        active = self.events_in if self.active_in is None else self.active_in
+        active = self.input.events if self.input.active is None else self.input.active
         return min(active / self.in_size, 1.0)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The layer's entry of a result file, without its energy."""
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "in_shape": list(self.in_shape),
-            "out_shape": list(self.out_shape),
-            "events_in": self.events_in,
-            "events_out": self.events_out,
-            "max_level": self.max_level,
-        }
+
+@dataclass(frozen=True)
+class Pool(_Layer):
+    """A max, average or global pooling. An average of spikes is counted as their integer sum: its
+    constant 1/K² belongs to the weights that follow."""
+
+    _: KW_ONLY
+    kind: Literal["pool"] = "pool"
+    input: Input = Input()
+
+
+@dataclass(frozen=True)
+class Sum(_Layer):
+    """A residual sum; its geometry is one shape, twice."""
+
+    _: KW_ONLY
+    kind: Literal["add"] = "add"
+    input: Stream = Stream()
+    """The direct path. Events: the sum has a memory of its own (SEW, Sparse). Analog: potentials
+    (Spiking ResNet: summed in place; MS-ResNet)."""
+    shortcut: Stream | Literal["dense"] | None = None
+    """Events; "dense" full-precision potentials (MS-ResNet); None where a shortcut convolution adds
+    into the same potentials as the direct path, so that its own record already has the additions.
+    """
+
+    @property
+    def crossing(self) -> Stream:
+        """The events on the shortcut; none where something else crosses it."""
+        return self.shortcut if isinstance(self.shortcut, Stream) else Stream()
+
+    @property
+    def levels_in(self) -> int:
+        return max(self.input.levels, self.crossing.levels)
+
+
+LayerRecord = Synapses | Pool | Sum
+"""One layer, and the neuron that follows it."""
 
 
 def with_density(records: Iterable[LayerRecord], density: float) -> tuple[LayerRecord, ...]:
@@ -171,34 +270,23 @@ def with_density(records: Iterable[LayerRecord], density: float) -> tuple[LayerR
 
 
 def _at_density(record: LayerRecord, density: float) -> LayerRecord:
-    """`with_density` for one layer."""
-    spikes = record.input_kind == "spikes"
-    if spikes or not record.events_in:
-        record = _reading(record, density if spikes else 1.0)
-    sends = record.neuron or (spikes and record.kind in ("add", "pool"))
-    events_out = density * record.steps_out * record.out_size if sends else 0.0
-    through_shortcut = density * record.timesteps * record.in_size
-    return replace(
-        record,
-        events_out=events_out,
-        amplitude_out=(record.levels_out + 1) / 2 * events_out,
-        max_level=record.levels_out if events_out else 0,
-        shortcut_events=through_shortcut if record.shortcut == "events" else 0.0,
-    )
-
-
-def _reading(record: LayerRecord, share: float) -> LayerRecord:
-    """The layer with that share of its inputs active at each timestep."""
-    mean = (record.levels_in + 1) / 2 if record.input_kind == "spikes" else 0.0
-    events, taps = (share * record.timesteps * n for n in (record.in_size, record.dense_taps))
-    return replace(
-        record,
-        events_in=events,
-        amplitude_in=mean * events,
-        taps_in=taps,
-        amplitude_taps_in=mean * taps,
-        active_in=_once_at_least(share, record.timesteps) * record.in_size,
-    )
+    read, steps = record.input, record.timesteps
+    if read.levels or not read.events:
+        share = density if read.levels else 1.0
+        read = read.assumed(share * steps * record.in_size)
+        if isinstance(read, Input):
+            taps = share * steps * record.geometry.dense_taps
+            active = _once_at_least(share, steps) * record.in_size
+            weighted = read.mean_level * taps
+            read = replace(read, taps=taps, amplitude_taps=weighted, active=active)
+    sends = record.output.levels > 0
+    output = record.output.assumed(density * record.steps_out * record.out_size if sends else 0.0)
+    output = replace(output, max_level=output.levels if output.events else 0)
+    changed = replace(record, input=read, output=output)
+    if isinstance(changed, Sum) and isinstance(changed.shortcut, Stream):
+        crossing = changed.shortcut.assumed(density * steps * record.in_size)
+        return replace(changed, shortcut=crossing)
+    return changed
 
 
 def _once_at_least(share: float, timesteps: int) -> float:
@@ -213,142 +301,84 @@ def checked(records: Sequence[LayerRecord]) -> tuple[LayerRecord, ...]:
     return tuple(records)
 
 
-@cache
-def reach(
-    size: int, out: int, kernel: int, stride: int, padding: int, dilation: int
-) -> tuple[int, ...]:
-    """How many (output, kernel position) pairs read each of the `size` inputs along one axis.
-
-    >>> reach(4, 2, kernel=3, stride=2, padding=1, dilation=1)
-    (1, 2, 1, 1)
-    """
-    pairs = [0] * size
-    for output in range(out):
-        for offset in range(kernel):
-            place = output * stride - padding + offset * dilation
-            if 0 <= place < size:  # not the padding
-                pairs[place] += 1
-    return tuple(pairs)
-
-
-_COUNTS = (
-    "events_in",
-    "amplitude_in",
-    "taps_in",
-    "amplitude_taps_in",
-    "events_out",
-    "amplitude_out",
-    "shortcut_events",
-)
-
-
-def _check(record: LayerRecord) -> None:
-    """Raise `InputError` where a record contradicts itself."""
-    for field, names in (("kind", Kind), ("input_kind", InputKind), ("shortcut", Shortcut)):
-        if getattr(record, field) not in get_args(names):
-            raise unknown(f"{record.name}.{field}", getattr(record, field), get_args(names))
-    _check_geometry(record)
-    _check_signals(record)
-    _check_counts(record)
-
-
-def _require(record: LayerRecord, field: str, holds: bool, allowed: str) -> None:
-    """Raise `InputError` on `field` of `record` unless `holds`."""
-    if not holds:
-        raise invalid(f"{record.name}.{field}", getattr(record, field), allowed)
-
-
-def _check_geometry(record: LayerRecord) -> None:
-    """Shapes, kernel and the output size that follows from them."""
-    rank = 1 if record.kind == "linear" else 3
-    for field in ("in_shape", "out_shape"):
-        shape = getattr(record, field)
-        right = record.kind == "add" or len(shape) == rank
-        wanted = f"{rank} positive sizes" if record.kind != "add" else "positive sizes"
-        _require(record, field, right and len(shape) > 0 and all(n >= 1 for n in shape), wanted)
-    for field, least in (("kernel", 1), ("stride", 1), ("padding", 0), ("dilation", 1)):
-        pair = getattr(record, field)
-        right = len(pair) == 2 and all(n >= least for n in pair)
-        _require(record, field, right, f"(height, width), each >= {least}")
+def _rules(record: Any) -> Iterator[tuple[str, Any, bool, str]]:
+    """What a record must not contradict: a part, its value, whether that may be, what may be.
+    Each rule relies on those before it."""
+    g, read, sent, steps = record.geometry, record.input, record.output, record.timesteps
+    yield from _geometry_rules(g, record.kind)
+    yield "timesteps", steps, steps >= 1, "an integer >= 1"
+    held = record.steps_out == steps or (steps == 1 and record.steps_out > 1)
+    allowed = f"{steps} (or any where the layer is evaluated once)"
+    yield "neuron.timesteps", record.steps_out, held, allowed
+    places = steps * record.in_size
+    yield from _stream_rules("input", read, places)
+    yield from _stream_rules("output", sent, record.steps_out * record.out_size)
+    sends = record.neuron or (read.levels and record.kind in ("add", "pool"))
+    yield "output.events", sent.events, sends or not sent.events, "0 where no neuron follows"
+    allowed = "an integer >= 1" if sends else "0 where nothing is sent"
+    yield "output.levels", sent.levels, bool(sends) == (sent.levels > 0), allowed
+    within = 0 <= sent.max_level <= sent.levels
+    yield "output.max_level", sent.max_level, within, f"0 to levels = {sent.levels}"
     if record.kind == "add":
-        _require(record, "out_shape", record.out_shape == record.in_shape, str(record.in_shape))
-    elif record.kind == "pool":
+        right = isinstance(record.shortcut, Stream) or not read.levels
+        yield "shortcut", record.shortcut, right, "events beside a spiking path"
+        yield from _stream_rules("shortcut", record.crossing, places)
+        return
+    yield _at_most("input.taps", read.taps, g.kernel_size * read.events)
+    if read.active is not None:
+        yield _at_most("input.active", read.active, min(record.in_size, read.events))
+    if record.kind == "linear":
+        equal = math.isclose(read.taps, read.events, rel_tol=_ROUNDING)
+        yield "input.taps", read.taps, equal, f"events = {read.events:g}"
+    if record.kind != "pool":
+        yield _between("input.amplitude_taps", read.amplitude_taps, read.taps, read.levels)
+
+
+def _geometry_rules(g: Geometry, kind: Kind) -> Iterator[tuple[str, Any, bool, str]]:
+    rank = {"linear": 1, "add": None}.get(kind, 3)
+    for part in ("in_shape", "out_shape"):
+        shape = getattr(g, part)
+        right = len(shape) == (rank or len(shape) or 1) and all(size >= 1 for size in shape)
+        yield part, shape, right, f"{rank} positive sizes" if rank else "positive sizes"
+    for part, least in (("kernel", 1), ("stride", 1), ("padding", 0), ("dilation", 1)):
+        pair = getattr(g, part)
+        right = len(pair) == 2 and all(size >= least for size in pair)
+        yield part, pair, right, f"(height, width), each >= {least}"
+    if kind == "add":
+        yield "out_shape", g.out_shape, g.out_shape == g.in_shape, str(g.in_shape)
+    elif kind == "pool":
         # Height and width are not checked: adaptive and ceil-mode poolings round as they like.
-        channels = record.in_shape[0]
-        _require(record, "out_shape", record.out_shape[0] == channels, f"{channels} channels")
-    elif record.kind == "linear":
-        _require(record, "kernel", record.kernel == (1, 1), "(1, 1) for a linear layer")
-        _require(record, "groups", record.groups == 1, "1 for a linear layer")
+        channels = g.in_shape[0]
+        yield "out_shape", g.out_shape, g.out_shape[0] == channels, f"{channels} channels"
+    elif kind == "linear":
+        yield "kernel", g.kernel, g.kernel == (1, 1), "(1, 1) for a linear layer"
+        yield "groups", g.groups, g.groups == 1, "1 for a linear layer"
     else:
-        divides = record.groups >= 1 and not (
-            record.in_shape[0] % record.groups or record.out_shape[0] % record.groups
-        )
-        _require(record, "groups", divides, "a divisor of both channel counts")
+        divides = g.groups >= 1 and not (g.in_shape[0] % g.groups or g.out_shape[0] % g.groups)
+        yield "groups", g.groups, divides, "a divisor of both channel counts"
         expected = tuple(
             (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-            for size, kernel, stride, padding, dilation in zip(
-                record.in_shape[1:],
-                record.kernel,
-                record.stride,
-                record.padding,
-                record.dilation,
-                strict=True,
-            )
+            for size, _, kernel, stride, padding, dilation in g.axes()
         )
-        _require(record, "out_shape", record.out_shape[1:] == expected, f"(Co, *{expected})")
+        yield "out_shape", g.out_shape, g.out_shape[1:] == expected, f"(Co, *{expected})"
 
 
-def _check_signals(record: LayerRecord) -> None:
-    """Timesteps, levels, neuron and shortcut."""
-    steps = f"{record.timesteps} (or any where the layer is evaluated once)"
-    _require(record, "timesteps", record.timesteps >= 1, "an integer >= 1")
-    held = record.steps_out == record.timesteps or (record.timesteps == 1 and record.steps_out > 1)
-    _require(record, "timesteps_out", held, steps)
-    if record.input_kind == "spikes" or record.shortcut == "events":
-        _require(record, "levels_in", record.levels_in >= 1, "an integer >= 1 for spikes")
-    else:
-        _require(record, "levels_in", record.levels_in == 0, "0 for analog input")
-    sends = record.neuron or (record.input_kind == "spikes" and record.kind in ("add", "pool"))
-    least = 1 if sends else 0
-    _require(record, "levels_out", record.levels_out >= least, f"an integer >= {least}")
-    _require(record, "events_out", sends or not record.events_out, "0 where no neuron follows")
-    _require(record, "leak", record.neuron or not record.leak, "False where no neuron follows")
-    if record.kind != "add":
-        _require(record, "shortcut", record.shortcut == "none", "'none' unless an add")
-    elif record.input_kind == "spikes":
-        _require(record, "shortcut", record.shortcut == "events", "'events' beside a spiking path")
-    crossing = record.shortcut == "events"
-    _require(record, "shortcut_events", crossing or not record.shortcut_events, "0")
-
-
-def _check_counts(record: LayerRecord) -> None:
+def _stream_rules(name: str, stream: Stream, places: int) -> Iterator[tuple[str, Any, bool, str]]:
     """Counts are finite, non-negative, and no more than there are places for them."""
-    active = () if record.active_in is None else ("active_in",)
-    for field in (*_COUNTS, *active):
-        value = getattr(record, field)
-        _require(record, field, math.isfinite(value) and value >= 0, "a finite number >= 0")
-    places = record.timesteps * record.in_size
-    reach = math.prod(record.kernel) * record.events_in
-    for field, most in (
-        ("events_in", places),
-        ("active_in", min(record.in_size, record.events_in)),
-        ("shortcut_events", places),
-        ("events_out", record.steps_out * record.out_size),
-        ("taps_in", reach),
-    ):
-        value = getattr(record, field) or 0.0
-        _require(record, field, value <= most * (1 + _ROUNDING), f"at most {most:g}")
-    if record.kind == "linear":
-        same = math.isclose(record.taps_in, record.events_in, rel_tol=_ROUNDING)
-        _require(record, "taps_in", same, f"events_in = {record.events_in:g}")
-    between = [("amplitude_out", record.events_out, record.levels_out)]
-    if record.input_kind == "spikes":
-        between.append(("amplitude_in", record.events_in, record.levels_in))
-        if record.kind in ("conv", "linear"):
-            between.append(("amplitude_taps_in", record.taps_in, record.levels_in))
-    for field, events, levels in between:
-        value, most = getattr(record, field), levels * events
-        inside = events * (1 - _ROUNDING) <= value <= most * (1 + _ROUNDING)
-        _require(record, field, inside, f"{events:g} to {most:g}")
-    within = 0 <= record.max_level <= record.levels_out
-    _require(record, "max_level", within, f"0 to levels_out = {record.levels_out}")
+    for part in fields(stream):
+        value = getattr(stream, part.name)
+        right = value is None or (math.isfinite(value) and value >= 0)
+        yield f"{name}.{part.name}", value, right, "a finite number >= 0"
+    yield _at_most(f"{name}.events", stream.events, places)
+    yield _between(f"{name}.amplitude", stream.amplitude, stream.events, stream.levels)
+
+
+def _at_most(part: str, value: float, most: float) -> tuple[str, Any, bool, str]:
+    return part, value, value <= most * (1 + _ROUNDING), f"at most {most:g}"
+
+
+def _between(part: str, amplitude: float, events: float, levels: int) -> tuple[str, Any, bool, str]:
+    """Each event carries 1 to `levels`; analog values have no amplitude."""
+    least, most = events if levels else 0.0, levels * events
+    inside = least * (1 - _ROUNDING) <= amplitude <= most * (1 + _ROUNDING)
+    return part, amplitude, inside, f"{least:g} to {most:g}"

@@ -1,99 +1,271 @@
-"""results.json and result.json: written by one version, read or refused by another.
+"""Typed results, and their files: written by one version, read or refused by another.
 
-result.json is one run, results.json the runs of a comparison, both with the number of the format:
-what was trained (name, arch, data, neuron, levels, timesteps, seed, epochs), how well it does
-(accuracy, confusion), what it sends (events_per_inference, density, and layer by layer "neurons"
-and "sums") and what it costs (energy_nj, synops, baselines, crossover, and layer by layer
-"layers", with the assumptions). `_RUN` below has every key with its type; counts and energies are
-means per inference, energies in nJ.
+result.json is one run, results.json the runs of a comparison, both with the number of the format.
+Their keys are the fields of `RunResult` and of its parts, so the types are the schema
+(`pydantic.TypeAdapter(RunResult).json_schema()`). Counts and energies are means per inference,
+energies in nJ.
+
+    run = read_result(Path("runs/x/result.json"))       # or read_results("DIR") for all of a table
+    run.accuracy, run.energy_nj.total, run.neurons[0].density, run.layers[0].energy_nj.ops
+    run.baselines["ann"].total, run.crossover["qann"].where       # None for an ANN
+    run.records                # to price it again: energy.twins.price_run(run.records, "sram8k")
+    write_results(folder, [replace(run, name="other")])
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from jsonschema import Draft202012Validator
+from annotated_types import Ge, Le, MinLen
+from pydantic import TypeAdapter, ValidationError
 
-from multispike.energy import BASELINES
+from multispike.energy.count import Execution
+from multispike.energy.pricing import LayerEnergy, NetworkEnergy
+from multispike.energy.twins import RunPrices
 from multispike.errors import InputError, invalid
-from multispike.files import write_json
-from multispike.report.style import CATEGORIES
+from multispike.files import known_fields, plain_fields, to_plain, write_json
+from multispike.layer_record import LayerRecord
 
 FORMAT = 1
 """Raised by one whenever a key changes its meaning."""
 
-Schema = dict[str, Any]
-"""A JSON Schema, in its keywords `type`, `properties`, `required`, `items`."""
 
-TEXT: Schema = {"type": "string"}
-WHOLE: Schema = {"type": "integer"}
-NUMBER: Schema = {"type": "number"}
+# --- activity -----------------------------------------------------------------------------------
+
+Route = Literal["direct", "shortcut", "sum"]
 
 
-def _list(items: Schema) -> Schema:
-    return {"type": "array", "items": items}
+@dataclass(frozen=True, kw_only=True)
+class Crossing:
+    """What one layer sends, or one way of a residual sum carries, over all timesteps."""
+
+    name: str
+    path: Route
+    """"shortcut": neurons that only feed the shortcut of a sum; "sum": a sum of spikes."""
+    shape: tuple[int, ...]
+    timesteps: int
+    events: float
+    """Elements that are not zero."""
+    amplitude: float
+    """Sum of their levels; 0 for a ReLU."""
+
+    @property
+    def neurons(self) -> int:
+        """Outputs at one timestep."""
+        return math.prod(self.shape)
+
+    @property
+    def density(self) -> float:
+        """Events per neuron and timestep."""
+        return self.events / (self.neurons * self.timesteps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists."""
+        return {**plain_fields(self), "neurons": self.neurons, "density": self.density}
 
 
-def _object(needed: Mapping[str, Schema], spare: Mapping[str, Schema] | None = None) -> Schema:
-    """An object with all keys of `needed`; those of `spare` need not be there."""
-    properties = {**needed, **(spare or {})}
-    return {"type": "object", "properties": properties, "required": [*needed]}
+@dataclass(frozen=True, kw_only=True)
+class SpikeLayer(Crossing):
+    """Spikes: of one layer of neurons, or at one residual sum."""
+
+    levels: int
+    """Largest level by construction (for neurons of other libraries: seen); 0 for a ReLU."""
+    max_level: int
+    histogram: tuple[float, ...] = ()
+    """Outputs at each level 0..levels, over neurons and timesteps; empty for a ReLU."""
+    decoded: tuple[float, ...] = ()
+    """Neurons at each level summed over time, 0..levels·timesteps; empty if not known."""
+    error_relu: float | None = None
+    """Root mean square of the decoded output minus the ReLU of the mean input, in V_th; None
+    where it was not asked for, or the neuron is not ours."""
+    error_clipped: float | None = None
+    """The same against the ReLU clipped at V_th: the error of the code alone."""
 
 
-def _each(keys: Iterable[str], schema: Schema) -> dict[str, Schema]:
-    return dict.fromkeys(keys, schema)
+@dataclass(frozen=True, kw_only=True)
+class Potentials(Crossing):
+    """Values that are no spikes; their levels are |v| in levels of the neuron behind the sum (as
+    they are where none is)."""
+
+    largest: float
+    """Largest |v|, in the same unit."""
 
 
-def _or_null(schema: Schema) -> Schema:
-    return {**schema, "type": [schema["type"], "null"]}
+@dataclass(frozen=True)
+class ResidualSum:
+    """Both ways into a residual sum and what comes out; None for potentials, unless asked for."""
+
+    name: str
+    direct: SpikeLayer | Potentials | None
+    shortcut: SpikeLayer | Potentials | None
+    total: SpikeLayer | Potentials | None
+    """Before a barrier brings it back to {0..N}."""
+    neuron: str | None
+    """Name of the neurons that follow directly, whose row is among `Activity.neurons`."""
 
 
-_ENERGY = _each(("total", *CATEGORIES), NUMBER)
-_CHARGED = _object({"profile": TEXT, "bits": WHOLE, **_ENERGY})
-_SENT = _object(
-    _each(("name", "path"), TEXT)
-    | _each(("timesteps", "levels", "max_level", "neurons"), WHOLE)
-    | _each(("events", "amplitude", "density"), NUMBER)
-    | {"shape": _list(WHOLE), "histogram": _list(NUMBER), "decoded": _list(NUMBER)}
-)
-_LAYER = _object({"name": TEXT, "kind": TEXT, "energy_nj": _object(_ENERGY)})
-_SUM = _object({"name": TEXT, **_each(("direct", "shortcut", "total"), _or_null(_SENT))})
-_SYNOPS = _object(_each(("effective_acs", "effective_macs", "dense"), NUMBER))
-_CONSTANTS: Schema = {
-    "type": "object",
-    "additionalProperties": _object({"value": NUMBER, "source": TEXT}),
-}
-_OPERATIONS: Schema = {"type": "object", "additionalProperties": NUMBER}
-_ASSUMPTIONS = _object(
-    _each(("network", "fanout", "graded_op"), TEXT)
-    | _each(("choices", "not_modelled"), _list(TEXT))
-    | {"profile": _object({"name": TEXT, "constants": _CONSTANTS}), "operation_pj": _OPERATIONS}
-)
-_RUN = _object(
-    _each(("name", "arch", "data", "neuron"), TEXT)
-    | _each(("levels", "timesteps", "seed", "epochs", "params"), WHOLE)
-    | {"accuracy": {**NUMBER, "minimum": 0, "maximum": 1}}
-    | _each(("train_seconds", "images_per_second"), NUMBER)
-    | _each(("events_per_inference", "density"), NUMBER)
-    | {"energy_nj": _CHARGED, "synops": _SYNOPS, "neurons": _list(_SENT)}
-    | {"layers": {**_list(_LAYER), "minItems": 1}, "environment": _object({})},
-    spare={
-        "samples": WHOLE,
-        "even_density": NUMBER,
-        "confusion": _or_null(_list(_list(WHOLE))),
-        "sums": _list(_SUM),
-        "baselines": _object(_each(BASELINES, _CHARGED)),
-        "crossover": _object(_each(BASELINES, _object({"wins": _or_null(_list(NUMBER))}))),
-        "assumptions": _ASSUMPTIONS,
-        **_each(("classes", "not_counted"), _list(TEXT)),
-    },
-)
+@dataclass(frozen=True)
+class Activity:
+    """One evaluation pass."""
 
-_RESULT = Draft202012Validator(_RUN)
+    records: tuple[LayerRecord, ...]
+    """In order of execution."""
+    neurons: tuple[SpikeLayer, ...]
+    """All that is sent: neuron layers (or ReLUs), and sums of spikes that no neuron follows."""
+    sums: tuple[ResidualSum, ...]
+    """All residual sums, in order."""
+    samples: int
+    accuracy: float | None
+    """None where targets are not class indices."""
+    loss: float | None
+    """Mean cross-entropy; None likewise."""
+    not_counted: tuple[str, ...]
+    confusion: tuple[tuple[int, ...], ...] | None = None
+    """[target][prediction], on request."""
+
+    @property
+    def events(self) -> float:
+        """Events sent per inference."""
+        return sum(layer.events for layer in self.neurons)
+
+    @property
+    def amplitude(self) -> float:
+        """Sum of their levels."""
+        return sum(layer.amplitude for layer in self.neurons)
+
+    @property
+    def density(self) -> float:
+        """Events per neuron and timestep, over all that is sent."""
+        places = sum(layer.neurons * layer.timesteps for layer in self.neurons)
+        return self.events / places if places else 0.0
+
+    @property
+    def spiking(self) -> bool:
+        """Whether any neuron sends levels; event frames at the input do not make an ANN spike."""
+        return any(layer.levels and layer.path != "sum" for layer in self.neurons)
+
+    def measured(self) -> dict[str, Any]:
+        """The fields of an `Evaluation` that say what was measured."""
+        return {
+            "samples": self.samples,
+            "accuracy": self.accuracy,
+            "loss": self.loss,
+            "events_per_inference": self.events,
+            "amplitude_per_inference": self.amplitude,
+            "density": self.density,
+            "neurons": self.neurons,
+            "sums": self.sums,
+            "confusion": self.confusion,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings and lists."""
+        layers = [record.entry() for record in self.records]
+        return to_plain({**self.measured(), "layers": layers, "not_counted": self.not_counted})
+
+
+# --- results ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FurtherPrices:
+    """What a result keeps of a further energy profile."""
+
+    energy_nj: NetworkEnergy
+    baselines: dict[Execution, NetworkEnergy] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers."""
+        return known_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Evaluation(RunPrices):
+    """All that one pass over labelled data can say, and what an inference costs."""
+
+    samples: int = 0
+    """Test images; 0 where an older version did not say."""
+    accuracy: float | None
+    loss: float | None = None
+    events_per_inference: float
+    amplitude_per_inference: float = 0.0
+    density: float
+    neurons: tuple[SpikeLayer, ...]
+    sums: tuple[ResidualSum, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] | None = None
+    """[target][prediction]."""
+    energy_nj_profiles: dict[str, FurtherPrices] | None = None
+    """By the name of a further profile."""
+
+    @property
+    def records(self) -> tuple[LayerRecord, ...] | None:
+        """The layers as `price_run` needs them; None where an older version wrote the file."""
+        records = tuple(layer.record for layer in self.layers if layer.record is not None)
+        return records if len(records) == len(self.layers) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """What a figure was measured with."""
+
+    version: str
+    """Of multispike."""
+    torch: str
+    python: str = "?"
+    cpu: str
+    threads: int
+    date: str
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class RunResult(Evaluation):
+    """One run: what was trained, how well it does, what it sends and what it costs."""
+
+    name: str
+    arch: str
+    data: str
+    classes: tuple[str, ...] = ()
+    neuron: str
+    levels: int
+    timesteps: int
+    seed: int
+    epochs: int
+    params: int
+    train_seconds: float
+    images_per_second: float
+    best_accuracy: float | None = None
+    accuracy: Annotated[float, Ge(0), Le(1)]
+    accuracy_flip: float | None = None
+    """With the mean of the logits of each image and its mirror image."""
+    layers: Annotated[tuple[LayerEnergy, ...], MinLen(1)]
+    environment: Environment
+    settings: dict[str, Any] | None = None
+    """What decided the training, in the files of `multispike reproduce`."""
+
+    @property
+    def spiking(self) -> bool:
+        """Whether it has spiking neurons, not ReLUs."""
+        return self.neuron != "relu"
+
+    def __post_init__(self) -> None:
+        confusion = self.confusion or ()
+        if any(len(row) != len(confusion) for row in confusion):
+            raise ValueError("run.confusion is not square")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The run as its file has it; what is None is left out."""
+        plain = self.to_json()
+        return {key: plain[key] for key in (*RunResult.__annotations__, *plain) if key in plain}
+
+
+# --- files --------------------------------------------------------------------------------------
 
 
 def check_folder(argument: str, folder: Path, runs: Sequence[str] = ()) -> None:
@@ -117,19 +289,22 @@ def check_folder(argument: str, folder: Path, runs: Sequence[str] = ()) -> None:
             raise invalid(argument, str(folder), f"a folder without a {other.name} of others")
 
 
-def write_results(folder: Path, runs: list[dict[str, Any]]) -> Path:
-    """Write DIR/results.json: {"format", "runs": [...]}."""
-    path = folder / "results.json"
-    write_runs(path, runs)
-    return path
+def write_result(path: Path, run: RunResult) -> None:
+    """Write one run's result.json: {"format", ...run}."""
+    write_json(path, {"format": FORMAT, **run.to_dict()})
 
 
-def write_runs(path: Path, runs: list[dict[str, Any]], **about: Any) -> None:
+def write_runs(path: Path, runs: Sequence[RunResult], **about: Any) -> None:
     """Write {"format", ...about, "runs": [...]}."""
-    write_json(path, {"format": FORMAT, **about, "runs": runs})
+    write_json(path, {"format": FORMAT, **about, "runs": [run.to_dict() for run in runs]})
 
 
-def read_results(folder: str | Path) -> list[dict[str, Any]]:
+def write_results(folder: Path, runs: Sequence[RunResult]) -> None:
+    """Write DIR/results.json: {"format", "runs": [...]}."""
+    write_runs(folder / "results.json", runs)
+
+
+def read_results(folder: str | Path) -> list[RunResult]:
     """The runs of DIR/results.json.
 
     Raises:
@@ -138,43 +313,17 @@ def read_results(folder: str | Path) -> list[dict[str, Any]]:
     return read_runs(Path(folder) / "results.json")
 
 
-def read_runs(path: Path) -> list[dict[str, Any]]:
-    """The runs of a file that `write_runs` wrote.
-
-    Raises:
-        InputError: as `read_results`.
-    """
-    content = _of_this_format(path)
-    runs = content.get("runs", [])
+def read_runs(path: Path) -> list[RunResult]:
+    """The runs of a file that `write_runs` wrote; raises as `read_results`."""
+    runs = _of_this_format(path).get("runs", [])
     if not isinstance(runs, list):
         raise InputError(f"results: got {str(path)!r} with runs {runs!r:.40}, allowed: a list")
-    return [_checked(run, path) for run in runs]
+    return [_typed(run, path) for run in runs]
 
 
-def write_result(path: Path, run: dict[str, Any]) -> None:
-    """Write one run's result.json: {"format", ...run}."""
-    write_json(path, {"format": FORMAT, **run})
-
-
-def read_result(path: Path) -> dict[str, Any]:
-    """One run's result.json.
-
-    Raises:
-        InputError: as `read_results`.
-    """
-    run = _of_this_format(path)
-    del run["format"]
-    return _checked(run, path)
-
-
-def _of_this_format(path: Path) -> dict[str, Any]:
-    content = read_json(path)
-    if content.get("format") != FORMAT:
-        raise InputError(
-            f"results: got {str(path)!r} of format {content.get('format')!r} (multispike"
-            f" {_version(content)}), allowed: format {FORMAT}"
-        )
-    return content
+def read_result(path: Path) -> RunResult:
+    """One run's result.json; raises as `read_results`."""
+    return _typed(_of_this_format(path), path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -194,13 +343,29 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _checked(run: Any, path: Path) -> dict[str, Any]:
-    if misfit := _misfit(run):
+def _of_this_format(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if content.get("format") != FORMAT:
         raise InputError(
-            f"results: got {str(path)!r} of multispike {_version(run)}, in which {misfit};"
-            " allowed: a result of this version"
+            f"results: got {str(path)!r} of format {content.get('format')!r} (multispike"
+            f" {_version(content)}), allowed: format {FORMAT}"
         )
-    return run
+    return content
+
+
+@cache
+def _run_type() -> TypeAdapter[RunResult]:
+    return TypeAdapter(RunResult)
+
+
+def _typed(run: Any, path: Path) -> RunResult:
+    try:
+        return _run_type().validate_json(json.dumps(run), strict=True)
+    except ValidationError as error:
+        raise InputError(
+            f"results: got {str(path)!r} of multispike {_version(run)}, in which"
+            f" {_misfit(error)}; allowed: a result of this version"
+        ) from error
 
 
 def _version(content: Any) -> str:
@@ -215,18 +380,16 @@ def _version(content: Any) -> str:
     return next((version for version in found if version != "?"), "?")
 
 
-def _misfit(run: Any) -> str | None:
-    """The first place at which a result does not fit its schema, and what stands there.
-
-    >>> _misfit({"name": 4}), _misfit([])
-    ('run.name is 4, not of type string', 'run is [], not of type object')
-    """
-    for error in _RESULT.iter_errors(run):
-        where = "run" + error.json_path.removeprefix("$")
-        if error.validator == "type":
-            return f"{where} is {error.instance!r:.40}, not of type {error.validator_value}"
-        return f"{where}: {error.message}"
-    confusion = run.get("confusion") or ()
-    if any(len(row) != len(confusion) for row in confusion):
-        return "run.confusion is not square"
-    return None
+def _misfit(error: ValidationError) -> str:
+    """The first place at which a result does not fit its type, and what stands there."""
+    first = error.errors(include_url=False)[0]
+    reason, context = first["msg"], first.get("ctx", {})
+    if first["type"] == "value_error":  # from the check of a part, which says where
+        return str(context["error"])
+    places = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"])
+    where = f"run{''.join(places)}"
+    if first["type"] == "missing":
+        return f"{where} is missing"
+    if first["type"] == "less_than_equal":
+        reason = f"is greater than the maximum of {context['le']:g}"
+    return f"{where}: {first['input']!r:.40} {reason.removeprefix('Input ')}"

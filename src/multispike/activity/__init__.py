@@ -33,18 +33,9 @@ from torch import Tensor, nn
 
 from multispike.activity.layout import uncommon
 from multispike.activity.recorder import Recorder
-from multispike.activity.result import Activity, Crossing, Potentials, ResidualSum, SpikeLayer
 from multispike.activity.summary import summarise
 from multispike.errors import InputError, invalid, is_count
-
-__all__ = [
-    "Activity",
-    "Crossing",
-    "Potentials",
-    "ResidualSum",
-    "SpikeLayer",
-    "record_activity",
-]
+from multispike.results import Activity
 
 
 def record_activity(
@@ -76,7 +67,7 @@ def record_activity(
 
     >>> layer = nn.Linear(4, 2, bias=False)
     >>> activity = record_activity(layer, [(torch.eye(4), torch.zeros(4, dtype=torch.long))])
-    >>> activity.records[0].events_in, activity.records[0].taps_in
+    >>> activity.records[0].input.events, activity.records[0].input.taps
     (1.0, 1.0)
     """
     if max_batches is not None and not is_count(max_batches):

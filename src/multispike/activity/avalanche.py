@@ -15,10 +15,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from multispike.activity import Crossing, Potentials, SpikeLayer, record_activity
+from multispike.activity import record_activity
 from multispike.errors import invalid
 from multispike.models.network import Network
 from multispike.models.table import ARCHITECTURES, Family, ResNet
+from multispike.results import Crossing, Potentials, SpikeLayer
 
 Branch = Literal["direct", "shortcut", "out"]
 BRANCHES: tuple[Branch, ...] = ("direct", "shortcut", "out")

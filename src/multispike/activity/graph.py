@@ -15,7 +15,7 @@ from torch import Tensor
 
 from multispike.activity.provenance import Errors, Magnitudes, Tally
 from multispike.activity.statistics import Grid, find_grid, nonzeros, on_grid, tolerance
-from multispike.layer_record import Kind, reach
+from multispike.layer_record import Kind, positions_read
 
 Carries = Literal["spikes", "analog", "potential"]
 """Spikes: whole levels. Analog: any values, zeros among them. Potential: what a layer computed
@@ -47,7 +47,7 @@ class Window:
             starts, ends = outputs * size // out, -(-(outputs + 1) * size // out)
             places = torch.arange(size)[:, None]
             return ((places >= starts) & (places < ends)).sum(1).double()
-        pairs = reach(
+        pairs = positions_read(
             size,
             out,
             self.kernel[axis],

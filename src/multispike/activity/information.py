@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from multispike.activity.provenance import squares
-from multispike.activity.result import SpikeLayer
 from multispike.errors import invalid, is_count
 from multispike.neurons import MultiLevelIF
+from multispike.results import SpikeLayer
 
 
 @dataclass(frozen=True)

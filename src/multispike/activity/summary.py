@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 from torch import Tensor
 
 from multispike.activity.graph import Activation, Layer, Node, Pool, Source, Sum, Through
 from multispike.activity.provenance import Magnitudes, Tally
-from multispike.activity.result import Activity, Path, Potentials, ResidualSum, SpikeLayer
 from multispike.activity.statistics import Grid
-from multispike.layer_record import InputKind, LayerRecord, Shortcut
+from multispike.layer_record import (
+    Geometry,
+    Input,
+    LayerRecord,
+    Neuron,
+    Output,
+    Stream,
+    Synapses,
+)
+from multispike.layer_record import Pool as PoolRecord
+from multispike.layer_record import Sum as ResidualRecord
+from multispike.results import Activity, Potentials, ResidualSum, Route, SpikeLayer
 
 
 def summarise(
@@ -80,7 +91,7 @@ def _sends(node: Any, followers: dict[Layer, Source]) -> bool:
     return isinstance(node, Source) and _is_neuron(node)
 
 
-def _path(node: Node) -> Path:
+def _path(node: Node) -> Route:
     if isinstance(node, Sum):
         return "sum"
     ends = [
@@ -98,7 +109,7 @@ def _readers(node: Node) -> list[tuple[Node, Node]]:
     return pairs
 
 
-def _row(node: Any, tally: Tally, path: Path, samples: int) -> SpikeLayer:
+def _row(node: Any, tally: Tally, path: Route, samples: int) -> SpikeLayer:
     """`node`, as far as it was added to `tally`."""
     steps, spikes = _whole(tally.elements / samples / math.prod(node.shape)), _spikes(node)
     levels = _levels(node)
@@ -144,7 +155,7 @@ def _histogram(
 
 def _residual(node: Sum, neuron: Source | None, samples: int) -> ResidualSum:
     direct, shortcut = node.direct, 1 - node.direct
-    ends: list[tuple[Node, Tally, Path, Magnitudes]] = [
+    ends: list[tuple[Node, Tally, Route, Magnitudes]] = [
         (node.inputs[direct], node.ports[direct], "direct", node.magnitudes[direct]),
         (node.inputs[shortcut], node.ports[shortcut], "shortcut", node.magnitudes[shortcut]),
         (node, node.out, "sum", node.magnitudes[2]),
@@ -162,7 +173,7 @@ def _residual(node: Sum, neuron: Source | None, samples: int) -> ResidualSum:
 def _potentials(
     node: Node,
     shape: tuple[int, ...],
-    path: Path,
+    path: Route,
     found: Magnitudes,
     unit: Grid | None,
     samples: int,
@@ -193,50 +204,46 @@ def _unit_behind(node: Sum) -> Grid | None:
 
 def _record(layer: Layer, neuron: Source | None, samples: int) -> LayerRecord:
     """The layer as the energy model reads it."""
-    window, first = layer.window, _first(layer)
+    first = _first(layer)
     source, port = layer.inputs[first], layer.ports[first]
-    kind: InputKind = "spikes" if _spikes(source) else "analog"
-    crossing = _crossing(layer, first)
-    other = layer.ports[1 - first] if crossing == "events" else None
-    steps = _steps(layer, samples)
-    spikes = kind == "spikes"
-    bounds = [_levels(node) for node in layer.inputs if _spikes(node)]
-    sends = neuron or (layer if spikes and layer.kind in ("add", "pool") else None)
-    synapses = layer.kind in ("conv", "linear")
-    shapes = (_padded(layer) if layer.kind == "conv" else window.in_shape, window.out_shape)
-    if layer.rows:  # a linear layer over tokens or pixels: a 1x1 convolution over them
-        shapes = tuple((shape[-1], 1, math.prod(layer.rows)) for shape in shapes)
-    return LayerRecord(
-        name=layer.name,
-        kind="conv" if layer.rows else layer.kind,
-        in_shape=shapes[0],
-        out_shape=shapes[1],
-        kernel=window.kernel,
-        stride=window.stride,
-        padding=window.padding,
-        dilation=window.dilation,
-        groups=window.groups,
-        bias=layer.bias,
-        timesteps=steps,
-        timesteps_out=_steps(neuron, samples) if neuron else None,
-        input_kind=kind,
-        levels_in=max(bounds, default=0),
-        levels_out=_levels(sends) if sends else 0,
-        events_in=_sum(port.events) / samples,
-        amplitude_in=_amplitude(source, port) / samples,
-        taps_in=_taps(layer, port.events) / samples,
-        amplitude_taps_in=_in_steps(_taps(layer, port.amplitude), source) / samples,
-        active_in=port.active / samples
-        if spikes and synapses and port.active is not None
-        else None,
-        events_out=_sum(sends.out.events) / samples if sends else 0.0,
-        amplitude_out=_amplitude(sends, sends.out) / samples if sends else 0.0,
-        neuron=neuron is not None,
-        leak=neuron is not None and neuron.leak,
-        max_level=_top(sends, sends.out) if sends else 0,
-        shortcut=crossing,
-        shortcut_events=_sum(other.events) / samples if other else 0.0,
+    sends = neuron or (layer if _spikes(source) and layer.kind in ("add", "pool") else None)
+    read = _stream(source, port, samples)
+    if not _spikes(source):
+        read = Stream(events=read.events)
+    common: dict[str, Any] = {
+        "name": layer.name,
+        "geometry": _geometry(layer),
+        "timesteps": _steps(layer, samples),
+        "neuron": neuron and Neuron(_steps(neuron, samples), neuron.leak),
+    }
+    if sends:
+        sent = vars(_stream(sends, sends.out, samples))
+        common["output"] = Output(**sent, max_level=_top(sends, sends.out))
+    if isinstance(layer, Sum):
+        return ResidualRecord(**common, input=read, shortcut=_shortcut(layer, first, samples))
+    weighted = _in_steps(_taps(layer, port.amplitude), source) if read.levels else 0.0
+    common["input"] = Input(
+        **vars(read), taps=_taps(layer, port.events) / samples, amplitude_taps=weighted / samples
     )
+    if layer.kind == "pool":
+        return PoolRecord(**common)
+    if read.levels and port.active is not None:
+        common["input"] = replace(common["input"], active=port.active / samples)
+    kind = "conv" if layer.rows or layer.kind == "conv" else "linear"
+    return Synapses(**common, kind=kind, bias=layer.bias)
+
+
+def _stream(node: Node, tally: Tally, samples: int) -> Stream:
+    """What a node sends, as far as it was added to `tally`."""
+    return Stream(_levels(node), _sum(tally.events) / samples, _amplitude(node, tally) / samples)
+
+
+def _geometry(layer: Layer) -> Geometry:
+    w = layer.window
+    shapes = [_padded(layer) if layer.kind == "conv" else w.in_shape, w.out_shape]
+    if layer.rows:  # a linear layer over tokens or pixels: a 1x1 convolution over them
+        shapes = [(shape[-1], 1, math.prod(layer.rows)) for shape in shapes]
+    return Geometry(shapes[0], shapes[1], w.kernel, w.stride, w.padding, w.dilation, w.groups)
 
 
 def _first(layer: Layer) -> int:
@@ -248,16 +255,14 @@ def _first(layer: Layer) -> int:
     return 1 - layer.direct if lone else layer.direct
 
 
-def _crossing(layer: Layer, first: int) -> Shortcut:
+def _shortcut(layer: Sum, first: int, samples: int) -> Stream | Literal["dense"] | None:
     """What crosses the shortcut of a sum."""
-    if not isinstance(layer, Sum):
-        return "none"
     other = layer.inputs[1 - first]
     if _spikes(other):
-        return "events"
+        return _stream(other, layer.ports[1 - first], samples)
     owner = other.owner if other.carries == "potential" else None
     alone = owner is not None and {reader for _, reader in _readers(owner)} == {layer}
-    return "none" if owner and alone and owner.kind in ("conv", "linear") else "dense"
+    return None if owner and alone and owner.kind in ("conv", "linear") else "dense"
 
 
 def _padded(layer: Layer) -> tuple[int, ...]:

@@ -17,12 +17,13 @@ from multispike.activity import record_activity
 from multispike.config import CompareConfig, TrainConfig, same_run
 from multispike.config.commands import EnergyConfig, EvaluateConfig, ReportConfig
 from multispike.datasets.dataset import Dataset
+from multispike.energy.twins import price_run
 from multispike.environment import environment
 from multispike.errors import invalid
 from multispike.files import console_beside, write_json
 from multispike.layer_record import with_density
 from multispike.models import create_model
-from multispike.profiling import measure, prices
+from multispike.profiling import evaluate_run
 from multispike.progress import progress_bar
 from multispike.report.terminal import (
     comparison_table,
@@ -31,6 +32,8 @@ from multispike.report.terminal import (
     energy_table,
 )
 from multispike.results import (
+    Environment,
+    RunResult,
     check_folder,
     read_result,
     read_results,
@@ -53,7 +56,7 @@ def train(config: TrainConfig) -> int:
         instead = " instead of --overwrite" if config.overwrite else ""
         return stopped(config, f"the same command with --resume{instead} goes on")
     if result:
-        Console().print(comparison_table([result]))
+        Console().print(comparison_table([result.to_dict()]))
         print(f"run: {config.folder}", file=sys.stderr)
     return 0
 
@@ -79,7 +82,7 @@ def compare(config: CompareConfig) -> int:
     from multispike.report.compare_report import write_report
 
     report = write_report(folder)
-    Console().print(comparison_table(results))
+    Console().print(comparison_table([result.to_dict() for result in results]))
     print(f"report: {report}", file=sys.stderr)
     return 0
 
@@ -91,15 +94,13 @@ def evaluate(settings: EvaluateConfig) -> None:
     dataset = data_of(run, settings.data_dir, settings.limit_test)
     result = summarise(run, dataset, settings.profile, settings.bits)
     if settings.flip:
-        result["accuracy_flip"] = mirrored_accuracy(run, dataset)
+        result = replace(result, accuracy_flip=mirrored_accuracy(run, dataset))
     console = console_beside(settings.json)
-    console.print(comparison_table([result]))
+    console.print(comparison_table([result.to_dict()]))
     if settings.flip:
-        console.print(
-            f"with mirror images: accuracy {result['accuracy_flip']:.4f}", highlight=False
-        )
+        console.print(f"with mirror images: accuracy {result.accuracy_flip:.4f}", highlight=False)
     if settings.json:
-        write_json(settings.json, result)
+        write_json(settings.json, result.to_dict())
 
 
 def report(settings: ReportConfig) -> None:
@@ -109,7 +110,7 @@ def report(settings: ReportConfig) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     places: list[Path] = []
     runs: list[Run] = []
-    results: list[dict[str, Any]] = []
+    results: list[RunResult] = []
     for place in (run for folder in settings.folders for run in _runs_in(Path(folder))):
         run = load_run(place)
         tell_unfinished(run)
@@ -120,27 +121,27 @@ def report(settings: ReportConfig) -> None:
             raise invalid("runs", f"{place} on {data}", f"runs on {known}, as the first")
         dataset = data_of(run, settings.data_dir, settings.limit_test)
         results.append(summarise(run, dataset, settings.profile, settings.bits))
-    for result, name in zip(results, told_apart(results, places), strict=True):
-        result["name"] = name
+    names = told_apart(results, places)
+    results = [replace(result, name=name) for result, name in zip(results, names, strict=True)]
     write_results(folder, results)
     from multispike.report.compare_report import write_report
 
-    found = zip(results, runs, strict=True)
-    path = write_report(folder, {result["name"]: run.folder for result, run in found})
-    Console().print(comparison_table(results))
+    path = write_report(folder, dict(zip(names, (run.folder for run in runs), strict=True)))
+    Console().print(comparison_table([result.to_dict() for result in results]))
     print(f"report: {path}", file=sys.stderr)
 
 
-def told_apart(results: Sequence[dict[str, Any]], places: Sequence[Path]) -> list[str]:
+def told_apart(results: Sequence[Any], places: Sequence[Path]) -> list[str]:
     """Names of runs in one table: with the architecture if there are several, with the place if
     that is not enough.
 
-    >>> runs = [{"name": "ann", "arch": arch} for arch in ("vgg11", "vgg16", "vgg16")]
+    >>> from types import SimpleNamespace
+    >>> runs = [SimpleNamespace(name="ann", arch=arch) for arch in ("vgg11", "vgg16", "vgg16")]
     >>> told_apart(runs, [Path("a"), Path("b"), Path("c/best.ckpt")])
     ['vgg11 ann', 'vgg16 ann (b)', 'vgg16 ann (c/best.ckpt)']
     """
-    several = len({result["arch"] for result in results}) > 1
-    names = [f"{r['arch']} {r['name']}" if several else r["name"] for r in results]
+    several = len({result.arch for result in results}) > 1
+    names = [f"{r.arch} {r.name}" if several else r.name for r in results]
     return [
         f"{name} ({'/'.join(place.parts[-2:])})" if names.count(name) > 1 else name
         for name, place in zip(names, places, strict=True)
@@ -151,7 +152,7 @@ def _runs_in(folder: Path) -> list[Path]:
     """A run itself, or the runs of a comparison."""
     if folder.is_file() or not (folder / "results.json").is_file():
         return [folder]
-    return [folder / result["name"] for result in read_results(folder)]
+    return [folder / result.name for result in read_results(folder)]
 
 
 def energy(settings: EnergyConfig) -> None:
@@ -192,13 +193,15 @@ def energy(settings: EnergyConfig) -> None:
         "data": data,
         "samples": activity.samples if data else None,
         "assumed_density": density,
-        **prices(
-            activity,
+        **price_run(
+            activity.records,
             settings.profile,
             settings.bits,
+            spiking=activity.spiking,
             fanout=settings.fanout,
             graded_op=settings.graded_op,
-        ),
+            not_counted=activity.not_counted,
+        ).to_json(),
     }
     console = console_beside(settings.json)
     code = "ANN" if config["neuron"] == "relu" else f"T{config['timesteps']} N{config['levels']}"
@@ -219,7 +222,7 @@ def stopped(config: TrainConfig, advice: str) -> int:
     return 130
 
 
-def train_run(config: TrainConfig, profiles: Sequence[str] = ()) -> dict[str, Any]:
+def train_run(config: TrainConfig, profiles: Sequence[str] = ()) -> RunResult | None:
     """Train a run to its end and measure it; one that is finished is only read.
 
     Args:
@@ -227,7 +230,7 @@ def train_run(config: TrainConfig, profiles: Sequence[str] = ()) -> dict[str, An
         profiles: energy profiles to price besides, see `summarise`.
 
     Returns:
-        Its result; an empty dict in a process that has nothing to report.
+        Its result; None in a process that has nothing to report.
 
     Raises:
         Interrupted: after Ctrl-C or SIGTERM, with last.ckpt written.
@@ -238,7 +241,7 @@ def train_run(config: TrainConfig, profiles: Sequence[str] = ()) -> dict[str, An
     if config.resume and finished.exists():
         same_run(read_settings(folder / "config.yaml"), config)
         result = read_result(finished)
-        if {*profiles} <= {*result.get("energy_nj_profiles", ())}:
+        if {*profiles} <= {*(result.energy_nj_profiles or ())}:
             return result
     reports = fit(config)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -246,7 +249,7 @@ def train_run(config: TrainConfig, profiles: Sequence[str] = ()) -> dict[str, An
     if not reports:
         if "LOCAL_RANK" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
             raise SystemExit(0)  # Lightning starts new processes for the next run
-        return {}
+        return None
     run = load_run(folder)
     result = summarise(run, load_data(config, config.timesteps), profiles=profiles)
     write_result(finished, result)
@@ -259,7 +262,7 @@ def summarise(
     profile: str = "lemaire2022",
     bits: int = 32,
     profiles: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> RunResult:
     """The result of a run: accuracy, activity and energy on the whole test split.
 
     Each of `profiles` adds its prices under "energy_nj_profiles".
@@ -273,7 +276,7 @@ def summarise(
     images = batch_size_of(run.config, len(dataset.train)) * int(last["step"])
     with progress_bar(True) as bar:
         task = bar.add_task(f"measuring {run.config.variant}", total=len(dataset.test))
-        measured = measure(
+        measured = evaluate_run(
             run.network,
             loader,
             profile,
@@ -281,11 +284,11 @@ def summarise(
             profiles=profiles,
             progress=lambda batches, samples: bar.update(task, completed=samples),
         )
-    return {
+    about = {
         "name": run.config.variant,
         "arch": config["arch"],
         "data": run.data["name"],
-        "classes": run.data["classes"],
+        "classes": tuple(run.data["classes"]),
         "neuron": config["neuron"],
         "levels": config["levels"],
         "timesteps": config["timesteps"],
@@ -295,9 +298,9 @@ def summarise(
         "train_seconds": seconds,
         "images_per_second": images / max(last["train_seconds"], 1e-9),
         "best_accuracy": max(row["test_accuracy"] for row in run.rows),
-        **measured,
-        "environment": environment(),
+        "environment": Environment(**environment()),
     }
+    return RunResult(**{**vars(measured), **about})
 
 
 @torch.no_grad()

@@ -10,22 +10,29 @@ and logits of `bits`; its MAC is priced in full at `bits`, as that of a graded e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field
 from typing import Any
 
-from multispike.energy.counts import (
+from multispike.energy.count import (
     Counts,
+    Execution,
     Fanout,
     GradedOp,
-    Network,
     Summable,
+    SynapticOperations,
     check_names,
-    counts,
+    count_layer,
+    synops,
 )
-from multispike.energy.profiles import BITS, Profile, get_profile
-from multispike.energy.synops import synops
+from multispike.energy.profiles import BITS, Constant, Profile, get_profile
 from multispike.errors import invalid
-from multispike.layer_record import LayerRecord, checked
+from multispike.files import known_fields, plain_fields
+from multispike.layer_record import (
+    Kind,
+    LayerRecord,
+    Synapses,
+    checked,
+)
 
 CHOICES = (
     "batch normalisation is folded into weights and biases before counting",
@@ -65,11 +72,23 @@ class Energy(Summable):
     @property
     def total(self) -> float:
         """Sum of the categories, nJ."""
-        return sum(getattr(self, field.name) for field in fields(self))
+        return self.ops + self.addressing + self.weights + self.potentials + self.bias + self.io
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, Any]:
         """Total and categories."""
-        return {"total": self.total, **asdict(self)}
+        return {"total": self.total, **plain_fields(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkEnergy(Energy):
+    """The same of all layers, and what it was priced with."""
+
+    profile: str
+    bits: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Profile, bits, total and categories."""
+        return {"profile": self.profile, "bits": self.bits, **super().to_dict()}
 
 
 @dataclass(frozen=True)
@@ -80,48 +99,76 @@ class Memory:
     bits: int
 
 
-@dataclass(frozen=True)
-class LayerEnergy:
-    """One layer: what was recorded, counted and paid."""
+_NO_COUNTS = Counts()
 
-    record: LayerRecord
-    counts: Counts
-    memories: dict[str, Memory]
+
+@dataclass(frozen=True, kw_only=True)
+class LayerEnergy:
+    """One layer of a report or result file: what was recorded, counted and paid."""
+
+    name: str
+    kind: Kind
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    events_in: float
+    events_out: float
+    max_level: int
+    energy_nj: Energy
+    counts: Counts = _NO_COUNTS
+    memories: dict[str, Memory] = field(default_factory=dict)
     """By name: weights, bias, potentials, inputs, outputs."""
-    energy: Energy
+    record: LayerRecord | None = None
+    """All that it takes to price the layer again; None where an older version wrote the file."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The layer's entry of a result file, with counts and memory sizes."""
-        return {
-            **self.record.to_dict(),
-            "energy_nj": self.energy.to_dict(),
-            "counts": self.counts.to_dict(),
-            "memories": {name: asdict(memory) for name, memory in self.memories.items()},
-        }
+        """Its entry in a result file."""
+        return known_fields(self)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
+class NamedConstants:
+    """An energy profile as a result file has it."""
+
+    name: str
+    constants: dict[str, Constant]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assumptions:
+    """What an energy rests on."""
+
+    profile: NamedConstants
+    network: Execution
+    fanout: Fanout
+    graded_op: GradedOp
+    operation_pj: dict[str, float]
+    """pJ of an addition ("add"), multiplication ("mul") and multiply-accumulate ("mac")."""
+    choices: tuple[str, ...] = CHOICES
+    not_modelled: tuple[str, ...] = NOT_MODELLED
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class EnergyReport:
     """Energy of a whole network per inference, and the assumptions it rests on.
 
-    >>> energy([LayerRecord("fc", "linear", (4,), (3,), events_in=4, taps_in=4)], network="ann")
+    >>> from multispike.layer_record import Geometry, Input
+    >>> layer = Synapses("fc", Geometry((4,), (3,)), kind="linear", input=Input(events=4, taps=4))
+    >>> price_layers([layer], network="ann")
     0.29045895 nJ per inference as ann, lemaire2022 at 32 bit
     layer  kind      nJ      %    ops  memory
     fc     linear  0.29  100.0  13.6%   86.4%
     """
 
-    profile: Profile
-    bits: int
-    network: Network
-    fanout: Fanout
-    graded_op: GradedOp
+    energy_nj: NetworkEnergy
+    synops: SynapticOperations
     layers: tuple[LayerEnergy, ...]
     not_counted: tuple[str, ...] = ()
+    assumptions: Assumptions | None = None
 
     @property
-    def energy(self) -> Energy:
-        """Sum over the layers."""
-        return sum((layer.energy for layer in self.layers), Energy())
+    def total_nj(self) -> float:
+        """nJ per inference."""
+        return self.energy_nj.total
 
     @property
     def counts(self) -> Counts:
@@ -129,31 +176,26 @@ class EnergyReport:
         return sum((layer.counts for layer in self.layers), Counts())
 
     @property
-    def total_nj(self) -> float:
-        """nJ per inference."""
-        return self.energy.total
+    def network(self) -> Execution | None:
+        """How the layers were run; None where an older version did not say."""
+        return self.assumptions and self.assumptions.network
 
     def __repr__(self) -> str:
         """Total, then a row a layer: energy, its share, and of it operations and memory."""
-        total = self.total_nj
-        title = (
-            f"{total:,.8g} nJ per inference as {self.network}, {self.profile.name} at {self.bits}"
-            " bit"
-        )
+        total = self.energy_nj
         rows = [("layer", "kind", "nJ", "%", "ops", "memory")]
         for layer in self.layers:
-            own, parts = layer.energy.total, layer.energy
-            computing = (parts.ops + parts.addressing) / own if own else 0.0
-            rows.append(
-                (
-                    layer.record.name,
-                    layer.record.kind,
-                    f"{own:,.2f}",
-                    f"{100 * own / total if total else 0:.1f}",
-                    f"{computing:.1%}",
-                    f"{1 - computing if own else 0:.1%}",
-                )
+            own = layer.energy_nj
+            share = own.total / total.total if total.total else 0.0
+            computing = (own.ops + own.addressing) / own.total if own.total else 0.0
+            memory = 1 - computing if own.total else 0.0
+            figures = (
+                f"{own.total:,.2f}",
+                f"{100 * share:.1f}",
+                f"{computing:.1%}",
+                f"{memory:.1%}",
             )
+            rows.append((layer.name, layer.kind, *figures))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             "  ".join(
@@ -162,73 +204,59 @@ class EnergyReport:
             )
             for row in rows
         ]
+        priced = f"{total.profile} at {total.bits} bit"
+        title = f"{total.total:,.8g} nJ per inference as {self.network}, {priced}"
         return "\n".join([title, *lines, *(f"not counted: {line}" for line in self.not_counted)])
 
     def to_json(self) -> dict[str, Any]:
-        """A dict of plain numbers, strings and lists, with all assumptions."""
-        return {
-            "energy_nj": {
-                "profile": self.profile.name,
-                "bits": self.bits,
-                **self.energy.to_dict(),
-            },
-            "synops": synops([layer.record for layer in self.layers]).to_dict(),
-            "layers": [layer.to_dict() for layer in self.layers],
-            "not_counted": list(self.not_counted),
-            "assumptions": {
-                "profile": self.profile.to_dict(),
-                "network": self.network,
-                "fanout": self.fanout,
-                "graded_op": self.graded_op,
-                "operation_pj": {
-                    "add": self.profile.add(self.bits),
-                    "mul": self.profile.mul(self.bits),
-                    "mac": self.profile.mac(self.bits),
-                },
-                "choices": list(CHOICES),
-                "not_modelled": list(NOT_MODELLED),
-            },
-        }
+        """A dict of plain numbers, strings and lists, with all assumptions; what is None is left
+        out."""
+        return known_fields(self)
 
 
-def energy(
+def price_layers(
     records: Sequence[LayerRecord],
     profile: str | Profile = "lemaire2022",
     bits: int = 32,
     *,
     fanout: Fanout = "lemaire",
     graded_op: GradedOp = "mac",
-    network: Network = "snn",
+    network: Execution = "snn",
     not_counted: Sequence[str] = (),
 ) -> EnergyReport:
     """Energy per inference of the recorded layers.
 
     `bits` is the width of weights, biases, potentials and operations: 8, 16 or 32. `not_counted`
-    names what the records leave out and is passed on. For the rest see `counts`. Raises
+    names what the records leave out and is passed on. For the rest see `count_layer`. Raises
     `InputError` for empty records, an unknown name or a width that is not offered.
 
-    >>> layer = LayerRecord("fc", "linear", (4,), (3,), events_in=4, taps_in=4)
-    >>> round(energy([layer], network="ann").total_nj, 4)
+    >>> from multispike.layer_record import Geometry, Input
+    >>> layer = Synapses("fc", Geometry((4,), (3,)), kind="linear", input=Input(events=4, taps=4))
+    >>> round(price_layers([layer], network="ann").total_nj, 4)
     0.2905
     """
     prices = checked_profile(profile, bits, fanout, graded_op, network)
+    layers = []
+    for record in checked(records):
+        counts = count_layer(record, network=network, fanout=fanout, graded_op=graded_op)
+        layers.append(_price(record, counts, prices, bits, network))
+    total = sum((layer.energy_nj for layer in layers), Energy())
     return EnergyReport(
-        profile=prices,
-        bits=bits,
-        network=network,
-        fanout=fanout,
-        graded_op=graded_op,
-        layers=tuple(
-            _price(
-                record,
-                counts(record, network=network, fanout=fanout, graded_op=graded_op),
-                prices,
-                bits,
-                network,
-            )
-            for record in checked(records)
-        ),
+        energy_nj=NetworkEnergy(profile=prices.name, bits=bits, **vars(total)),
+        synops=synops(records),
+        layers=tuple(layers),
         not_counted=tuple(not_counted),
+        assumptions=Assumptions(
+            profile=NamedConstants(prices.name, prices.constants()),
+            network=network,
+            fanout=fanout,
+            graded_op=graded_op,
+            operation_pj={
+                "add": prices.add(bits),
+                "mul": prices.mul(bits),
+                "mac": prices.mac(bits),
+            },
+        ),
     )
 
 
@@ -237,10 +265,10 @@ def checked_profile(
     bits: int,
     fanout: Fanout = "lemaire",
     graded_op: GradedOp = "mac",
-    network: Network = "snn",
+    network: Execution = "snn",
     argument: str = "profile",
 ) -> Profile:
-    """The profile; raises `InputError` where `energy` would, before there are records.
+    """The profile; raises `InputError` where `price_layers` would, before there are records.
 
     `argument` is what the caller calls it.
     """
@@ -251,50 +279,50 @@ def checked_profile(
 
 
 def _price(
-    record: LayerRecord, count: Counts, profile: Profile, bits: int, network: Network
+    record: LayerRecord, counts: Counts, profile: Profile, bits: int, network: Execution
 ) -> LayerEnergy:
     memories = _memories(record, profile, bits, network)
     pj = {name: profile.access(m.elements, m.bits) for name, m in memories.items()}
     add, mac = profile.add(bits), profile.mac(bits)
     return LayerEnergy(
-        record,
-        count,
-        memories,
-        Energy(
-            ops=1e-3 * (count.mac * mac + count.ac * add + count.mul * profile.mul(bits)),
-            addressing=1e-3 * (count.address_mac * mac + count.address_ac * add),
-            weights=1e-3 * count.read_weights * pj["weights"],
-            potentials=1e-3 * (count.read_potential + count.write_potential) * pj["potentials"],
-            bias=1e-3 * count.read_bias * pj["bias"],
-            io=1e-3 * (count.read_input * pj["inputs"] + count.write_output * pj["outputs"]),
+        **record.entry(),
+        energy_nj=Energy(
+            ops=1e-3 * (counts.mac * mac + counts.ac * add + counts.mul * profile.mul(bits)),
+            addressing=1e-3 * (counts.address_mac * mac + counts.address_ac * add),
+            weights=1e-3 * counts.read_weights * pj["weights"],
+            potentials=1e-3 * (counts.read_potential + counts.write_potential) * pj["potentials"],
+            bias=1e-3 * counts.read_bias * pj["bias"],
+            io=1e-3 * (counts.read_input * pj["inputs"] + counts.write_output * pj["outputs"]),
         ),
+        counts=counts,
+        memories=memories,
+        record=record,
     )
 
 
 def _memories(
-    record: LayerRecord, profile: Profile, bits: int, network: Network
+    record: LayerRecord, profile: Profile, bits: int, network: Execution
 ) -> dict[str, Memory]:
     """Size and width of a layer's five memories."""
     event_driven = network == "snn"
-    biases = record.out_shape[0] if record.bias else 0
+    weights, biases = 0, 0
+    if isinstance(record, Synapses):
+        weights, biases = record.weights, record.bias * record.geometry.out_shape[0]
     fifo = int(profile.fifo_elements.value)
-    reads_events = record.input_kind == "spikes" or record.shortcut == "events"
-    sends_events = record.levels_out > 0
-    inputs, outputs = Memory(record.in_size, bits), Memory(record.out_size, bits)
-    if event_driven and reads_events:
-        inputs = Memory(fifo, _event_bits(record.in_size, record.levels_in))
-    if event_driven and sends_events:
-        outputs = Memory(fifo, _event_bits(record.out_size, record.levels_out))
-    if network in ("qann", "qann_skip") and reads_events:
-        inputs = Memory(record.in_size, payload_bits(record.levels_in * record.timesteps))
-    if network in ("qann", "qann_skip") and sends_events:
-        outputs = Memory(record.out_size, payload_bits(record.levels_out * record.steps_out))
+
+    def values(size: int, levels: int, timesteps: int) -> Memory:
+        if not levels or network in ("ann", "ann_stepwise"):
+            return Memory(size, bits)
+        if event_driven:  # address and payload of one event
+            return Memory(fifo, payload_bits(size - 1) + payload_bits(levels))
+        return Memory(size, payload_bits(levels * timesteps))
+
     return {
-        "weights": Memory(record.weights, bits),
+        "weights": Memory(weights, bits),
         "bias": Memory(biases, bits),
         "potentials": Memory(record.out_size if event_driven else 0, bits),
-        "inputs": inputs,
-        "outputs": outputs,
+        "inputs": values(record.in_size, record.levels_in, record.timesteps),
+        "outputs": values(record.out_size, record.output.levels, record.steps_out),
     }
 
 
@@ -305,8 +333,3 @@ def payload_bits(levels: int) -> int:
     [1, 2, 3, 3, 4]
     """
     return levels.bit_length()
-
-
-def _event_bits(neurons: int, levels: int) -> int:
-    """Address and payload of one event."""
-    return payload_bits(neurons - 1) + payload_bits(levels)

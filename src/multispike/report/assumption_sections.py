@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from multispike.energy import BASELINES
+from multispike.energy.twins import TWINS
 from multispike.report.axes import canvas, label
 from multispike.report.comparison import MICRO, Comparison
 from multispike.report.crossover import MEANING, crossings, verdict
@@ -27,7 +27,7 @@ def baselines(data: Comparison) -> Content:
         marker_color=[data.marks[run["name"]].colour for run in runs],
         hovertemplate="%{y}<br>as an SNN: %{x:,.2f} µJ<extra></extra>",
     )
-    for key, name in BASELINES.items():
+    for key, name in TWINS.items():
         figure.add_bar(
             x=[run["baselines"][key]["total"] * MICRO for run in runs],
             y=names,
@@ -40,13 +40,13 @@ def baselines(data: Comparison) -> Content:
         (
             Column("run"),
             Column("SNN, µJ", ",.3f"),
-            *(Column(f"{name}, µJ", ",.3f") for name in BASELINES.values()),
+            *(Column(f"{name}, µJ", ",.3f") for name in TWINS.values()),
         ),
         [
             (
                 run["name"],
                 run["energy_nj"]["total"] * MICRO,
-                *(run["baselines"][key]["total"] * MICRO for key in BASELINES),
+                *(run["baselines"][key]["total"] * MICRO for key in TWINS),
             )
             for run in runs
         ],
@@ -59,7 +59,7 @@ def baselines(data: Comparison) -> Content:
     ]
     legend = [data.marks[run["name"]].key() for run in runs]
     legend = [Key(key.name, key.colour) for key in legend]
-    legend += [Key(name, BASELINE_COLOURS[key][0]) for key, name in BASELINES.items()]
+    legend += [Key(name, BASELINE_COLOURS[key][0]) for key, name in TWINS.items()]
     return Content(
         [
             "The energy model prices the same layers as an ANN too, evaluated once (of event data,"
@@ -91,14 +91,14 @@ def _crossover(runs: Sequence[Json]) -> Table:
             Column("run"),
             Column("mean density", ".3f"),
             Column("same cost at density", ".3f"),
-            *(Column(name) for name in BASELINES.values()),
+            *(Column(name) for name in TWINS.values()),
         ),
         [
             (
                 run["name"],
                 run["density"],
                 run.get("even_density"),
-                *(crossings(run)[key] for key in BASELINES),
+                *(crossings(run)[key] for key in TWINS),
             )
             for run in runs
         ],

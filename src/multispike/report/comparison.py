@@ -63,7 +63,7 @@ def read_comparison(folder: str | Path, places: Mapping[str, Path] | None = None
         InputError: if results.json is missing, damaged, empty or of another version.
     """
     folder = Path(folder)
-    runs = read_results(folder)
+    runs = [run.to_dict() for run in read_results(folder)]
     if not runs:
         raise InputError(f"results: got {str(folder)!r} without runs; allowed: at least one run")
     settings, histories = {}, {}

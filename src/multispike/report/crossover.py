@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from multispike.energy import BASELINES, Crossover, Network
+from multispike.energy.count import Execution
+from multispike.energy.twins import TWINS, Crossover
 from multispike.report.document import Json, listed
 
 MEANING = (
@@ -16,13 +17,13 @@ MEANING = (
 """What the densities of a crossover are."""
 
 
-def crossings(run: Json) -> dict[Network, str]:
+def crossings(run: Json) -> dict[Execution, str]:
     """Baseline -> at which densities the SNN needs less energy, e.g. "below density 0.25".
 
     >>> crossings({"crossover": {"ann": {"wins": [0.0, 0.25]}, "qann": {"wins": None}}})
     {'ann': 'below density 0.25', 'qann': 'at no density'}
     """
-    found: dict[Network, Any] = {key: run["crossover"].get(key) for key in BASELINES}
+    found: dict[Execution, Any] = {key: run["crossover"].get(key) for key in TWINS}
     return {
         key: Crossover(key, entry["wins"] and tuple(entry["wins"])).where
         for key, entry in found.items()
@@ -39,9 +40,9 @@ def verdict(run: Json) -> str:
 quantised ANN, more than the zero-skipping quantised ANN
     """
     own = run["energy_nj"]["total"]
-    others: dict[Network, float] = {key: run["baselines"][key]["total"] for key in BASELINES}
-    less: list[Network] = [key for key, total in others.items() if own < total]
-    more: list[Network] = [key for key in others if key not in less]
+    others: dict[Execution, float] = {key: run["baselines"][key]["total"] for key in TWINS}
+    less: list[Execution] = [key for key, total in others.items() if own < total]
+    more: list[Execution] = [key for key in others if key not in less]
     parts = [f"less energy than {_named(less)}"] if less else []
     parts += [f"more{'' if less else ' energy'} than {_named(more)}"] if more else []
     density = run.get("even_density")
@@ -49,5 +50,5 @@ quantised ANN, more than the zero-skipping quantised ANN
     return f"{known}it needs {', '.join(parts)}"
 
 
-def _named(keys: Sequence[Network]) -> str:
-    return listed([f"the {BASELINES[key]}" for key in keys])
+def _named(keys: Sequence[Execution]) -> str:
+    return listed([f"the {TWINS[key]}" for key in keys])

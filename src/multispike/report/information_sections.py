@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from multispike.activity import SpikeLayer
 from multispike.activity.information import LayerInformation, quantisation_study
 from multispike.activity.information import information as _entropies
 from multispike.report.activity_sections import along_depth
@@ -12,6 +11,7 @@ from multispike.report.axes import canvas, label
 from multispike.report.comparison import Comparison
 from multispike.report.document import Column, Content, Json, Plot, Table
 from multispike.report.style import DASHES, PAGE
+from multispike.results import SpikeLayer
 
 _JITTERS = tuple(step / 10 for step in range(11))
 """How much an input changes from step to step, as a share of the spread of its mean."""
@@ -64,7 +64,11 @@ _QUANTITIES = (
 
 def _rows(run: Json) -> dict[str, LayerInformation]:
     """By layer."""
-    layers = _entropies(SpikeLayer.from_dict(row) for row in run["neurons"])
+    derived = ("neurons", "density")
+    layers = _entropies(
+        SpikeLayer(**{key: value for key, value in row.items() if key not in derived})
+        for row in run["neurons"]
+    )
     return {layer.name: layer for layer in layers}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from multispike.energy import BASELINES
+from multispike.energy.twins import TWINS
 from multispike.report.comparison import (
     MICRO,
     Comparison,
@@ -171,7 +171,7 @@ def _against_baselines(run: Json) -> str:
     """Against ANNs of the same shape, by the energy model alone."""
     own = run["energy_nj"]["total"]
     won, lost = [], []
-    for key, name in BASELINES.items():
+    for key, name in TWINS.items():
         baseline = run["baselines"][key]["total"]
         ratio = own / max(baseline, 1e-300)
         cost = f"{name} ({number(baseline * MICRO)} µJ)"
@@ -179,7 +179,7 @@ def _against_baselines(run: Json) -> str:
             won.append(f"{1 / ratio:.2f} times less than the {cost}")
         else:
             lost.append(f"{ratio:.2f} times as much as the {cost}")
-    wins = [f"less than the {BASELINES[key]} {where}" for key, where in crossings(run).items()]
+    wins = [f"less than the {TWINS[key]} {where}" for key, where in crossings(run).items()]
     even = run.get("even_density")
     costs = "" if even is None else f"; its events cost what density {even:.3f} would"
     return (

@@ -7,7 +7,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from multispike.energy import BASELINES
+from multispike.energy.twins import TWINS
 from multispike.report.crossover import MEANING, crossings, verdict
 from multispike.report.document import short_name
 
@@ -72,7 +72,7 @@ CATEGORIES = {
 
 
 def energy_table(priced: dict[str, Any], name: str) -> Table:
-    """One row a layer, one column a category, per inference, as `profiling.prices` gives it."""
+    """One row a layer, one column a category, per inference, as `RunPrices.to_json` gives it."""
     energy = priced["energy_nj"]
     unit, size = _layer_scale(energy["total"])
     decimals = 1 if energy["total"] < 1e3 * size else 0
@@ -105,7 +105,7 @@ def crossover_table(priced: dict[str, Any]) -> Table:
         box=box.SIMPLE_HEAD, pad_edge=False, title="Against the same layers run as an ANN"
     )
     table.add_column("ANN", no_wrap=True)
-    unit, size = _layer_scale(max(priced["baselines"][key]["total"] for key in BASELINES))
+    unit, size = _layer_scale(max(priced["baselines"][key]["total"] for key in TWINS))
     table.add_column(unit, justify="right", no_wrap=True)
     table.add_column("times SNN", justify="right", no_wrap=True)
     table.add_column("the SNN needs less energy")
@@ -113,7 +113,7 @@ def crossover_table(priced: dict[str, Any]) -> Table:
     for key, where in crossings(priced).items():
         nj = priced["baselines"][key]["total"]
         ratio = f"{nj / total:.2f}" if total else "-"
-        table.add_row(BASELINES[key], f"{nj / size:,.1f}", ratio, where)
+        table.add_row(TWINS[key], f"{nj / size:,.1f}", ratio, where)
     return table
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from multispike.config import TrainConfig, deciding, differing
-from multispike.results import read_runs, write_runs
+from multispike.results import RunResult, read_runs, write_runs
 
 CHECKPOINT_BYTES = 5_000_000
 """Weights up to this size are kept beside the results."""
@@ -30,34 +29,34 @@ class Archive:
         self.path = Path(results) / f"{study}.json"
 
     @property
-    def runs(self) -> list[dict[str, Any]]:
+    def runs(self) -> list[RunResult]:
         """Results with "settings"; "name" is the row's label."""
         return read_runs(self.path) if self.path.exists() else []
 
-    def find(self, label: str, seed: int) -> dict[str, Any] | None:
+    def find(self, label: str, seed: int) -> RunResult | None:
         """The run of a row and seed, whatever its settings."""
-        return next((r for r in self.runs if (r["name"], r["seed"]) == (label, seed)), None)
+        return next((r for r in self.runs if (r.name, r.seed) == (label, seed)), None)
 
     def finished(self, label: str, config: TrainConfig) -> bool:
         """Whether the row's run is here and was made under the same settings."""
         run = self.find(label, config.seed)
-        return run is not None and not differing(run["settings"], config)
+        return run is not None and not differing(run.settings or {}, config)
 
     def remove(self, label: str, seed: int) -> None:
         """Forget a run."""
         if self.find(label, seed):
             self._write(self._without(label, seed))
 
-    def add(self, label: str, config: TrainConfig, result: dict[str, Any]) -> None:
+    def add(self, label: str, config: TrainConfig, result: RunResult) -> None:
         """Put a finished run in the place of an older one, and write the file."""
         others = self._without(label, config.seed)
-        entry = {**result, "name": label, "settings": deciding(asdict(config))}
-        self._write(sorted([*others, entry], key=lambda run: (run["name"], run["seed"])))
+        entry = replace(result, name=label, settings=deciding(asdict(config)))
+        self._write(sorted([*others, entry], key=lambda run: (run.name, run.seed)))
 
-    def _without(self, label: str, seed: int) -> list[dict[str, Any]]:
-        return [run for run in self.runs if (run["name"], run["seed"]) != (label, seed)]
+    def _without(self, label: str, seed: int) -> list[RunResult]:
+        return [run for run in self.runs if (run.name, run.seed) != (label, seed)]
 
-    def _write(self, runs: list[dict[str, Any]]) -> None:
+    def _write(self, runs: list[RunResult]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         command = f"multispike reproduce {self.study} --data-dir DIR"
         write_runs(self.path, runs, study=self.study, command=command)

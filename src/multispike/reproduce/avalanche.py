@@ -44,7 +44,7 @@ def make(name: str, settings: ReproduceConfig) -> int:
         study(
             AvalancheConfig(
                 arch=",".join(architectures),
-                data=archive.runs[0]["data"],
+                data=archive.runs[0].data,
                 data_dir=settings.data_dir,
                 limit=IMAGES,
                 runs=",".join(map(str, rows.values())),
@@ -57,7 +57,7 @@ def make(name: str, settings: ReproduceConfig) -> int:
         path,
         {
             "command": f"multispike reproduce {name} --data-dir DIR",
-            "data": archive.runs[0]["data"],
+            "data": archive.runs[0].data,
             "images": IMAGES,
             "seed": 0,
             "networks": [network.to_dict() for network in networks],

@@ -53,5 +53,5 @@ def epoch_seconds(study: Study, archive: Archive) -> float:
     runs = archive.runs if study.rows else []  # other studies' files hold no runs
     if not runs:
         return study.epoch_seconds
-    steps = sum(run["epochs"] * run["timesteps"] for run in runs)
-    return sum(run["train_seconds"] for run in runs) / steps
+    steps = sum(run.epochs * run.timesteps for run in runs)
+    return sum(run.train_seconds for run in runs) / steps

@@ -21,15 +21,14 @@ above 1 the two fan-outs differ most.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 from typing import Literal, Self, get_args
 
 from multispike.errors import unknown
-from multispike.layer_record import LayerRecord
+from multispike.layer_record import LayerRecord, Pool, Sum, Synapses, checked
 
-Network = Literal["snn", "ann", "ann_stepwise", "qann", "qann_skip"]
+Execution = Literal["snn", "ann", "ann_stepwise", "qann", "qann_skip"]
 Fanout = Literal["lemaire", "exact"]
 GradedOp = Literal["mac", "repeat"]
 
@@ -38,8 +37,8 @@ class Summable:
     """Adds field by field."""
 
     def __add__(self, other: Self) -> Self:
-        names = [field.name for field in fields(self)]  # pyright: ignore[reportArgumentType]
-        return type(self)(*(getattr(self, name) + getattr(other, name) for name in names))
+        pairs = zip(astuple(self), astuple(other), strict=True)  # pyright: ignore[reportArgumentType]
+        return type(self)(*(one + two for one, two in pairs))
 
 
 @dataclass(frozen=True)
@@ -62,17 +61,13 @@ class Counts(Summable):
     address_ac: float = 0.0
 
     def __mul__(self, factor: float) -> Counts:
-        return Counts(*(getattr(self, f.name) * factor for f in fields(self)))
-
-    def to_dict(self) -> dict[str, float]:
-        """Every count by name."""
-        return asdict(self)
+        return Counts(*(count * factor for count in astuple(self)))
 
 
-def counts(
+def count_layer(
     record: LayerRecord,
     *,
-    network: Network = "snn",
+    network: Execution = "snn",
     fanout: Fanout = "lemaire",
     graded_op: GradedOp = "mac",
 ) -> Counts:
@@ -85,28 +80,33 @@ def counts(
     ignored; "exact" what events truly reached. `graded_op`: how an event of several levels meets a
     weight: "mac" one multiply-accumulate, "repeat" z additions of a weight that is read once.
 
-    >>> layer = LayerRecord("fc", "linear", (4,), (3,), bias=True, input_kind="spikes",
-    ...                     levels_in=1, events_in=2, amplitude_in=2, taps_in=2,
-    ...                     amplitude_taps_in=2)
-    >>> counts(layer).ac, counts(layer, network="ann").mac
+    >>> from multispike.layer_record import Geometry, Input
+    >>> layer = Synapses("fc", Geometry((4,), (3,)), kind="linear", bias=True,
+    ...                  input=Input(levels=1, events=2, amplitude=2, taps=2, amplitude_taps=2))
+    >>> count_layer(layer).ac, count_layer(layer, network="ann").mac
     (9.0, 12)
     """
     check_names(network, fanout, graded_op)
     if network == "snn":
-        row = _EVENT_DRIVEN[record.kind]
-        return row(record, fanout, graded_op)
-    dense = _DENSE[record.kind](record)
+        return _event_driven(record, fanout, graded_op)
+    dense = _dense(record)
     if network == "ann_stepwise":
         return dense * record.timesteps
-    if network == "qann_skip" and record.kind in ("conv", "linear"):
-        return _zero_skipping(record, dense, fanout)
+    if network == "qann_skip" and isinstance(record, Synapses):
+        return dense + _zero_skipping(record, dense, fanout)
     return dense
 
 
+def execution(records: Sequence[LayerRecord], spiking: bool) -> Execution:
+    """How a recorded network runs: an ANN as often as its layers were evaluated."""
+    stepwise = any(record.timesteps > 1 for record in records)
+    return "snn" if spiking else "ann_stepwise" if stepwise else "ann"
+
+
 def check_names(network: str, fanout: str, graded_op: str) -> None:
-    """Raise `InputError` for a name that `counts` does not know."""
+    """Raise `InputError` for a name that `count_layer` does not know."""
     for argument, value, names in (
-        ("network", network, Network),
+        ("network", network, Execution),
         ("fanout", fanout, Fanout),
         ("graded_op", graded_op, GradedOp),
     ):
@@ -117,9 +117,17 @@ def check_names(network: str, fanout: str, graded_op: str) -> None:
 # --- dense networks: ANN and QANN, one evaluation, partial sums in a register ----------------
 
 
-def _dense_conv(r: LayerRecord) -> Counts:
-    out, bias = r.out_size, r.bias * r.out_size
-    inner = r.in_shape[0] // r.groups * math.prod(r.kernel)  # Ci/groups·Kh·Kw
+def _dense(record: LayerRecord) -> Counts:
+    if isinstance(record, Sum):
+        return _dense_add(record)
+    if isinstance(record, Pool):
+        return _dense_pool(record)
+    return _dense_linear(record) if record.kind == "linear" else _dense_conv(record)
+
+
+def _dense_conv(r: Synapses) -> Counts:
+    out, bias, g = r.out_size, r.bias * r.out_size, r.geometry
+    inner = g.in_shape[0] // g.groups * g.kernel_size  # Ci/groups·Kh·Kw
     return Counts(
         mac=out * inner,  # Eq. 1.1
         ac=bias,  # Eq. 1.2
@@ -127,11 +135,11 @@ def _dense_conv(r: LayerRecord) -> Counts:
         read_weights=out * inner,  # Eq. 6.1
         read_bias=bias,  # Eq. 6.1
         write_output=out,  # Eq. 11
-        address_ac=r.in_size + out + r.out_shape[0] * math.prod(r.kernel),  # Eq. 16, dense
+        address_ac=r.in_size + out + g.out_shape[0] * g.kernel_size,  # Eq. 16, dense
     )
 
 
-def _dense_linear(r: LayerRecord) -> Counts:
+def _dense_linear(r: Synapses) -> Counts:
     synapses, bias = r.in_size * r.out_size, r.bias * r.out_size
     return Counts(
         mac=synapses,  # Eq. 2.1
@@ -144,20 +152,20 @@ def _dense_linear(r: LayerRecord) -> Counts:
     )
 
 
-def _dense_add(r: LayerRecord) -> Counts:
+def _dense_add(r: Sum) -> Counts:
     return Counts(  # ours; addresses as in Eq. 16: one step per element read or written
         ac=r.out_size, read_input=2 * r.out_size, write_output=r.out_size, address_ac=3 * r.out_size
     )
 
 
-def _dense_pool(r: LayerRecord) -> Counts:
-    window = math.prod(r.kernel) * r.out_size
+def _dense_pool(r: Pool) -> Counts:
+    window = r.geometry.kernel_size * r.out_size
     return Counts(  # ours; a comparison or addition per element of the window
         ac=window, read_input=window, write_output=r.out_size, address_ac=r.in_size + r.out_size
     )
 
 
-def _zero_skipping(r: LayerRecord, dense: Counts, fanout: Fanout) -> Counts:
+def _zero_skipping(r: Synapses, dense: Counts, fanout: Fanout) -> Counts:
     """Ours: every input is still read (to see that it is zero), its MAC and weight read are not.
 
     The non-zeros are those of the decoded activation: inputs with at least one event over T.
@@ -165,32 +173,35 @@ def _zero_skipping(r: LayerRecord, dense: Counts, fanout: Fanout) -> Counts:
     """
     effective = dense.mac * r.active_share
     if fanout == "exact" and r.kind == "conv":
-        per_event = r.taps_in / r.events_in if r.events_in else 0.0
+        per_event = r.input.taps / r.input.events if r.input.events else 0.0
         effective = r.active_share * r.in_size * per_event * r.fan
     saved = dense.mac - effective
-    return dense + Counts(mac=-saved, read_weights=-saved)
+    return Counts(mac=-saved, read_weights=-saved)
 
 
 # --- event-driven network ---------------------------------------------------------------------
 
 
-def _strided(r: LayerRecord) -> int:
-    """⌈Kh/Sh⌉·⌈Kw/Sw⌉: output positions one event reaches, borders ignored."""
-    return math.prod(math.ceil(k / s) for k, s in zip(r.kernel, r.stride, strict=True))
+def _event_driven(record: LayerRecord, fanout: Fanout, graded_op: GradedOp) -> Counts:
+    if isinstance(record, Sum):
+        return _event_add(record)
+    if isinstance(record, Pool):
+        return _event_pool(record, fanout)
+    return _event_synapses(record, fanout, graded_op)
 
 
-def _event_synapses(r: LayerRecord, fanout: Fanout, graded_op: GradedOp) -> Counts:
+def _event_synapses(r: Synapses, fanout: Fanout, graded_op: GradedOp) -> Counts:
     """Convolution and linear layer, from events to potentials, and the neuron that follows."""
     if fanout == "exact":
-        synops = fetches = r.taps_in * r.fan
-        repeated = r.amplitude_taps_in * r.fan
+        synops = fetches = r.input.taps * r.fan
+        repeated = r.input.amplitude_taps * r.fan
     else:
-        synops = r.events_in * r.fan * _strided(r)
-        repeated = r.amplitude_in * r.fan * _strided(r)
-        fetches = r.events_in * r.fan * math.prod(r.kernel)
-    graded = r.input_kind == "analog" or r.levels_in > 1
-    multiply = graded and (graded_op == "mac" or r.input_kind == "analog")
-    additions = 0.0 if multiply else repeated if graded else synops
+        synops = r.input.events * r.fan * r.geometry.strided_size
+        repeated = r.input.amplitude * r.fan * r.geometry.strided_size
+        fetches = r.input.events * r.fan * r.geometry.kernel_size
+    analog, binary = r.input.levels == 0, r.input.levels == 1
+    multiply = analog or (graded_op == "mac" and not binary)
+    additions = 0.0 if multiply else synops if binary else repeated
     bias = r.bias * r.timesteps * r.out_size
     update = r.steps_out * r.out_size  # each potential once per timestep: bias, leak, threshold
     # Ours: under direct coding the stem is computed once, its result held and added T times.
@@ -199,23 +210,23 @@ def _event_synapses(r: LayerRecord, fanout: Fanout, graded_op: GradedOp) -> Coun
         mac=synops if multiply else 0.0,  # ours; analog input: non-zeros only, once
         ac=additions + bias + held + _resets(r),  # Eqs. 1.4, 2.4 (corrected)
         mul=r.leak * update,  # Eqs. 1.3, 2.3
-        read_input=r.events_in,  # Eq. 5
+        read_input=r.input.events,  # Eq. 5
         read_weights=fetches,  # Eqs. 7, 8
         read_bias=bias,  # Eqs. 7, 8
         read_potential=fetches + update + held,  # Eqs. 9, 10
         write_potential=fetches + update,  # Eqs. 14, 15
-        write_output=r.events_out,  # Eq. 13
-        address_mac=2 * r.events_in if r.kind == "conv" else 0.0,  # Eq. 16.2
+        write_output=r.output.events,  # Eq. 13
+        address_mac=2 * r.input.events if r.kind == "conv" else 0.0,  # Eq. 16.2
         address_ac=fetches,  # Eqs. 16.3, 17.2
     )
 
 
 def _resets(r: LayerRecord) -> float:
     """θout, the soft resets; events of a pooling or of a sum of spikes reset nothing."""
-    return r.events_out if r.neuron else 0.0
+    return r.output.events if r.neuron else 0.0
 
 
-def _event_add(r: LayerRecord, fanout: Fanout, graded_op: GradedOp) -> Counts:
+def _event_add(r: Sum) -> Counts:
     """Residual sum; all ours. Addresses are free: an event's source and target coincide."""
     update = r.steps_out * r.out_size
     if r.shortcut == "dense":
@@ -226,10 +237,10 @@ def _event_add(r: LayerRecord, fanout: Fanout, graded_op: GradedOp) -> Counts:
             mul=r.leak * update,
             read_potential=2 * update + integrate,
             write_potential=update + integrate,
-            write_output=r.events_out,
+            write_output=r.output.events,
         )
-    own_memory = r.input_kind == "spikes"
-    arriving = r.shortcut_events + (r.events_in if own_memory else 0.0)
+    own_memory = r.input.levels > 0
+    arriving = r.crossing.events + (r.input.events if own_memory else 0.0)
     # In place, the pass over the potentials is already in the convolution's record.
     scan = update if own_memory else 0
     return Counts(
@@ -238,11 +249,11 @@ def _event_add(r: LayerRecord, fanout: Fanout, graded_op: GradedOp) -> Counts:
         read_input=arriving,
         read_potential=arriving + scan,
         write_potential=arriving + scan,
-        write_output=r.events_out,
+        write_output=r.output.events,
     )
 
 
-def _event_pool(r: LayerRecord, fanout: Fanout, graded_op: GradedOp) -> Counts:
+def _event_pool(r: Pool, fanout: Fanout) -> Counts:
     """Pooling; all ours.
 
     Spikes: each event updates the running maximum or sum of every window that it falls into;
@@ -250,19 +261,19 @@ def _event_pool(r: LayerRecord, fanout: Fanout, graded_op: GradedOp) -> Counts:
     Potentials: dense, T times.
     """
     update = r.steps_out * r.out_size
-    if r.input_kind == "spikes":
-        windows = r.taps_in if fanout == "exact" else r.events_in * _strided(r)
+    if r.input.levels:
+        windows = r.input.taps if fanout == "exact" else r.input.events * r.geometry.strided_size
         return Counts(
             ac=windows + _resets(r),
             mul=r.leak * update,
-            read_input=r.events_in,
+            read_input=r.input.events,
             read_potential=windows + update,
             write_potential=windows + update,
-            write_output=r.events_out,
-            address_mac=2 * r.events_in,
+            write_output=r.output.events,
+            address_mac=2 * r.input.events,
             address_ac=windows,
         )
-    window = r.timesteps * math.prod(r.kernel) * r.out_size
+    window = r.timesteps * r.geometry.kernel_size * r.out_size
     integrate = update if r.neuron else 0
     return Counts(
         ac=window + integrate + _resets(r),
@@ -270,20 +281,44 @@ def _event_pool(r: LayerRecord, fanout: Fanout, graded_op: GradedOp) -> Counts:
         read_input=window,
         read_potential=integrate,
         write_potential=integrate,
-        write_output=r.events_out if r.neuron else update,
+        write_output=r.output.events if r.neuron else update,
         address_ac=r.timesteps * (r.in_size + r.out_size),
     )
 
 
-_DENSE: dict[str, Callable[[LayerRecord], Counts]] = {
-    "conv": _dense_conv,
-    "linear": _dense_linear,
-    "add": _dense_add,
-    "pool": _dense_pool,
-}
-_EVENT_DRIVEN: dict[str, Callable[[LayerRecord, Fanout, GradedOp], Counts]] = {
-    "conv": _event_synapses,
-    "linear": _event_synapses,
-    "add": _event_add,
-    "pool": _event_pool,
-}
+# --- NeuroBench -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SynapticOperations:
+    """Means per inference over all timesteps."""
+
+    effective_acs: float
+    effective_macs: float
+    dense: float
+
+
+def synops(records: Sequence[LayerRecord]) -> SynapticOperations:
+    """Synaptic operations of all convolutions and linear layers in NeuroBench's convention.
+
+    Yik et al., "NeuroBench" (arXiv 2304.04640), metric `SynapticOperations`: non-zero inputs times
+    the weights that they truly meet (padding excluded); biases, residual sums, poolings and neurons
+    left out. ACs where all inputs are binary, MACs otherwise: a sum of binary spikes (SEW-ADD) can
+    carry a 2. `dense` counts zeros too. One difference: NeuroBench also leaves out weights that are
+    zero; records know shapes only. Raises `InputError` for empty records.
+
+    >>> from multispike.layer_record import Geometry, Input
+    >>> layer = Synapses("fc", Geometry((4,), (3,)), kind="linear",
+    ...                  input=Input(levels=1, events=2, amplitude=2, taps=2, amplitude_taps=2))
+    >>> synops([layer])
+    SynapticOperations(effective_acs=6.0, effective_macs=0.0, dense=12.0)
+    """
+    acs = macs = dense = 0.0
+    for record in checked(records):
+        if isinstance(record, Synapses):
+            effective = record.input.taps * record.fan
+            binary = record.input.levels == 1
+            acs += effective if binary else 0.0
+            macs += 0.0 if binary else effective
+            dense += record.timesteps * record.geometry.dense_taps * record.fan
+    return SynapticOperations(acs, macs, dense)
