@@ -24,8 +24,8 @@ import pytest
 import torch
 from PIL import Image
 
-from multispike.datasets import cifar, load_dataset
-from multispike.datasets.pickles import unpickle
+from multispike.datasets import image_sets, load_dataset
+from multispike.datasets.image_files import unpickle
 from multispike.errors import InputError
 
 
@@ -58,7 +58,7 @@ def random_images(count: int, seed: int = 0) -> np.ndarray:
 
 def official(name: str) -> tuple[dict[str, bytes], np.ndarray, np.ndarray]:
     """The official pickles with 4 images each; all training images and labels, in order."""
-    release = cifar.RELEASES[name]
+    release = image_sets.RELEASES[name]
     files: dict[str, bytes] = {}
     images, labels = [], []
     for seed, file in enumerate((*release.train, *release.test)):
@@ -78,7 +78,7 @@ def archive_of(name: str, files: dict[str, bytes]) -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w:gz") as archive:
         for file, content in files.items():
-            member = tarfile.TarInfo(f"{cifar.RELEASES[name].folder}/{file}")
+            member = tarfile.TarInfo(f"{image_sets.RELEASES[name].folder}/{file}")
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     return stream.getvalue()
@@ -167,7 +167,7 @@ def test_new_content_is_never_served_from_the_old_entry(load, parquet):
 @pytest.mark.parametrize("form", ["archive", "archive itself", "unpacked", "unpacked itself"])
 def test_the_official_files_in_every_form(load, tmp_path, name, form):
     files, images, labels = official(name)
-    release = cifar.RELEASES[name]
+    release = image_sets.RELEASES[name]
     place = tmp_path
     if form.startswith("archive"):
         (tmp_path / release.archive).write_bytes(archive_of(name, files))
@@ -356,7 +356,7 @@ def test_a_pickle_can_not_forge_pointers(use):
     """In a process of its own, which a pointer from the file would kill."""
     content = b"\x80\x03}X\x01\x00\x00\x00a" + use + b"s."
     program = (
-        "import sys; from multispike.datasets.pickles import unpickle\n"
+        "import sys; from multispike.datasets.image_files import unpickle\n"
         "from multispike.errors import InputError\n"
         "try: print(repr(unpickle(sys.stdin.buffer.read(), 'it')))\n"
         "except InputError as error: print(error)\n"
@@ -404,13 +404,14 @@ def mirror(tmp_path, monkeypatch):
             pass
 
     known = dataclasses.replace(
-        cifar.RELEASES["cifar10"], sha256=hashlib.sha256(content).hexdigest()
+        image_sets.RELEASES["cifar10"], sha256=hashlib.sha256(content).hexdigest()
     )
-    monkeypatch.setitem(cifar.RELEASES, "cifar10", known)
+    monkeypatch.setitem(image_sets.RELEASES, "cifar10", known)
+    monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: None)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        monkeypatch.setattr(cifar, "OFFICIAL", f"http://127.0.0.1:{server.server_address[1]}/")
+        monkeypatch.setattr(image_sets, "OFFICIAL", f"http://127.0.0.1:{server.server_address[1]}/")
         yield folder
         server.shutdown()
         thread.join()

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from multispike.datasets import idx, load_dataset
-from multispike.datasets.decode import channel_statistics, fitted
+from multispike.datasets import image_sets, load_dataset
+from multispike.datasets.dataset import statistics
+from multispike.datasets.image_files import fitted
 from multispike.errors import InputError
 
 
@@ -171,8 +172,8 @@ def fashion(request, tmp_path):
     for half, seed in (("train", 0), ("test", 1)):
         images = random_image(seed, 12, 28 * 28, 1).reshape(12, 28, 28)
         labels = np.arange(12, dtype=np.uint8) % 10
-        write_idx(folder, idx.FILES[f"{half}_inputs"], images, request.param)
-        write_idx(folder, idx.FILES[f"{half}_labels"], labels, request.param)
+        write_idx(folder, image_sets.IDX_FILES[f"{half}_inputs"], images, request.param)
+        write_idx(folder, image_sets.IDX_FILES[f"{half}_labels"], labels, request.param)
     return folder, request.param
 
 
@@ -187,12 +188,12 @@ def test_idx_files_are_read_exactly(load, fashion):
 
 
 def test_fashion_mnist_is_looked_for_where_debian_puts_it(load, fashion, monkeypatch):
-    monkeypatch.setattr(idx, "DEBIAN", fashion[0])
+    monkeypatch.setattr(image_sets, "DEBIAN", fashion[0])
     assert len(load("fashion_mnist", None).train) == 12
 
 
 def test_a_missing_idx_file_is_named(expect, fashion, tmp_path, monkeypatch):
-    monkeypatch.setattr(idx, "DEBIAN", tmp_path / "nowhere")
+    monkeypatch.setattr(image_sets, "DEBIAN", tmp_path / "nowhere")
     expect("fashion_mnist", None, r"data_dir: got None, allowed: .*nowhere.train-images-idx3")
     for path in fashion[0].glob("t10k-labels*"):
         path.unlink()
@@ -209,10 +210,10 @@ def test_a_truncated_idx_file_is_named(expect, fashion, keep):
 
 def test_what_is_no_idx_file_is_named(expect, fashion):
     folder, compressed = fashion
-    write_idx(folder, idx.FILES["train_labels"], np.zeros((12, 2), np.uint8), compressed)
+    write_idx(folder, image_sets.IDX_FILES["train_labels"], np.zeros((12, 2), np.uint8), compressed)
     line = r"data file: got '.*train-labels.*', allowed: an idx file of bytes in 1 dim"
     expect("fashion_mnist", folder, line)
-    write_idx(folder, idx.FILES["train_labels"], np.zeros(11, np.uint8), compressed)
+    write_idx(folder, image_sets.IDX_FILES["train_labels"], np.zeros(11, np.uint8), compressed)
     expect("fashion_mnist", folder, r"labels in .*train-labels.*: got 11, allowed: 12")
 
 
@@ -225,7 +226,7 @@ def test_what_is_no_idx_file_is_named(expect, fashion):
 )
 @settings(deadline=None, max_examples=50)
 def test_statistics_are_those_of_numpy(images):
-    mean, std = channel_statistics(images)
+    mean, std = statistics(images)
     assert mean == pytest.approx(images.mean((0, 2, 3)) / 255)
     expected = images.std((0, 2, 3)) / 255
     assert std == pytest.approx(np.where(expected > 0, expected, 1.0))
@@ -233,6 +234,6 @@ def test_statistics_are_those_of_numpy(images):
 
 def test_statistics_of_more_images_than_one_piece():
     images = random_image(3, 2500 * 2, 4, 1).reshape(2500, 2, 2, 2)
-    mean, std = channel_statistics(images)
+    mean, std = statistics(images)
     assert mean == pytest.approx(images.mean((0, 2, 3)) / 255)
     assert std == pytest.approx(images.std((0, 2, 3)) / 255)

@@ -8,7 +8,8 @@ import pytest
 from test_events_recordings import aedat2
 
 from multispike.cli import main
-from multispike.datasets.cifar10dvs import CLASSES, numbers_of_test
+from multispike.datasets.event_sets import CIFAR10 as CLASSES
+from multispike.datasets.event_sets import numbers_of_test
 from multispike.events.frames import transpose
 from multispike.events.read import EVENT
 

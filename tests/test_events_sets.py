@@ -12,7 +12,9 @@ import torch
 from test_events_recordings import FILES, aedat2, bin5, evt2, npz, ramp
 
 from multispike.datasets import DATASETS, event_sets, load_dataset
-from multispike.datasets.cifar10dvs import CLASSES, SPLITS, numbers_of_test
+from multispike.datasets.event_sets import CIFAR10 as CLASSES
+from multispike.datasets.event_sets import CIFAR10DVS_SPLITS as SPLITS
+from multispike.datasets.event_sets import numbers_of_test
 from multispike.errors import InputError
 from multispike.events.emulator import emulate_events, emulate_frames
 from multispike.events.frames import event_frames
@@ -165,8 +167,8 @@ def tonic_nmnist(monkeypatch):
     monkeypatch.setattr("tonic.datasets.NMNIST", TonicNMNIST)
     monkeypatch.setattr(TonicNMNIST, "breaks", False)
     monkeypatch.setattr(TonicNMNIST, "calls", 0)
-    published = replace(event_sets.NMNIST, train=20, test=10)
-    monkeypatch.setattr(event_sets, "NMNIST", published)
+    published = replace(event_sets.PUBLISHED["nmnist"], train=20, test=10)
+    monkeypatch.setitem(event_sets.PUBLISHED, "nmnist", published)
     return TonicNMNIST
 
 

@@ -1,4 +1,4 @@
-"""The progress bar of downloads and decoding."""
+"""The progress bar of whatever takes its time."""
 
 from __future__ import annotations
 
@@ -7,25 +7,19 @@ import sys
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeRemainingColumn,
-    TransferSpeedColumn,
 )
 
 
-def progress_bar(show: bool, *, bytes: bool = False) -> Progress:
-    """A bar on standard error with the time that is left; silent if that is not a terminal.
-
-    bytes: count bytes and show their rate, instead of pieces.
-    """
-    amounts = (DownloadColumn(), TransferSpeedColumn()) if bytes else (MofNCompleteColumn(),)
+def progress_bar(show: bool) -> Progress:
+    """A bar on standard error with the time that is left; silent if that is not a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        *amounts,
+        MofNCompleteColumn(),
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,

@@ -15,7 +15,7 @@ import torch
 
 from multispike.config.commands import StreamConfig
 from multispike.config.types import parse_sensor
-from multispike.datasets.cifar10dvs import is_transposed
+from multispike.datasets.event_sets import is_transposed
 from multispike.errors import InputError, RunError, invalid
 from multispike.events.frames import frame_size
 from multispike.events.read import Recording, read_events

@@ -40,75 +40,64 @@ class Source:
     mirrored: bool = False
 
 
+IMAGES, EVENTS = "multispike.datasets.image_sets", "multispike.datasets.event_sets"
+FRAMING = ("timesteps", "size", "by")
+
 DATASETS: dict[str, Source] = {
     "digits": Source(
-        "multispike.datasets.image_sets:load_digits",
+        f"{IMAGES}:load_digits",
         "8x8 grey handwritten digits, 10 classes, 1,437 + 360, bundled with scikit-learn",
     ),
     "fashion_mnist": Source(
-        "multispike.datasets.idx:load_fashion_mnist",
+        f"{IMAGES}:load_fashion_mnist",
         "28x28 grey clothes, 10 classes, 60,000 + 10,000, from idx files",
     ),
     "cifar10": Source(
-        "multispike.datasets.cifar:load_cifar",
+        f"{IMAGES}:load_cifar",
         "32x32 colour images, 10 classes, 50,000 + 10,000, from parquet or the official tarball",
-        download=True,
-        mirrored=True,
+        download=True, mirrored=True,
     ),
     "cifar100": Source(
-        "multispike.datasets.cifar:load_cifar",
+        f"{IMAGES}:load_cifar",
         "32x32 colour images, 100 classes, 50,000 + 10,000, from parquet or the official tarball",
-        download=True,
-        mirrored=True,
+        download=True, mirrored=True,
     ),
     "imagefolder": Source(
-        "multispike.datasets.image_sets:load_imagefolder",
+        f"{IMAGES}:load_imagefolder",
         "your own images in train/CLASS and test/CLASS (or val/CLASS) folders",
-        options=("size",),
-        mirrored=True,
+        options=("size",), mirrored=True,
     ),
     "cifar10dvs": Source(
-        "multispike.datasets.cifar10dvs:load_cifar10dvs",
+        f"{EVENTS}:load_published",
         "128x128 event recordings of CIFAR-10 images, 10 classes, 9,000 + 1,000, four splits",
-        events=True,
-        options=("timesteps", "size", "by", "split"),
-        download=True,
-        mirrored=True,
+        events=True, options=(*FRAMING, "split"), download=True, mirrored=True,
     ),
     "dvsgesture": Source(
-        "multispike.datasets.event_sets:load_dvsgesture",
+        f"{EVENTS}:load_published",
         "128x128 event recordings of gestures, 11 classes, 1,077 + 264, as Tonic cuts them",
-        events=True,
-        options=("timesteps", "size", "by"),
-        download=True,
+        events=True, options=FRAMING, download=True,
     ),
     "nmnist": Source(
-        "multispike.datasets.event_sets:load_nmnist",
+        f"{EVENTS}:load_published",
         "34x34 event recordings of handwritten digits, 10 classes, 60,000 + 10,000",
-        events=True,
-        options=("timesteps", "size", "by"),
-        download=True,
+        events=True, options=FRAMING, download=True,
     ),
     "eventfolder": Source(
-        "multispike.datasets.event_sets:load_eventfolder",
+        f"{EVENTS}:load_eventfolder",
         "your own event recordings in train/CLASS and test/CLASS (or val/CLASS) folders",
-        events=True,
-        options=("timesteps", "size", "by", "sensor"),
+        events=True, options=(*FRAMING, "sensor"),
     ),
-}
-
+}  # fmt: skip
 DATASETS |= {
     f"{name}-dvs-sim": Source(
-        "multispike.datasets.emulated:load_emulated",
+        f"{EVENTS}:load_emulated",
         f"emulated event-camera recordings of the images of {name}",
-        events=True,
-        options=("timesteps", "size"),
-        download=source.download,
-        mirrored=source.mirrored,
+        events=True, options=("timesteps", "size"),
+        download=source.download, mirrored=source.mirrored,
     )
     for name, source in DATASETS.items()
     if not source.events
-}
+}  # fmt: skip
 
 
 def list_datasets() -> list[str]:
@@ -163,15 +152,9 @@ def load_dataset(
             raise invalid(f"option of {name}", f"{option}={value!r}", "none, it takes no options")
     if download and not source.download:
         raise invalid("download", download, f"False: there is no download for {name}")
-    request = Request(
-        name=name,
-        data_dir=Path(data_dir).expanduser() if data_dir is not None else None,
-        cache=Cache(cache_dir),
-        download=download,
-        progress=progress,
-        limit_train=limit_train,
-        limit_test=limit_test,
-    )
+    folder = Path(data_dir).expanduser() if data_dir is not None else None
+    cache = Cache(cache_dir)
+    request = Request(name, folder, cache, download, progress, limit_train, limit_test)
     module, function = source.load.split(":")
     try:
         dataset: Dataset = getattr(import_module(module), function)(request, **options)

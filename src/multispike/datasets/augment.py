@@ -88,9 +88,9 @@ class Augmentation:
             return inputs
         kept = [
             drop_counted(frames, self.drop, rng)
-            for frames, rng in zip(inputs.numpy(), random, strict=True)
+            for frames, rng in zip(inputs.cpu().numpy(), random, strict=True)
         ]
-        return torch.from_numpy(np.stack(kept))
+        return torch.from_numpy(np.stack(kept)).to(inputs.device)
 
     def warp(self, inputs: Tensor, draws: Draws) -> Tensor:
         """Flip and shift. inputs: `[B, ..., H, W]`, any dtype; returns the same shape.
@@ -107,7 +107,7 @@ class Augmentation:
         columns = np.where(draws.flipped[:, None], width - 1 - columns, columns)
         # One gather with one flat index per pixel, shared by channels and timesteps: the fastest
         # of the ways tried (0.4 ms for 250 CIFAR images on one core).
-        source = torch.from_numpy(rows[:, :, None] * width + columns[:, None, :])
+        source = torch.from_numpy(rows[:, :, None] * width + columns[:, None, :]).to(inputs.device)
         planes = inputs.reshape(len(inputs), -1, height * width)
         index = source.view(len(inputs), 1, -1).expand(planes.shape)
         return planes.gather(2, index).view(inputs.shape)
@@ -119,7 +119,7 @@ class Augmentation:
         Returns inputs and targets, the latter float `[B, num_classes]` under mixup.
         """
         if self.cutout:
-            inputs.masked_fill_(self._cut(draws, *inputs.shape[-2:]), 0.0)
+            inputs.masked_fill_(self._cut(draws, *inputs.shape[-2:]).to(inputs.device), 0.0)
         if self.mixup:
             # A batch is shuffled already, so its neighbour is a random partner.
             inputs.lerp_(inputs.roll(1, dims=inputs.ndim - 4), 1.0 - draws.weight)

@@ -16,6 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,10 +47,6 @@ class Allocate(Protocol):
     def __call__(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray: ...
 
 
-class _Unwritable(Exception):
-    """The cache can't take the entry; the data can still be decoded without it."""
-
-
 class Cache:
     """Decoded arrays below `folder` (default: `default_cache_dir()`), created on first use."""
 
@@ -76,83 +73,19 @@ class Cache:
         content = self._content(sources)
         described = json.dumps([FORMAT, name, version, dict(options), content], sort_keys=True)
         entry = self.folder / f"{name}-{hashlib.sha256(described.encode()).hexdigest()[:32]}"
-        found = _open_entry(entry)
+        found = _read_entry(entry)
         if found is not None:
             return found
-
-        def checked_build(allocate: Allocate) -> dict[str, Any]:
-            meta = dict(build(allocate))
-            if self._content(sources) != content:
-                raise invalid(
-                    f"source of {name}",
-                    str(sources[0]),
-                    "files that do not change while they are read",
-                )
-            return meta
-
-        try:
-            return self._build(entry, checked_build)
-        except _Unwritable as reason:
-            log.warning("cache: %s can't be written (%s): going on without it", self.folder, reason)
-        arrays: dict[str, np.ndarray] = {}
-
-        def allocate(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
-            arrays[name] = np.empty(shape, dtype)
-            return arrays[name]
-
-        meta = checked_build(allocate)
-        return arrays, meta
-
-    def _build(
-        self, entry: Path, build: Callable[[Allocate], dict[str, Any]]
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Build the entry, unless another process does so first."""
-        unfinished = entry.with_name(f".{entry.name}.building")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(entry.with_name(f".{entry.name}.lock"))
-            try:
-                lock.acquire(timeout=1)
-            except Timeout:
-                log.warning("cache: waiting for another process that builds %s", entry.name)
-                lock.acquire()
-        except (OSError, NotImplementedError) as error:
-            raise _Unwritable(error) from None
-        try:
-            found = _open_entry(entry)
+        with _Draft(entry) as draft:
+            found = _read_entry(entry)
             if found is not None:
-                return found
-            try:
-                # Under the lock nobody is at work here: what lies about was left by a killed
-                # build, or is an entry that no longer opens.
-                if entry.exists():
-                    log.warning("cache: %s is damaged: decoding again", entry)
-                    shutil.rmtree(entry)
-                if unfinished.exists():
-                    shutil.rmtree(unfinished)
-                unfinished.mkdir()
-            except OSError as error:
-                raise _Unwritable(error) from None
-            arrays: dict[str, np.ndarray] = {}
-
-            def allocate(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
-                arrays[name] = _create(unfinished / f"{name}.npy", shape, dtype)
-                return arrays[name]
-
-            meta = build(allocate)
-            try:
-                _flush(unfinished, arrays)
-                write_json(unfinished / "meta.json", {**meta, "arrays": sorted(arrays)})
-                os.rename(unfinished, entry)
-            except OSError as error:
-                raise _Unwritable(error) from None
-            found = _open_entry(entry)
-            if found is None:
-                raise _Unwritable("the finished entry does not open")
-            return found
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            lock.release()
+                return found  # another process was faster
+            draft.begin()
+            meta = dict(build(draft.allocate))
+            if self._content(sources) != content:
+                allowed = "files that do not change while they are read"
+                raise invalid(f"source of {name}", str(sources[0]), allowed)
+            return draft.finish(meta)
 
     def _content(self, sources: Sequence[Path]) -> str:
         """A hash of the names and contents of `sources`.
@@ -164,34 +97,25 @@ class Cache:
         try:
             paths = sorted(Path(os.path.abspath(source)) for source in sources)
             before = [_identity(path) for path in paths]
-        except OSError as error:
-            raise invalid(
-                "data file", error.filename, f"a readable file ({error.strerror})"
-            ) from None
-        listed = json.dumps([[str(path) for path in paths], before])
-        memo = self.folder / "sources" / f"{hashlib.sha256(listed.encode()).hexdigest()}.json"
-        settled = all(time.time_ns() - max(times) > SETTLED_NS for *_, times in before)
-        if settled:
-            try:
-                return json.loads(memo.read_text())["content"]
-            except (OSError, ValueError, KeyError, TypeError):
-                pass  # no memo, or a damaged one: hash the files
-        root = os.path.commonpath([path.parent for path in paths]) if paths else ""
-        try:
+            listed = json.dumps([[str(path) for path in paths], before])
+            memo = self.folder / "sources" / f"{hashlib.sha256(listed.encode()).hexdigest()}.json"
+            settled = all(time.time_ns() - max(times) > SETTLED_NS for *_, times in before)
+            if settled:
+                with suppress(OSError, ValueError, KeyError, TypeError):  # no memo, or damaged
+                    return json.loads(memo.read_text())["content"]
             with ThreadPoolExecutor() as pool:  # hashing releases the interpreter's lock
                 hashes = list(pool.map(sha256, paths))
+            settled = settled and [_identity(path) for path in paths] == before
         except OSError as error:
-            raise invalid(
-                "data file", error.filename, f"a readable file ({error.strerror})"
-            ) from None
+            allowed = f"a readable file ({error.strerror})"
+            raise invalid("data file", error.filename, allowed) from None
+        root = os.path.commonpath([path.parent for path in paths]) if paths else ""
         names = [path.relative_to(root).as_posix() for path in paths]
         content = hashlib.sha256(json.dumps(list(zip(names, hashes, strict=True))).encode())
-        if settled and [_identity(path) for path in paths] == before:
-            try:
+        if settled:
+            with suppress(OSError):  # fetch says that the cache can't be written
                 memo.parent.mkdir(parents=True, exist_ok=True)
                 write_json(memo, {"content": content.hexdigest()})
-            except OSError:
-                pass  # fetch says that the cache can't be written
         return content.hexdigest()
 
 
@@ -201,30 +125,95 @@ def _identity(path: Path) -> tuple[int, int, int, tuple[int, int]]:
     return status.st_dev, status.st_ino, status.st_size, (status.st_mtime_ns, status.st_ctime_ns)
 
 
+class _Draft:
+    """An entry under construction, locked; where the cache can't be written, in memory.
+
+    problem: why it can't be written.
+    """
+
+    def __init__(self, entry: Path) -> None:
+        self.entry = entry
+        self.folder = entry.with_name(f".{entry.name}.building")
+        self.lock = FileLock(entry.with_name(f".{entry.name}.lock"))
+        self.arrays: dict[str, np.ndarray] = {}
+        self.problem: Exception | str | None = None
+
+    def __enter__(self) -> _Draft:
+        try:
+            self.entry.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self.lock.acquire(timeout=1)
+            except Timeout:
+                log.warning("cache: waiting for another process that builds %s", self.entry.name)
+                self.lock.acquire()
+        except (OSError, NotImplementedError) as error:
+            self.problem = error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.lock.is_locked:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.lock.release()
+
+    def begin(self) -> None:
+        """Clear away what a killed build has left, or an entry that no longer opens."""
+        if self.problem is not None:
+            return
+        try:
+            if self.entry.exists():
+                log.warning("cache: %s is damaged: decoding again", self.entry)
+                shutil.rmtree(self.entry)
+            if self.folder.exists():
+                shutil.rmtree(self.folder)
+            self.folder.mkdir()
+        except OSError as error:
+            self.problem = error
+
+    def allocate(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+        if self.problem is None:
+            try:
+                self.arrays[name] = _create(self.folder / f"{name}.npy", shape, dtype)
+                return self.arrays[name]
+            except OSError as error:
+                self.problem = error
+        self.arrays[name] = np.empty(shape, dtype)
+        return self.arrays[name]
+
+    def finish(self, meta: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The arrays and `meta`, put into place."""
+        if self.problem is None:
+            try:
+                for name, array in self.arrays.items():
+                    if isinstance(array, np.memmap):
+                        array.flush()
+                    with open(self.folder / f"{name}.npy", "rb+") as stream:
+                        os.fsync(stream.fileno())
+                write_json(self.folder / "meta.json", {**meta, "arrays": sorted(self.arrays)})
+                os.rename(self.folder, self.entry)
+                found = _read_entry(self.entry)
+                if found is not None:
+                    return found
+                self.problem = "the finished entry does not open"
+            except OSError as error:
+                self.problem = error
+        cache = self.entry.parent
+        log.warning("cache: %s can't be written (%s): going on without it", cache, self.problem)
+        return {name: np.array(array) for name, array in self.arrays.items()}, meta
+
+
 def _create(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
     """A new memory-mapped `.npy` file with its blocks reserved.
 
     Without the reservation a full disk would kill the process (SIGBUS) at some later write.
     """
-    try:
-        array = open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
-        if hasattr(os, "posix_fallocate"):
-            with open(path, "r+b") as stream:
-                os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
-    except OSError as error:
-        raise _Unwritable(error) from None
+    array = open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
     return array
 
 
-def _flush(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    for name, array in arrays.items():
-        if isinstance(array, np.memmap):
-            array.flush()
-        with open(folder / f"{name}.npy", "rb+") as stream:
-            os.fsync(stream.fileno())
-
-
-def _open_entry(entry: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+def _read_entry(entry: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
     """The arrays and meta data of an entry; None if it is absent or damaged."""
     try:
         meta = json.loads((entry / "meta.json").read_text())

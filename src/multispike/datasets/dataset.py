@@ -1,20 +1,27 @@
-"""What a data set is in memory, and how a deterministic part of it is taken."""
+"""What a data set is in memory, and the way there: files found, decoded once, then cached."""
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from multispike.errors import invalid, is_count
+from multispike.datasets.cache import Allocate, Cache
+from multispike.errors import InputError, invalid, is_count
+from multispike.progress import progress_bar
 
-if TYPE_CHECKING:
-    from multispike.datasets.cache import Allocate, Cache
+log = logging.getLogger(__name__)
+
+PIECE = 16
+"""Samples that a thread decodes at a time."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class Split:
 
     def take(self, indices: Tensor) -> Split:
         """The samples at `indices` (int64), copied, in that order."""
-        return Split(self.inputs[indices], self.labels[indices])
+        return Split(self.inputs.index_select(0, indices), self.labels.index_select(0, indices))
 
 
 @dataclass(frozen=True)
@@ -147,6 +154,86 @@ def balanced_indices(labels: Tensor, count: int) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Contents:
+    """What a source holds, not yet decoded.
+
+    labels: int64 `[n]` of both halves, "train" and "test"; shape: of one sample.
+    decode: uint8 `[k, *shape]` of a half and a slice of its samples; runs in several threads.
+    damaged: recordings that are used in part; filled by `decode`.
+    """
+
+    labels: Mapping[str, Sequence[int] | np.ndarray]
+    shape: tuple[int, ...]
+    decode: Callable[[str, slice], np.ndarray]
+    classes: Sequence[str]
+    damaged: list[str] = field(default_factory=list)
+
+    def decode_into(self, allocate: Allocate, title: str, progress: bool) -> dict[str, Any]:
+        """Fill the arrays of the cache; returns what `Dataset` has beside them."""
+        mean = std = ()
+        for half in ("train", "test"):
+            count = len(self.labels[half])
+            inputs = allocate(f"{half}_inputs", (count, *self.shape), np.uint8)
+            allocate(f"{half}_labels", (count,), np.int64)[:] = self.labels[half]
+
+            def work(part: slice, half=half, inputs=inputs) -> None:
+                inputs[part] = self.decode(half, part)
+
+            in_threads(work, count, f"{title}, {half}", progress)
+            if half == "train":
+                mean, std = statistics(inputs)
+        if self.damaged:
+            count, first = len(self.damaged), min(self.damaged)
+            log.warning("%d recordings are not whole, the first is %s", count, first)
+        return {"classes": list(self.classes), "mean": mean, "std": std}
+
+
+def in_threads(work: Callable[[slice], None], count: int, title: str, progress: bool) -> None:
+    """Call `work` for consecutive slices of `range(count)`, one thread per core, under a bar.
+
+    The first failure in the order of the slices is raised; slices not begun are dropped.
+    """
+    pieces = [slice(start, min(start + PIECE, count)) for start in range(0, count, PIECE)]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with progress_bar(progress) as bar, ThreadPoolExecutor(cores) as pool:
+        task = bar.add_task(title, total=count)
+        futures = [pool.submit(work, part) for part in pieces]
+        try:
+            for future, part in zip(futures, pieces, strict=True):
+                future.result()
+                bar.advance(task, part.stop - part.start)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def statistics(inputs: np.ndarray) -> tuple[list[float], list[float]]:
+    """What `Dataset` holds as mean and std, exactly, from how often each value occurs.
+
+    inputs: uint8 images `[n, C, H, W]`: mean and deviation of each channel in units of 255; the
+    deviation of a channel that never varies is 1. Frames `[n, T, C, H, W]`: the mean is 0 and the
+    deviation the root mean square of all counts (1 if there are none), in units of 255.
+
+    >>> statistics(np.array([[[[0, 255]], [[51, 51]]]], np.uint8))
+    ([0.5, 0.2], [0.5, 1.0])
+    """
+    channels = inputs.shape[-3]
+    histogram = np.zeros((channels, 256), dtype=np.int64)
+    for start in range(0, len(inputs), 256):  # in pieces: the set may not fit in memory
+        for channel, counts in enumerate(histogram):
+            values = inputs[start : start + 256, ..., channel, :, :]
+            counts += np.bincount(values.ravel(), minlength=256)
+    if inputs.ndim == 5:
+        total = histogram.sum(0)
+        scale = float(total @ np.arange(256.0) ** 2 / max(1, total.sum())) ** 0.5 or 1.0
+        return [0.0] * channels, [scale / 255] * channels
+    values = np.arange(256) / 255
+    mean = histogram @ values / histogram[0].sum()
+    squares = (values - mean[:, None]) ** 2
+    deviation = np.sqrt((histogram * squares).sum(1) / histogram[0].sum())
+    return mean.tolist(), np.where(deviation > 0, deviation, 1.0).tolist()
+
+
+@dataclass(frozen=True)
 class Request:
     """What the function behind a row of `multispike.datasets.DATASETS` is given.
 
@@ -164,38 +251,84 @@ class Request:
     limit_train: int | None = None
     limit_test: int | None = None
 
+    @property
+    def home(self) -> Path:
+        """Where sources are looked for and downloaded to: `data_dir`, or else in the cache."""
+        return self.data_dir or self.cache.folder / "downloads"
+
+    def missing(self, allowed: str) -> InputError:
+        """That `data_dir` isn't what is allowed."""
+        return invalid("data_dir", str(self.data_dir) if self.data_dir else None, allowed)
+
+    def class_files(
+        self, content: str, suffixes: Sequence[str]
+    ) -> tuple[dict[str, list[tuple[Path, int]]], list[str]]:
+        """Files and labels in `train/CLASS` and `test/CLASS` (or `val/CLASS`), and the classes.
+
+        content: what the files are, for messages; suffixes: in lower case. Classes are the
+        folders in `train`, sorted by name; hidden files and folders are left alone.
+        """
+        allowed = f"a folder with train/CLASS and test/CLASS (or val/CLASS) folders of {content}"
+        if self.data_dir is None:
+            raise self.missing(allowed)
+        train, test = self.data_dir / "train", self.data_dir / "test"
+        if not test.is_dir():
+            test = self.data_dir / "val"
+        for folder in (self.data_dir, train, test):
+            if not folder.is_dir():
+                raise self.missing(f"{allowed}; {folder} is missing")
+        classes, in_test = (
+            sorted(each.name for each in folder.iterdir() if each.is_dir() and each.name[0] != ".")
+            for folder in (train, test)
+        )
+        if not classes:
+            raise self.missing(f"{allowed}; {train} has no class folders")
+        for strange in sorted(set(in_test) - set(classes)):
+            raise invalid("data_dir", str(test / strange), f"only classes that {train} has too")
+        files = {
+            half: [
+                (path, label)
+                for label, name in enumerate(classes)
+                for path in sorted((folder / name).glob("*"))
+                if path.suffix.lower() in suffixes and path.name[0] != "." and path.is_file()
+            ]
+            for half, folder in (("train", train), ("test", test))
+        }
+        for half, folder in (("train", train), ("test", test)):
+            if not files[half]:
+                kinds = "/".join(suffix[1:] for suffix in suffixes)
+                raise invalid("data_dir", str(folder), f"class folders with {kinds} files")
+        return files, classes
+
     def cached(
         self,
         sources: Sequence[Path],
-        build: Callable[[Allocate], Mapping[str, Any]],
+        read: Callable[[], Contents],
         *,
         version: int,
         options: Mapping[str, Any] | None = None,
     ) -> Dataset:
-        """The data set that `build` decodes from `sources`, from the cache where it is there.
+        """The data set that is in `sources`, from the cache where it is there.
 
         sources: every file whose content matters; the key holds their content, not their age.
-        build(allocate): decodes into `allocate(name, shape, dtype)` arrays named
-            `train_inputs`, `train_labels`, `test_inputs`, `test_labels` (uint8 and int64), and
-            returns `{"classes": [...], "mean": [...], "std": [...]}`. Called only on a miss.
-        version: raise it by one whenever `build` decodes differently.
+        read: what they contain; called only if it isn't in the cache.
+        version: raise it by one whenever something is decoded differently.
         options: all else that the result depends on (JSON values), such as timesteps or size.
         """
         arrays, meta = self.cache.fetch(
-            self.name, sources, build, version=version, options=options or {}
+            self.name,
+            sources,
+            lambda allocate: read().decode_into(allocate, self.name, self.progress),
+            version=version,
+            options=options or {},
         )
-        splits = {
-            half: Split(
+        train, test = (
+            Split(
                 torch.from_numpy(arrays[f"{half}_inputs"]),
                 torch.from_numpy(arrays[f"{half}_labels"]),
             )
             for half in ("train", "test")
-        }
+        )
         return Dataset(
-            name=self.name,
-            train=splits["train"],
-            test=splits["test"],
-            classes=tuple(meta["classes"]),
-            mean=tuple(meta["mean"]),
-            std=tuple(meta["std"]),
+            self.name, train, test, tuple(meta["classes"]), tuple(meta["mean"]), tuple(meta["std"])
         )

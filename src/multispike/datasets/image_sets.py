@@ -1,21 +1,54 @@
-"""The bundled digits, and the user's own folders of images."""
+"""The image sets: the bundled digits, Fashion-MNIST, CIFAR, and the user's own folders."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
-from multispike.datasets.cache import Allocate
-from multispike.datasets.dataset import Dataset, Request, Split, balanced_indices
-from multispike.datasets.decode import channel_statistics, fitted, image_size, in_threads, open_rgb
+from multispike.datasets.dataset import (
+    Contents,
+    Dataset,
+    Request,
+    Split,
+    balanced_indices,
+    in_threads,
+    statistics,
+)
+from multispike.datasets.image_files import (
+    fetch,
+    fitted,
+    image_size,
+    open_rgb,
+    read_archive,
+    read_idx,
+    unpickle,
+)
 from multispike.errors import invalid
 
 DIGITS_TEST = 360
 """Test samples of `digits`, a fifth of the 1,797."""
+
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+"""Where Debian's package dataset-fashion-mnist puts the files."""
+
+CLOTHES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+
+IDX_FILES = {
+    "train_inputs": "train-images-idx3-ubyte", "train_labels": "train-labels-idx1-ubyte",
+    "test_inputs": "t10k-images-idx3-ubyte", "test_labels": "t10k-labels-idx1-ubyte",
+}  # fmt: skip
 
 SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff",
@@ -34,21 +67,231 @@ def load_digits(request: Request) -> Dataset:
 
     digits: Any = bundled()
     pixels = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8))[:, None]
-    labels = torch.from_numpy(digits.target.astype(np.int64))
-    test = balanced_indices(labels, DIGITS_TEST)
-    in_train = torch.ones(len(labels), dtype=torch.bool)
+    whole = Split(pixels, torch.from_numpy(digits.target.astype(np.int64)))
+    test = balanced_indices(whole.labels, DIGITS_TEST)
+    in_train = torch.ones(len(whole), dtype=torch.bool)
     in_train[test] = False
-    whole = Split(pixels, labels)
     train = whole.take(in_train.nonzero().squeeze(1))
-    mean, std = channel_statistics(train.inputs.numpy())
+    mean, std = statistics(train.inputs.numpy())
     return Dataset(
-        name=request.name,
-        train=train,
-        test=whole.take(test),
-        classes=tuple("0123456789"),
-        mean=tuple(mean),
-        std=tuple(std),
+        request.name, train, whole.take(test), tuple("0123456789"), tuple(mean), tuple(std)
     )
+
+
+def load_fashion_mnist(request: Request) -> Dataset:
+    """Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747): 28x28 grey, 60,000 + 10,000.
+
+    The four idx files, plain or `.gz`, are looked for in `data_dir`, by default where Debian's
+    package `dataset-fashion-mnist` installs them.
+    """
+    folder = request.data_dir or DEBIAN
+    files: dict[str, Path] = {}
+    for array, stem in IDX_FILES.items():
+        found = [path for path in (folder / stem, folder / f"{stem}.gz") if path.is_file()]
+        if not found:
+            raise request.missing(
+                f"a folder with {', '.join(IDX_FILES.values())}, plain or .gz"
+                f" ({folder / stem} is missing)"
+            )
+        files[array] = found[0]
+
+    def read() -> Contents:
+        images = {half: read_idx(files[f"{half}_inputs"], 3)[:, None] for half in ("train", "test")}
+        labels = {half: read_idx(files[f"{half}_labels"], 1) for half in ("train", "test")}
+        shape = images["train"].shape[1:]
+        for half in ("train", "test"):
+            if len(labels[half]) != len(images[half]):
+                where = f"labels in {files[f'{half}_labels']}"
+                raise invalid(where, len(labels[half]), f"{len(images[half])}, as images")
+        if images["test"].shape[1:] != shape:
+            allowed = f"the shape of the training inputs, {list(shape)}"
+            raise invalid("test inputs", list(images["test"].shape[1:]), allowed)
+        return Contents(labels, shape, lambda half, part: images[half][part], CLOTHES)
+
+    return request.cached(list(files.values()), read, version=1)
+
+
+OFFICIAL = "https://www.cs.toronto.edu/~kriz/"
+SIDE = 32
+
+
+@dataclass(frozen=True)
+class Release:
+    """How one of the CIFAR sets is published (https://www.cs.toronto.edu/~kriz/cifar.html).
+
+    archive, sha256: the official archive; folder: what it unpacks to; train, test, meta: the
+    pickles in it; label_key, names_key: where these keep labels and class names; column: the
+    labels' column in parquet files.
+    """
+
+    archive: str
+    sha256: str
+    folder: str
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    meta: str
+    label_key: bytes
+    names_key: bytes
+    column: str
+    classes: int
+
+
+RELEASES = {
+    "cifar10": Release(
+        "cifar-10-python.tar.gz",
+        "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+        "cifar-10-batches-py", tuple(f"data_batch_{number}" for number in range(1, 6)),
+        ("test_batch",), "batches.meta", b"labels", b"label_names", "label", 10,
+    ),
+    "cifar100": Release(
+        "cifar-100-python.tar.gz",
+        "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+        "cifar-100-python", ("train",),
+        ("test",), "meta", b"fine_labels", b"fine_label_names", "fine_label", 100,
+    ),
+}  # fmt: skip
+
+
+def load_cifar(request: Request) -> Dataset:
+    """CIFAR-10 or CIFAR-100 (Krizhevsky 2009): 32x32 RGB, 50,000 + 10,000 images.
+
+    `data_dir` may hold, looked for in this order, `train.parquet` and `test.parquet` (columns
+    `img: {bytes, path}` with any lossless image format, and `label` or `fine_label`; class names,
+    one a line, in the schema's metadata under `class_names`), the unpacked official archive (or
+    be that folder), or the official archive itself. With `request.download` the archive is
+    fetched into `data_dir`; without a `data_dir`, into `downloads` in the cache folder.
+    """
+    release = RELEASES[request.name]
+    files = _find_cifar(release, request)
+    read = _read_parquet if files[0].suffix == ".parquet" else _read_pickles
+    return request.cached(files, partial(read, files, release), version=1)
+
+
+def _find_cifar(release: Release, request: Request) -> list[Path]:
+    """The source: two parquet files, the pickles of an unpacked archive, or one archive."""
+    folder = request.home
+    if folder.is_file():
+        return [folder]
+    pickles = (*release.train, *release.test, release.meta)
+    for files in (
+        [folder / "train.parquet", folder / "test.parquet"],
+        [folder / release.folder / name for name in pickles],
+        [folder / name for name in pickles],
+        [folder / release.archive],
+    ):
+        if all(path.is_file() for path in files):
+            return files
+    if request.download:
+        url, archive = OFFICIAL + release.archive, folder / release.archive
+        return [fetch(url, archive, sha256=release.sha256, progress=request.progress)]
+    raise request.missing(
+        f"a folder with train.parquet and test.parquet, {release.folder}/ or {release.archive}"
+        f" (none of them whole in {folder}); or download=True"
+    )
+
+
+def _read_parquet(files: Sequence[Path], release: Release) -> Contents:
+    tables = {path.stem: _parquet_table(path, release.column) for path in files}
+    origin = {path.stem: path for path in files}
+
+    def decode(half: str, part: slice) -> np.ndarray:
+        images = []
+        for row, cell in enumerate(tables[half]["img"][part].to_pylist(), start=part.start):
+            name = f"{origin[half]} row {row}"
+            image = open_rgb(io.BytesIO((cell or {}).get("bytes") or b""), name)
+            if image.size != (SIDE, SIDE):
+                name += f" of {image.width}x{image.height}"
+                raise invalid("image", name, f"{SIDE}x{SIDE} pixels")
+            images.append(np.asarray(image).transpose(2, 0, 1))
+        return np.stack(images)
+
+    metadata = tables["train"].schema.metadata or {}
+    names = metadata.get(b"class_names", b"").decode(errors="replace").splitlines()
+    return Contents(
+        {half: table[release.column].to_numpy() for half, table in tables.items()},
+        (3, SIDE, SIDE),
+        decode,
+        names or [str(label) for label in range(release.classes)],
+    )
+
+
+def _parquet_table(path: Path, column: str) -> pa.Table:
+    """The columns of labels and of images, still encoded."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            rows, schema = file.metadata.num_rows, file.schema_arrow
+            if not _has_layout(schema, column):
+                allowed = f"parquet with columns img: {{bytes, path}} and {column}: integer"
+                raise invalid("data file", str(path), allowed)
+            table = file.read(columns=["img.bytes", column])
+    except (pa.ArrowException, OSError, IndexError) as error:
+        reason = " ".join(str(error).split())
+        raise invalid("data file", str(path), f"a whole parquet file ({reason})") from None
+    if len(table) != rows:
+        allowed = f"the {rows} rows that it announces, not {len(table)}"
+        raise invalid("data file", str(path), allowed)
+    if table[column].null_count:
+        raise invalid("data file", str(path), f"a {column} for every image")
+    return table
+
+
+def _has_layout(schema: pa.Schema, column: str) -> bool:
+    if "img" not in schema.names or column not in schema.names:
+        return False
+    image = schema.field("img").type
+    return (
+        pa.types.is_struct(image)
+        and image.get_field_index("bytes") >= 0
+        and pa.types.is_binary(image.field("bytes").type)
+        and pa.types.is_integer(schema.field(column).type)
+    )
+
+
+def _read_pickles(files: Sequence[Path], release: Release) -> Contents:
+    """The official pickles, from their archive (one file) or unpacked."""
+    halves = {"train": release.train, "test": release.test}
+    names = (*release.train, *release.test, release.meta)
+    if len(files) == 1:
+        contents = read_archive(files[0], names)
+        origin = {name: f"{files[0]}/{name}" for name in names}
+    else:
+        contents = {path.name: path.read_bytes() for path in files}
+        origin = {path.name: str(path) for path in files}
+    found = {name: unpickle(contents[name], origin[name]) for name in names}
+    images, labels = {}, {}
+    for half, batches in halves.items():
+        arrays = [_batch(found[name], origin[name], release) for name in batches]
+        images[half] = np.concatenate([pixels for pixels, _ in arrays])
+        labels[half] = np.concatenate([numbers for _, numbers in arrays])
+    classes = found[release.meta].get(release.names_key)
+    if (
+        not isinstance(classes, list)
+        or len(classes) != release.classes
+        or not all(isinstance(name, bytes) for name in classes)
+    ):
+        allowed = f"a list of {release.classes} class names under {release.names_key.decode()!r}"
+        raise invalid("data file", origin[release.meta], allowed)
+    decoded = [name.decode() for name in classes]
+    return Contents(labels, (3, SIDE, SIDE), lambda half, part: images[half][part], decoded)
+
+
+def _batch(content: dict[Any, Any], origin: str, release: Release) -> tuple[np.ndarray, np.ndarray]:
+    """Images `[n, 3, 32, 32]` and labels `[n]` of one pickle."""
+    pixels = content.get(b"data")
+    labels = content.get(release.label_key)
+    if (
+        not isinstance(pixels, np.ndarray)
+        or pixels.dtype != np.uint8
+        or pixels.ndim != 2
+        or pixels.shape[1] != 3 * SIDE * SIDE
+        or not isinstance(labels, list)
+        or len(labels) != len(pixels)
+        or not all(isinstance(label, int) for label in labels)
+    ):
+        key = release.label_key.decode()
+        allowed = f"a CIFAR batch: uint8 data [n, {3 * SIDE * SIDE}] and n {key}"
+        raise invalid("data file", origin, allowed)
+    return pixels.reshape(-1, 3, SIDE, SIDE), np.array(labels, dtype=np.int64)
 
 
 def load_imagefolder(request: Request, *, size: int | tuple[int, int] | None = None) -> Dataset:
@@ -61,86 +304,29 @@ def load_imagefolder(request: Request, *, size: int | tuple[int, int] | None = N
 
     Decoded in parallel, straight into memory-mapped files: the set need not fit in memory.
     """
-    folders, classes = class_folders(request.data_dir, "images")
-    target = _checked_size(size)
-    files: dict[str, list[Path]] = {"train": [], "test": []}
-    labels: dict[str, list[int]] = {"train": [], "test": []}
-    for half, folder in folders.items():
-        for label, name in enumerate(classes):
-            found = _images_in(folder / name)
-            if half == "train" and not found:
-                raise invalid("data_dir", str(folder / name), f"a folder with {_suffixes()} files")
-            files[half] += found
-            labels[half] += [label] * len(found)
-        if not files[half]:
-            raise invalid("data_dir", str(folder), f"class folders with {_suffixes()} files")
+    files, classes = request.class_files("images", SUFFIXES)
+    for label in sorted({*range(len(classes))} - {label for _, label in files["train"]}):
+        folder = files["train"][0][0].parent.with_name(classes[label])
+        kinds = "/".join(suffix[1:] for suffix in SUFFIXES)
+        raise invalid("data_dir", str(folder), f"a folder with {kinds} files")
+    target = None
+    if size is not None:
+        target = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+        if len(target) != 2 or not all(type(side) is int and side >= 1 for side in target):
+            raise invalid("size", size, "an integer >= 1 or (height, width), in pixels")
+    paths = [path for half in files.values() for path, _ in half]
 
-    def build(allocate: Allocate) -> Mapping[str, Any]:
-        height, width = target or _common_size(files["train"] + files["test"], request.progress)
-        mean = std = ()
-        for half, paths in files.items():
-            inputs = allocate(f"{half}_inputs", (len(paths), 3, height, width), np.uint8)
-            allocate(f"{half}_labels", (len(paths),), np.int64)[:] = labels[half]
+    def read() -> Contents:
+        height, width = target or _common_size(paths, request.progress)
 
-            def decode(part: slice, paths=paths, inputs=inputs) -> None:
-                for row, path in enumerate(paths[part], start=part.start):
-                    inputs[row] = fitted(open_rgb(path, str(path)), height, width)
+        def decode(half: str, part: slice) -> np.ndarray:
+            images = (open_rgb(path, str(path)) for path, _ in files[half][part])
+            return np.stack([fitted(image, height, width) for image in images])
 
-            in_threads(
-                decode, len(paths), piece=32, title=f"images, {half}", progress=request.progress
-            )
-            if half == "train":
-                mean, std = channel_statistics(inputs)
-        return {"classes": classes, "mean": mean, "std": std}
+        labels = {half: [label for _, label in files[half]] for half in files}
+        return Contents(labels, (3, height, width), decode, classes)
 
-    return request.cached(
-        files["train"] + files["test"], build, version=1, options={"size": target}
-    )
-
-
-def class_folders(data_dir: Path | None, content: str) -> tuple[dict[str, Path], list[str]]:
-    """The folders of both splits, and the names of the classes; content: what is in them."""
-    allowed = f"a folder with train/CLASS and test/CLASS (or val/CLASS) folders of {content}"
-    if data_dir is None:
-        raise invalid("data_dir", None, allowed)
-    train = data_dir / "train"
-    test = data_dir / "test" if (data_dir / "test").is_dir() else data_dir / "val"
-    for folder in (data_dir, train, test):
-        if not folder.is_dir():
-            raise invalid("data_dir", str(data_dir), f"{allowed}; {folder} is missing")
-    classes, in_test = (
-        sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
-        for folder in (train, test)
-    )
-    if not classes:
-        raise invalid("data_dir", str(data_dir), f"{allowed}; {train} has no class folders")
-    strange = sorted(set(in_test) - set(classes))
-    if strange:
-        raise invalid("data_dir", str(test / strange[0]), f"only classes that {train} has too")
-    return {"train": train, "test": test}, classes
-
-
-def _images_in(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and path.name[0] != "." and path.is_file()
-    )
-
-
-def _suffixes() -> str:
-    return "/".join(suffix[1:] for suffix in SUFFIXES)
-
-
-def _checked_size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    pair = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
-    if len(pair) != 2 or not all(type(side) is int and side >= 1 for side in pair):
-        raise invalid("size", size, "an integer >= 1 or (height, width), in pixels")
-    return pair[0], pair[1]
+    return request.cached(paths, read, version=1, options={"size": target})
 
 
 def _common_size(paths: list[Path], progress: bool) -> tuple[int, int]:
@@ -150,13 +336,10 @@ def _common_size(paths: list[Path], progress: bool) -> tuple[int, int]:
     def measure(part: slice) -> None:
         sizes[part] = [image_size(path) for path in paths[part]]
 
-    in_threads(measure, len(paths), piece=256, title="image sizes", progress=progress)
+    in_threads(measure, len(paths), "image sizes", progress)
     for path, size in zip(paths, sizes, strict=True):
         if size != sizes[0]:
-            raise invalid(
-                "size",
-                None,
-                "an integer or (height, width), as the images differ in size:"
-                f" {paths[0]} is {sizes[0][0]}x{sizes[0][1]}, {path} is {size[0]}x{size[1]}",
-            )
+            first, other = (f"{height}x{width}" for height, width in (sizes[0], size))
+            allowed = "an integer or (height, width), as the images differ in size:"
+            raise invalid("size", None, f"{allowed} {paths[0]} is {first}, {path} is {other}")
     return sizes[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,13 @@ ORDER, FLIP, BATCH, LOSS = range(4)
 """Purposes of random numbers; part of every seed, so that no two purposes share a stream."""
 
 
+@dataclass(eq=False)
 class BatchLoader:
     """An iterable of normalised, augmented batches; whole batches at a time, no worker processes.
 
     Gives `(inputs, targets)`: inputs float32 `[B, C, H, W]`, or `[T, B, C, H, W]` for event
     splits, normalised as `(x / 255 - mean) / std`; targets int64 `[B]`, or float
-    `[B, num_classes]` under mixup.
+    `[B, num_classes]` under mixup. They are made on the device that the split is on.
 
     Batch b of epoch e is a pure function of (seed, e, b). Nothing depends on what was drawn
     before nor on any global generator, so a run resumed at a batch sees exactly the rest.
@@ -45,64 +47,55 @@ class BatchLoader:
     [[0, 1], [2, 3], [4]]
     """
 
-    def __init__(
-        self,
-        split: Split,
-        batch_size: int,
-        *,
-        mean: Sequence[float],
-        std: Sequence[float],
-        augmentation: Augmentation | None = None,
-        shuffle: bool = False,
-        seed: int = 0,
-        drop_last: bool = False,
-        rank: int = 0,
-        world_size: int = 1,
-        channels_last: bool = False,
-        num_classes: int | None = None,
-    ) -> None:
-        channels, height, width = split.inputs.shape[-3:]
-        augmentation = augmentation or Augmentation()
-        augmentation.check(height, width)
-        if augmentation.mixup and num_classes is None:
-            raise invalid("num_classes", num_classes, "the number of classes, which mixup needs")
-        for name, values in (("mean", mean), ("std", std)):
-            if len(values) != channels:
-                raise invalid(name, values, f"{channels} values, one per channel")
-        if min(std) <= 0:
-            raise invalid("std", std, "values > 0")
-        if not 0 <= rank < world_size:
-            raise invalid("rank", rank, f"from 0 to {world_size - 1}, below world_size")
-        if batch_size < 1:
-            raise invalid("batch_size", batch_size, "an integer >= 1")
-        if seed < 0:
-            raise invalid("seed", seed, "an integer >= 0")
-        training = shuffle or drop_last
-        if training and batch_size % world_size:
-            raise invalid("batch_size", batch_size, f"a multiple of the {world_size} processes")
-        if drop_last and len(split) < batch_size:
-            raise invalid("batch_size", batch_size, f"at most the {len(split)} training samples")
-        if len(split) < world_size:
-            raise invalid("world_size", world_size, f"at most the {len(split)} samples")
+    split: Split
+    batch_size: int
+    _: KW_ONLY
+    mean: Sequence[float]
+    std: Sequence[float]
+    augmentation: Augmentation | None = None
+    shuffle: bool = False
+    seed: int = 0
+    drop_last: bool = False
+    rank: int = 0
+    world_size: int = 1
+    channels_last: bool = False
+    num_classes: int | None = None
 
-        self.split = split
-        self.batch_size = batch_size
-        self.augmentation = augmentation
-        self.shuffle = shuffle
-        self.seed = seed
-        self.drop_last = drop_last
-        self.rank = rank
-        self.world_size = world_size
-        self.channels_last = channels_last
-        self.num_classes = num_classes
-        deviation = torch.tensor(std, dtype=torch.float64)
-        self._scale = (1 / (255 * deviation)).float().view(-1, 1, 1)
-        self._offset = (-torch.tensor(mean, dtype=torch.float64) / deviation).float().view(-1, 1, 1)
-        self._first_flips = self._random(FLIP).random(len(split)) < 0.5
-        self._training = training
-        self._epoch = 0
-        self._batch = 0
-        self._resume_at = 0
+    def __post_init__(self) -> None:
+        channels, height, width = self.split.inputs.shape[-3:]
+        self._augmentation = self.augmentation or Augmentation()
+        self._augmentation.check(height, width)
+        if self._augmentation.mixup and self.num_classes is None:
+            raise invalid("num_classes", None, "the number of classes, which mixup needs")
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != channels:
+                allowed = f"{channels} values, one per channel"
+                raise invalid(name, getattr(self, name), allowed)
+        if min(self.std) <= 0:
+            raise invalid("std", self.std, "values > 0")
+        if not 0 <= self.rank < self.world_size:
+            allowed = f"from 0 to {self.world_size - 1}, below world_size"
+            raise invalid("rank", self.rank, allowed)
+        if self.seed < 0:
+            raise invalid("seed", self.seed, "an integer >= 0")
+        self._training = self.shuffle or self.drop_last
+        size, total = self.batch_size, len(self.split)
+        if size < 1:
+            raise invalid("batch_size", size, "an integer >= 1")
+        if self._training and size % self.world_size:
+            raise invalid("batch_size", size, f"a multiple of the {self.world_size} processes")
+        if self.drop_last and total < size:
+            raise invalid("batch_size", size, f"at most the {total} training samples")
+        if total < self.world_size:
+            raise invalid("world_size", self.world_size, f"at most the {total} samples")
+        deviation = torch.tensor(self.std, dtype=torch.float64)
+        offset = -torch.tensor(self.mean, dtype=torch.float64) / deviation
+        device = self.split.inputs.device
+        self._scale = (1 / (255 * deviation)).float().view(-1, 1, 1).to(device)
+        self._offset = offset.float().view(-1, 1, 1).to(device)
+        self._first_flips = self._random(FLIP).random(total) < 0.5
+        self._rank_batch_size = -(-size // self.world_size)
+        self._epoch = self._batch = self._resume_at = 0
 
     def __len__(self) -> int:
         """Batches of an epoch, the same on every rank."""
@@ -147,10 +140,6 @@ class BatchLoader:
             )
         self._epoch, self._batch, self._resume_at = epoch, batch, batch
 
-    @property
-    def _rank_batch_size(self) -> int:
-        return -(-self.batch_size // self.world_size)
-
     def _random(self, *purpose: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, *purpose])
 
@@ -159,20 +148,20 @@ class BatchLoader:
         height, width = self.split.inputs.shape[-2:]
         # Drawn for the global batch, then shared out, so that augmentation does not depend on
         # how many processes there are. A batch of an evaluation may be one sample longer.
-        draws = self.augmentation.draw(
+        draws = self._augmentation.draw(
             self._random(BATCH, epoch, batch),
             self.batch_size + 1,
             self._first_flips[indices] ^ bool(epoch % 2),
             height,
             width,
         ).share(share)
-        chosen = torch.from_numpy(indices[share])
+        mine = indices[share]
         # A generator for every sample, so that its events are lost alike on every rank.
-        losses = (self._random(LOSS, epoch, int(index)) for index in chosen)
-        inputs = self.augmentation.lose(self.split.inputs.index_select(0, chosen), losses)
-        inputs = self.augmentation.warp(inputs, draws)
-        targets = self.split.labels.index_select(0, chosen)
-        return self.augmentation.finish(self._normalise(inputs), targets, draws, self.num_classes)
+        losses = (self._random(LOSS, epoch, index) for index in mine.tolist())
+        part = self.split.take(torch.from_numpy(mine).to(self._scale.device))
+        inputs = self._augmentation.lose(part.inputs, losses)
+        inputs = self._normalise(self._augmentation.warp(inputs, draws))
+        return self._augmentation.finish(inputs, part.labels, draws, self.num_classes)
 
     def _indices(self, order: np.ndarray | None, batch: int) -> tuple[np.ndarray, slice]:
         """Samples of a global batch, and the part of them that belongs to this rank."""
