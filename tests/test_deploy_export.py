@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,11 +15,11 @@ import torch
 from PIL import Image
 
 from multispike.cli import main
+from multispike.commands.export import export_run
 from multispike.config import TrainConfig
 from multispike.datasets import load_dataset
 from multispike.errors import InputError
-from multispike.export.export import FORMATS, export_run
-from multispike.export.folder import FILES, NETWORK, filling
+from multispike.export.formats import FORMATS, NETWORK, filling
 from multispike.export.serialize import load
 from multispike.training.fit import fit
 from multispike.training.run import load_run
@@ -49,12 +50,12 @@ def test_every_format_is_written_beside_the_integer_network(run, format, tmp_pat
     if any(find_spec(package) is None for package in PACKAGES[format]):
         pytest.skip(f"needs {', '.join(PACKAGES[format])}")
     summary = export_run(run, format, tmp_path / "out")
-    assert summary["files"].keys() == {path.name for path in (tmp_path / "out").iterdir()}
-    main, parts = FILES[format]
-    assert main in summary["files"]
-    assert all(re.fullmatch(f"{main}|{NETWORK}|{parts}", name) for name in summary["files"])
-    assert 0 < summary["largest_bound"] < 2**31
-    assert 270_000 < summary["weights"] < 280_000
+    assert summary.files.keys() == {path.name for path in (tmp_path / "out").iterdir()}
+    main, parts = FORMATS[format].main, FORMATS[format].others
+    assert main in summary.files
+    assert all(re.fullmatch(f"{main}|{NETWORK}|{parts}", name) for name in summary.files)
+    assert 0 < summary.largest_bound < 2**31
+    assert 270_000 < summary.weights < 280_000
 
     network = load(tmp_path / "out" / "network.npz")
     trained_run, digits = load_run(run), load_dataset("digits", progress=False)
@@ -74,13 +75,13 @@ def test_evaluation_counts_what_both_networks_get_right(run, tmp_path):
     with torch.no_grad():
         floats = trained_run.network((test.inputs.float() / 255 - mean) / std).argmax(1)
     integers = load(tmp_path / "out" / "network.npz").forward(test.inputs).argmax(1)
-    assert summary["accuracy"] == {
+    assert asdict(summary.accuracy) == {
         "images": 32,
         "float": (floats == test.labels).float().mean().item(),
         "integer": (integers == test.labels.numpy()).mean(),
         "same_class": (integers == floats.numpy()).mean(),
     }
-    assert summary["finetuned"] is None
+    assert summary.finetuned is None
 
 
 def test_fine_tuning_from_the_command_line(run, tmp_path, capsys):
@@ -111,10 +112,10 @@ def test_a_fine_tuning_that_makes_it_worse_is_not_written(run, helps, tmp_path, 
         with torch.no_grad():
             trained.network.get_submodule("classifier.linear").weight.mul_(1 if helps else -1)
 
-    monkeypatch.setattr("multispike.export.trained.finetune_run", tune)
+    monkeypatch.setattr("multispike.commands.export.finetune_run", tune)
     summary = export_run(run, "c", tmp_path / "tuned", finetune=1)
     export_run(run, "c", tmp_path / "plain")
-    assert (summary["finetuned"]["integer"] == summary["accuracy"]["integer"]) == helps
+    assert (summary.finetuned.integer == summary.accuracy.integer) == helps
     for path in (tmp_path / "plain").iterdir():
         assert (tmp_path / "tuned" / path.name).read_bytes() == path.read_bytes()
 
@@ -135,7 +136,7 @@ def test_missing_data_are_named_before_anything_is_written(tmp_path):
     assert not (tmp_path / "out").exists()
     moved = str(tmp_path / "moved")
     summary = export_run(run, "c", tmp_path / "out", evaluate=True, data_dir=moved)
-    assert summary["accuracy"]["images"] == 8
+    assert summary.accuracy.images == 8
     export_run(run, "c", tmp_path / "out2")  # without an evaluation no data are needed
 
 
@@ -146,11 +147,11 @@ def test_a_place_that_cannot_be_written_is_one_line(run, tmp_path, capsys):
 
 
 def test_a_format_that_fails_leaves_no_folder(run, tmp_path, monkeypatch):
-    def fails(network, folder):
-        (folder / "half.c").write_text("int")
+    def fails(network, main):
+        main.with_name("half.c").write_text("int")
         raise OSError("no space left on device")
 
-    monkeypatch.setitem(FORMATS, "c", fails)
+    monkeypatch.setattr("multispike.export.c.write_c", fails)
     with pytest.raises(OSError, match="no space left"):
         export_run(run, "c", tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -159,7 +160,7 @@ def test_a_format_that_fails_leaves_no_folder(run, tmp_path, monkeypatch):
 def filled(folder, format: str, *names: str, content: str = "new") -> None:
     """An export of that format, with one file of it that is not the main one."""
     with filling(folder) as temporary:
-        for name in (FILES[format][0], NETWORK, *names):
+        for name in (FORMATS[format].main, NETWORK, *names):
             (temporary / name).write_text(content)
 
 
@@ -223,7 +224,7 @@ def test_full_folders_unknown_formats_and_missing_runs_are_refused(run, tmp_path
         export_run(run, "c", tmp_path)
     summary = export_run(run, "c", tmp_path, overwrite=True)
     assert (tmp_path / "note.txt").read_text() == "mine"
-    assert "note.txt" not in summary["files"]
+    assert "note.txt" not in summary.files
 
 
 def test_an_ann_is_refused_with_advice_and_leaves_nothing(tmp_path):
@@ -234,5 +235,5 @@ def test_an_ann_is_refused_with_advice_and_leaves_nothing(tmp_path):
 
 
 def test_formats_are_listed_without_torch():
-    code = "import sys, multispike.export.export; assert 'torch' not in sys.modules"
+    code = "import sys, multispike.export.formats; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

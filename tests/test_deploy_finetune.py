@@ -9,8 +9,8 @@ from multispike.datasets import load_dataset
 from multispike.errors import RunError
 from multispike.export import folding
 from multispike.export import quantise as quantise_module
-from multispike.export.finetune import finetune
 from multispike.export.quantise import quantise, rounded_weights
+from multispike.export.trained import finetune
 from multispike.models import create_model
 
 

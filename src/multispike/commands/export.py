@@ -1,28 +1,114 @@
-"""`multispike export` and `multispike bench`: what the command line calls."""
+"""`multispike export` and `multispike bench`: a run as an integer program, and how fast that is."""
 
 from __future__ import annotations
 
+import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.table import Table
 
 from multispike.config.commands import BenchConfig, ExportConfig
+from multispike.errors import unknown
 from multispike.export.bench import bench_run
-from multispike.export.export import export_run
-from multispike.export.trained import WORTH_FINETUNING
+from multispike.export.formats import FORMATS, check_free, write
+from multispike.export.trained import Accuracy, compare, finetune_run, quantise_run
 from multispike.files import console_beside, write_json
+from multispike.training.evaluation import data_of, evaluation_loader, tell_unfinished
+from multispike.training.run import load_run
+
+WORTH_FINETUNING = 0.003
+"""Loss of accuracy by rounding from which on a short fine-tuning is advised."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export_run` wrote.
+
+    Attributes:
+        weights: of one byte each. largest_bound: proven for every sum, below 2^31.
+        accuracy: None unless it was asked for. finetuned: the same after fine-tuning.
+        files: name -> bytes.
+    """
+
+    arch: str
+    format: str
+    out: str
+    timesteps: int
+    levels: int
+    logit_scale: float
+    weights: int
+    largest_bound: int
+    accuracy: Accuracy | None
+    finetuned: Accuracy | None
+    files: dict[str, int]
+
+
+def export_run(
+    run: str | os.PathLike[str],
+    format: str,
+    out: str | os.PathLike[str],
+    checkpoint: str = "last.ckpt",
+    overwrite: bool = False,
+    *,
+    evaluate: bool = False,
+    finetune: int = 0,
+    data_dir: str | None = None,
+    limit_test: int | None = None,
+) -> Exported:
+    """Quantise a run's network and write it to the folder `out`.
+
+    Args: those of `ExportConfig`; `out` is needed.
+
+    Raises:
+        InputError: for an unknown format, a folder that is not empty without `overwrite`, missing
+            data, or a network that integers, or the format, can't carry; then nothing is written.
+        RunError: where the loss of the fine-tuning is no longer finite; what is written then is
+            the network without it.
+    """
+    if format not in FORMATS:
+        raise unknown("format", format, FORMATS)
+    folder = Path(out)
+    check_free("out", folder, overwrite, "--overwrite")
+    trained = load_run(Path(run), checkpoint)
+    tell_unfinished(trained)
+    network = quantise_run(trained)
+    dataset = data_of(trained, data_dir, limit_test) if evaluate or finetune else None
+    loader = evaluation_loader(trained, dataset) if dataset else None
+    written = write(network, format, folder)
+    accuracy = finetuned = None
+    if loader is not None:
+        accuracy = compare(trained, network, loader)
+    if dataset is not None and loader is not None and accuracy is not None and finetune:
+        finetune_run(trained, dataset, finetune)
+        tuned = quantise_run(trained)
+        finetuned = compare(trained, tuned, loader)
+        if finetuned.integer >= accuracy.integer:
+            network = tuned
+            written = write(network, format, folder)
+    return Exported(
+        arch=network.arch,
+        format=format,
+        out=str(folder),
+        timesteps=network.timesteps,
+        levels=trained.network.config["levels"],
+        logit_scale=network.logit_scale,
+        weights=sum(one.weight.size for one in network.synapses if one.weight is not None),
+        largest_bound=max(network.bounds.values()),
+        accuracy=accuracy,
+        finetuned=finetuned,
+        files=written,
+    )
 
 
 def export(settings: ExportConfig) -> None:
     """Write a run as an integer program; say what it is made of and, if asked, how good it is."""
     run = Path(settings.run)
-    out = settings.out or str((run.parent if run.is_file() else run) / settings.format)
     written = export_run(
         settings.run,
         settings.format,
-        out,
+        settings.out or (run.parent if run.is_file() else run) / settings.format,
         settings.checkpoint,
         settings.overwrite,
         evaluate=settings.evaluate,
@@ -33,44 +119,42 @@ def export(settings: ExportConfig) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("file")
     table.add_column("bytes", justify="right")
-    for name, size in written["files"].items():
+    for name, size in written.files.items():
         table.add_row(name, f"{size:,}")
     console = console_beside(settings.json)
     console.print(table)
     lines = [
-        f"{written['arch']}, T = {written['timesteps']}, N = {written['levels']}, in {out}",
-        f"{written['weights']:,} weights of one byte; no sum exceeds {written['largest_bound']:,},"
+        f"{written.arch}, T = {written.timesteps}, N = {written.levels}, in {written.out}",
+        f"{written.weights:,} weights of one byte; no sum exceeds {written.largest_bound:,},"
         " int32 holds 2,147,483,647",
-        *accuracy_lines(written["accuracy"], written["finetuned"], settings.finetune),
+        *accuracy_lines(written.accuracy, written.finetuned, settings.finetune),
     ]
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
     if settings.json:
-        write_json(settings.json, written)
+        write_json(settings.json, asdict(written))
 
 
-def accuracy_lines(
-    before: dict[str, Any] | None, after: dict[str, Any] | None, epochs: int
-) -> list[str]:
+def accuracy_lines(before: Accuracy | None, after: Accuracy | None, epochs: int) -> list[str]:
     """What rounding cost, and what fine-tuning brought or could bring.
 
-    >>> before = {"images": 1000, "float": 0.9, "integer": 0.896, "same_class": 0.99}
+    >>> before = Accuracy(images=1000, float=0.9, integer=0.896, same_class=0.99)
     >>> print(*accuracy_lines(before, None, 0), sep="\\n")
     accuracy on 1,000 test samples: float 0.9000, integer 0.8960 (-0.40 points), same class 0.9900
     rounding costs more than 0.3 points: --finetune 1 trains an epoch with rounded weights
     """
     if before is None:
         return ["accuracy of the integers: not measured, --evaluate does"]
-    points = 100 * (before["integer"] - before["float"])
+    points = 100 * (before.integer - before.float)
     lines = [
-        f"accuracy on {before['images']:,} test samples: float {before['float']:.4f}, integer"
-        f" {before['integer']:.4f} ({points:+.2f} points), same class {before['same_class']:.4f}"
+        f"accuracy on {before.images:,} test samples: float {before.float:.4f}, integer"
+        f" {before.integer:.4f} ({points:+.2f} points), same class {before.same_class:.4f}"
     ]
     if after is not None:
-        lines.append(f"after {epochs} epochs of fine-tuning: integer {after['integer']:.4f}")
-        if after["integer"] < before["integer"]:
+        lines.append(f"after {epochs} epochs of fine-tuning: integer {after.integer:.4f}")
+        if after.integer < before.integer:
             lines.append("fine-tuning did not help: what is written is the network before it")
-    elif before["float"] - before["integer"] > WORTH_FINETUNING:
+    elif before.float - before.integer > WORTH_FINETUNING:
         lines.append(
             f"rounding costs more than {100 * WORTH_FINETUNING:.1f} points:"
             " --finetune 1 trains an epoch with rounded weights"
@@ -80,33 +164,33 @@ def accuracy_lines(
 
 def bench(settings: BenchConfig) -> None:
     """Time a run in every runtime and print the table."""
+    run = load_run(settings.run, settings.checkpoint)
     result = bench_run(
-        settings.run,
-        settings.checkpoint,
+        run,
+        data_of(run, settings.data_dir),
         settings.threads,
         settings.seconds,
-        data_dir=settings.data_dir,
     )
     table = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
-        title=f"{result['arch']} on {result['data']}, {result['threads']} threads",
+        title=f"{result.arch} on {result.data}, {result.threads} threads",
         caption="same class: share of the n images on which the integer network agrees",
     )
     table.add_column("engine", no_wrap=True)
     for column in ("batch", "images/s", "p50 ms", "p99 ms", "KB", "n", "same class"):
         table.add_column(column, justify="right")
-    for row in result["rows"]:
+    for row in result.rows:
         table.add_row(
-            row["engine"],
-            str(row["batch"]),
-            f"{row['images_per_second']:,.0f}",
-            f"{row['p50_ms']:.2f}",
-            f"{row['p99_ms']:.2f}",
-            f"{row['bytes'] / 1000:,.0f}",
-            str(row["images"]),
-            f"{row['agreement']:.4f}",
+            row.engine,
+            str(row.batch),
+            f"{row.images_per_second:,.0f}",
+            f"{row.p50_ms:.2f}",
+            f"{row.p99_ms:.2f}",
+            f"{row.bytes / 1000:,.0f}",
+            str(row.images),
+            f"{row.agreement:.4f}",
         )
     console_beside(settings.json).print(table)
     if settings.json:
-        write_json(settings.json, result)
+        write_json(settings.json, asdict(result))

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from multispike.datasets.dataset import Dataset
 from multispike.environment import environment
 from multispike.errors import RunError, invalid
 from multispike.export.c import export_c, flash_bytes
@@ -36,8 +37,7 @@ from multispike.export.runtimes import (
 from multispike.export.trained import as_input, quantise_run
 from multispike.models.network import Network
 from multispike.progress import progress_bar
-from multispike.training.evaluation import data_of
-from multispike.training.run import load_run
+from multispike.training.run import Run
 
 Call = Callable[[NDArray[np.uint8]], NDArray[Any]]
 """uint8 images [B, C, H, W], or event frames [T, B, C, H, W] -> logits [B, classes]."""
@@ -70,27 +70,33 @@ class Speed:
     agreement: float
 
 
+@dataclass(frozen=True)
+class Bench:
+    """All engines on one trained network."""
+
+    arch: str
+    data: str
+    threads: int
+    environment: dict[str, Any]
+    rows: list[Speed]
+
+
 def bench_run(
-    folder: str | Path,
-    checkpoint: str = "last.ckpt",
+    run: Run,
+    dataset: Dataset,
     threads: int = 2,
     seconds: float = 5.0,
     batches: Iterable[int] | None = None,
     images: int = 256,
-    data_dir: str | None = None,
-) -> dict[str, Any]:
+) -> Bench:
     """Time a run's network on its own test samples.
 
     Args:
-        folder, checkpoint: as for `load_run`.
+        run, dataset: as of `load_run` and `data_of`.
         threads: of torch, ONNX Runtime and OpenVINO.
         seconds: of calls, per engine and batch size.
         batches: images a call; by default 1, and 64 or what there is.
         images: test samples that the calls take turns through.
-        data_dir: folder with the data, if it has moved since the training.
-
-    Returns:
-        {"arch", "data", "threads", "environment", "rows": [one dict a `Speed`]}.
 
     Raises:
         InputError: for a run that can't be exported, or numbers out of range.
@@ -98,22 +104,14 @@ def bench_run(
     """
     if not seconds > 0:
         raise invalid("seconds", seconds, "a number > 0")
-    run = load_run(folder, checkpoint)
     network = quantise_run(run)
-    dataset = data_of(run, data_dir)
     pixels = as_input(network, dataset.test.inputs[:images]).numpy()
     mean, std = run.data["mean"], run.data["std"]
     with TemporaryDirectory() as temporary:
         engines = engines_of(run.network, network, mean, std, Path(temporary), threads)
         sizes = dict.fromkeys((1, min(64, len(pixels)))) if batches is None else batches
         rows = race(engines, network, pixels, sizes, seconds)
-    return {
-        "arch": network.arch,
-        "data": run.data["name"],
-        "threads": threads,
-        "environment": environment(),
-        "rows": [asdict(row) for row in rows],
-    }
+    return Bench(network.arch, run.data["name"], threads, environment(), rows)
 
 
 def engines_of(

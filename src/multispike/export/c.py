@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multispike.export.c_program import WIDTHS, Program, compile_network, identifier
-from multispike.export.folder import check_free, filling
+from multispike.export.formats import check_free, filling
 from multispike.export.layers import Bias, Neurons, Potentials, Readout, Shape, Synapses
 from multispike.export.network import IntegerNetwork
 from multispike.files import write_text
@@ -38,11 +38,12 @@ def export_c(
     target = Path(folder)
     check_free("folder", target, overwrite)
     with filling(target) as temporary:
-        return write_c(network, temporary)
+        return write_c(network, temporary / "model.c")
 
 
-def write_c(network: IntegerNetwork, folder: Path) -> Program:
-    """The files of `export_c` in an empty folder."""
+def write_c(network: IntegerNetwork, main: Path) -> Program:
+    """The files of `export_c` in an empty folder; `main` is its model.c."""
+    folder = main.parent
     program = compile_network(network)
     kernels = files("multispike.export") / "runtime"
     for name in _KERNELS:
@@ -52,7 +53,7 @@ def write_c(network: IntegerNetwork, folder: Path) -> Program:
         sources.append(f"weights{index}")
         write_text(folder / f"weights{index}.c", _weights(group))
     write_text(folder / "model.h", _header(network))
-    write_text(folder / "model.c", _source(program))
+    write_text(main, _source(program))
     makefile = (kernels / "Makefile").read_text(encoding="utf-8")
     write_text(folder / "Makefile", makefile.replace("@WEIGHTS@", " ".join(sources)))
     write_text(folder / "README.md", _readme(program))
@@ -66,12 +67,8 @@ def flash_bytes(network: IntegerNetwork) -> int:
     )
 
 
-def _all_synapses(network: IntegerNetwork) -> list[Synapses]:
-    return [one for layer in network.layers for one in getattr(layer, "synapses", ())]
-
-
 def _convolutions(network: IntegerNetwork) -> list[Synapses]:
-    return [one for one in _all_synapses(network) if one.weight is not None]
+    return [one for one in network.synapses if one.weight is not None]
 
 
 def _grouped(network: IntegerNetwork) -> Iterator[list[Synapses]]:
@@ -174,7 +171,7 @@ def _tables(network: IntegerNetwork) -> Iterator[tuple[str, str, NDArray[np.inte
 def _descriptors(network: IntegerNetwork) -> Iterator[str]:
     """The const structs that kernels take."""
     neurons = 0
-    number = {one.name: index for index, one in enumerate(_all_synapses(network))}
+    number = {one.name: index for index, one in enumerate(network.synapses)}
     for layer in network.layers:
         for one in getattr(layer, "synapses", ()):
             name = identifier(one.name)
@@ -230,7 +227,7 @@ def _source(program: Program) -> str:
         f"#define {buffer.name} ({buffer.type.removesuffix('_t')}_arena + {buffer.offset})"
         for buffer in program.buffers
     )
-    names = [f'    {{"{one.name}", 0, 0, 0}},' for one in _all_synapses(network)]
+    names = [f'    {{"{one.name}", 0, 0, 0}},' for one in network.synapses]
     neurons = [
         f'    {{"{layer.name}", 0, 0, 0}},'
         for layer in network.layers

@@ -61,10 +61,11 @@ def count(network: IntegerNetwork, images: NDArray[np.uint8] | Tensor) -> Counts
     for layer in network.layers:
         if isinstance(layer, Neurons):
             counts.neurons[layer.name] = NeuronCounts()
-        for synapses in getattr(layer, "synapses", ()):
-            entry = counts.synapses[synapses.name] = SynapseCounts()
-            fan = fan_out(synapses, network.shape_of(synapses.source))
-            readers.setdefault(synapses.source, []).append((entry, fan))
+    for one in network.synapses:
+        entry = counts.synapses[one.name] = SynapseCounts()
+        readers.setdefault(one.source, []).append(
+            (entry, fan_out(one, network.shape_of(one.source)))
+        )
 
     def observe(name: str, values: Tensor) -> None:
         active = values != 0

@@ -67,7 +67,7 @@ class IntegerNetwork:
     logit_scale: float
 
     def __post_init__(self) -> None:
-        check(self)
+        check(self.arch, self.input_shape, self.timesteps, self.logit_scale, self.layers)
 
     @cached_property
     def bounds(self) -> dict[str, int]:
@@ -79,6 +79,11 @@ class IntegerNetwork:
         last = self.layers[-1]
         assert isinstance(last, Readout)
         return last
+
+    @property
+    def synapses(self) -> tuple[Synapses, ...]:
+        """Of all layers, in order."""
+        return tuple(one for layer in self.layers for one in getattr(layer, "synapses", ()))
 
     @cached_property
     def computed_once(self) -> frozenset[str]:
@@ -214,12 +219,11 @@ class IntegerNetwork:
         """Weights in the smallest floating-point type in which their sums are exact."""
         largest = overflow.largest_outputs(self.layers)
         weights = {}
-        for layer in self.layers:
-            for synapses in getattr(layer, "synapses", ()):
-                if synapses.weight is not None:
-                    bound = overflow.largest_sum(synapses, largest[synapses.source])
-                    dtype = torch.float32 if bound < 2**24 else torch.float64
-                    weights[synapses.name] = torch.from_numpy(synapses.weight).to(dtype)
+        for one in self.synapses:
+            if one.weight is not None:
+                bound = overflow.largest_sum(one, largest[one.source])
+                dtype = torch.float32 if bound < 2**24 else torch.float64
+                weights[one.name] = torch.from_numpy(one.weight).to(dtype)
         return weights
 
 

@@ -1,8 +1,14 @@
-"""A trained run and its integer network: made, compared with the float one, fine-tuned."""
+"""A trained run and its integer network: made, compared with the float one, fine-tuned.
+
+Where rounding costs accuracy, a short training takes its loss with the weights that `quantise`
+would write, and its gradient moves the unrounded ones (straight-through, Bengio et al. 2013, arXiv
+1308.3432). Batch norm keeps its statistics, since it has been folded.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -11,15 +17,14 @@ from torch import Tensor
 from multispike.datasets import DATASETS
 from multispike.datasets.dataset import Dataset
 from multispike.datasets.loader import BatchLoader
-from multispike.export.finetune import finetune
+from multispike.errors import RunError
+from multispike.export.layers import Shape
 from multispike.export.network import IntegerNetwork
-from multispike.export.quantise import quantise
+from multispike.export.quantise import quantise, rounded_weights
+from multispike.models.network import Network
 from multispike.progress import progress_bar
 from multispike.training.fit import augmentation_of, batch_size_of
 from multispike.training.run import Run
-
-WORTH_FINETUNING = 0.003
-"""Loss of accuracy by rounding from which on a short fine-tuning is advised."""
 
 
 @dataclass(frozen=True)
@@ -103,3 +108,64 @@ def finetune_run(run: Run, dataset: Dataset, epochs: int) -> list[float]:
 
         shape = tuple(run.data["input_shape"])
         return finetune(run.network, batches(), run.data["mean"], run.data["std"], shape)
+
+
+def finetune(
+    model: Network,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    mean: Sequence[float],
+    std: Sequence[float],
+    input_shape: Shape,
+    lr: float = 1e-3,
+) -> list[float]:
+    """Train `model` in place for one pass over `batches`.
+
+    Args:
+        model: trained; left in evaluation mode.
+        batches: (inputs, labels), inputs normalised, as in training.
+        mean, std, input_shape: as for `quantise`.
+        lr: of SGD with momentum 0.9; a tenth of the training's, or less.
+
+    Returns:
+        The loss of every batch.
+
+    Raises:
+        InputError: as `quantise`.
+        RunError: where the loss is no longer finite.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr, momentum=0.9)
+    model.eval()
+    losses = []
+    for step, (inputs, labels) in enumerate(batches):
+        optimizer.zero_grad()
+        with _rounded(model, mean, std, input_shape):
+            loss = torch.nn.functional.cross_entropy(model(inputs), labels)
+            loss.backward()
+        losses.append(loss.item())
+        if not torch.isfinite(loss):
+            raise RunError(
+                f"finetune: got a loss of {losses[-1]} in step {step}, allowed: a finite one"
+                " (export without --finetune, or from another --checkpoint)"
+            )
+        optimizer.step()
+    return losses
+
+
+@contextmanager
+def _rounded(
+    model: Network, mean: Sequence[float], std: Sequence[float], input_shape: Shape
+) -> Iterator[None]:
+    """The model with its weights rounded."""
+    modules = dict(model.named_modules())
+    exact: dict[str, Tensor] = {}
+    try:
+        for name, values in rounded_weights(model, mean, std, input_shape).items():
+            weight = modules[name].weight
+            assert isinstance(weight, Tensor)
+            exact[name] = weight.data
+            weight.data = torch.from_numpy(values).to(weight).view_as(weight)
+        yield
+    finally:
+        for name, values in exact.items():
+            modules[name].weight.data = values  # pyright: ignore[reportArgumentType]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,39 +29,41 @@ from multispike.export.layers import (
     sources,
 )
 
-if TYPE_CHECKING:
-    from multispike.export.network import IntegerNetwork
-
 Row = tuple[str, object, str, bool]
 """What is looked at, its value, what is allowed, and whether it is. Rows rely on those before."""
 
 NAMES = "a new one of letters, digits, _ . -"
 
 
-def check(network: IntegerNetwork) -> None:
+def check(
+    arch: str,
+    input_shape: Shape,
+    timesteps: int,
+    logit_scale: float,
+    layers: Sequence[Layer],
+) -> None:
     """Raise `InputError` unless all fits together and no sum overflows."""
-    shapes: dict[str, Shape] = {IMAGE: network.input_shape}
-    for what, value, allowed, holds in chain(_network(network), _layers(network, shapes)):
+    kinds = [type(layer) for layer in layers]
+    ends = kinds.count(Readout) == 1 and kinds[-1] is Readout
+    whole: list[Row] = [
+        ("arch", arch, "letters, digits, _ . -", _is_word(arch)),
+        ("timesteps", timesteps, "an integer >= 1", timesteps >= 1),
+        ("logit_scale", logit_scale, "a finite number > 0", 0 < logit_scale < math.inf),
+        ("input_shape", input_shape, "(C, H, W)", _is_shape(input_shape)),
+        ("layers", len(kinds), "a list with one readout, at its end", ends),
+    ]
+    for what, value, allowed, holds in chain(whole, _layers(layers, input_shape, timesteps)):
         if not holds:
             raise invalid(what, value, allowed)
-    overflow.prove(network.layers, network.timesteps)
+    overflow.prove(layers, timesteps)
 
 
-def _network(network: IntegerNetwork) -> Iterator[Row]:
-    scale, kinds = network.logit_scale, [type(layer) for layer in network.layers]
-    yield "arch", network.arch, "letters, digits, _ . -", _is_word(network.arch)
-    yield "timesteps", network.timesteps, "an integer >= 1", network.timesteps >= 1
-    yield "logit_scale", scale, "a finite number > 0", 0 < scale < float("inf")
-    yield "input_shape", network.input_shape, "(C, H, W)", _is_shape(network.input_shape)
-    ends = kinds.count(Readout) == 1 and kinds[-1] is Readout
-    yield "layers", len(kinds), "a list with one readout, at its end", ends
-
-
-def _layers(network: IntegerNetwork, shapes: dict[str, Shape]) -> Iterator[Row]:
-    """Rows of all layers in order; `shapes` gets theirs."""
+def _layers(layers: Sequence[Layer], input_shape: Shape, timesteps: int) -> Iterator[Row]:
+    """Rows of all layers in order."""
+    shapes: dict[str, Shape] = {IMAGE: input_shape}
     projections: set[str] = set()
     potentials: set[str] = set()
-    for layer in network.layers:
+    for layer in layers:
         name = layer.name
         yield "name", name, NAMES, _is_name(name, shapes)
         yield f"shape of {name}", layer.shape, "(C, H, W)", _is_shape(layer.shape)
@@ -79,7 +81,7 @@ def _layers(network: IntegerNetwork, shapes: dict[str, Shape]) -> Iterator[Row]:
             yield from _bias(name, layer.bias, layer.shape)
         yield from _own(layer)
         if isinstance(layer, Neurons):
-            rests = network.timesteps > 1 or not layer.start.any()
+            rests = timesteps > 1 or not layer.start.any()
             yield f"start of {name}", layer.start.tolist(), "zeros where T = 1", rests
         if isinstance(layer, (Merge, GlobalSum)):
             for source in sources(layer):
