@@ -236,6 +236,19 @@ def test_no_event_stays_exactly_zero():
     assert inputs.unique().tolist() == [0.0, 1.0]
 
 
+@pytest.mark.parametrize("timesteps", [None, 3])
+def test_batches_are_made_where_the_split_is(timesteps):
+    """The meta device stands in for an accelerator: a tensor left on the CPU would be refused."""
+    split = numbered(8, timesteps)
+    there = Split(split.inputs.to("meta"), split.labels.to("meta"))
+    options = {"shuffle": True, "augmentation": ALL, "channels_last": True}
+    for (inputs, targets), (expected, _) in zip(
+        loader(there, 4, **options), loader(split, 4, **options), strict=True
+    ):
+        assert inputs.device.type == targets.device.type == "meta"
+        assert inputs.shape == expected.shape
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("timesteps", [None, 3])
 def test_augmented_batches_keep_shape_and_layout(timesteps, channels_last):

@@ -8,7 +8,7 @@ after it). A transform treats all timesteps of a sample alike; events are lost o
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -77,10 +77,10 @@ class Augmentation:
         shifts = rng.integers(-self.shift, self.shift, size=(2, full), endpoint=True)
         centres = rng.integers(0, [[height], [width]], size=(2, full))
         weight = rng.beta(self.mixup, self.mixup) if self.mixup else 1.0
-        batch = Draws(coins, shifts, centres, float(weight)).share(slice(len(flips)))
-        if self.flip == "alternate":
-            return replace(batch, flipped=flips)
-        return batch if self.flip else replace(batch, flipped=np.zeros_like(flips))
+        count = len(flips)
+        if self.flip != "alternate":
+            flips = coins[:count] & self.flip
+        return Draws(flips, shifts[:, :count], centres[:, :count], float(weight))
 
     def lose(self, inputs: Tensor, random: Iterable[np.random.Generator]) -> Tensor:
         """Lose events. inputs: counts `[B, T, C, H, W]`, uint8; random: a generator a sample."""
@@ -152,12 +152,7 @@ class Draws:
 
     def share(self, part: slice) -> Draws:
         """The numbers of those samples of the batch."""
-        return replace(
-            self,
-            flipped=self.flipped[part],
-            shifts=self.shifts[:, part],
-            centres=self.centres[:, part],
-        )
+        return Draws(self.flipped[part], self.shifts[:, part], self.centres[:, part], self.weight)
 
 
 def _reflect(index: np.ndarray, size: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -41,10 +41,8 @@ younger files are hashed anew on every call instead of being recognised by their
 """
 
 
-class Allocate(Protocol):
-    """Gives a builder a writable array, memory-mapped in the cache or, without one, in memory."""
-
-    def __call__(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray: ...
+Allocate = Callable[[str, tuple[int, ...], DTypeLike], np.ndarray]
+"""Gives a writable array by name: memory-mapped in the cache or, without one, in memory."""
 
 
 class Cache:
@@ -171,8 +169,13 @@ class _Draft:
 
     def allocate(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
         if self.problem is None:
+            path = self.folder / f"{name}.npy"
             try:
-                self.arrays[name] = _create(self.folder / f"{name}.npy", shape, dtype)
+                self.arrays[name] = open_memmap(path, "w+", dtype=np.dtype(dtype), shape=shape)
+                # Blocks are reserved: a full disk would kill the process (SIGBUS) at a later write.
+                if hasattr(os, "posix_fallocate"):
+                    with open(path, "r+b") as stream:
+                        os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
                 return self.arrays[name]
             except OSError as error:
                 self.problem = error
@@ -199,18 +202,6 @@ class _Draft:
         cache = self.entry.parent
         log.warning("cache: %s can't be written (%s): going on without it", cache, self.problem)
         return {name: np.array(array) for name, array in self.arrays.items()}, meta
-
-
-def _create(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
-    """A new memory-mapped `.npy` file with its blocks reserved.
-
-    Without the reservation a full disk would kill the process (SIGBUS) at some later write.
-    """
-    array = open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
-    if hasattr(os, "posix_fallocate"):
-        with open(path, "r+b") as stream:
-            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
-    return array
 
 
 def _read_entry(entry: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:

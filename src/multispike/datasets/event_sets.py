@@ -195,7 +195,7 @@ def load_published(request: Request, *, split: str = "fixed", **framing: Any) ->
             if request.name == "cifar10dvs":
                 allowed += f" {split!r}"
             raise invalid("data_dir", str(request.data_dir), allowed)
-    return frames_of(request, files, published.classes, published.open, **framing)
+    return frames_of(request, files, published.classes, published.open, {}, **framing)
 
 
 def load_eventfolder(
@@ -219,7 +219,7 @@ def frames_of(
     files: Files,
     classes: Sequence[str],
     open_file: Callable[[Path], Recording],
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any],
     *,
     timesteps: int = 10,
     size: int | tuple[int, int] | None = None,
@@ -258,18 +258,18 @@ def frames_of(
         return np.stack(counted)
 
     labels = {half: [label for _, label in files[half]] for half in files}
-    key = {
-        "classes": list(classes),
-        "timesteps": timesteps,
-        "size": list(frame_size(size, first_sensor)),
-        "by": by,
-        "files": {half: [[path.name, label] for path, label in files[half]] for half in files},
-    }
     return request.cached(
         [path for half in files for path, _ in files[half]],
         lambda: Contents(labels, first.shape, decode, classes, damaged),
         version=VERSION,
-        options=key | dict(options or {}),
+        options={
+            "classes": list(classes),
+            "timesteps": timesteps,
+            "size": list(frame_size(size, first_sensor)),
+            "by": by,
+            "files": {half: [[path.name, label] for path, label in files[half]] for half in files},
+            **options,
+        },
     )
 
 
@@ -354,16 +354,15 @@ def load_emulated(request: Request, *, timesteps: int = 10, size: int = 64) -> D
     for half, split in splits.items():
         for tensor in (split.inputs, split.labels, numbers[half]):
             content.update(np.ascontiguousarray(tensor.numpy()).data)
-    key = {
-        "images": content.hexdigest(),
-        "classes": list(images.classes),
-        "timesteps": timesteps,
-        "size": size,
-        "seed": EMULATOR_SEED,
-    }
     return request.cached(
         [],
         lambda: Contents(labels, (timesteps, 2, size, size), decode, images.classes),
         version=EMULATOR_VERSION,
-        options=key,
+        options={
+            "images": content.hexdigest(),
+            "classes": list(images.classes),
+            "timesteps": timesteps,
+            "size": size,
+            "seed": EMULATOR_SEED,
+        },
     )
