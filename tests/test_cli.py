@@ -380,18 +380,18 @@ def test_train_refuses_a_used_folder(comparison, capsys):
 def test_who_stops_a_training_is_told_how_it_goes_on(
     arguments, advice, capsys, tmp_path, monkeypatch
 ):
-    from multispike.commands import experiment
+    from multispike.commands import train
 
     def stop(config):
-        raise experiment.Interrupted
+        raise train.Interrupted
 
-    monkeypatch.setattr(experiment, "train_run", stop)
+    monkeypatch.setattr(train, "train_run", stop)
     assert main([*arguments.split(), "--out", str(tmp_path / "out")]) == 130
     assert capsys.readouterr().err.endswith(advice)
 
 
 def test_a_resume_without_a_checkpoint_says_that_it_starts(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("multispike.commands.experiment.train_run", lambda config: None)
+    monkeypatch.setattr("multispike.commands.train.train_run", lambda config: None)
     assert main(["train", "--resume", "--out", str(tmp_path / "new")]) == 0
     assert "new holds no last.ckpt: the training starts anew\n" in capsys.readouterr().err
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from multispike import MultiLevelIF, __version__, create_model
 from multispike.commands.avalanche import avalanche
-from multispike.commands.experiment import compare
+from multispike.commands.train import compare
 from multispike.config import CompareConfig
 from multispike.config.commands import AvalancheConfig
 from multispike.errors import InputError

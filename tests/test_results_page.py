@@ -14,7 +14,7 @@ from PIL import Image
 from test_reproduce import arguments, results
 
 from multispike.cli import main
-from multispike.commands.experiment import evaluate
+from multispike.commands.evaluate import evaluate
 from multispike.config import deciding
 from multispike.config.commands import EvaluateConfig
 from multispike.errors import InputError

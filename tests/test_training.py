@@ -521,11 +521,11 @@ def test_checkpoints_of_another_version_are_refused(straight, tmp_path, change):
 
 
 def test_images_of_a_last_batch_that_is_left_out_are_not_counted(tmp_path):
-    from multispike.commands.experiment import summarise
+    from multispike.commands.evaluate import measure_run
 
     config = replace(TINY, arch="fastnet", limit_train=50, epochs=2, out=str(tmp_path / "run"))
     fit(config)
-    result = summarise(load_run(config.out), load_data(config))
+    result = measure_run(load_run(config.out), load_data(config))
     assert result.images_per_second * result.train_seconds == pytest.approx(2 * 32)
     assert processed(metrics(tmp_path / "run")) == pytest.approx([32, 32])
 

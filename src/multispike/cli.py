@@ -61,7 +61,7 @@ COMMANDS = {
         ("multispike models", "multispike models --json models.json"),
     ),
     "train": Command(
-        "multispike.commands.experiment:train",
+        "multispike.commands.train:train",
         TrainConfig,
         "Train one network.",
         (
@@ -71,7 +71,7 @@ COMMANDS = {
         ),
     ),
     "evaluate": Command(
-        "multispike.commands.experiment:evaluate",
+        "multispike.commands.evaluate:evaluate",
         EvaluateConfig,
         "Measure a trained run on its test set.",
         (
@@ -80,7 +80,7 @@ COMMANDS = {
         ),
     ),
     "report": Command(
-        "multispike.commands.experiment:report",
+        "multispike.commands.evaluate:report",
         ReportConfig,
         "Put trained runs into one HTML report, under any energy profile.",
         (
@@ -89,7 +89,7 @@ COMMANDS = {
         ),
     ),
     "energy": Command(
-        "multispike.commands.experiment:energy",
+        "multispike.commands.evaluate:energy",
         EnergyConfig,
         "Price a trained run, or an architecture at an assumed activity.",
         (
@@ -143,7 +143,7 @@ COMMANDS = {
         ),
     ),
     "compare": Command(
-        "multispike.commands.experiment:compare",
+        "multispike.commands.train:compare",
         CompareConfig,
         "Train several neurons under one recipe and compare them.",
         (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from multispike.commands.experiment import stopped, train_run
+from multispike.commands.train import stopped, train_run
 from multispike.config import TrainConfig, differing
 from multispike.report.terminal import comparison_table
 from multispike.reproduce.archive import Archive

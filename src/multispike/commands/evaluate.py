@@ -1,0 +1,233 @@
+"""`multispike evaluate`, `report` and `energy`: what runs and architectures do and cost."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from multispike.activity import record_activity
+from multispike.config.commands import EnergyConfig, EvaluateConfig, ReportConfig
+from multispike.datasets.dataset import Dataset
+from multispike.energy.twins import price_run
+from multispike.environment import environment
+from multispike.errors import invalid
+from multispike.files import console_beside, write_json
+from multispike.layer_record import with_density
+from multispike.models import create_model
+from multispike.profiling import evaluate_run
+from multispike.progress import progress_bar
+from multispike.report.compare_report import write_report
+from multispike.report.terminal import comparison_table, crossover_table, energy_notes, energy_table
+from multispike.results import (
+    Environment,
+    RunResult,
+    check_folder,
+    read_result,
+    read_results,
+    write_results,
+)
+from multispike.training import RESULT, Run, load_run
+from multispike.training.evaluation import data_of, evaluation_loader, tell_unfinished
+from multispike.training.fit import batch_size_of
+
+
+def evaluate(settings: EvaluateConfig) -> None:
+    """Measure a run again: accuracy, activity and energy on the test set."""
+    run = load_run(settings.run, settings.checkpoint)
+    tell_unfinished(run)
+    dataset = data_of(run, settings.data_dir, settings.limit_test)
+    result = measure_run(run, dataset, settings.profile, settings.bits)
+    if settings.flip:
+        result = replace(result, accuracy_flip=mirrored_accuracy(run, dataset))
+    console = console_beside(settings.json)
+    console.print(comparison_table([result.to_dict()]))
+    if settings.flip:
+        console.print(f"with mirror images: accuracy {result.accuracy_flip:.4f}", highlight=False)
+    if settings.json:
+        write_json(settings.json, result.to_dict())
+
+
+def measure_run(
+    run: Run,
+    dataset: Dataset,
+    profile: str = "lemaire2022",
+    bits: int = 32,
+    profiles: Sequence[str] = (),
+) -> RunResult:
+    """The result of a run: accuracy, activity and energy on the whole test split.
+
+    Each of `profiles` adds its prices under "energy_nj_profiles".
+    """
+    if not run.rows:
+        raise invalid("run", str(run.folder), "one with a finished epoch: `train` goes on with it")
+    loader = evaluation_loader(run, dataset)
+    last = run.rows[-1]
+    images = batch_size_of(run.config, len(dataset.train)) * int(last["step"])
+    with _samples_bar(f"measuring {run.config.variant}", dataset) as progress:
+        measured = evaluate_run(
+            run.network, loader, profile, bits, profiles=profiles, progress=progress
+        )
+    return RunResult(
+        name=run.config.variant,
+        data=run.data["name"],
+        classes=tuple(run.data["classes"]),
+        **_code(run.network.config),
+        seed=run.config.seed,
+        epochs=int(last["epoch"]),
+        params=sum(parameter.numel() for parameter in run.network.parameters()),
+        train_seconds=run.train_seconds,
+        images_per_second=images / max(last["train_seconds"], 1e-9),
+        best_accuracy=max(row["test_accuracy"] for row in run.rows),
+        environment=Environment(**environment()),
+        **vars(measured),
+    )
+
+
+@torch.no_grad()
+def mirrored_accuracy(run: Run, dataset: Dataset) -> float:
+    """Accuracy of the mean of the logits of each image and its mirror image."""
+    correct = total = 0
+    for inputs, targets in evaluation_loader(run, dataset):
+        logits = run.network(inputs) + run.network(inputs.flip(-1))
+        correct += int((logits.argmax(1) == targets).sum())
+        total += len(targets)
+    return correct / total
+
+
+def report(settings: ReportConfig) -> None:
+    """Finished runs under one energy profile; then results.json, report.html, a table."""
+    folder = Path(settings.out)
+    check_folder("out", folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    places = [run for given in settings.folders for run in _runs_in(Path(given))]
+    results: list[RunResult] = []
+    for place in places:
+        results.append(_priced(place, settings))
+        data, known = results[-1].data, results[0].data
+        if data != known:
+            raise invalid("runs", f"{place} on {data}", f"runs on {known}, as the first")
+    names = told_apart(results, places)
+    results = [replace(result, name=name) for result, name in zip(results, names, strict=True)]
+    write_results(folder, results)
+    folders = (place if place.is_dir() else place.parent for place in places)
+    path = write_report(folder, dict(zip(names, folders, strict=True)))
+    Console().print(comparison_table([result.to_dict() for result in results]))
+    print(f"report: {path}", file=sys.stderr)
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """A run itself, or the runs of a comparison."""
+    if folder.is_file() or not (folder / "results.json").is_file():
+        return [folder]
+    return [folder / result.name for result in read_results(folder)]
+
+
+def _priced(place: Path, settings: ReportConfig) -> RunResult:
+    """A run's result under the profile: of a finished one, by what was recorded then; of others,
+    or on other test samples, or where an older version kept no whole records, measured anew."""
+    finished = place / RESULT
+    if finished.is_file() and settings.limit_test is None:
+        stored = read_result(finished)
+        if stored.records is not None:
+            prices = price_run(
+                stored.records,
+                settings.profile,
+                settings.bits,
+                spiking=stored.spiking,
+                not_counted=stored.not_counted,
+            )
+            return replace(stored, energy_nj_profiles=None, **vars(prices))
+    run = load_run(place)
+    tell_unfinished(run)
+    dataset = data_of(run, settings.data_dir, settings.limit_test)
+    return measure_run(run, dataset, settings.profile, settings.bits)
+
+
+def told_apart(results: Sequence[Any], places: Sequence[Path]) -> list[str]:
+    """Names of runs in one table: with the architecture if there are several, with the place if
+    that is not enough.
+
+    >>> from types import SimpleNamespace
+    >>> runs = [SimpleNamespace(name="ann", arch=arch) for arch in ("vgg11", "vgg16", "vgg16")]
+    >>> told_apart(runs, [Path("a"), Path("b"), Path("c/best.ckpt")])
+    ['vgg11 ann', 'vgg16 ann (b)', 'vgg16 ann (c/best.ckpt)']
+    """
+    several = len({result.arch for result in results}) > 1
+    names = [f"{r.arch} {r.name}" if several else r.name for r in results]
+    return [
+        f"{name} ({'/'.join(place.parts[-2:])})" if names.count(name) > 1 else name
+        for name, place in zip(names, places, strict=True)
+    ]
+
+
+def energy(settings: EnergyConfig) -> None:
+    """Price a run or an architecture, layer by layer, beside its ANN and quantised twins."""
+    if Path(settings.target).exists():
+        run = load_run(settings.target)
+        tell_unfinished(run)
+        network, data, density = run.network, run.data["name"], settings.density
+        dataset = data_of(run, settings.data_dir, settings.limit_test)
+        with _samples_bar("activity", dataset) as progress:
+            activity = record_activity(network, evaluation_loader(run, dataset), progress=progress)
+    else:
+        network = create_model(
+            settings.target,
+            num_classes=settings.classes,
+            in_channels=settings.channels,
+            neuron=settings.neuron,
+            levels=settings.levels,
+            timesteps=settings.timesteps,
+        )
+        image = torch.ones(1, settings.channels, settings.size, settings.size)
+        activity = record_activity(network, [(image, torch.zeros(1, dtype=torch.long))])
+        data, density = None, 0.2 if settings.density is None else settings.density
+        if settings.neuron == "relu":
+            density = None
+    records = activity.records if density is None else with_density(activity.records, density)
+    prices = price_run(
+        records,
+        settings.profile,
+        settings.bits,
+        spiking=activity.spiking,
+        fanout=settings.fanout,
+        graded_op=settings.graded_op,
+        not_counted=activity.not_counted,
+    )
+    code = _code(network.config)
+    priced = {
+        **code,
+        "data": data,
+        "samples": activity.samples if data else None,
+        "assumed_density": density,
+        **prices.to_json(),
+    }
+    console = console_beside(settings.json)
+    kind = "ANN" if code["neuron"] == "relu" else f"T{code['timesteps']} N{code['levels']}"
+    name = f"{code['arch']} {kind}"
+    console.print(energy_table(priced, name))
+    if prices.crossover:
+        console.print(crossover_table(priced))
+    for line in energy_notes(priced, name):
+        console.print(line, highlight=False, soft_wrap=not console.is_terminal)
+    if settings.json:
+        write_json(settings.json, priced)
+
+
+def _code(config: dict[str, Any]) -> dict[str, Any]:
+    """Of a network's settings, those that tell results apart."""
+    return {key: config[key] for key in ("arch", "neuron", "levels", "timesteps")}
+
+
+@contextmanager
+def _samples_bar(what: str, dataset: Dataset) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar over the test split, and what `record_activity` moves it with."""
+    with progress_bar(True) as bar:
+        task = bar.add_task(what, total=len(dataset.test))
+        yield lambda batches, samples: bar.update(task, completed=samples)

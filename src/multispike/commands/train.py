@@ -1,0 +1,98 @@
+"""`multispike train` and `multispike compare`: run folders, from settings to results."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from multispike.commands.evaluate import measure_run
+from multispike.config import CompareConfig, TrainConfig, same_run
+from multispike.report.compare_report import write_report
+from multispike.report.terminal import comparison_table
+from multispike.results import RunResult, check_folder, read_result, write_result, write_results
+from multispike.training import RESULT, Interrupted, fit, load_data, load_run
+from multispike.training.run import read_settings
+
+
+def train(config: TrainConfig) -> int:
+    """Train one run, measure it and print its row."""
+    if config.resume and not (Path(config.folder) / "last.ckpt").exists():
+        print(f"{config.folder} holds no last.ckpt: the training starts anew", file=sys.stderr)
+    try:
+        result = train_run(config)
+    except Interrupted:
+        instead = " instead of --overwrite" if config.overwrite else ""
+        return stopped(config, f"the same command with --resume{instead} goes on")
+    if result:
+        Console().print(comparison_table([result.to_dict()]))
+        print(f"run: {config.folder}", file=sys.stderr)
+    return 0
+
+
+def compare(config: CompareConfig) -> int:
+    """Train every variant that is not finished; then results.json, report.html and the table."""
+    folder = Path(config.folder)
+    check_folder("out", folder, [run.variant for run in config.runs()])
+    results = []
+    for run in config.runs():
+        begun = (Path(run.folder) / "config.yaml").exists()
+        run = replace(run, resume=begun and not config.overwrite, overwrite=config.overwrite)
+        try:
+            result = train_run(run)
+        except Interrupted:
+            without = " without --overwrite" if config.overwrite else ""
+            return stopped(run, f"the same command{without} goes on")
+        if result:
+            results.append(result)
+            write_results(folder, results)
+    if results:  # none in a process that has nothing to report
+        report = write_report(folder)
+        Console().print(comparison_table([result.to_dict() for result in results]))
+        print(f"report: {report}", file=sys.stderr)
+    return 0
+
+
+def stopped(config: TrainConfig, advice: str) -> int:
+    """Say that a training was interrupted and what to do; the exit code for that."""
+    last = Path(config.folder) / "last.ckpt"
+    print(f"multispike: stopped, {last} is saved; {advice}", file=sys.stderr)
+    return 130
+
+
+def train_run(config: TrainConfig, profiles: Sequence[str] = ()) -> RunResult | None:
+    """Train a run to its end and measure it; one that is finished is only read.
+
+    Args:
+        config: with `resume`, the run in its folder goes on.
+        profiles: energy profiles to price besides, see `measure_run`.
+
+    Returns:
+        Its result; None in a process that has nothing to report.
+
+    Raises:
+        Interrupted: after Ctrl-C or SIGTERM, with last.ckpt written.
+        InputError, RunError: as `fit`.
+    """
+    folder = Path(config.folder)
+    finished = folder / RESULT
+    if config.resume and finished.exists():
+        same_run(read_settings(folder / "config.yaml"), config)
+        result = read_result(finished)
+        if {*profiles} <= {*(result.energy_nj_profiles or ())}:
+            return result
+    reports = fit(config)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    if not reports:
+        if "LOCAL_RANK" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
+            raise SystemExit(0)  # Lightning starts new processes for the next run
+        return None
+    result = measure_run(load_run(folder), load_data(config, config.timesteps), profiles=profiles)
+    write_result(finished, result)
+    return result
