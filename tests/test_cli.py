@@ -90,6 +90,28 @@ def test_bad_usage_is_one_line(arguments, expected, capsys):
     assert expected in refused(capsys, *arguments.split())
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"epochs": 0}, "epochs: got 0, allowed: an integer >= 1"),
+        ({"epochs": "3"}, "epochs: got '3', allowed: an integer >= 1"),
+        ({"epochs": True}, "epochs: got True, allowed: an integer >= 1"),
+        ({"lr": float("inf")}, "lr: got inf, allowed: a number > 0"),
+        ({"beta": 0}, "beta: got 0, allowed: a number in (0, 1]"),
+        ({"devices": 0}, "devices: got 0, allowed: an integer >= 1"),
+        ({"devices": "all"}, "devices: got 'all', allowed: an integer >= 1 or auto"),
+        ({"neuron": "lif"}, "neuron: got 'lif', allowed: relu, binary, multilevel"),
+        ({"arch": "vgg12"}, "arch: got 'vgg12', nearest: vgg16, vgg11"),
+        ({"compile": "yes"}, "compile: got 'yes', allowed: true or false"),
+        ({"sensor": "3"}, "sensor: got '3', allowed: WIDTHxHEIGHT"),
+    ],
+)
+def test_settings_made_in_python_are_checked_by_their_annotations(settings, expected):
+    with pytest.raises(InputError) as error:
+        TrainConfig(**settings)
+    assert str(error.value).startswith(expected)
+
+
 def test_unknown_config_key_names_the_nearest(tmp_path, capsys):
     settings = tmp_path / "settings.yaml"
     settings.write_text("arch: vgg11\nepoch: 3\n")
@@ -157,6 +179,19 @@ def test_finished_runs_make_one_report(comparison, tmp_path, capsys):
     )
     assert re.search(said, page)
     assert "test accuracy" in page  # of each epoch, from the runs' own folders
+
+
+def test_a_report_prices_what_a_finished_run_has_stored(comparison, tmp_path, monkeypatch):
+    run = str(comparison / "multilevel-T1-N4")
+    model = ["--profile", "sram8k", "--bits", "8"]
+    assert main(["evaluate", run, *model, "--json", str(tmp_path / "anew.json")]) == 0
+    monkeypatch.setattr("multispike.commands.evaluate.load_run", None)
+    assert main(["report", run, *model, "--out", str(tmp_path / "out")]) == 0
+    anew = json.loads((tmp_path / "anew.json").read_text())
+    [priced] = json.loads((tmp_path / "out" / "results.json").read_text())["runs"]
+    assert priced.keys() == anew.keys()
+    for key in priced.keys() - {"name", "environment"}:
+        assert priced[key] == anew[key]
 
 
 @pytest.mark.parametrize("name", ["results.json", "report.html", "config.yaml"])
