@@ -20,7 +20,7 @@ from multispike.errors import InputError, RunError, invalid
 from multispike.events.frames import frame_size
 from multispike.events.read import Recording, read_events
 from multispike.events.stream import FrameClassifier, Framing, Prediction, classify_stream
-from multispike.events.terminal import LiveView, line_printer, note, print_summary, stdout_console
+from multispike.events.terminal import LiveView, StdoutConsole, line_printer, print_summary
 from multispike.training import Run, load_run
 
 
@@ -32,7 +32,7 @@ def stream(config: StreamConfig) -> int:
 
     Raises `InputError` if the run, the source or a setting won't do, or nothing could be read.
     """
-    console = stdout_console()
+    console = StdoutConsole(highlight=False)
     if config.view and (not console.is_terminal or console.is_dumb_terminal):
         raise invalid("view", True, "a terminal as standard output")
     run = load_run(config.run)
@@ -80,6 +80,10 @@ def stream(config: StreamConfig) -> int:
         note("interrupted")
         return 130
     return 0
+
+
+def note(text: str) -> None:
+    print(f"multispike: {text}", file=sys.stderr)
 
 
 def frame_classifier(run: Run) -> FrameClassifier:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +34,9 @@ DISPLAY = 4
 
 SHOT_AT_WHITE = 0.25
 """Shot noise at full brightness as a share of that in the dark, as in v2e."""
+
+LOG_INTENSITY = np.rint(np.log(BLACK + np.arange(256) / 255) / UNIT).astype(np.float32)
+"""Of the 256 grey levels, in whole units."""
 
 
 @dataclass(frozen=True)
@@ -205,10 +209,10 @@ def emulate_frames(
     scene = _Scene(images, indices, size, timesteps, seed, camera, saccade)
     counts = np.zeros((timesteps, 2, len(images) * size * size), dtype=np.uint16)
     for step, bursts in enumerate(scene.run()):
-        frame = counts[step * timesteps // scene.steps]
+        frame = counts[step * timesteps // len(scene.spans)]
         frame[bursts.polarity, bursts.pixel] += bursts.count.astype(np.uint16)
     for i, noise in enumerate(scene.noise()):
-        bins = noise["t"] * timesteps // scene.duration
+        bins = noise["t"] * timesteps // scene.duration_us
         pixel = i * size * size + noise["y"].astype(np.int64) * size + noise["x"]
         np.add.at(counts, (bins, noise["p"], pixel), 1)
     frames = counts.reshape(timesteps, 2, len(images), size, size).transpose(2, 0, 1, 3, 4)
@@ -233,10 +237,9 @@ def emulate_events(
     """
     scene = _Scene(image[None], [index], size, timesteps, seed, camera, saccade)
     parts = list(scene.noise())
-    for (start, stop), bursts in zip(scene.spans(), scene.run(), strict=True):
-        number = np.arange(bursts.count.sum()) - np.repeat(
-            np.cumsum(bursts.count) - bursts.count, bursts.count
-        )
+    for (start, stop), bursts in zip(scene.spans, scene.run(), strict=True):
+        earlier = np.cumsum(bursts.count) - bursts.count
+        number = np.arange(bursts.count.sum()) - np.repeat(earlier, bursts.count)
         t = np.repeat(bursts.first, bursts.count) + number * np.repeat(bursts.spacing, bursts.count)
         part = np.empty(len(t), EVENT)
         # An event at the very end of a step is put into it, as the frames do.
@@ -249,7 +252,10 @@ def emulate_events(
 
 
 class _Scene:
-    """A batch of images on the display, the camera before it, and the loop it goes through."""
+    """A batch of images on the display, the camera before it, and the loop it goes through.
+
+    spans: start and end of each step, in µs.
+    """
 
     def __init__(
         self,
@@ -261,12 +267,11 @@ class _Scene:
         camera: Camera | None,
         saccade: Saccade | None,
     ) -> None:
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
-            raise invalid(
-                "images", f"{images.dtype} {list(images.shape)}", "uint8 [B, 1 or 3, H, W]"
-            )
-        if images.shape[2] != images.shape[3]:
-            raise invalid("images", list(images.shape[2:]), "square images")
+        shape = list(images.shape)
+        if images.dtype != np.uint8 or images.ndim != 4 or shape[1] not in (1, 3):
+            raise invalid("images", f"{images.dtype} {shape}", "uint8 [B, 1 or 3, H, W]")
+        if shape[2] != shape[3]:
+            raise invalid("images", shape[2:], "square images")
         if not is_count(size) or not 8 <= size <= 128:
             raise invalid("size", size, "an integer from 8 to 128")
         if not is_count(timesteps):
@@ -274,32 +279,33 @@ class _Scene:
         if seed < 0:
             raise invalid("seed", seed, "an integer >= 0")
         self._camera = camera or Camera()
-        saccade = saccade or Saccade()
         self._size = size
-        self._times = saccade.times(timesteps)
-        self.steps = len(self._times) - 1
-        self.duration = saccade.duration_us
-        self._offsets = saccade.offsets(self.steps, size * DISPLAY)
         self._random = [np.random.default_rng([seed, index]) for index in indices]
+        saccade = saccade or Saccade()
+        self.duration_us = saccade.duration_us
+        self.spans = list(pairwise(saccade.times(timesteps).tolist()))
+        self._offsets = saccade.offsets(len(self.spans), size * DISPLAY)
         self._margin = int(np.abs(self._offsets).max())
         self._margin += -self._margin % DISPLAY
         self._shown = np.stack([_shown(image, size, self._margin) for image in images])
-        self._log = _log_table()[self._phases()]
+        # The display's pixels sorted by their place in the grid that the camera samples, so that
+        # what it sees is one block: [B, DISPLAY, DISPLAY, rows, columns].
+        side = self._shown.shape[1] // DISPLAY
+        grid = self._shown.reshape(len(images), side, DISPLAY, side, DISPLAY)
+        self._log = LOG_INTENSITY[grid.transpose(0, 2, 4, 1, 3)]
         on, off = self._camera.thresholds(size * size, seed)
         self._on, self._off = np.tile(on, len(images)), np.tile(off, len(images))
-        # Drawn before the noise, whatever is asked for first.
-        self._start = self._changes_at_start(on, off)
-
-    def spans(self) -> list[tuple[int, int]]:
-        """Start and end of each step, in µs."""
-        return list(zip(self._times[:-1].tolist(), self._times[1:].tolist(), strict=True))
+        self._start = np.zeros(len(self._on), dtype=np.float32)
+        if self._camera.warm:  # drawn before the noise, whatever is asked for first
+            draws = np.stack([rng.random(len(on), dtype=np.float32) for rng in self._random])
+            self._start = np.floor(1 - off + draws * (on + off - 1)).reshape(-1)
 
     def run(self) -> Iterator[Bursts]:
         """What the pixels send in each step; pixel numbers run over the whole batch."""
         pixels = Pixels(self._on, self._off, self._start, self._camera)
         change = np.empty((len(self._shown), self._size, self._size), dtype=np.float32)
         before = self._seen(0)
-        for step, (start, stop) in enumerate(self.spans(), start=1):
+        for step, (start, stop) in enumerate(self.spans, start=1):
             after = self._seen(step)
             np.subtract(after, before, out=change)
             yield pixels.step(change.reshape(-1), start, stop - start)
@@ -307,45 +313,23 @@ class _Scene:
 
     def noise(self) -> Iterator[np.ndarray]:
         """Shot noise of each image as events, in no order: a Poisson process, thinned by light."""
-        rate = self._camera.shot_hz * 1e-6 * self.duration * self._size**2
-        light = self._shown[
-            :, self._margin : -self._margin or None : DISPLAY, self._margin :: DISPLAY
-        ]
-        for rng, bright in zip(self._random, light, strict=True):
+        rate = self._camera.shot_hz * 1e-6 * self.duration_us * self._size**2
+        shown = slice(self._margin, -self._margin or None, DISPLAY)
+        for rng, bright in zip(self._random, self._shown[:, shown, shown], strict=True):
             events = np.empty(rng.poisson(rate), EVENT)
-            events["t"] = rng.integers(0, self.duration, len(events))
+            events["t"] = rng.integers(0, self.duration_us, len(events))
             events["y"], events["x"] = rng.integers(0, self._size, (2, len(events)))
             events["p"] = rng.integers(0, 2, len(events))
             share = 1 - (1 - SHOT_AT_WHITE) / 255 * bright[events["y"], events["x"]]
             yield events[rng.random(len(events)) < share]
-
-    def _phases(self) -> np.ndarray:
-        """The display's pixels sorted by their place in the grid that the camera samples:
-        uint8 `[B, DISPLAY, DISPLAY, rows, columns]`, so that what it sees is one block.
-        """
-        batch, side = len(self._shown), self._shown.shape[1] // DISPLAY
-        grid = self._shown.reshape(batch, side, DISPLAY, side, DISPLAY)
-        return grid.transpose(0, 2, 4, 1, 3)
 
     def _seen(self, step: int) -> np.ndarray:
         """Log intensity at the pixels when `step` steps are done: `[B, size, size]`, a view."""
         # The image moves, so what a pixel sees moves the other way.
         top, left = self._margin - self._offsets[step]
         rows, columns = top // DISPLAY, left // DISPLAY
-        return self._log[
-            :,
-            top % DISPLAY,
-            left % DISPLAY,
-            rows : rows + self._size,
-            columns : columns + self._size,
-        ]
-
-    def _changes_at_start(self, on: np.ndarray, off: np.ndarray) -> np.ndarray:
-        """Present minus remembered log intensity: 0, or anywhere between the thresholds."""
-        if not self._camera.warm:
-            return np.zeros(len(self._on), dtype=np.float32)
-        draws = np.stack([rng.random(len(on), dtype=np.float32) for rng in self._random])
-        return np.floor(1 - off + draws * (on + off - 1)).reshape(-1)
+        block = self._log[:, top % DISPLAY, left % DISPLAY]
+        return block[:, rows : rows + self._size, columns : columns + self._size]
 
 
 def _shown(image: np.ndarray, size: int, margin: int) -> np.ndarray:
@@ -353,8 +337,3 @@ def _shown(image: np.ndarray, size: int, margin: int) -> np.ndarray:
     grey = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).convert("L")
     large = grey.resize((size * DISPLAY, size * DISPLAY), Image.Resampling.BICUBIC)
     return np.pad(np.asarray(large), margin, mode="edge")
-
-
-def _log_table() -> np.ndarray:
-    """Log intensity of the 256 grey levels, in whole units: float32 `[256]`."""
-    return np.rint(np.log(BLACK + np.arange(256) / 255) / UNIT).astype(np.float32)

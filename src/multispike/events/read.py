@@ -16,9 +16,8 @@ import numpy as np
 
 from multispike.errors import InputError, invalid, is_count
 from multispike.events.codecs import DAMAGE, ByteSource, Columns, Decoded
-from multispike.events.codecs.aedat import decode_aedat2, decode_aedat4
 from multispike.events.codecs.arrays import decode_hdf5, decode_nmnist, decode_npy, decode_npz
-from multispike.events.codecs.evt import decode_evt
+from multispike.events.codecs.cameras import decode_aedat2, decode_aedat4, decode_evt
 
 EVENT = np.dtype([("t", np.int64), ("x", np.int16), ("y", np.int16), ("p", np.uint8)], align=True)
 """One event: time in µs, column, row (from the upper left), and 1 for brighter, 0 for darker."""
@@ -93,7 +92,7 @@ class Recording(Iterator[np.ndarray]):
                 numbers = np.arange(seen, seen + len(raw.t))
                 seen += len(raw.t)
                 usable = self._possible(raw, numbers)
-                if not usable.all():
+                if usable is not None:
                     raw, numbers = Columns(*(each[usable] for each in raw)), numbers[usable]
                 events = np.empty(len(numbers), EVENT)
                 for name, values in zip("xyp", raw[1:], strict=True):
@@ -117,26 +116,29 @@ class Recording(Iterator[np.ndarray]):
             why = str(self.skipped) or "no event in it"
             raise invalid("recording", self._source.path or "stream", f"at least one event ({why})")
 
-    def _possible(self, raw: Columns, numbers: np.ndarray) -> np.ndarray:
-        """Which events lie on the sensor and have a time; the others are counted as skipped."""
+    def _possible(self, raw: Columns, numbers: np.ndarray) -> np.ndarray | None:
+        """Which events lie on the sensor and have a time, the others are counted; None if all do."""
         width, height = self.sensor or (1 << 15, 1 << 15)
         inside = (raw.x < width) & (raw.y < height)
         if raw.x.dtype.kind == "i":
             inside &= (raw.x >= 0) & (raw.y >= 0)
         timed = (raw.t >= -LATEST_US) & (raw.t <= LATEST_US)
         possible = inside & timed
-        if not possible.all():
-            self.skipped.add_events("outside the sensor", ~inside, numbers)
-            self.skipped.add_events("without a time", inside & ~timed, numbers)
+        if possible.all():
+            return None
+        self.skipped.add_events("outside the sensor", ~inside, numbers)
+        self.skipped.add_events("without a time", inside & ~timed, numbers)
         return possible
 
     def _never_back(self, t: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         """Times without steps back: a short one is raised to the latest time, a long one (the clock
         wrapped, or was reset) shifts all that follows, so that time goes on from there.
         """
-        steps = np.diff(t, prepend=self._latest_raw)
-        self._latest_raw = int(t[-1])
-        if (steps < 0).any() or t[0] + self._offset < self._latest:
+        raw, self._latest_raw = self._latest_raw, int(t[-1])
+        if t[0] >= raw and t[0] + self._offset >= self._latest and not (t[1:] < t[:-1]).any():
+            t = t + self._offset
+        else:
+            steps = np.diff(t, prepend=raw)
             restarts = np.flatnonzero(steps < -JITTER_US)
             if len(restarts):
                 first = int(numbers[restarts[0]])
@@ -144,8 +146,6 @@ class Recording(Iterator[np.ndarray]):
             offsets = self._offset + np.cumsum(np.where(steps < -JITTER_US, -steps, 0))
             self._offset = int(offsets[-1])
             t = np.maximum(np.maximum.accumulate(t + offsets), self._latest)
-        else:
-            t = t + self._offset
         self._latest = int(t[-1])
         return t
 

@@ -1,29 +1,22 @@
 """Slices of a recording, classified one by one as they come.
 
-A slice (by time or by count of events) becomes a frame as in training: counts of OFF and ON events,
-down-sampled to the size the network was trained at, normalised by the mean and std of its training.
-One forward pass gives its class. A network of T > 1 timesteps gets the slice in T bins, of equal
-time or with equally many events, as in its training.
+A slice becomes frames as in training: counts of OFF and ON events, down-sampled to the size the
+network was trained at, normalised by the mean and std of its training; T > 1 timesteps share its
+time, or its events. One forward pass gives its class.
 
-Latency is the time from a slice being available to its class being known. The first inferences,
-which are slower, are made before the source is opened.
-
-In real time a slice is available as soon as its last event has been read, it is known to be whole,
-and its end has come by the recording's clock; so latency holds waiting, framing and inference. A
-window is known to be whole when an event behind it, or the end, was read. Otherwise the next slice
-is read when the class of the one before is known, and available then: latency is framing and
-inference alone. How long its bytes lay in a file or a pipe is not in it, and can't be, as nobody
-knows when they were written.
-
-Only in real time slices are dropped: of those that wait while one is classified only the newest is
-kept, and each older one is dropped whole, and counted. So the last slice of a recording is always
-classified.
+Latency is the time from a slice being available to its class being known. In real time a slice is
+available as soon as its last event has been read, it is known to be whole (a window, when an event
+behind it, or the end, was read), and its end has come by the recording's clock: latency holds
+waiting, framing and inference. Otherwise it is available once it has been asked for and read, when
+the class of the one before is known: latency is framing and inference alone. How long its bytes lay
+in a file or a pipe is not in it, and can't be, as nobody knows when they were written.
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,9 +25,8 @@ import torch
 from torch import nn
 
 from multispike.events.frames import Binning, event_frames, transpose
-from multispike.events.playback import AsRead, Realtime
 from multispike.events.read import Recording
-from multispike.events.windows import Slice
+from multispike.events.windows import Slice, slices
 
 WARM_UP = 3
 """Inferences before the source is opened: libraries choose and prepare their kernels in them."""
@@ -155,6 +147,84 @@ class Summary:
     sensor: list[int]
     frame: list[int]
     timesteps: int
+
+
+class AsRead:
+    """Every slice, as fast as they are asked for; a pipe is read no faster, so its writer waits.
+
+    Iterates over slices, each with the time when it was available (`time.perf_counter`).
+    slicing: see `multispike.events.windows.slices`.
+    """
+
+    dropped = 0
+
+    def __init__(self, recording: Recording, **slicing: int) -> None:
+        self._slices = slices(recording, **slicing)
+        self.close = recording.close
+
+    def __iter__(self) -> Iterator[tuple[Slice, float]]:
+        return ((part, time.perf_counter()) for part in self._slices)
+
+
+class Realtime:
+    """As `AsRead`, at the recording's own pace, by a thread; of slices that wait, only the newest.
+
+    The recording's clock starts at its first event, at the moment when that was read. So the last
+    slice of a recording is always given out.
+
+    dropped: slices that were never given out, since a newer one came while they waited.
+    """
+
+    def __init__(self, recording: Recording, **slicing: int) -> None:
+        self.dropped = 0
+        self._recording = recording
+        self._slices = slices(recording, **slicing)
+        self._waiting: tuple[Slice, float] | None = None
+        self._ended = False
+        self._error: BaseException | None = None
+        self._change = threading.Condition()
+        self._closing = threading.Event()
+        # A daemon, as it may be waiting for a pipe in which nothing ever comes.
+        self._thread = threading.Thread(target=self._read, name="reader", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[tuple[Slice, float]]:
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._waiting is not None or self._ended)
+                newest, self._waiting = self._waiting, None
+            if newest is not None:
+                yield newest
+            elif self._error is not None:
+                raise self._error
+            else:
+                return
+
+    def close(self) -> None:
+        """Stop reading and close the recording, at the latest when its next bytes come."""
+        self._closing.set()
+        self._thread.join(timeout=1.0)
+
+    def _read(self) -> None:
+        try:
+            for part in self._slices:
+                read = time.perf_counter()
+                due = self._recording.began + (part.stop_us - self._recording.first_us) / 1e6
+                while not self._closing.is_set() and (left := due - time.perf_counter()) > 0:
+                    self._closing.wait(min(left, 60.0))  # a damaged clock may ask for centuries
+                if self._closing.is_set():
+                    return
+                with self._change:
+                    self.dropped += self._waiting is not None
+                    self._waiting = part, max(read, due)
+                    self._change.notify()
+        except BaseException as error:  # it belongs to the thread that asks for slices
+            self._error = error
+        finally:
+            self._recording.close()
+            with self._change:
+                self._ended = True
+                self._change.notify()
 
 
 def classify_stream(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import groupby
@@ -29,20 +28,12 @@ SIDE_ROWS = 9
 """Rows of that text without the bars."""
 
 
-class _Stdout(Console):
+class StdoutConsole(Console):
+    """Standard output: colours in a terminal, plain text elsewhere."""
+
     def on_broken_pipe(self) -> None:
         """Leave it to the command; rich would end the program with code 1."""
         raise BrokenPipeError
-
-
-def stdout_console() -> Console:
-    """Standard output: colours in a terminal, plain text elsewhere."""
-    return _Stdout(highlight=False)
-
-
-def note(text: str) -> None:
-    """One line on standard error."""
-    print(f"multispike: {text}", file=sys.stderr)
 
 
 def line_printer(console: Console, classes: Sequence[str]) -> Callable[[Prediction, int], None]:
@@ -117,6 +108,7 @@ class LiveView:
         picture = half_blocks(
             prediction.frames.sum(0, dtype=np.int64), max(1, width - SIDE_COLUMNS - 2), height - 1
         )
+        best = f"{prediction.name}  {prediction.confidence:.0%}"
         numbers = Table.grid(padding=(0, 1))
         numbers.add_column(justify="right", style="dim", no_wrap=True)
         numbers.add_column(no_wrap=True)
@@ -126,12 +118,7 @@ class LiveView:
         numbers.add_row("slices", f"{self._slices:,}, {dropped:,} dropped")
         side = Group(
             Text(self._title, "dim", no_wrap=True, overflow="ellipsis"),
-            Text(
-                f"{prediction.name}  {prediction.confidence:.0%}",
-                "bold green",
-                no_wrap=True,
-                overflow="ellipsis",
-            ),
+            Text(best, "bold green", no_wrap=True, overflow="ellipsis"),
             "",
             self._bars(prediction.probabilities, max(1, height - SIDE_ROWS)),
             "",
@@ -174,16 +161,15 @@ def half_blocks(counts: np.ndarray, columns: int, rows: int) -> Text:
     """
     height, width = counts.shape[1:]
     share = min(columns / width, 2 * rows / height)
-    if share >= 1:
-        enlarged = counts.repeat(int(share), axis=1).repeat(int(share), axis=2)
-    else:
-        enlarged = counts
-        for axis, side, shown in (1, height, int(height * share)), (2, width, int(width * share)):
-            shown = max(1, shown)
-            first = -(-np.arange(shown) * side // shown)
-            enlarged = np.maximum.reduceat(enlarged, first, axis=axis)
+    scaled = counts
+    for axis, side in (1, height), (2, width):
+        if share >= 1:
+            scaled = scaled.repeat(int(share), axis=axis)
+        else:
+            shown = max(1, int(side * share))
+            scaled = np.maximum.reduceat(scaled, -(-np.arange(shown) * side // shown), axis=axis)
     # The root shows single events among many.
-    shades = np.minimum(enlarged / brightest(counts), 1.0) ** 0.5
+    shades = np.minimum(scaled / brightest(counts), 1.0) ** 0.5
     shades = np.rint(shades * (SHADES - 1)).astype(int)
     if shades.shape[1] % 2:
         shades = np.concatenate([shades, np.zeros_like(shades[:, :1])], axis=1)
@@ -200,10 +186,9 @@ def half_blocks(counts: np.ndarray, columns: int, rows: int) -> Text:
 
 @lru_cache(maxsize=4096)
 def _style(off_above: int, on_above: int, off_below: int, on_below: int) -> Style:
-    above, below = _colour(off_above, on_above), _colour(off_below, on_below)
-    return Style(color=above, bgcolor=below)
-
-
-def _colour(off: int, on: int) -> Color:
     full = 255 / (SHADES - 1)
-    return Color.from_rgb(round(on * full), round(min(on, off) * full), round(off * full))
+    above, below = (
+        Color.from_rgb(round(on * full), round(min(on, off) * full), round(off * full))
+        for off, on in ((off_above, on_above), (off_below, on_below))
+    )
+    return Style(color=above, bgcolor=below)
