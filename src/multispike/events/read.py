@@ -117,7 +117,7 @@ class Recording(Iterator[np.ndarray]):
             raise invalid("recording", self._source.path or "stream", f"at least one event ({why})")
 
     def _possible(self, raw: Columns, numbers: np.ndarray) -> np.ndarray | None:
-        """Which events lie on the sensor and have a time, the others are counted; None if all do."""
+        """Which events lie on the sensor and have a time; None if all do. Counts the others."""
         width, height = self.sensor or (1 << 15, 1 << 15)
         inside = (raw.x < width) & (raw.y < height)
         if raw.x.dtype.kind == "i":
