@@ -530,21 +530,51 @@ def test_what_a_constant_overwrites_is_counted_anew():
     assert record(model, torch.rand(3, 4) + 1).records[1].input.events == 2
 
 
-def test_a_reset_may_neither_change_weights_nor_ask_for_more():
+def test_only_neurons_are_reset_and_buffers_stay():
     class Odd(nn.Linear):
         def reset(self):
             self.reset_parameters()
 
-    class Worse(nn.Linear):
-        def reset(self, batch):
-            pass
+    class Head(nn.Linear):
+        def reset(self, classes):
+            raise RuntimeError("not to be called")
 
-    model = Odd(4, 2)
-    before = model.weight.clone()
-    record(model, torch.rand(3, 4))
-    assert torch.equal(model.weight, before)
-    with pytest.raises(InputError, match=r"^model: 0\.reset\(\) failed: TypeError: .*batch"):
-        record(nn.Sequential(Worse(4, 2)), torch.rand(3, 4))
+    class Norm(nn.BatchNorm1d):
+        def reset(self):
+            self.reset_running_stats()
+
+    class Cell(nn.Module):
+        """As sinabs: the potential is a buffer."""
+
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("v", torch.full((3, 4), 0.25))
+            self.resets = 0
+
+        def reset_states(self, randomize=False):
+            self.v = torch.zeros(3, 4)
+            self.resets += 1
+
+        def forward(self, x):
+            self.v = self.v + x
+            return (self.v > 1).to(x)
+
+    model = nn.Sequential(Odd(4, 4), Norm(4), Cell(), Head(4, 2))
+    model[1].running_mean.fill_(7.0)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    activity = record(model, torch.rand(3, 4), torch.rand(3, 4))
+    assert model[2].resets == 3  # before every batch and at the end
+    assert not activity.not_counted
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_reset_that_fails_is_named():
+    class Cell(nn.Module):
+        def reset(self):
+            raise RuntimeError("no state yet")
+
+    with pytest.raises(InputError, match=r"^model: 1\.reset\(\) failed: RuntimeError: no state"):
+        record(nn.Sequential(nn.Linear(4, 2), Cell()), torch.rand(3, 4))
 
 
 @pytest.mark.parametrize(

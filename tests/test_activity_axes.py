@@ -6,7 +6,7 @@ from torch import nn
 
 from multispike import MultiLevelIF, profile
 from multispike.activity import record_activity
-from multispike.activity.layout import Axes
+from multispike.activity.layout import Layout
 from multispike.errors import InputError
 
 
@@ -167,7 +167,7 @@ def test_stepping_counts_as_the_whole_sequence(learn):
 )
 def test_targets_must_fit_the_inputs(shape, samples):
     with pytest.raises(InputError, match=rf"^loader: got inputs .* for {samples} targets, allowed"):
-        Axes.of(torch.zeros(shape), samples)
+        Layout.of(torch.zeros(shape), samples)
 
 
 @pytest.mark.parametrize("shape", [(4, 1, 8, 8), (4, 5, 1, 8, 8)])

@@ -5,9 +5,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from multispike.activity import statistics
-from multispike.activity.graph import Source, Window
-from multispike.activity.statistics import Grid, find_grid, measure
+from multispike.activity import counting
+from multispike.activity.counting import measure
+from multispike.activity.grid import Grid, find_grid
+from multispike.activity.layout import Window
+from multispike.activity.provenance import Source
 from multispike.ops import count_levels, library
 
 STEPS = (0.25, 0.3 / 7, 1.0, 0.873)
@@ -23,7 +25,7 @@ def either(request, monkeypatch):
     """The kernel, and what does its work where it can't run."""
     assert library() is not None
     if request.param == "torch":
-        monkeypatch.setattr(statistics, "count_levels", lambda *_: None)
+        monkeypatch.setattr(counting, "count_levels", lambda *_: None)
     return request.param
 
 
@@ -150,31 +152,31 @@ def test_analog_values_are_on_no_grid():
 
 def test_a_source_refines_the_step_it_found():
     source = Source("foreign")
-    assert not source.look(torch.zeros(3))
+    assert not source.learn(torch.zeros(3))
     assert source.carries == "spikes"
-    assert source.look(torch.tensor([0.0, 1.0, 2.0]))  # even levels of a step of 0.5
+    assert source.learn(torch.tensor([0.0, 1.0, 2.0]))  # even levels of a step of 0.5
     assert source.grid == Grid(1.0, 2)
     source.out.histogram = torch.tensor([5.0, 3.0, 2.0])
-    assert source.look(torch.tensor([0.5, 2.0]))
+    assert source.learn(torch.tensor([0.5, 2.0]))
     assert source.grid == Grid(0.5, 4)
     assert source.out.histogram.tolist() == [5, 0, 3, 0, 2]
-    assert source.look(torch.tensor([0.5, 0.7071]))
+    assert source.learn(torch.tensor([0.5, 0.7071]))
     assert source.carries == "analog"
     assert source.grid is None
 
 
 def test_a_binary_source_sees_values_below_its_step():
     source = Source("foreign")
-    source.look(torch.tensor([[0.0, 1.0], [1.0, 1.0]]))
+    source.learn(torch.tensor([[0.0, 1.0], [1.0, 1.0]]))
     assert source.grid == Grid(1.0, 1)
-    source.look(torch.tensor([[0.0, 1.0], [0.9, 1.0]]))
+    source.learn(torch.tensor([[0.0, 1.0], [0.9, 1.0]]))
     assert source.carries == "analog"
 
 
 @pytest.mark.parametrize("size", [1, 5, 8])
 @pytest.mark.parametrize("out", [1, 3, 5, 8])
 def test_reach_of_adaptive_windows(size, out):
-    reach = Window((1, size, 1), (1, out, 1), adaptive=True).reach(0)
+    reach = Window((1, size, 1), (1, out, 1), adaptive=True).reads(0)
     covered = torch.zeros(size, dtype=torch.float64)
     for o in range(out):
         covered[o * size // out : -(-(o + 1) * size // out)] += 1

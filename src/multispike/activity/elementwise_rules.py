@@ -1,109 +1,202 @@
-"""Rules for sums, products, functions and views: what passes a signal on, or lets two meet."""
+"""Sums, products, functions and views: their effects, and a rule for each operation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from multispike.activity.graph import Activation, Clamp, Node, Sum, Summed, Through, Window
-from multispike.activity.provenance import Signal
-from multispike.activity.trace import Run, Trace
+from multispike.activity.grid import Grid
+from multispike.activity.layout import Window
+from multispike.activity.provenance import (
+    Carries,
+    Context,
+    Effect,
+    Kind,
+    Node,
+    Rule,
+    Signal,
+    Unknown,
+)
+
+
+@dataclass(frozen=True)
+class Merge(Effect):
+    """The direct path and the shortcut meet: a residual sum.
+
+    A product of spikes (SEW's AND and IAND) is recorded alike: it touches the same memory.
+    """
+
+    product: bool = False
+    kind: ClassVar[Kind | None] = "add"
+
+    def sends(self, inputs: tuple[Node, ...], window: Window | None) -> tuple[Carries, Grid | None]:
+        grids = [node.grid for node in inputs if node.grid is not None]
+        if self.product and all(node.carries == "spikes" for node in inputs):
+            return "spikes", grids[0].times(grids[1]) if len(grids) == 2 else None
+        carries = _common(inputs)
+        if carries != "spikes" or not grids:
+            return carries, None
+        return carries, grids[0].scaled(1.0, sum(grid.levels for grid in grids))
+
+
+@dataclass(frozen=True)
+class Activation(Effect):
+    """A ReLU or another function whose output is analog; its zeros are counted.
+
+    limit: where it cuts spikes off; they stay spikes if that is one of their levels.
+    """
+
+    limit: float | None = None
+
+    def sends(self, inputs: tuple[Node, ...], window: Window | None) -> tuple[Carries, Grid | None]:
+        grid = inputs[0].grid
+        if self.limit is not None and grid is not None and grid.channel is None:
+            top = self.limit / grid.step
+            if inputs[0].carries == "spikes" and round(top) >= 1 and abs(top - round(top)) < 1e-3:
+                return "spikes", Grid(grid.step, min(grid.levels, round(top)))
+        return "analog", None
+
+
+@dataclass(frozen=True)
+class PassThrough(Effect):
+    """A constant factor, a sum over time, a norm: costs nothing that a record could show.
+
+    factor: positive; a number, or one for each channel.
+    levels: how many timesteps are added up.
+    over_time: spikes are added up over time.
+    carries: if other than what comes in.
+    """
+
+    factor: float | tuple[float, ...] = 1.0
+    levels: int = 1
+    over_time: bool = False
+    carries: Carries | None = None
+    costless: ClassVar[bool] = True
+
+    def sends(self, inputs: tuple[Node, ...], window: Window | None) -> tuple[Carries, Grid | None]:
+        carries = self.carries or _common(inputs)
+        grids = [node.grid for node in inputs if node.grid is not None]
+        if carries != "spikes" or not grids:
+            return carries, None
+        levels = max(grid.levels for grid in grids) * self.levels
+        return carries, grids[0].scaled(self.factor, levels)
+
+
+@dataclass(frozen=True)
+class Unchanged(Effect):
+    """The same values in the same order."""
+
+
+@dataclass(frozen=True)
+class Reorder(Effect):
+    """Some of the values, or all in another order, several times, or joined."""
+
+
+@dataclass(frozen=True)
+class Invert(Effect):
+    """V_th - a, the IAND of SEW-ResNet; the events are still those of a."""
+
+
+@dataclass(frozen=True)
+class Overwrite(Effect):
+    """`target` gets the values of `value`; what was counted of it is old then."""
+
+    target: Tensor
+    value: Any
+
+
+def _common(nodes: tuple[Node, ...]) -> Carries:
+    """What a sum or a concatenation carries: spikes if all do, in the same steps."""
+    kinds = {node.carries for node in nodes}
+    if kinds == {"spikes"}:
+        grids = [node.grid for node in nodes if node.grid is not None]
+        return "spikes" if all(grid.aligned(grids[0]) for grid in grids) else "analog"
+    # Spikes that meet analog values or potentials add to them in place.
+    return "analog" if kinds == {"analog"} else "potential"
+
 
 # --- sums, products, constants ------------------------------------------------------------------
 
 
-def add(trace: Trace, run: Run, input: Any, other: Any, *, alpha: Any = 1, **_: Any) -> Tensor:
+def add(context: Context, input: Any, other: Any, *, alpha: Any = 1, **_: Any) -> Effect:
     """A residual sum, a layer's own sum over time, or a constant."""
-    signals = [trace.known(value) for value in (input, other)]
-    if alpha != 1 or (signals[0] is None and signals[1] is None):
-        return trace.unknown("add", run, input, other)
-    a, b = signals
+    a, b = context.known(input), context.known(other)
+    if alpha != 1 or (a is None and b is None):
+        return Unknown()
     if a is None or b is None:
-        return _add_constant(trace, run, a or b, other if a is not None else input)
-    if trace.atomic or input.shape != other.shape:
-        return trace.unknown("add", run, input, other)
-    if a.node.carries == b.node.carries == "spikes" and _summand(a.node) is _summand(b.node):
-        return _summed(trace, run, (a, b), (input, other))
+        return _add_constant(a or b, other if b is None else input)
+    if context.inside_neuron or input.shape != other.shape:
+        return Unknown()
+    spikes = a.node.carries == "spikes"
+    if spikes and b.node.carries == "spikes" and _summand(a.node) is _summand(b.node):
+        levels = sum(_levels_added(signal.node) for signal in (a, b))
+        return PassThrough(levels=levels, over_time=True, of=Signal(_summand(a.node)), note=_SUMMED)
     if a.node is b.node or (a.node.owner is not None and a.node.owner is b.node.owner):
-        if a.node.carries == "spikes":
-            trace.note("add", "spikes of one layer added up over time")
-        return trace.tag(run(), Signal(a.node))  # one layer over time: in its own memory
-    return _meet(trace, run, (a, b), (input, other), product=False)
+        # One layer over time adds up in its own memory.
+        return Reorder(of=a, note=_SUMMED if spikes else "")
+    return Merge()
+
+
+_SUMMED = "spikes of one layer added up over time"
 
 
 def _summand(node: Node) -> Node:
     """What a node is a sum over time of, or itself."""
-    return node.inputs[0] if isinstance(node, Summed) else node
+    effect = node.effect
+    added = isinstance(effect, PassThrough) and effect.over_time and effect.factor == 1
+    return node.inputs[0] if added else node
 
 
-def _summed(
-    trace: Trace, run: Run, signals: tuple[Signal, Signal], tensors: tuple[Tensor, Tensor]
-) -> Tensor:
-    """Spikes of one layer at some timesteps, which a sum may carry that many levels of."""
-    trace.note("add", "spikes of one layer added up over time")
-    for signal, x in zip(signals, tensors, strict=True):
-        trace.written_out(signal, x)
-    nodes = [signal.node for signal in signals]
-    steps = sum(node.levels if isinstance(node, Summed) else 1 for node in nodes)
-    inputs = (_summand(signals[0].node),)
-    node = trace.unlisted(
-        f"sum of {steps}", inputs, lambda name: Summed(name, inputs, levels=steps)
-    )
-    node.shape = inputs[0].shape
-    return trace.tag(run(), Signal(node))
+def _levels_added(node: Node) -> int:
+    return 1 if _summand(node) is node else node.effect.levels  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _add_constant(trace: Trace, run: Run, signal: Signal | None, other: Any) -> Tensor:
+def _add_constant(signal: Signal | None, other: Any) -> Effect:
     """Potentials plus a number or bias; plus a tensor that is not part of the network, noted."""
     assert signal is not None
-    if signal.node.carries == "spikes" and not (isinstance(other, (int, float)) and other == 0):
-        return trace.unknown("add", run, other, signal=signal)
-    if isinstance(other, Tensor) and other.dim() > 0:
-        trace.note("add", "of a tensor that no layer here computed")
-    return trace.tag(run(), Signal(signal.node))
+    zero = isinstance(other, (int, float)) and other == 0
+    if signal.node.carries == "spikes" and not zero:
+        return Unknown(of=signal)
+    foreign = isinstance(other, Tensor) and other.dim() > 0
+    return Reorder(of=signal, note="of a tensor that no layer here computed" if foreign else "")
 
 
-def mul(trace: Trace, run: Run, input: Any, other: Any, **_: Any) -> Tensor:
+def mul(context: Context, input: Any, other: Any, **_: Any) -> Effect:
     """A product of spikes (AND, IAND), or a constant factor."""
-    a, b = (trace.known(value) for value in (input, other))
-    if a is not None and b is not None:
-        a, b = a.inverted or a, b.inverted or b
-        spikes = a.node.carries == b.node.carries == "spikes" and a.node is not b.node
-        if spikes and input.shape == other.shape and not trace.atomic:
-            return _meet(trace, run, (a, b), (input, other), product=True)
-        return trace.unknown("mul", run, input, other)
-    if a is None and b is not None:
-        a, other = b, input
-    return _scaled(trace, run, "mul", a, other, input, 1)
+    a, b = context.known(input), context.known(other)
+    if a is None or b is None:
+        return _scale(a, other, input, 1) if b is None else _scale(b, input, input, 1)
+    a, b = a.inverted or a, b.inverted or b
+    spikes = a.node.carries == b.node.carries == "spikes" and a.node is not b.node
+    if not spikes or input.shape != other.shape or context.inside_neuron:
+        return Unknown()
+    return Merge(product=True)
 
 
-def div(trace: Trace, run: Run, input: Any, other: Any, **kwargs: Any) -> Tensor:
+def div(context: Context, input: Any, other: Any, **kwargs: Any) -> Effect:
     """A constant divisor."""
-    a, b = trace.known(input), trace.known(other)
-    if b is not None or kwargs.get("rounding_mode") is not None:
-        return trace.unknown("div", run, input, other)
-    return _scaled(trace, run, "div", a, other, input, -1)
+    if context.known(other) is not None or kwargs.get("rounding_mode") is not None:
+        return Unknown()
+    return _scale(context.known(input), other, input, -1)
 
 
-def _scaled(
-    trace: Trace, run: Run, operation: str, signal: Signal | None, other: Any, x: Any, power: int
-) -> Tensor:
+def _scale(signal: Signal | None, other: Any, x: Any, power: int) -> Effect:
     """Times a constant, which becomes part of the weights that follow."""
     if signal is None:
-        return trace.unknown(operation, run, x, other)
+        return Unknown()
     number = isinstance(other, (int, float)) or (isinstance(other, Tensor) and not other.dim())
     factor = _constant(other, x)
     if signal.node.carries != "spikes" and (number or factor is not None):
-        return trace.tag(run(), Signal(signal.node))
+        return Reorder(of=signal)
     if factor is None:
-        return trace.unknown(operation, run, x, other)
-    inputs, factor = (signal.node,), factor**power
-    node = trace.unlisted(operation, inputs, lambda name: Through(name, inputs, factor=factor))
-    node.shape = signal.node.shape
-    return trace.tag(run(), Signal(node, origin=signal.origin or signal))
+        return Unknown()
+    if isinstance(factor, Tensor):
+        return PassThrough(tuple((factor.double() ** power).flatten().tolist()), of=signal)
+    return PassThrough(factor**power, of=signal)
 
 
 def _constant(value: Any, x: Tensor) -> Any:
@@ -117,186 +210,158 @@ def _constant(value: Any, x: Tensor) -> Any:
     return float(value) if isinstance(value, (int, float)) and value > 0 else None
 
 
-def sub(trace: Trace, run: Run, input: Any, other: Any, *, alpha: Any = 1, **_: Any) -> Tensor:
+def sub(context: Context, input: Any, other: Any, *, alpha: Any = 1, **_: Any) -> Effect:
     """Potentials minus a constant, or V_th - a."""
-    a, b = trace.known(input), trace.known(other)
+    a, b = context.known(input), context.known(other)
     if a is None and b is not None and alpha == 1:
-        return _inverted(trace, run, b, input, other)
+        return _invert(b, input, other)
     if a is not None and b is None and a.node.carries != "spikes":
         number = not (isinstance(other, Tensor) and other.dim())
         if number or a.node.coded:  # also the mean of each colour
-            return trace.tag(run(), Signal(a.node))
-    return trace.unknown("sub", run, input, other)
+            return Reorder(of=a)
+    return Unknown()
 
 
-def rsub(trace: Trace, run: Run, input: Tensor, other: Any, **_: Any) -> Tensor:
+def rsub(context: Context, input: Tensor, other: Any, **_: Any) -> Effect:
     """other - input."""
-    signal = trace.known(input)
-    if signal is None:
-        return trace.unknown("sub", run, input, other)
-    return _inverted(trace, run, signal, other, input)
+    signal = context.known(input)
+    return Unknown() if signal is None else _invert(signal, other, input)
 
 
-def _inverted(trace: Trace, run: Run, signal: Signal, value: Any, x: Tensor) -> Tensor:
-    """V_th - a: the IAND of SEW-ResNet; the events are still those of a."""
+def _invert(signal: Signal, value: Any, x: Tensor) -> Effect:
+    """V_th - a, if V_th is what the neurons send at most."""
     grid, factor = signal.node.grid, _constant(value, x)
     if factor is None or signal.node.carries != "spikes":
-        return trace.unknown("sub", run, x, signal=signal)
+        return Unknown(of=signal)
     if grid is not None:
         whole = torch.as_tensor(grid.unit((x.shape[-3], 1, 1) if x.dim() > 3 else (1,)))
         expected = whole.flatten() * grid.levels
         given = torch.as_tensor(factor).double().flatten()
         if not torch.allclose(expected.double(), given, rtol=1e-5):
-            return trace.unknown("sub", run, x, signal=signal)
-    return trace.tag(run(), Signal(signal.node, inverted=signal))
-
-
-def _meet(
-    trace: Trace, run: Run, signals: Sequence[Signal], tensors: Sequence[Tensor], product: bool
-) -> Tensor:
-    """A residual sum, or a product of spikes: both inputs are counted before they may change."""
-    inputs = tuple(signal.node for signal in signals)
-    shape = trace.axes.row_like(tensors[0], inputs[0].shape)
-    window = Window(shape, shape)
-    operation = "mul" if product else "add"
-    merged = trace.node(operation, inputs, lambda name: Sum(name, inputs, window, product), shape)
-    for port, signal, x in zip(merged.ports, signals, tensors, strict=True):
-        trace.count(port, signal, x, shape)
-    if trace.potentials:
-        for magnitudes, x in zip(merged.magnitudes[:2], tensors, strict=True):
-            magnitudes.add(x, shape)
-    out: Tensor = run()
-    if trace.potentials:
-        merged.magnitudes[2].add(out, shape)
-    trace.sent(merged, out, out, shape)
-    return out
-
-
-def join(trace: Trace, run: Run, tensors: Sequence[Tensor], *_: Any, **__: Any) -> Tensor:
-    """cat, stack: no cost; spikes stay spikes if their steps are the same."""
-    signals = [trace.known(tensor) for tensor in tensors]
-    nodes = tuple(dict.fromkeys(signal.node for signal in signals if signal is not None))
-    if not nodes or any(signal is None for signal in signals):
-        return trace.unknown("cat", run, *tensors)
-    out = run()
-    trace.axes.follow(tensors[0], out)
-    if len(nodes) == 1:
-        return trace.tag(out, Signal(nodes[0]))
-    return trace.tag(out, Signal(trace.unlisted("cat", nodes, lambda name: Through(name, nodes))))
+            return Unknown(of=signal)
+    return Invert(of=signal)
 
 
 # --- functions ----------------------------------------------------------------------------------
 
 
-def relu(trace: Trace, run: Run, input: Tensor, *_: Any, **__: Any) -> Tensor:
+def relu(context: Context, input: Tensor, *_: Any, **__: Any) -> Effect:
     """A comparison, free; spikes stay what they are."""
-    signal = trace.known(input)
-    if signal is not None and signal.node.carries == "spikes":
-        return trace.tag(run(), signal)
-    return activation(trace, run, input)
+    signal = context.known(input)
+    return Unchanged() if signal is not None and signal.node.carries == "spikes" else Activation()
 
 
-def activation(trace: Trace, run: Run, input: Tensor, *_: Any, **__: Any) -> Tensor:
+def activation(context: Context, input: Tensor, *_: Any, **__: Any) -> Effect:
     """Comparisons, free; the result is analog, with zeros."""
-    signal = trace.known(input)
-    if signal is None:
-        return trace.unknown("activation", run, input)
-    inputs = (signal.node,)
-    node = trace.node("activation", inputs, lambda name: Activation(name, inputs))
-    node.shape = trace.axes.row_like(input, signal.node.shape)
-    out: Tensor = run()
-    trace.sent(node, out, out, node.shape)
-    return out
+    return Activation()
 
 
-def clamp(
-    trace: Trace, run: Run, input: Tensor, min: Any = None, max: Any = None, **_: Any
-) -> Tensor:
-    """Spikes limited to some of their levels are spikes; else an activation."""
-    signal = trace.known(input)
-    known = all(limit is None or isinstance(limit, (int, float)) for limit in (min, max))
-    if signal is None or signal.node.carries != "spikes" or not known or (min or 0) > 0:
-        return activation(trace, run, input)
-    if max is None:
-        return same(trace, run, input)
-    inputs, shape = (signal.node,), trace.axes.row_like(input, signal.node.shape)
-    limit = float(max)
-    node = trace.node("clamp", inputs, lambda name: Clamp(name, inputs, limit), limit)
-    node.shape = shape
-    trace.written_out(signal, input)
-    out: Tensor = run()
-    trace.sent(node, out, out, shape)
-    return out
-
-
-def clamp_max(trace: Trace, run: Run, input: Tensor, max: Any) -> Tensor:
-    """The same from above only."""
-    return clamp(trace, run, input, None, max)
-
-
-def costly(trace: Trace, run: Run, input: Tensor, *_: Any, **__: Any) -> Tensor:
+def computed_activation(context: Context, input: Tensor, *_: Any, **__: Any) -> Effect:
     """A function that hardware has to compute."""
-    trace.note("activation", "exponentials or divisions of this function")
-    return activation(trace, run, input)
+    return Activation(note="exponentials or divisions of this function")
 
 
-def same(trace: Trace, run: Run, input: Any, *_: Any, **__: Any) -> Any:
+def clamp(context: Context, input: Tensor, min: Any = None, max: Any = None, **_: Any) -> Effect:
+    """Spikes limited to some of their levels are spikes; else an activation."""
+    signal = context.known(input)
+    numbers = all(limit is None or isinstance(limit, (int, float)) for limit in (min, max))
+    if signal is None or signal.node.carries != "spikes" or not numbers or (min or 0) > 0:
+        return Activation(label="activation")
+    return Unchanged() if max is None else Activation(float(max))
+
+
+def clamp_max(context: Context, input: Tensor, max: Any) -> Effect:
+    """The same from above only."""
+    return clamp(context, input, None, max)
+
+
+# --- views and copies ---------------------------------------------------------------------------
+
+
+def unchanged(context: Context, *_: Any, **__: Any) -> Effect:
     """The same values in the same order."""
-    signal = trace.signal(input)
-    out = run()
-    return out if signal is None else trace.tag(out, signal)
+    return Unchanged()
 
 
-def part(trace: Trace, run: Run, input: Any, *_: Any, **__: Any) -> Any:
+def reorder(context: Context, *_: Any, **__: Any) -> Effect:
     """Some of the values, or all in another order, or several times."""
-    signal = trace.signal(input)
-    out = run()
-    if signal is None:
-        return out
-    if isinstance(out, Tensor):
-        trace.axes.follow(input, out)
-    return trace.tag(out, Signal(signal.node))
+    return Reorder()
 
 
-def attribute(trace: Trace, run: Run, input: Any, *_: Any, **__: Any) -> Any:
-    """`x.shape`, `x.device`: no tensors. `x.data`, `x.T`: parts."""
-    out = run()
-    return part(trace, lambda: out, input) if isinstance(out, Tensor) else out
+def join(context: Context, tensors: Sequence[Tensor], *_: Any, **__: Any) -> Effect:
+    """cat, stack: no cost; spikes stay spikes if their steps are the same."""
+    known = bool(tensors) and all(context.known(tensor) is not None for tensor in tensors)
+    return Reorder() if known else Unknown()
 
 
-def write(trace: Trace, run: Run, target: Tensor, index: Any, value: Any = None) -> Any:
-    """target[index] = value, target.copy_(value); what was counted of the target is old then."""
-    signal = trace.signal(index if value is None else value) or trace.signal(target)
-    out = run()
-    if signal is not None:
-        trace.tag(target, Signal(signal.node))
-    return out
+def write(context: Context, target: Tensor, index: Any, value: Any = None) -> Effect:
+    """target[index] = value, target.copy_(value)."""
+    return Overwrite(target, index if value is None else value)
 
 
 def pad(
-    trace: Trace, run: Run, input: Tensor, pad: Any, mode: str = "constant", value: Any = None
-) -> Tensor:
+    context: Context, input: Tensor, pad: Any, mode: str = "constant", value: Any = None
+) -> Effect:
     """Zeros at the border change no event."""
-    if mode != "constant" or value:
-        trace.note("pad", "copies of values at the border")
-    return part(trace, run, input)
+    copies = mode != "constant" or value
+    return Reorder(note="copies of values at the border" if copies else "")
 
 
 def dropout(
-    trace: Trace, run: Run, input: Tensor, p: float = 0.5, training: bool = True, *_: Any, **__: Any
-) -> Tensor:
+    context: Context, input: Tensor, p: float = 0.5, training: bool = True, *_: Any, **__: Any
+) -> Effect:
     """The identity, in evaluation."""
-    return trace.unknown("dropout", run, input) if training else same(trace, run, input)
+    return Unknown() if training else Unchanged()
 
 
-def interpolate(trace: Trace, run: Run, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def interpolate(context: Context, input: Tensor, *args: Any, **kwargs: Any) -> Effect:
     """Nearest neighbours are copies, other values are new."""
-    if kwargs.get("mode", "nearest").startswith("nearest"):
-        trace.note("interpolate", "copies of values")
-        return part(trace, run, input)
-    return trace.unknown("interpolate", run, input)
+    copies = kwargs.get("mode", "nearest").startswith("nearest")
+    return Reorder(note="copies of values") if copies else Unknown()
 
 
-def plain(trace: Trace, run: Run, *_: Any, **__: Any) -> Any:
+def constant(context: Context, *_: Any, **__: Any) -> None:
     """Says nothing about the values of its arguments."""
-    return run()
+
+
+ELEMENTWISE_RULES: tuple[tuple[str, Rule, str], ...] = (
+    ("add", add, "add add_ __radd__ __iadd__"),
+    ("mul", mul, "mul mul_ multiply __rmul__ __imul__"),
+    ("div", div, "div div_ divide true_divide __itruediv__"),
+    ("sub", sub, "sub sub_ subtract __isub__"),
+    ("sub", rsub, "rsub __rsub__"),
+    ("cat", join, "cat concat concatenate stack"),
+    ("activation", relu, "relu relu_"),
+    ("activation", activation, "relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ prelu threshold"),
+    ("activation", activation, "clamp_min clamp_min_"),
+    ("activation", computed_activation, "gelu silu sigmoid tanh softplus elu celu selu mish"),
+    ("activation", computed_activation, "hardswish hardsigmoid softmax log_softmax rrelu"),
+    ("clamp", clamp, "clamp clamp_ clip clip_"),
+    ("clamp", clamp_max, "clamp_max clamp_max_"),
+    ("view", unchanged, "flatten unflatten view view_as reshape reshape_as ravel squeeze squeeze_"),
+    ("view", unchanged, "unsqueeze unsqueeze_ contiguous clone detach detach_ to float double"),
+    ("view", unchanged, "half bfloat16 type type_as cpu cuda alias requires_grad_ identity"),
+    ("part", reorder, "__getitem__ select narrow index_select unbind chunk split tensor_split"),
+    ("part", reorder, "expand expand_as repeat repeat_interleave permute transpose swapaxes t"),
+    ("part", reorder, "movedim flip roll pixel_shuffle pixel_unshuffle channel_shuffle adjoint"),
+    ("part", reorder, "broadcast_to zero_pad2d __get__"),
+    ("write", write, "__setitem__ copy_"),
+    ("pad", pad, "pad"),
+    ("dropout", dropout, "dropout dropout1d dropout2d dropout3d feature_dropout alpha_dropout"),
+    ("dropout", dropout, "feature_alpha_dropout"),
+    ("interpolate", interpolate, "interpolate upsample"),
+    ("constant", constant, "zeros_like ones_like empty_like full_like rand_like randn_like"),
+    ("constant", constant, "new_zeros new_ones new_full new_empty new_tensor"),
+)
+"""(what notes call it, rule, spellings): functions, methods, operators, in place."""
+
+NEURON_FUNCTIONS = frozenset(
+    (
+        *("bool", "int", "long", "add", "sub", "mul", "div", "eq", "ne", "lt", "le", "gt", "ge"),
+        *("where", "sign", "heaviside", "floor", "ceil", "round", "trunc", "abs", "neg", "pow"),
+        *("exp", "log", "sqrt", "square", "minimum", "maximum", "remainder", "fmod", "lerp"),
+        *("logical_and", "logical_or", "logical_not", "masked_fill", "masked_fill_"),
+        *("floor_", "ceil_", "round_", "exp_", "neg_", "pow_", "activation"),
+    )
+)
+"""Functions that no rule counts and a neuron may consist of: their output is of the same layer."""

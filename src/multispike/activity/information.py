@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from multispike.activity.provenance import squares
+from multispike.activity.counting import sum_of_squares
 from multispike.errors import invalid, is_count
 from multispike.neurons import MultiLevelIF
 from multispike.results import SpikeLayer
@@ -173,8 +173,8 @@ def _quality(mean: Tensor, noise: Tensor, levels: int, v_init: float, jitter: fl
         timesteps,
         levels,
         jitter,
-        math.sqrt(squares(decoded - mean.clamp(min=0)) / len(mean)),
-        math.sqrt(squares(decoded - mean.clamp(0, 1)) / len(mean)),
+        math.sqrt(sum_of_squares(decoded - mean.clamp(min=0)) / len(mean)),
+        math.sqrt(sum_of_squares(decoded - mean.clamp(0, 1)) / len(mean)),
         entropy(torch.bincount(levels_sent).tolist()),
         (spikes > 0).sum().item() / len(mean),
     )

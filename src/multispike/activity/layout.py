@@ -1,179 +1,195 @@
-"""Where time, samples and features are among the axes of one batch's tensors.
+"""Shapes: where time, samples and features are among a tensor's axes; how windows meet inputs.
 
-Sizes tell, unless a batch has as many samples as something else has elements, or only one. So a few
-samples of an uncommon number go ahead, and what is answered about them holds for all: `Layout`.
+What is known of a tensor's origin tells: the shape of one row of the layer that computed it. Sizes
+tell where that is not known; where they leave it open, the number of timesteps, if it is given.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from multispike.errors import InputError
+from multispike.layer_record import reach
 
 Shape = tuple[int, ...]
-Moved = Literal["first", "second"] | None
-A = TypeVar("A")
+Time = Literal["first", "second", "unknown"]
 
 
-class Layout:
-    """Answers about the axes of one batch, by place and order, and of those after it.
+@dataclass(frozen=True)
+class Window:
+    """How the kernel of a convolution or pooling meets its input; sizes are (height, width)."""
 
-    Args:
-        place: tells where in the network we are; None outside of it, where nothing is kept.
-        told: answers of the samples that went ahead; None: to learn them.
-    """
+    in_shape: Shape
+    out_shape: Shape
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    adaptive: bool = False
 
-    def __init__(
-        self, place: Callable[[], Hashable], told: dict[Hashable, list[Any]] | None = None
-    ) -> None:
-        self._place = place
-        self._learning = told is None
-        self.told: dict[Hashable, list[Any]] = {} if told is None else told
-        self._asked: Counter[Hashable] = Counter()
+    def reads(self, axis: int) -> Tensor:
+        """How many (output, kernel position) pairs read each row (axis 0) or column (axis 1).
 
-    def start(self) -> None:
-        """Begin a batch."""
-        self._asked.clear()
+        >>> Window((1, 4, 4), (1, 2, 2), (3, 3), (2, 2), (1, 1)).reads(0).tolist()
+        [1.0, 2.0, 1.0, 1.0]
+        """
+        size, out = self.in_shape[axis + 1], self.out_shape[axis + 1]
+        if self.adaptive:
+            outputs = torch.arange(out)
+            starts, ends = outputs * size // out, -(-(outputs + 1) * size // out)
+            places = torch.arange(size)[:, None]
+            return ((places >= starts) & (places < ends)).sum(1).double()
+        constants = (self.kernel, self.stride, self.padding, self.dilation)
+        pairs = reach(size, out, *(constant[axis] for constant in constants))
+        return torch.tensor(pairs, dtype=torch.float64)
 
-    def ask(self, question: str, shape: Shape, answer: A) -> A:
-        """What was answered before, here, about such a shape; else `answer`, which sizes gave."""
-        place = self._place()
-        key = (question, place, len(shape), shape[2:])
-        if place is None or (not self._learning and key not in self.told):
-            return answer
-        if self._learning:
-            self.told.setdefault(key, []).append(answer)
-            return answer
-        answers = self.told[key]
-        index = min(self._asked[key], len(answers) - 1)
-        self._asked[key] += 1
-        return answers[index]
-
-
-def uncommon(inputs: Tensor, samples: int, sizes: set[int]) -> tuple[Tensor, int]:
-    """Inputs like these of a number of samples that is not among `sizes`; and that number.
-
-    >>> inputs, samples = uncommon(torch.arange(26.0).view(2, 13), 2, {17})
-    >>> samples, inputs[:, 0].tolist()[:4]
-    (19, [0.0, 13.0, 0.0, 13.0])
-    """
-    sizes = sizes | set(inputs.shape)
-    number = next(prime for prime in (13, 17, 19, 23, 29, 31, 37) if prime not in sizes)
-    axis = int(Axes.of(inputs, samples).time == "first")
-    which = torch.arange(number, device=inputs.device) % samples
-    return inputs.index_select(axis, which), number
+    def taps(self, per_position: Tensor) -> float:
+        """Kernel positions reached by counts [H, W] (a scalar, for a layer without kernel)."""
+        if per_position.dim() < 2:
+            return float(per_position)
+        return float(self.reads(0) @ per_position @ self.reads(1))
 
 
 @dataclass
-class Axes:
+class Layout:
     """Axes of the tensors of one batch.
 
     batch: samples.
+    timesteps: T, where it is given.
     time: where stacked timesteps are: "first" [T, B, ...], "second" [B, T, ...], or "unknown",
         none having been seen: then the axis of the samples is looked for by its size.
-    steps: timesteps of inputs that have an axis for them.
+    steps: timesteps of the last tensor that had an axis for them.
+    assumed: what shapes were taken for where they could be read in two ways; in order.
     """
 
     batch: int
-    time: Literal["first", "second", "unknown"] = "unknown"
+    timesteps: int | None = None
+    time: Time = "unknown"
     steps: int = 1
-    layout: Layout | None = None
+    assumed: dict[str, None] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, inputs: Tensor, samples: int) -> Axes:
+    def of(cls, inputs: Tensor, samples: int, timesteps: int | None = None) -> Layout:
         """Those of [B, ...], or of event frames [T, B, ...] or [B, T, C, H, W].
 
         Raises `InputError` where no axis fits the number of targets.
         """
         shape = inputs.shape
-        second = inputs.dim() >= 3 and shape[1] == samples
-        if second and (inputs.dim() in (3, 5) or shape[0] != samples):
-            return cls(samples, "first", shape[0])
-        if not inputs.dim() or shape[0] != samples:
+        samples_first = inputs.dim() > 0 and shape[0] == samples
+        samples_second = inputs.dim() >= 3 and shape[1] == samples
+        either = samples_first and inputs.dim() in (3, 5) and timesteps in (None, shape[0])
+        if samples_second and (either or not samples_first):
+            found = cls(samples, timesteps, "first", shape[0])
+            if samples_first and timesteps is None:
+                found._assume("inputs", shape, "[T, B, ...]")
+            return found
+        if not samples_first:
             raise InputError(
                 f"loader: got inputs {list(shape)} for {samples} targets, allowed: inputs [B, ...]"
                 " or event frames [T, B, ...] with a target for each of the B samples"
             )
-        return cls(samples, "second", shape[1]) if inputs.dim() == 5 else cls(samples)
+        if inputs.dim() == 5:
+            return cls(samples, timesteps, "second", shape[1])
+        return cls(samples, timesteps)
 
     def follow(self, x: Tensor, out: Tensor) -> None:
         """Take note of where `out`, made of copies or parts of x, has its time axis."""
-        if out.dim() < 3:
+        if out.dim() < 3 or 1 in out.shape[:2]:
             return
-        moved = self._moved(x, out)
-        time: Moved = self._ask("moved", out.shape, moved)
-        if time is not None:
-            self.time, self.steps = time, out.shape[int(time == "second")]
-
-    def _moved(self, x: Tensor, out: Tensor) -> Moved:
-        """Where time is from now on; None: where it was."""
         first, second = out.shape[:2]
-        if 1 in (first, second):
-            return None
         if self.time != "unknown":
-            if first != second and tuple(x.shape[:2]) == (second, first):  # transposed
-                if (first, second) == (self.steps, self.batch):
-                    return "first"
-                if (first, second) == (self.batch, self.steps):
-                    return "second"
-        elif second == self.batch and out.numel() == first * x.numel():
-            return "first"
-        elif first == self.batch and out.numel() == second * x.numel():
+            swapped = tuple(x.shape[:2]) == (second, first) and (
+                first != second or out.stride()[:2] == x.stride()[1::-1] != x.stride()[:2]
+            )
+            if swapped and {first, second} == {self.steps, self.batch}:
+                to_first = second == self.batch if first != second else self.time == "second"
+                self.time = "first" if to_first else "second"
+            return
+        grown = out.dim() > x.dim() or x.shape[0] != first
+        copies = out.numel() == first * x.numel()
+        if second == self.batch and copies and grown and self._is_time(first):
+            self.time, self.steps = "first", first
+        elif first == self.batch and out.numel() == second * x.numel() and self._is_time(second):
             stacked = out.dim() == x.dim() + 1 and x.shape[0] == first
             if stacked or out.dim() == 5:
-                return "second"
-        return None
+                self.time, self.steps = "second", second
 
-    def _ask(self, question: str, shape: Shape, answer: A) -> A:
-        return answer if self.layout is None else self.layout.ask(question, tuple(shape), answer)
+    def _is_time(self, size: int) -> bool:
+        return self.timesteps in (None, size)
 
     def time_axis(self, shape: Shape) -> int:
         """Where a stacked tensor of this shape has time: 0 or 1."""
-        return self._ask("time", shape, int(self._second(shape)))
+        return int(self.time == "second" and tuple(shape[:2]) == (self.batch, self.steps))
 
-    def _second(self, shape: Shape) -> bool:
-        return self.time == "second" and tuple(shape[:2]) == (self.batch, self.steps)
+    def row(self, shape: Shape, known: Shape = (), name: str = "") -> Shape:
+        """The axes behind time and samples, of a tensor at `name` in the network.
 
-    def row(self, shape: Shape) -> Shape:
-        """The axes behind time and samples.
+        known: those of the layer that computed it, perhaps in another order since.
 
-        >>> axes = Axes(32)
-        >>> axes.row((32, 10)), axes.row((128, 10)), axes.row((4, 32, 10)), axes.row((32, 32, 10))
-        ((10,), (10,), (10,), (32, 10))
-        >>> Axes(4, "first").row((4, 4, 10)), Axes(4, "second", 3).row((4, 3, 10))
-        ((10,), (10,))
+        >>> layout = Layout(32)
+        >>> layout.row((32, 10)), layout.row((128, 10)), layout.row((4, 32, 10))
+        ((10,), (10,), (10,))
+        >>> layout.row((32, 32, 10)), layout.row((32, 32, 10), known=(4, 8, 10))
+        ((32, 10), (32, 10))
+        >>> Layout(4, time="first").row((4, 4, 10))
+        (10,)
         """
+        if 0 < len(known) < len(shape) and shape[len(shape) - len(known) :] == known:
+            return known
         if len(shape) < 3:
             return shape[1:]
-        stacked = self._second(shape) or self._time_and_samples(shape[0], shape[1])
-        return shape[2:] if self._ask("stacked", shape, stacked) else shape[1:]
+        if known and math.prod(shape) % (math.prod(known) * self.batch) == 0:
+            leading, two = math.prod(shape) // math.prod(known), shape[0] * shape[1]
+            if leading == shape[0] and not shape[1] == self.batch == 1:
+                return shape[1:]
+            if leading == two:
+                return shape[2:]
+        stacked = self.time_axis(shape) == 1 or self._stacked(shape, name)
+        return shape[2:] if stacked else shape[1:]
 
-    def _time_and_samples(self, first: int, second: int) -> bool:
-        return second == self.batch and (self.time == "first" or first != self.batch)
+    def _stacked(self, shape: Shape, name: str) -> bool:
+        """Whether sizes look like [T, B, ...], rather than [B, ...] or [T * B, ...]."""
+        first, second = shape[:2]
+        if second != self.batch:
+            return False
+        if self.batch == 1 or (first == self.batch and self.time == "first"):
+            return True
+        timesteps = self.steps if self.time == "first" else self.timesteps
+        stacked = first not in (self.batch, (timesteps or 1) * self.batch)
+        if timesteps is None and first % self.batch == 0:
+            self._assume(name, shape, "[T, B, ...]" if stacked else "[B, ...]")
+        return stacked
 
-    def row_like(self, x: Tensor, shape: Shape) -> Shape:
-        """The same for x; as `shape` where x is rows of it (a 1-d layer's [C, L] as [C, 1, L])."""
+    def _assume(self, name: str, shape: Shape, taken: str) -> None:
+        self.assumed[f"{name}: {list(shape)} were taken for {taken}"] = None
+
+    def row_like(self, x: Tensor, shape: Shape, name: str = "") -> Shape:
+        """As `shape` where x is rows of it (a 1-d layer's [C, L] as [C, 1, L]), else `row`."""
         if shape and x.shape[-1] == shape[-1] and x.numel() % math.prod(shape) == 0:
             return shape
-        return self.row(tuple(x.shape))
+        return self.row(tuple(x.shape), shape, name)
 
-    def timesteps(self, x: Tensor, shape: Shape) -> int:
+    def steps_of(self, x: Tensor, shape: Shape) -> int:
         """How many timesteps x [..., *shape] holds, at least 1."""
         return max(1, x.numel() // math.prod(shape) // self.batch)
 
-    def check_sequence(self, name: str, spikes: Tensor) -> None:
-        """Raise `InputError` if a neuron of ours, whose input is [T, B, ...], had samples first."""
+    def check_sequence(self, name: str, spikes: Tensor, known: Shape) -> None:
+        """Raise `InputError` if a neuron of ours, whose input is [T, B, ...], had samples first.
+
+        known: the shape of one row of its input, where that is known.
+        """
         shape = tuple(spikes.shape)
-        second = shape[1:2] == (self.batch,) and not self._second(shape)
-        wrong = shape[:1] == (self.batch,) and not second and self.batch > 1
-        if self._ask("samples first", shape, wrong):
+        swapped = shape[:1] == (self.batch,) and (
+            shape[1:2] != (self.batch,) or self.time_axis(shape) == 1
+        )
+        whole = len(known) > 1 and shape[1:] == known  # of one leading axis
+        if whole or (swapped and self.batch > 1):
             raise InputError(
                 f"model: MultiLevelIF at {name} got {list(shape)}, allowed: [T, B, ...] with"
                 f" B = {self.batch}; for one timestep of [B, ...] call neuron(x[None])[0]"

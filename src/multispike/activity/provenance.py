@@ -1,120 +1,253 @@
-"""Adding up what tensors held, over calls and batches."""
+"""Where tensors come from: what operations do (effects), and the places of the network (nodes).
+
+A rule tells the effect of an operation. A node stands for one place of the network and lives for
+the whole pass; what it sends follows from its effect and its inputs. Only a source (the inputs, a
+neuron, an unknown function) learns it from values.
+"""
 
 from __future__ import annotations
 
 import math
+import weakref
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from multispike.activity.statistics import BYTE_LEVELS, Grid, Stats, measure, nonzeros
+from multispike.activity.counting import Errors, Magnitudes, Stats, Tally, spread_histogram
+from multispike.activity.grid import Grid, refined_grid
+from multispike.activity.layout import Layout, Shape, Window
 
-if TYPE_CHECKING:
-    from multispike.activity.graph import Node
-
-
-class Tally:
-    """The sum of `Stats` over all calls and batches."""
-
-    def __init__(self) -> None:
-        self.elements = 0
-        self.events: Tensor = torch.zeros((), dtype=torch.float64)
-        self.amplitude: Tensor = torch.zeros((), dtype=torch.float64)
-        self.histogram: Tensor | None = None
-        self.top = 0.0  # in steps at the time; a value once multiplied by `step`
-        self.active: float | None = 0.0
-
-    def add(self, stats: Stats, step: float = 0.0) -> None:
-        """Add one tensor; `step` turns its largest level into a value."""
-        self.elements += stats.elements
-        self.events = _plus(self.events, stats.events)
-        if stats.amplitude is not None:
-            self.amplitude = _plus(self.amplitude, stats.amplitude)
-        if stats.histogram is not None:
-            self.histogram = longer_plus(self.histogram, stats.histogram)
-        self.top = max(self.top, stats.top * step)
-
-    def add_dense(self, elements: int, shape: tuple[int, ...]) -> None:
-        """Add a tensor [..., *shape] that is taken as non-zero everywhere, unread."""
-        self.elements += elements
-        places = shape[1:] if len(shape) == 3 else ()
-        share = torch.full(places, elements / math.prod(places), dtype=torch.float64)
-        self.events = _plus(self.events, share)
-
-    def add_active(self, active: float | None) -> None:
-        """Add the inputs that were active at least once; None once makes the sum unknown."""
-        self.active = None if self.active is None or active is None else self.active + active
+Carries = Literal["spikes", "analog", "potential"]
+"""Spikes: whole levels. Analog: any values, zeros among them. Potential: what a layer computed
+and no activation function has seen yet; taken as non-zero everywhere."""
+N = TypeVar("N", bound="Node")
+_NOTHING = (None, None)
+Kind = Literal["conv", "linear", "add", "pool"]
 
 
-class Magnitudes:
-    """Sizes of values that are no levels: per place of a row, in their own unit."""
-
-    def __init__(self) -> None:
-        self.elements = 0
-        self.nonzero = 0
-        self.total = self.top = torch.zeros((), dtype=torch.float64)  # then [*shape]
-
-    def add(self, x: Tensor, shape: tuple[int, ...]) -> None:
-        """Add one tensor [..., *shape]."""
-        rows = x.reshape(-1, *shape).abs()
-        self.elements += rows.numel()
-        self.nonzero += int(rows.count_nonzero())
-        self.total = self.total + rows.sum(0, dtype=torch.float64).cpu()
-        self.top = torch.maximum(self.top, rows.amax(0).double().cpu())
-
-    def in_levels(self, grid: Grid | None, shape: tuple[int, ...]) -> tuple[float, float]:
-        """Sum of |v| and largest |v|, in steps of a grid (plain without one)."""
-        unit = 1.0 if grid is None else grid.unit(shape)
-        return float((self.total / unit).sum()), float((self.top / unit).max())
+# --- effects ------------------------------------------------------------------------------------
 
 
-class Errors:
-    """Squared differences between what neurons send, decoded, and the ReLU it stands for."""
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """What an operation does to the values it reads.
 
-    def __init__(self) -> None:
-        self.neurons = 0
-        self._relu = self._clipped = 0.0
+    note: what of it is not counted.
+    label: how the note calls the operation, if not by the name in the table of rules.
+    of: the operand that it acts on, if that is not the first one that the network computed.
+    """
 
-    def add(self, x: Tensor, spikes: Tensor, grid: Grid) -> None:
-        """Add inputs and spikes [T, B, ...] of one call."""
-        threshold = torch.as_tensor(grid.unit(x.shape[2:])).to(x) * grid.levels
-        mean, decoded = x.mean(0) / threshold, spikes.mean(0) / threshold
-        self.neurons += mean.numel()
-        self._relu += squares(decoded - mean.clamp(min=0))
-        self._clipped += squares(decoded - mean.clamp(0, 1))
+    note: str = ""
+    label: str = ""
+    of: Signal | None = field(default=None, compare=False)
+
+    kind: ClassVar[Kind | None] = None
+    """What the record of its node is called, if it has one."""
+    costless: ClassVar[bool] = False
+    """Whether no record or row shows its node."""
+
+    def sends(self, inputs: tuple[Node, ...], window: Window | None) -> tuple[Carries, Grid | None]:
+        """What its node sends."""
+        return "potential", None
+
+
+@dataclass(frozen=True)
+class Unknown(Effect):
+    """No rule counts it."""
+
+
+Rule = Callable[..., Effect | None]
+"""`rule(context, *arguments of the operation)`: its effect; None where no values pass."""
+
+
+class Context(Protocol):
+    """What a rule may ask."""
+
+    def known(self, x: Any) -> Signal | None:
+        """What x carries; None if that is not known, or x is no tensor of the network."""
+        ...
+
+    def time_axis(self, shape: Shape) -> int:
+        """Where a stacked tensor of this shape has time: 0 or 1."""
+        ...
 
     @property
-    def relu(self) -> float:
-        """Root mean square against max(x, 0) of the mean input x, in V_th."""
-        return math.sqrt(self._relu / self.neurons)
+    def inside_neuron(self) -> bool:
+        """Whether a module that may be a neuron is running."""
+        ...
+
+
+# --- nodes --------------------------------------------------------------------------------------
+
+
+class Node:
+    """A place in the network.
+
+    grid: the values of the spikes it sends; None if it sends none, or none but zeros yet.
+    shape: one row of the output; () where unknown.
+    depth: convolutions and linear layers on the longest way here.
+    readers: the nodes that use its output as it is.
+    out: what it sent; empty where that is not counted.
+    """
+
+    def __init__(
+        self, name: str, effect: Effect, inputs: tuple[Node, ...] = (), window: Window | None = None
+    ) -> None:
+        self.name = name
+        self.effect = effect
+        self.inputs = inputs
+        self.window = window
+        self.readers: set[Node] = set()
+        self.depth: int = max((node.depth for node in inputs), default=0)
+        self.shape: Shape = ()
+        self.carries: Carries
+        self.grid: Grid | None
+        self.carries, self.grid = effect.sends(inputs, window)
+        self.out = Tally()
+
+    def refresh(self) -> None:
+        """Work out what it sends from the inputs; called again when a source has changed."""
+        self.carries, self.grid = self.effect.sends(self.inputs, self.window)
+
+    def ancestors(self) -> set[Node]:
+        """All nodes that it was computed from."""
+        found: set[Node] = set()
+        open_ends = list(self.inputs)
+        while open_ends:
+            node = open_ends.pop()
+            if node not in found:
+                found.add(node)
+                open_ends += node.inputs
+        return found
 
     @property
-    def clipped(self) -> float:
-        """The same against min(max(x, 0), V_th)."""
-        return math.sqrt(self._clipped / self.neurons)
+    def owner(self) -> Layer | None:
+        """The layer whose record a neuron that integrates this output belongs to."""
+        owners = {node.owner for node in self.inputs}
+        return owners.pop() if self.effect.costless and len(owners) == 1 else None
+
+    @property
+    def coded(self) -> bool:
+        """Whether it is the inputs, or computed from them before any layer or neuron."""
+        return bool(self.inputs) and all(node.coded for node in self.inputs)
 
 
-def squares(x: Tensor) -> float:
-    """Sum of squares, in double precision."""
-    return x.double().square().sum().item()
+class Layer(Node):
+    """A convolution, linear layer, pooling or residual sum: one record.
+
+    rows: of a linear layer, the axes of one sample that it runs over: tokens, pixels.
+    ports: what it read of each input.
+    magnitudes: of both inputs and the output of a sum; empty unless potentials are asked for.
+    direct: which input of a sum is the direct path: the deeper one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        effect: Effect,
+        inputs: tuple[Node, ...],
+        window: Window,
+        rows: Shape = (),
+    ) -> None:
+        super().__init__(name, effect, inputs, window)
+        assert effect.kind is not None
+        self.kind: Kind = effect.kind
+        self.window: Window = window
+        self.rows = rows
+        self.shape = (*rows, *window.out_shape)
+        self.bias = False
+        self.ports = tuple(Tally() for _ in inputs)
+        self.magnitudes = (Magnitudes(), Magnitudes(), Magnitudes())
+        self.direct = int(len(inputs) > 1 and inputs[1].depth > inputs[0].depth)
+        self.depth += self.has_weights
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether it is a convolution or a linear layer."""
+        return self.kind in ("conv", "linear")
+
+    @property
+    def owner(self) -> Layer | None:
+        return self
+
+    @property
+    def coded(self) -> bool:
+        return False
+
+    @property
+    def foldable(self) -> Layer | None:
+        """The convolution or linear layer that a norm after this one becomes a part of."""
+        if self.has_weights:
+            return self
+        below = self.inputs[0].owner if self.kind == "pool" else None
+        return below.foldable if below is not None and self.carries == "potential" else None
 
 
-def _plus(a: Tensor, b: Tensor) -> Tensor:
-    """a + b where both have a shape, else the sum of both totals (a layer of several shapes)."""
-    return a + b if a.shape == b.shape or (not a.dim() and not float(a)) else a.sum() + b.sum()
+class Source(Node):
+    """The inputs, a neuron layer, or an unknown function.
 
+    Spikes are recognised by value: unless the grid is given, what comes out is {0..N} times one
+    step, or the source is analog. Zeros leave that open: they count as spikes of a neuron, not of
+    anything else.
 
-def longer_plus(a: Tensor | None, b: Tensor) -> Tensor:
-    """Sum of two histograms of perhaps different length."""
-    if a is None:
-        return b.clone()
-    if len(a) == len(b):
-        return a + b
-    if len(a) < len(b):
-        a, b = b, a
-    return torch.cat([a[: len(b)] + b, a[len(b) :]])
+    Args:
+        elementwise: whether a neuron may consist of it: what comes out belongs to the same layer.
+        leak: of a neuron, whether its potential decays.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        inputs: tuple[Node, ...] = (),
+        *,
+        what: Literal["input", "neuron", "function"] = "neuron",
+        grid: Grid | None = None,
+        elementwise: bool = True,
+        leak: bool = False,
+    ) -> None:
+        self.what = what
+        self.integrates = inputs[0].owner if inputs and elementwise else None
+        """The layer whose output this neuron integrates."""
+        super().__init__(name, Unknown(), inputs)
+        self.leak = leak
+        self.settled = grid is not None
+        """Whether nothing is left to learn: the grid was given, or values are on none."""
+        self.grid = grid
+        self.carries = "spikes" if what == "neuron" else "analog"
+        self.decoded: Tensor | None = None
+        self.errors: Errors | None = None
+
+    def refresh(self) -> None:
+        """Nothing follows from its inputs."""
+
+    @property
+    def owner(self) -> Layer | None:
+        return self.integrates if self.what == "function" else None
+
+    @property
+    def coded(self) -> bool:
+        return self.what == "input" or (self.what == "function" and super().coded)
+
+    def learn(self, x: Tensor) -> bool:
+        """Learn from x which values there are; whether that was news."""
+        if self.settled:
+            return False
+        low, top = (bound.item() for bound in x.aminmax())
+        if not math.isfinite(top) or low == top == 0:
+            return False
+        known = self.grid
+        self.grid = refined_grid(x, known) if low >= 0 else None
+        self.settled = self.grid is None
+        if self.grid is None:
+            self.out.histogram = self.decoded = None
+        elif known is not None and known.step != self.grid.step:
+            ratio = round(known.step / self.grid.step)
+            self.out.histogram = spread_histogram(self.out.histogram, ratio)
+            self.decoded = spread_histogram(self.decoded, ratio)
+        self.carries = "analog" if self.settled else "spikes"
+        return self.grid != known
 
 
 @dataclass
@@ -130,60 +263,140 @@ class Signal:
     """The spikes that this is a constant multiple of."""
     sent: bool = False
     """Whether it was counted as what a neuron written out in the forward sends."""
+    learned: bool = False
+    """Whether its source has looked at it."""
 
-    def measured(self, x: Tensor, shape: tuple[int, ...], timesteps: int) -> Stats:
-        """Statistics of x [..., *shape] at so many timesteps, from memory if there are any."""
-        for stats in self.stats:
-            if stats.shape == shape or len(shape) == 1:
-                return stats
-        first = x.shape[0] % timesteps == 0
-        stats = measure(x, shape, self.node.grid, timesteps if first else 1)
-        self.stats.append(stats)
-        return stats
-
-    def decoded(self, x: Tensor, shape: tuple[int, ...], timesteps: int) -> Tensor | None:
-        """Histogram of the levels, 0..N*T, of spikes x summed over T > 1 timesteps."""
-        counted = self._counted(timesteps)
-        if counted is not None or self.node.grid is None:
-            return counted
-        return decoded_levels(x, shape, timesteps, self.node.grid)
-
-    def _counted(self, timesteps: int) -> Tensor | None:
-        """`decoded`, where it was counted with the statistics."""
+    def decoded(self, timesteps: int) -> Tensor | None:
+        """Histogram of levels summed over time, where it was counted with the statistics."""
         counted = (stats.decoded for stats in self.stats if stats.timesteps == timesteps)
         return next(counted, None)
 
-    def ever_active(self, x: Tensor, timesteps: int) -> float | None:
-        """Elements of x [T*B, ...] or [T, B, ...] that are not zero at every timestep."""
-        if self.active is None:
-            decoded = self._counted(timesteps)
-            if timesteps == 1:
-                self.active = float(sum(stats.events.sum() for stats in self.stats[:1]))
-            elif decoded is not None:
-                self.active = float(decoded[1:].sum())
-            else:
-                over_time = steps_first(x, timesteps)
-                if over_time is None:
-                    return None
-                used = nonzeros(over_time.amax(0))
-                self.active = used.sum(0).double().sum().item()
-        return self.active
+
+@dataclass
+class Frame:
+    """A module that is running.
+
+    weightless: it has no weights, so it may be a neuron.
+    atomic: it is also fed by one signal and not inside another one like it.
+    inside: it is atomic or inside one that is.
+    notes: of an atomic module; forgotten if it turns out to be a neuron.
+    """
+
+    module: nn.Module
+    name: str
+    weightless: bool
+    atomic: bool = False
+    inside: bool = False
+    source: Signal | None = None
+    notes: list[str] = field(default_factory=list)
 
 
-def steps_first(x: Tensor, timesteps: int) -> Tensor | None:
-    """x [T, B, ...] or, with merged axes, [T*B, ...] as [T, ...]; None for other layouts."""
-    if x.shape[0] == timesteps:
-        return x
-    return x.unflatten(0, (timesteps, -1)) if x.shape[0] % timesteps == 0 else None
+class Provenance:
+    """All nodes of the network, and what the tensors of the current batch carry.
+
+    Attributes:
+        nodes: by place, effect and inputs; the same in every batch and at every timestep.
+        notes: what could not be counted, in order.
+        frames: the modules that are running, innermost last.
+        layout: where the tensors of the current batch have time and samples.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nodes: dict[Hashable, Node] = {}
+        self.notes: dict[str, None] = {}
+        self.frames: list[Frame] = []
+        self.layout = Layout(1)
+        self._names: set[str] = set()
+        self._costless_names: set[str] = set()
+        self._signals: dict[int, tuple[weakref.ref[Tensor], Signal]] = {}
+        """By the id of a tensor, which another one may get once it is gone."""
+
+    # --- what tensors carry -----------------------------------------------------------------
+
+    @property
+    def inside_neuron(self) -> bool:
+        """Whether a module that may be a neuron is running."""
+        return bool(self.frames) and self.frames[-1].inside
+
+    def time_axis(self, shape: Shape) -> int:
+        """Where a stacked tensor of this shape has time: 0 or 1."""
+        return self.layout.time_axis(shape)
+
+    def signal(self, x: Any) -> Signal | None:
+        """What a tensor carries; None if it did not come out of the network."""
+        tensor, signal = self._signals.get(id(x), _NOTHING)
+        return signal if tensor is not None and tensor() is x else None
+
+    def known(self, x: Any) -> Signal | None:
+        """`signal`, without the results of unknown functions unless they are spikes."""
+        signal = self.signal(x)
+        if signal is None or not is_function(signal.node):
+            return signal
+        if self.inside_neuron:
+            return None
+        self.learn(signal, x)
+        return signal if signal.node.grid is not None else None
+
+    def tag(self, out: Any, signal: Signal) -> Any:
+        """Say that a tensor (or each of several) carries a signal; returns `out`."""
+        if isinstance(out, Tensor):
+            self._signals[id(out)] = weakref.ref(out), signal
+        elif isinstance(out, (tuple, list)):
+            for part in out:
+                self.tag(part, Signal(signal.node))
+        return out
+
+    def learn(self, signal: Signal, x: Tensor) -> Carries:
+        """Let a source look at its values; if that was news, everything behind it changes."""
+        if not signal.learned and isinstance(signal.node, Source) and signal.node.learn(x):
+            for node in self.nodes.values():
+                node.refresh()
+        signal.learned = True
+        return signal.node.carries
+
+    # --- places and nodes -------------------------------------------------------------------
+
+    def note(self, label: str, why: str) -> None:
+        """Add a line to what was not counted."""
+        module = self.frames[-1].name if self.frames else ""
+        line = f"{label} at {module or 'the network itself'}: {why}"
+        atomic = next((frame for frame in self.frames if frame.atomic), None)
+        if atomic is not None:
+            atomic.notes.append(line)
+        else:
+            self.notes[line] = None
+
+    def here(self, label: str) -> str:
+        """Where we are: the module if it has no parts, else module.operation."""
+        if not self.frames:
+            return label
+        frame = self.frames[-1]
+        if frame.name and not any(True for _ in frame.module.children()):
+            return frame.name
+        return f"{frame.name}.{label}" if frame.name else label
+
+    def place(
+        self, key: Hashable, place: str, make: Callable[[str], N], names: set[str] | None = None
+    ) -> N:
+        """The node of this key at a place, made at its first call under a name of its own.
+
+        names: those taken; what is no row of a table takes no layer's name.
+        """
+        names = self._names if names is None else names
+        node = self.nodes.get((place, key))
+        if node is None:
+            name, copies = place, 1
+            while name in names:
+                copies += 1
+                name = f"{place}#{copies}"
+            names.add(name)
+            node = self.nodes[place, key] = make(name)
+            for reader in node.inputs:
+                reader.readers.add(node)
+        return node  # pyright: ignore[reportReturnType]
 
 
-def decoded_levels(x: Tensor, shape: tuple[int, ...], timesteps: int, grid: Grid) -> Tensor | None:
-    """Histogram of the levels summed over time, 0..N*T, of spikes x."""
-    over_time = steps_first(x, timesteps)
-    if over_time is None:
-        return None
-    total, whole = over_time.sum(0), grid.scaled(1.0, grid.levels * timesteps)
-    if whole.levels <= BYTE_LEVELS:
-        return measure(total, shape, whole).histogram
-    z = (total.reshape(-1, *shape) / torch.as_tensor(whole.unit(shape)).to(total)).round()
-    return torch.bincount(z.long().flatten(), minlength=whole.levels + 1).double().cpu()
+def is_function(node: Node) -> bool:
+    """Whether only looking tells what a node's values are."""
+    return isinstance(node, Source) and node.what == "function"

@@ -9,20 +9,21 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from multispike.activity.graph import Activation, Layer, Node, Pool, Source, Sum, Through
-from multispike.activity.provenance import Magnitudes, Tally
-from multispike.activity.statistics import Grid
+from multispike.activity.counting import Magnitudes, Tally
+from multispike.activity.elementwise_rules import Activation
+from multispike.activity.grid import Grid
+from multispike.activity.provenance import Layer, Node, Source
 from multispike.layer_record import (
     Geometry,
     Input,
     LayerRecord,
     Neuron,
     Output,
+    Pool,
     Stream,
+    Sum,
     Synapses,
 )
-from multispike.layer_record import Pool as PoolRecord
-from multispike.layer_record import Sum as ResidualRecord
 from multispike.results import Activity, Potentials, ResidualSum, Route, SpikeLayer
 
 
@@ -45,7 +46,7 @@ def summarise(
         sums=tuple(
             _residual(node, followers.get(node), samples)
             for node in layers
-            if isinstance(node, Sum)
+            if node.kind == "add"
         ),
         samples=samples,
         accuracy=accuracy,
@@ -84,18 +85,22 @@ def _is_neuron(source: Source) -> bool:
 
 def _sends(node: Any, followers: dict[Layer, Source]) -> bool:
     """Whether a node is a row of the table of what is sent."""
-    if isinstance(node, Sum):
+    if _is_sum(node):
         return node.carries == "spikes" and node not in followers
-    if isinstance(node, Activation):
+    if isinstance(node.effect, Activation):
         return not (node.coded and _spikes(node))
     return isinstance(node, Source) and _is_neuron(node)
 
 
+def _is_sum(node: Any) -> bool:
+    return isinstance(node, Layer) and node.kind == "add"
+
+
 def _path(node: Node) -> Route:
-    if isinstance(node, Sum):
+    if _is_sum(node):
         return "sum"
     ends = [
-        isinstance(reader, Sum) and reader.inputs[reader.direct] is not read
+        isinstance(reader, Layer) and _is_sum(reader) and reader.inputs[reader.direct] is not read
         for read, reader in _readers(node)
     ]
     return "shortcut" if ends and all(ends) else "direct"
@@ -105,7 +110,7 @@ def _readers(node: Node) -> list[tuple[Node, Node]]:
     """(what is read, who reads it), looking through what costs nothing."""
     pairs = []
     for reader in node.readers:
-        pairs += _readers(reader) if isinstance(reader, Through) else [(node, reader)]
+        pairs += _readers(reader) if reader.effect.costless else [(node, reader)]
     return pairs
 
 
@@ -137,7 +142,7 @@ def _row(node: Any, tally: Tally, path: Route, samples: int) -> SpikeLayer:
 
 def _origin(node: Node) -> Node:
     """What is read, looking through what costs nothing (V_th of AND and IAND)."""
-    while isinstance(node, Through) and len(node.inputs) == 1:
+    while node.effect.costless and len(node.inputs) == 1:
         node = node.inputs[0]
     return node
 
@@ -153,7 +158,7 @@ def _histogram(
     return tuple(count / samples for count in [tally.elements / steps - sum(above), *above])
 
 
-def _residual(node: Sum, neuron: Source | None, samples: int) -> ResidualSum:
+def _residual(node: Layer, neuron: Source | None, samples: int) -> ResidualSum:
     direct, shortcut = node.direct, 1 - node.direct
     ends: list[tuple[Node, Tally, Route, Magnitudes]] = [
         (node.inputs[direct], node.ports[direct], "direct", node.magnitudes[direct]),
@@ -192,7 +197,7 @@ def _potentials(
     )
 
 
-def _unit_behind(node: Sum) -> Grid | None:
+def _unit_behind(node: Layer) -> Grid | None:
     """The levels of the neurons that read a sum."""
     behind = [reader for _, reader in _readers(node) if isinstance(reader, Source)]
     grids = [reader.grid for reader in sorted(behind, key=lambda reader: reader.name)]
@@ -219,14 +224,14 @@ def _record(layer: Layer, neuron: Source | None, samples: int) -> LayerRecord:
     if sends:
         sent = vars(_stream(sends, sends.out, samples))
         common["output"] = Output(**sent, max_level=_top(sends, sends.out))
-    if isinstance(layer, Sum):
-        return ResidualRecord(**common, input=read, shortcut=_shortcut(layer, first, samples))
+    if layer.kind == "add":
+        return Sum(**common, input=read, shortcut=_shortcut(layer, first, samples))
     weighted = _in_steps(_taps(layer, port.amplitude), source) if read.levels else 0.0
     common["input"] = Input(
         **vars(read), taps=_taps(layer, port.events) / samples, amplitude_taps=weighted / samples
     )
     if layer.kind == "pool":
-        return PoolRecord(**common)
+        return Pool(**common)
     if read.levels and port.active is not None:
         common["input"] = replace(common["input"], active=port.active / samples)
     kind = "conv" if layer.rows or layer.kind == "conv" else "linear"
@@ -249,13 +254,13 @@ def _geometry(layer: Layer) -> Geometry:
 def _first(layer: Layer) -> int:
     """The input that a record calls its own: of a sum the direct path, but never spikes beside
     potentials, which they are added to."""
-    if not isinstance(layer, Sum):
+    if layer.kind != "add":
         return 0
     lone = _spikes(layer.inputs[layer.direct]) and not _spikes(layer.inputs[1 - layer.direct])
     return 1 - layer.direct if lone else layer.direct
 
 
-def _shortcut(layer: Sum, first: int, samples: int) -> Stream | Literal["dense"] | None:
+def _shortcut(layer: Layer, first: int, samples: int) -> Stream | Literal["dense"] | None:
     """What crosses the shortcut of a sum."""
     other = layer.inputs[1 - first]
     if _spikes(other):
@@ -298,7 +303,7 @@ def _levels(node: Node) -> int:
         return 0
     # Spikes in, but no common step any more: a bound is all there is.
     below = sum(_levels(source) for source in node.inputs if _spikes(source))
-    return below * (math.prod(node.window.kernel) if isinstance(node, Pool) else 1)
+    return below * (math.prod(node.window.kernel) if node.kind == "pool" else 1)
 
 
 def _amplitude(node: Node, tally: Tally) -> float:

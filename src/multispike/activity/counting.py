@@ -1,0 +1,225 @@
+"""How often each level occurs in a tensor, and sums of that over calls and batches."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from multispike.activity.grid import Grid
+from multispike.ops import Counts, count_levels
+
+COUNTED_LEVELS = 31
+"""Up to this many levels are counted one by one, into a histogram."""
+
+
+@dataclass
+class Stats:
+    """What one tensor [rows, *shape] holds, over rows and channels; float64 on the CPU.
+
+    events: non-zeros at each position, [H, W], or one number for a shape (F,).
+    amplitude: the same, weighted by value (levels times step); None for analog values.
+    histogram: elements at each level 0..levels; None for analog values and for many levels.
+    top: the largest level.
+    decoded: histogram of the levels summed over `timesteps` > 1, 0..N*T; None where not counted.
+    """
+
+    shape: tuple[int, ...]
+    elements: int
+    events: Tensor
+    amplitude: Tensor | None = None
+    histogram: Tensor | None = None
+    top: int = 0
+    timesteps: int = 1
+    decoded: Tensor | None = None
+
+
+def measure(x: Tensor, shape: tuple[int, ...], grid: Grid | None, timesteps: int = 1) -> Stats:
+    """Statistics of x [..., *shape]; of analog values where `grid` is None.
+
+    With T > 1 `timesteps` x is [T, ..., *shape] or, with merged axes, [T * ..., *shape].
+
+    >>> stats = measure(torch.tensor([[0.0, 0.5, 1.0]]), (3,), Grid(0.5, 2))
+    >>> stats.events.item(), stats.amplitude.item(), stats.histogram.tolist(), stats.top
+    (2.0, 1.5, [1.0, 1.0, 1.0], 2)
+    """
+    rows, elements = x.reshape(-1, *shape), x.numel()
+    if grid is None:
+        return Stats(shape, elements, _counts(rows, None, 1, 1).sums[0])
+    unit = grid.unit(shape)
+    if grid.levels > COUNTED_LEVELS:
+        z = _levels(rows, unit, grid.levels)
+        events, amplitude = (part.sum((0, 1), dtype=torch.float64).cpu() for part in (z > 0, z))
+        return Stats(shape, elements, events, amplitude * grid.step, None, int(z.max()))
+    if grid.levels * timesteps > COUNTED_LEVELS:
+        timesteps = 1
+    counts = _counts(rows, unit, grid.levels, timesteps)
+    events, amplitude = counts.sums
+    top = max((level for level, n in enumerate(counts.histogram.tolist()) if n), default=0)
+    return Stats(
+        shape,
+        elements,
+        events,
+        amplitude * grid.step,
+        counts.histogram,
+        top,
+        timesteps,
+        counts.summed,
+    )
+
+
+def _levels(rows: Tensor, unit: float | Tensor, levels: int) -> Tensor:
+    """The nearest level of every element."""
+    unit = unit.to(rows.device) if isinstance(unit, Tensor) else unit
+    return torch.nan_to_num(rows.float() / unit).round_().clamp_(0, levels)
+
+
+def _counts(rows: Tensor, unit: float | Tensor | None, levels: int, timesteps: int) -> Counts:
+    """Counts of rows [R, C, ...] over rows and channels."""
+    order = sorted(range(1, rows.dim()), key=lambda axis: -rows.stride(axis))
+    laid_out = rows.permute(0, *order)  # as in memory: channels_last has channels innermost
+    scale = unit
+    if isinstance(scale, Tensor) and scale.dim() > 1:
+        scale = scale.permute([axis - 1 for axis in order])
+    counts = count_levels(laid_out, scale, levels, timesteps, 1 + order.index(1))
+    if counts is None:  # no compiler, another device or type
+        z = (rows != 0).float() if unit is None else _levels(rows, unit, levels)
+        sums = torch.stack([part.sum((0, 1), dtype=torch.float64).cpu() for part in (z > 0, z)])
+        histogram = torch.bincount(z.flatten().long(), minlength=levels + 1).double().cpu()
+        return Counts(sums, histogram, None)
+    places = [axis for axis in order if axis != 1]
+    back = [1 + places.index(axis) for axis in range(2, rows.dim())]
+    return counts._replace(sums=counts.sums.permute(0, *back))
+
+
+def count_nonzero_elements(x: Tensor) -> float:
+    """How many elements of x are not zero."""
+    return float(torch.count_nonzero(x))
+
+
+def split_time(x: Tensor, timesteps: int) -> Tensor | None:
+    """x [T, B, ...] or, with merged axes, [T*B, ...] as [T, ...]; None for other layouts."""
+    if x.shape[0] == timesteps:
+        return x
+    return x.unflatten(0, (timesteps, -1)) if x.shape[0] % timesteps == 0 else None
+
+
+def count_decoded(x: Tensor, shape: tuple[int, ...], timesteps: int, grid: Grid) -> Tensor | None:
+    """Histogram of the levels summed over time, 0..N*T, of spikes x."""
+    over_time = split_time(x, timesteps)
+    if over_time is None:
+        return None
+    levels = grid.levels * timesteps
+    z = _levels(over_time.sum(0).reshape(-1, *shape), grid.unit(shape), levels)
+    return torch.bincount(z.flatten().long(), minlength=levels + 1).double().cpu()
+
+
+class Tally:
+    """The sum of `Stats` over all calls and batches."""
+
+    def __init__(self) -> None:
+        self.elements = 0
+        self.events: Tensor = torch.zeros((), dtype=torch.float64)
+        self.amplitude: Tensor = torch.zeros((), dtype=torch.float64)
+        self.histogram: Tensor | None = None
+        self.top = 0.0  # in steps at the time; a value once multiplied by `step`
+        self.active: float | None = 0.0
+
+    def add(self, stats: Stats, step: float = 0.0) -> None:
+        """Add one tensor; `step` turns its largest level into a value."""
+        self.elements += stats.elements
+        self.events = _sum_of_counts(self.events, stats.events)
+        if stats.amplitude is not None:
+            self.amplitude = _sum_of_counts(self.amplitude, stats.amplitude)
+        self.histogram = sum_of_histograms(self.histogram, stats.histogram)
+        self.top = max(self.top, stats.top * step)
+
+    def add_dense(self, elements: int, shape: tuple[int, ...]) -> None:
+        """Add a tensor [..., *shape] that is taken as non-zero everywhere, unread."""
+        self.elements += elements
+        places = shape[1:] if len(shape) == 3 else ()
+        share = torch.full(places, elements / math.prod(places), dtype=torch.float64)
+        self.events = _sum_of_counts(self.events, share)
+
+    def add_active(self, active: float | None) -> None:
+        """Add the inputs that were active at least once; None once makes the sum unknown."""
+        self.active = None if self.active is None or active is None else self.active + active
+
+
+class Magnitudes:
+    """Sizes of values that are no levels: per place of a row, in their own unit."""
+
+    def __init__(self) -> None:
+        self.elements = 0
+        self.nonzero = 0
+        self.total = self.top = torch.zeros((), dtype=torch.float64)  # then [*shape]
+
+    def add(self, x: Tensor, shape: tuple[int, ...]) -> None:
+        """Add one tensor [..., *shape]."""
+        rows = x.reshape(-1, *shape).abs()
+        self.elements += rows.numel()
+        self.nonzero += int(rows.count_nonzero())
+        self.total = self.total + rows.sum(0, dtype=torch.float64).cpu()
+        self.top = torch.maximum(self.top, rows.amax(0).double().cpu())
+
+    def in_levels(self, grid: Grid | None, shape: tuple[int, ...]) -> tuple[float, float]:
+        """Sum of |v| and largest |v|, in steps of a grid (plain without one)."""
+        unit = 1.0 if grid is None else grid.unit(shape)
+        return float((self.total / unit).sum()), float((self.top / unit).max())
+
+
+class Errors:
+    """Squared differences between what neurons send, decoded, and the ReLU it stands for."""
+
+    def __init__(self) -> None:
+        self.neurons = 0
+        self._relu = self._clipped = 0.0
+
+    def add(self, x: Tensor, spikes: Tensor, grid: Grid) -> None:
+        """Add inputs and spikes [T, B, ...] of one call."""
+        threshold = torch.as_tensor(grid.unit(x.shape[2:])).to(x) * grid.levels
+        mean, decoded = x.mean(0) / threshold, spikes.mean(0) / threshold
+        self.neurons += mean.numel()
+        self._relu += sum_of_squares(decoded - mean.clamp(min=0))
+        self._clipped += sum_of_squares(decoded - mean.clamp(0, 1))
+
+    @property
+    def relu(self) -> float:
+        """Root mean square against max(x, 0) of the mean input x, in V_th."""
+        return math.sqrt(self._relu / self.neurons)
+
+    @property
+    def clipped(self) -> float:
+        """The same against min(max(x, 0), V_th)."""
+        return math.sqrt(self._clipped / self.neurons)
+
+
+def sum_of_squares(x: Tensor) -> float:
+    """Sum of squares, in double precision."""
+    return x.double().square().sum().item()
+
+
+def sum_of_histograms(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """Sum of two histograms of perhaps different length."""
+    if a is None or b is None:
+        return b if a is None else a
+    longer, shorter = (a, b) if len(a) >= len(b) else (b, a)
+    total = longer.clone()
+    total[: len(shorter)] += shorter
+    return total
+
+
+def spread_histogram(histogram: Tensor | None, ratio: int) -> Tensor | None:
+    """Histogram over levels of a step `ratio` times as fine."""
+    if histogram is None:
+        return None
+    spread = histogram.new_zeros((len(histogram) - 1) * ratio + 1)
+    spread[::ratio] = histogram
+    return spread
+
+
+def _sum_of_counts(a: Tensor, b: Tensor) -> Tensor:
+    """a + b where both have a shape, else the sum of both totals (a layer of several shapes)."""
+    return a + b if a.shape == b.shape or (not a.dim() and not float(a)) else a.sum() + b.sum()

@@ -1,0 +1,490 @@
+"""One evaluation pass over a model: module hooks, state that is reset, and the score."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import activation, batchnorm, conv, normalization, pooling, rnn, sparse
+
+from multispike.activity.counting import Errors, count_decoded, sum_of_histograms
+from multispike.activity.grid import Grid
+from multispike.activity.provenance import Frame, Node, Signal, Source, is_function
+from multispike.activity.result import Activity
+from multispike.activity.summary import summarise
+from multispike.activity.tracing import Tracer
+from multispike.errors import InputError, invalid, is_count
+from multispike.neurons import MIN_THRESHOLD, MultiLevelIF
+
+
+def record_activity(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    timesteps: int | None = None,
+    max_batches: int | None = None,
+    confusion: bool = False,
+    potentials: bool = False,
+    errors: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Activity:
+    """Run `model` once over `loader` and record what every layer read and sent.
+
+    Args:
+        model: maps inputs to logits [B, classes] (or [T, B, classes], added up over time). It is
+            put into evaluation mode and back; hooks are there during the pass only. Neurons that
+            keep state are reset before every batch by their own `reset()`, `reset_mem()` or
+            `reset_states()`; buffers are afterwards what they were.
+        loader: batches (inputs, targets), inputs [B, C, H, W] or event frames [T, B, C, H, W].
+        timesteps: T of the model, which tells its axes apart where sizes don't: a batch of one, or
+            of as many samples as timesteps or tokens. Without it the model's attribute `timesteps`
+            is taken, or else, noted in `not_counted`, what sizes look like.
+        max_batches: stop after so many.
+        confusion: also count predictions by target.
+        potentials: also measure what meets at residual sums where it is no spikes.
+        errors: also measure what our neurons send, decoded, against the ReLU it stands for.
+        progress: called with (batches, samples) after each batch.
+
+    Raises:
+        InputError: an empty loader, a batch that is not (inputs, targets), a forward that fails
+            (which batch, why), NaN or infinite values (which layer), a model without layers.
+
+    >>> layer = nn.Linear(4, 2, bias=False)
+    >>> activity = record_activity(layer, [(torch.eye(4), torch.zeros(4, dtype=torch.long))])
+    >>> activity.records[0].events_in, activity.records[0].taps_in
+    (1.0, 1.0)
+    """
+    for name, count in (("timesteps", timesteps), ("max_batches", max_batches)):
+        if count is not None and not is_count(count):
+            raise invalid(name, count, "an integer >= 1, or None")
+    if not isinstance(model, nn.Module):
+        raise invalid("model", type(model).__name__, "a torch.nn.Module")
+    if not isinstance(loader, Iterable):
+        raise invalid("loader", type(loader).__name__, "an iterable of (inputs, targets)")
+    model = getattr(model, "_orig_mod", model)  # a compiled module calls no hooks
+    if timesteps is None and is_count(getattr(model, "timesteps", None)):
+        timesteps = model.timesteps  # pyright: ignore[reportAssignmentType]
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    tracer = Tracer(timesteps, potentials)
+    samples, score, state = 0, Score(confusion), State(model)
+    with (
+        torch.no_grad(),
+        _evaluating(model),
+        _uncompiled(model),
+        _hooks(model, tracer, errors),
+        state.restored(),
+    ):
+        for index, batch in enumerate(loader):
+            if index == max_batches:
+                break
+            inputs, targets = _unpacked(batch)
+            state.reset()
+            logits = _forward(model, tracer, inputs.to(device), len(targets), index)
+            score.add(_summed(logits), targets.to(device))
+            samples += len(targets)
+            if not index:
+                tracer.notes.update(dict.fromkeys(state.kept()))
+            if progress is not None:
+                progress(index + 1, samples)
+        state.reset()
+    if not samples:
+        raise invalid("loader", "no batches", "at least one batch (inputs, targets)")
+    activity = summarise(
+        tracer.nodes.values(), tracer.notes, samples, score.accuracy, score.loss, score.confusion
+    )
+    if not activity.records:
+        raise invalid("model", type(model).__name__, "a module with layers that PyTorch runs")
+    return activity
+
+
+def _forward(model: nn.Module, tracer: Tracer, inputs: Tensor, samples: int, index: int) -> Any:
+    """Logits of one batch, traced."""
+    inputs = tracer.start(inputs, samples)
+    try:
+        with tracer:
+            logits = model(inputs)
+    except Exception as error:
+        first = str(error).strip().split("\n")[0]
+        raise InputError(
+            f"model: forward failed on batch {index}, inputs {list(inputs.shape)}:"
+            f" {type(error).__name__}: {first}"
+        ) from error
+    if (total := _summed(logits)) is not None:
+        tracer.check("outputs", total)
+    broken = tracer.first_broken()
+    if broken is not None:
+        raise invalid(broken, f"NaN or infinite values in batch {index}", "finite numbers")
+    return logits
+
+
+class Score:
+    """Right predictions, cross-entropy, and on request the confusion matrix."""
+
+    def __init__(self, confusion: bool) -> None:
+        self._wanted = confusion
+        self._right = self._seen = 0
+        self._loss = 0.0
+        self.confusion: Tensor | None = None
+
+    def add(self, logits: Tensor | None, targets: Tensor) -> None:
+        """Logits [B, classes] and class indices [B]; anything else has no accuracy."""
+        classes = targets.dim() == 1 and not targets.is_floating_point()
+        if logits is None or not classes or logits.shape[:-1] != targets.shape:
+            return
+        predictions, size = logits.argmax(1), logits.shape[1]
+        self._seen += len(targets)
+        self._right += int((predictions == targets).sum())
+        self._loss += nn.functional.cross_entropy(logits, targets, reduction="sum").item()
+        if self._wanted:
+            pairs = torch.bincount(targets * size + predictions, minlength=size * size)
+            table = pairs.view(size, size).cpu()
+            self.confusion = table if self.confusion is None else self.confusion + table
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of right predictions."""
+        return self._right / self._seen if self._seen else None
+
+    @property
+    def loss(self) -> float | None:
+        """Mean cross-entropy."""
+        return self._loss / self._seen if self._seen else None
+
+
+def _unpacked(batch: Any) -> tuple[Tensor, Tensor]:
+    pair = isinstance(batch, (tuple, list)) and len(batch) == 2
+    if not pair or not all(isinstance(part, Tensor) for part in batch):
+        raise invalid("loader", type(batch).__name__, "batches (inputs, targets) of tensors")
+    if not batch[1].dim() or not len(batch[1]):
+        raise invalid("loader", "a batch of no targets", "at least one sample a batch")
+    return batch[0], batch[1]
+
+
+def _summed(output: Any) -> Tensor | None:
+    """[B, classes] of an output, of its first part, or summed over time."""
+    if isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    if not isinstance(output, Tensor):
+        return None
+    return output.sum(0) if output.dim() == 3 else output
+
+
+# --- state --------------------------------------------------------------------------------------
+
+
+class State:
+    """What modules keep from call to call beside weights.
+
+    Neurons are known by what they keep: tensors of their own that are no weights. Those of other
+    modules that are changed are named; whatever happens, buffers are afterwards what they were.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = [
+            (name, module)
+            for name, module in model.named_modules()
+            if not isinstance(module, torch.jit.ScriptModule)
+        ]
+        self._before = self._tensors()
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Give every buffer its values back at the end."""
+        saved = [
+            (module, name, buffer, buffer.clone())
+            for _, module in self._modules
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+        try:
+            yield
+        finally:
+            for module, name, buffer, values in saved:
+                buffer.copy_(values)
+                module._buffers[name] = buffer
+
+    def reset(self) -> None:
+        """Call the reset that neurons of SpikingJelly, snnTorch and sinabs have."""
+        for name, module, method in self._resets():
+            try:
+                getattr(module, method)()
+            except Exception as error:
+                raise InputError(
+                    f"model: {name}.{method}() failed: {type(error).__name__}: {error}"
+                ) from error
+
+    def _resets(self) -> list[tuple[str, nn.Module, str]]:
+        """Modules that may keep a potential, with their name and the method that resets it.
+
+        Layers and metrics, whose `reset` is something else, and methods that need arguments are
+        left out.
+        """
+        return [
+            (name or "the network itself", module, method)
+            for name, module in self._modules
+            if not isinstance(module, _LAYERS) and not hasattr(module, "compute")
+            if is_weightless(module) or _own_tensors(module)
+            for method in ("reset", "reset_mem", "reset_states")
+            if _takes_nothing(getattr(module, method, None))
+        ]
+
+    def _tensors(self) -> dict[str, tuple[Tensor, int]]:
+        """Tensors of all modules that are no weights; how often they were written."""
+        return {
+            f"{name}.{key}" if name else key: (value, value._version)
+            for name, module in self._modules
+            for key, value in _own_tensors(module).items()
+        }
+
+    def kept(self) -> Iterator[str]:
+        """Lines that name what modules without a reset keep of a batch."""
+        parts = {part for _, module, _ in self._resets() for part in module.modules()}
+        reset = {name for name, module in self._modules if module in parts}
+        for name, (value, version) in self._tensors().items():
+            old, old_version = self._before.get(name, (None, 0))
+            changed = value is not old or version != old_version
+            if changed and name.rpartition(".")[0] not in reset and bool((value != 0).any()):
+                yield (
+                    f"{name} is kept from batch to batch: a potential needs reset() or reset_mem()"
+                )
+
+
+def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    own = vars(module) | module._buffers
+    return {name: x for name, x in own.items() if isinstance(x, Tensor) and x.dim()}
+
+
+def _takes_nothing(method: Any) -> bool:
+    """Whether a method can be called without arguments."""
+    if not callable(method):
+        return False
+    parameters = inspect.signature(method).parameters.values()
+    return all(p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+               for p in parameters)  # fmt: skip
+
+
+# --- modules ------------------------------------------------------------------------------------
+
+_LAYERS = (
+    conv._ConvNd,
+    nn.Linear,
+    nn.Bilinear,
+    batchnorm._NormBase,
+    normalization.LayerNorm,
+    normalization.GroupNorm,
+    normalization.LocalResponseNorm,
+    nn.RMSNorm,
+    pooling._MaxPoolNd,
+    pooling._AvgPoolNd,
+    pooling._AdaptiveAvgPoolNd,
+    pooling._AdaptiveMaxPoolNd,
+    pooling._LPPoolNd,
+    rnn.RNNBase,
+    rnn.RNNCellBase,
+    sparse.Embedding,
+    activation.MultiheadAttention,
+)
+"""A module that contains one of these is not a neuron."""
+
+
+def is_weightless(module: nn.Module) -> bool:
+    """Whether a module may be a neuron: no layers inside, no parameters but one per channel."""
+    vectors = all(sum(size > 1 for size in p.shape) <= 1 for p in module.parameters())
+    return vectors and not any(isinstance(part, _LAYERS) for part in module.modules())
+
+
+@contextmanager
+def _hooks(model: nn.Module, tracer: Tracer, errors: bool) -> Iterator[None]:
+    """Tell the tracer which module runs; every hook is removed at the end whatever happens."""
+    seen = Modules(model, tracer, errors)
+    handles, stepped = [], []
+    try:
+        for name, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue  # takes no hooks; what reads its output notes that
+            frame = partial(Frame, module, name, is_weightless(module))
+            if isinstance(module, MultiLevelIF):
+                vars(module)["step"] = partial(seen.step, frame, module, module.step)
+                stepped.append(module)
+            handles += [
+                module.register_forward_pre_hook(partial(seen.enter, frame), with_kwargs=True),
+                module.register_forward_hook(seen.leave),
+            ]
+        yield
+    finally:
+        seen.untraced.close()
+        for handle in handles:
+            handle.remove()
+        for module in stepped:
+            del vars(module)["step"]
+
+
+class Modules:
+    """The modules that run, and which of them are neurons.
+
+    A neuron is a module without weights whose output is whole steps; what happens inside it is not
+    counted.
+    """
+
+    def __init__(self, model: nn.Module, tracer: Tracer, errors: bool) -> None:
+        self._root = model
+        self._tracer = tracer
+        self._errors = errors
+        self.untraced = ExitStack()
+        """Open while a neuron of ours runs and is counted: its operations are not traced."""
+
+    def step(
+        self,
+        frame: Callable[[], Frame],
+        module: MultiLevelIF,
+        step: Any,
+        x_t: Tensor,
+        v: Any = None,
+    ) -> tuple[Tensor, Tensor]:
+        """`MultiLevelIF.step`, seen as the module's call is."""
+        self.enter(frame, module, (x_t,), {})
+        spikes, v = step(x_t, v)
+        self._own_neuron(self._tracer.frames.pop(), module, spikes)
+        return spikes, v
+
+    def enter(self, frame: Callable[[], Frame], module: nn.Module, args: Any, kwargs: Any) -> None:
+        """A module begins."""
+        entered, inside = frame(), self._tracer.inside_neuron
+        own = isinstance(module, MultiLevelIF)
+        if own or (entered.weightless and module is not self._root and not inside):
+            values = (*args, *kwargs.values())
+            carried = [signal for value in values if (signal := self._tracer.signal(value))]
+            fed = [signal for signal in carried if not is_function(signal.node)]
+            entered.source = next(iter([*fed, *carried]), None)
+            entered.atomic = not own and len({signal.node for signal in fed}) <= 1
+        entered.inside = inside or entered.atomic
+        if own:
+            self.untraced.enter_context(torch._C.DisableTorchFunction())
+        self._tracer.frames.append(entered)
+
+    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        """A module has returned."""
+        frames = self._tracer.frames
+        while frames and frames[-1].module is not module:
+            frames.pop()  # modules that an exception left
+        if not frames:
+            return
+        frame = frames.pop()
+        if isinstance(module, MultiLevelIF):
+            row = frame.source.node.shape if frame.source else ()
+            self._tracer.layout.check_sequence(frame.name, output, row)
+            self._own_neuron(frame, module, output, args[0] if self._errors else None)
+        elif module is not self._root and not self._tracer.inside_neuron:
+            with torch._C.DisableTorchFunction():
+                self._foreign(frame, output)
+
+    def _own_neuron(
+        self, frame: Frame, module: MultiLevelIF, output: Tensor, x: Tensor | None = None
+    ) -> None:
+        """The output [T, B, ...] of our neuron, or [B, ...] of one step: the grid is known.
+
+        x: its input, where errors are wanted.
+        """
+        grid, leak = own_grid(module), module.spec.beta != 1
+        outer = next((outer for outer in self._tracer.frames if outer.atomic), frame)
+        make = partial(Source, grid=grid, leak=leak)
+        neuron = self._neuron(outer.name, frame.source, output, 0, make)
+        if x is not None:
+            neuron.errors = neuron.errors or Errors()
+            neuron.errors.add(x, output, grid)
+        self.untraced.close()
+
+    def _foreign(self, frame: Frame, output: Any) -> None:
+        """The output of a module, if no rule explains it: spikes, or an unknown function."""
+        outputs = output if isinstance(output, (tuple, list)) else (output,)
+        tensors = [x for x in outputs if isinstance(x, Tensor) and x.is_floating_point()]
+        for index, x in enumerate(tensors):
+            signal = self._tracer.signal(x)
+            if (signal is not None and not is_function(signal.node)) or not x.numel():
+                break
+            source = signal if frame.source is None or not frame.atomic else frame.source
+            make = partial(Source, leak=_leaks(frame.module))
+            neuron = self._neuron(frame.name, source, x, index, make)
+            if neuron.carries == "spikes":
+                return
+            if signal is None:
+                kind = type(frame.module).__name__
+                self._tracer.notes[f"{kind} at {frame.name}: what it computes was not seen"] = None
+        self._tracer.notes.update(dict.fromkeys(frame.notes))
+
+    def _neuron(
+        self, name: str, source: Signal | None, output: Tensor, index: int, make: Any
+    ) -> Source:
+        """The neuron layer `name` sends `output`."""
+        layout = self._tracer.layout
+        inputs: tuple[Node, ...] = () if source is None else (source.node,)
+        neuron: Source = self._tracer.place(
+            ("neuron", index, inputs), name, partial(make, inputs=inputs)
+        )
+        if neuron.carries == "analog" or self._tracer.learn(Signal(neuron), output) == "analog":
+            self._tracer.tag(output, Signal(neuron))
+            return neuron
+        # The layer knows the shape of one row; [T, B, F] and [B, C, L] look alike.
+        like = neuron.integrates or (inputs[0] if inputs else neuron)
+        neuron.shape = layout.row_like(output, like.shape, name)
+        signal = self._tracer.send(neuron, output, output, neuron.shape)
+        steps = layout.steps_of(output, neuron.shape)
+        if steps > 1:
+            decoded = signal.decoded(steps)
+            if decoded is None and neuron.grid is not None:
+                x = layout.time_first(output, steps)
+                decoded = count_decoded(x, neuron.shape, steps, neuron.grid)
+            neuron.decoded = sum_of_histograms(neuron.decoded, decoded)
+        return neuron
+
+
+def own_grid(module: MultiLevelIF) -> Grid:
+    """The values that our neuron can send."""
+    threshold = module.threshold
+    if not isinstance(threshold, Tensor):
+        return Grid(threshold / module.levels, module.levels)
+    threshold = threshold.detach().clamp_min(MIN_THRESHOLD).double().cpu()
+    if threshold.dim() == 0:
+        return Grid(threshold.item() / module.levels, module.levels)
+    return Grid(1 / module.levels, module.levels, threshold)
+
+
+_LEAKS = ("beta", "_beta", "decay", "mem_decay", "leak")
+"""Names of the share of a potential that is left after a step."""
+
+
+def _leaks(module: nn.Module) -> bool:
+    """By the usual names: a share below 1 (snnTorch), `tau` or its logit `w` (SpikingJelly)."""
+    for part in module.modules():
+        for share in (getattr(part, name, None) for name in _LEAKS):
+            if isinstance(share, (float, Tensor)) and bool((torch.as_tensor(share) < 1).any()):
+                return True
+        if hasattr(part, "tau") or isinstance(getattr(part, "w", None), Tensor):
+            return True
+    return False
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards every module is in the mode that it was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _uncompiled(model: nn.Module) -> Any:
+    """Run compiled modules eagerly: a graph shows neither operations nor hooks."""
+    compiled = any(getattr(m, "_compiled_call_impl", None) is not None for m in model.modules())
+    if compiled or "torch._dynamo" in sys.modules:
+        return torch.compiler.set_stance("force_eager")
+    return nullcontext()
