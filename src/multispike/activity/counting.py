@@ -94,11 +94,6 @@ def _counts(rows: Tensor, unit: float | Tensor | None, levels: int, timesteps: i
     return counts._replace(sums=counts.sums.permute(0, *back))
 
 
-def count_nonzero_elements(x: Tensor) -> float:
-    """How many elements of x are not zero."""
-    return float(torch.count_nonzero(x))
-
-
 def split_time(x: Tensor, timesteps: int) -> Tensor | None:
     """x [T, B, ...] or, with merged axes, [T*B, ...] as [T, ...]; None for other layouts."""
     if x.shape[0] == timesteps:

@@ -13,14 +13,13 @@ from multispike.activity.grid import Grid
 from multispike.activity.layout import Window
 from multispike.activity.provenance import (
     Carries,
-    Context,
     Effect,
     Kind,
     Node,
-    Rule,
     Signal,
     Unknown,
 )
+from multispike.activity.signals import Rule, Signals
 
 
 @dataclass(frozen=True)
@@ -119,17 +118,22 @@ def _common(nodes: tuple[Node, ...]) -> Carries:
     return "analog" if kinds == {"analog"} else "potential"
 
 
+def always(effect: Effect | None) -> Rule:
+    """The rule of operations whose effect hangs on none of their arguments."""
+    return lambda signals, *_, **__: effect
+
+
 # --- sums, products, constants ------------------------------------------------------------------
 
 
-def add(context: Context, input: Any, other: Any, *, alpha: Any = 1, **_: Any) -> Effect:
+def add(signals: Signals, input: Any, other: Any, *, alpha: Any = 1, **_: Any) -> Effect:
     """A residual sum, a layer's own sum over time, or a constant."""
-    a, b = context.known(input), context.known(other)
+    a, b = signals.known(input), signals.known(other)
     if alpha != 1 or (a is None and b is None):
         return Unknown()
     if a is None or b is None:
         return _add_constant(a or b, other if b is None else input)
-    if context.inside_neuron or input.shape != other.shape:
+    if signals.inside_neuron or input.shape != other.shape:
         return Unknown()
     spikes = a.node.carries == "spikes"
     if spikes and b.node.carries == "spikes" and _summand(a.node) is _summand(b.node):
@@ -165,23 +169,23 @@ def _add_constant(signal: Signal | None, other: Any) -> Effect:
     return Reorder(of=signal, note="of a tensor that no layer here computed" if foreign else "")
 
 
-def mul(context: Context, input: Any, other: Any, **_: Any) -> Effect:
+def mul(signals: Signals, input: Any, other: Any, **_: Any) -> Effect:
     """A product of spikes (AND, IAND), or a constant factor."""
-    a, b = context.known(input), context.known(other)
+    a, b = signals.known(input), signals.known(other)
     if a is None or b is None:
         return _scale(a, other, input, 1) if b is None else _scale(b, input, input, 1)
     a, b = a.inverted or a, b.inverted or b
     spikes = a.node.carries == b.node.carries == "spikes" and a.node is not b.node
-    if not spikes or input.shape != other.shape or context.inside_neuron:
+    if not spikes or input.shape != other.shape or signals.inside_neuron:
         return Unknown()
     return Merge(product=True)
 
 
-def div(context: Context, input: Any, other: Any, **kwargs: Any) -> Effect:
+def div(signals: Signals, input: Any, other: Any, **kwargs: Any) -> Effect:
     """A constant divisor."""
-    if context.known(other) is not None or kwargs.get("rounding_mode") is not None:
+    if signals.known(other) is not None or kwargs.get("rounding_mode") is not None:
         return Unknown()
-    return _scale(context.known(input), other, input, -1)
+    return _scale(signals.known(input), other, input, -1)
 
 
 def _scale(signal: Signal | None, other: Any, x: Any, power: int) -> Effect:
@@ -210,9 +214,9 @@ def _constant(value: Any, x: Tensor) -> Any:
     return float(value) if isinstance(value, (int, float)) and value > 0 else None
 
 
-def sub(context: Context, input: Any, other: Any, *, alpha: Any = 1, **_: Any) -> Effect:
+def sub(signals: Signals, input: Any, other: Any, *, alpha: Any = 1, **_: Any) -> Effect:
     """Potentials minus a constant, or V_th - a."""
-    a, b = context.known(input), context.known(other)
+    a, b = signals.known(input), signals.known(other)
     if a is None and b is not None and alpha == 1:
         return _invert(b, input, other)
     if a is not None and b is None and a.node.carries != "spikes":
@@ -222,9 +226,9 @@ def sub(context: Context, input: Any, other: Any, *, alpha: Any = 1, **_: Any) -
     return Unknown()
 
 
-def rsub(context: Context, input: Tensor, other: Any, **_: Any) -> Effect:
+def rsub(signals: Signals, input: Tensor, other: Any, **_: Any) -> Effect:
     """other - input."""
-    signal = context.known(input)
+    signal = signals.known(input)
     return Unknown() if signal is None else _invert(signal, other, input)
 
 
@@ -245,62 +249,42 @@ def _invert(signal: Signal, value: Any, x: Tensor) -> Effect:
 # --- functions ----------------------------------------------------------------------------------
 
 
-def relu(context: Context, input: Tensor, *_: Any, **__: Any) -> Effect:
+def relu(signals: Signals, input: Tensor, *_: Any, **__: Any) -> Effect:
     """A comparison, free; spikes stay what they are."""
-    signal = context.known(input)
+    signal = signals.known(input)
     return Unchanged() if signal is not None and signal.node.carries == "spikes" else Activation()
 
 
-def activation(context: Context, input: Tensor, *_: Any, **__: Any) -> Effect:
-    """Comparisons, free; the result is analog, with zeros."""
-    return Activation()
-
-
-def computed_activation(context: Context, input: Tensor, *_: Any, **__: Any) -> Effect:
-    """A function that hardware has to compute."""
-    return Activation(note="exponentials or divisions of this function")
-
-
-def clamp(context: Context, input: Tensor, min: Any = None, max: Any = None, **_: Any) -> Effect:
+def clamp(signals: Signals, input: Tensor, min: Any = None, max: Any = None, **_: Any) -> Effect:
     """Spikes limited to some of their levels are spikes; else an activation."""
-    signal = context.known(input)
+    signal = signals.known(input)
     numbers = all(limit is None or isinstance(limit, (int, float)) for limit in (min, max))
     if signal is None or signal.node.carries != "spikes" or not numbers or (min or 0) > 0:
         return Activation(label="activation")
     return Unchanged() if max is None else Activation(float(max))
 
 
-def clamp_max(context: Context, input: Tensor, max: Any) -> Effect:
+def clamp_max(signals: Signals, input: Tensor, max: Any) -> Effect:
     """The same from above only."""
-    return clamp(context, input, None, max)
+    return clamp(signals, input, None, max)
 
 
 # --- views and copies ---------------------------------------------------------------------------
 
 
-def unchanged(context: Context, *_: Any, **__: Any) -> Effect:
-    """The same values in the same order."""
-    return Unchanged()
-
-
-def reorder(context: Context, *_: Any, **__: Any) -> Effect:
-    """Some of the values, or all in another order, or several times."""
-    return Reorder()
-
-
-def join(context: Context, tensors: Sequence[Tensor], *_: Any, **__: Any) -> Effect:
+def join(signals: Signals, tensors: Sequence[Tensor], *_: Any, **__: Any) -> Effect:
     """cat, stack: no cost; spikes stay spikes if their steps are the same."""
-    known = bool(tensors) and all(context.known(tensor) is not None for tensor in tensors)
+    known = bool(tensors) and all(signals.known(tensor) is not None for tensor in tensors)
     return Reorder() if known else Unknown()
 
 
-def write(context: Context, target: Tensor, index: Any, value: Any = None) -> Effect:
+def write(signals: Signals, target: Tensor, index: Any, value: Any = None) -> Effect:
     """target[index] = value, target.copy_(value)."""
     return Overwrite(target, index if value is None else value)
 
 
 def pad(
-    context: Context, input: Tensor, pad: Any, mode: str = "constant", value: Any = None
+    signals: Signals, input: Tensor, pad: Any, mode: str = "constant", value: Any = None
 ) -> Effect:
     """Zeros at the border change no event."""
     copies = mode != "constant" or value
@@ -308,22 +292,20 @@ def pad(
 
 
 def dropout(
-    context: Context, input: Tensor, p: float = 0.5, training: bool = True, *_: Any, **__: Any
+    signals: Signals, input: Tensor, p: float = 0.5, training: bool = True, *_: Any, **__: Any
 ) -> Effect:
     """The identity, in evaluation."""
     return Unknown() if training else Unchanged()
 
 
-def interpolate(context: Context, input: Tensor, *args: Any, **kwargs: Any) -> Effect:
+def interpolate(signals: Signals, input: Tensor, *args: Any, **kwargs: Any) -> Effect:
     """Nearest neighbours are copies, other values are new."""
     copies = kwargs.get("mode", "nearest").startswith("nearest")
     return Reorder(note="copies of values") if copies else Unknown()
 
 
-def constant(context: Context, *_: Any, **__: Any) -> None:
-    """Says nothing about the values of its arguments."""
-
-
+SAME, MOVED, ANALOG = always(Unchanged()), always(Reorder()), always(Activation())
+COMPUTED = always(Activation(note="exponentials or divisions of this function"))
 ELEMENTWISE_RULES: tuple[tuple[str, Rule, str], ...] = (
     ("add", add, "add add_ __radd__ __iadd__"),
     ("mul", mul, "mul mul_ multiply __rmul__ __imul__"),
@@ -332,26 +314,54 @@ ELEMENTWISE_RULES: tuple[tuple[str, Rule, str], ...] = (
     ("sub", rsub, "rsub __rsub__"),
     ("cat", join, "cat concat concatenate stack"),
     ("activation", relu, "relu relu_"),
-    ("activation", activation, "relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ prelu threshold"),
-    ("activation", activation, "clamp_min clamp_min_"),
-    ("activation", computed_activation, "gelu silu sigmoid tanh softplus elu celu selu mish"),
-    ("activation", computed_activation, "hardswish hardsigmoid softmax log_softmax rrelu"),
+    (
+        "activation",
+        ANALOG,
+        "relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ prelu threshold",
+    ),
+    ("activation", ANALOG, "clamp_min clamp_min_"),
+    ("activation", COMPUTED, "gelu silu sigmoid tanh softplus elu celu selu mish"),
+    ("activation", COMPUTED, "hardswish hardsigmoid softmax log_softmax rrelu"),
     ("clamp", clamp, "clamp clamp_ clip clip_"),
     ("clamp", clamp_max, "clamp_max clamp_max_"),
-    ("view", unchanged, "flatten unflatten view view_as reshape reshape_as ravel squeeze squeeze_"),
-    ("view", unchanged, "unsqueeze unsqueeze_ contiguous clone detach detach_ to float double"),
-    ("view", unchanged, "half bfloat16 type type_as cpu cuda alias requires_grad_ identity"),
-    ("part", reorder, "__getitem__ select narrow index_select unbind chunk split tensor_split"),
-    ("part", reorder, "expand expand_as repeat repeat_interleave permute transpose swapaxes t"),
-    ("part", reorder, "movedim flip roll pixel_shuffle pixel_unshuffle channel_shuffle adjoint"),
-    ("part", reorder, "broadcast_to zero_pad2d __get__"),
+    (
+        "view",
+        SAME,
+        "flatten unflatten view view_as reshape reshape_as ravel squeeze squeeze_",
+    ),
+    (
+        "view",
+        SAME,
+        "unsqueeze unsqueeze_ contiguous clone detach detach_ to float double",
+    ),
+    (
+        "view",
+        SAME,
+        "half bfloat16 type type_as cpu cuda alias requires_grad_ identity",
+    ),
+    (
+        "part",
+        MOVED,
+        "__getitem__ select narrow index_select unbind chunk split tensor_split",
+    ),
+    (
+        "part",
+        MOVED,
+        "expand expand_as repeat repeat_interleave permute transpose swapaxes t",
+    ),
+    (
+        "part",
+        MOVED,
+        "movedim flip roll pixel_shuffle pixel_unshuffle channel_shuffle adjoint",
+    ),
+    ("part", MOVED, "broadcast_to zero_pad2d __get__"),
     ("write", write, "__setitem__ copy_"),
     ("pad", pad, "pad"),
     ("dropout", dropout, "dropout dropout1d dropout2d dropout3d feature_dropout alpha_dropout"),
     ("dropout", dropout, "feature_alpha_dropout"),
     ("interpolate", interpolate, "interpolate upsample"),
-    ("constant", constant, "zeros_like ones_like empty_like full_like rand_like randn_like"),
-    ("constant", constant, "new_zeros new_ones new_full new_empty new_tensor"),
+    ("constant", always(None), "zeros_like ones_like empty_like full_like rand_like randn_like"),
+    ("constant", always(None), "new_zeros new_ones new_full new_empty new_tensor"),
 )
 """(what notes call it, rule, spellings): functions, methods, operators, in place."""
 

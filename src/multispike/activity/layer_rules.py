@@ -13,18 +13,17 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from multispike.activity.elementwise_rules import PassThrough
+from multispike.activity.elementwise_rules import PassThrough, always
 from multispike.activity.grid import Grid
 from multispike.activity.layout import Shape, Window
 from multispike.activity.provenance import (
     Carries,
-    Context,
     Effect,
     Kind,
     Node,
-    Rule,
     Unknown,
 )
+from multispike.activity.signals import Rule, Signals
 
 
 @dataclass(frozen=True)
@@ -47,17 +46,11 @@ class Synapses(Effect):
     def kind(self) -> Kind:  # pyright: ignore[reportIncompatibleVariableOverride]
         return "conv" if self.axes else "linear"
 
-    def window(self, in_shape: Shape, out_shape: Shape) -> Window:
-        """The geometry, between these sizes."""
-        return Window(
-            in_shape,
-            out_shape,
-            self.kernel,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-        )
+    def window(self, x: Tensor, out: Tensor) -> Window:
+        """The geometry, from x to the output."""
+        sizes = _sizes(x, self.axes), _sizes(out, self.axes)
+        constants = (self.kernel, self.stride, self.padding, self.dilation)
+        return Window(*sizes, *constants, self.groups)
 
 
 @dataclass(frozen=True)
@@ -76,21 +69,18 @@ class Pool(Effect):
     full: bool = True
     kind: ClassVar[Kind | None] = "pool"
 
-    def window(self, in_shape: Shape, out_shape: Shape) -> Window:
-        """The geometry, between these sizes."""
+    def window(self, x: Tensor, out: Tensor) -> Window:
+        """The geometry, from x to the output."""
+        sizes = _sizes(x, self.axes), _sizes(out, self.axes)
         if self.kernel is not None:
-            shapes = in_shape, out_shape
-            return Window(*shapes, self.kernel, self.stride, self.padding, self.dilation)
-        window = Window(in_shape, out_shape, adaptive=True)
-        sizes = list(zip(in_shape[1:], out_shape[1:], strict=True))
+            return Window(*sizes, self.kernel, self.stride, self.padding, self.dilation)
+        window, pairs = Window(*sizes, adaptive=True), list(zip(*sizes, strict=True))[1:]
         kernel = [
             max(-(-size // out), int(window.reads(axis).max()))
-            for axis, (size, out) in enumerate(sizes)
+            for axis, (size, out) in enumerate(pairs)
         ]
-        stride = [max(1, size // out) for size, out in sizes]
-        return Window(
-            in_shape, out_shape, (kernel[0], kernel[1]), (stride[0], stride[1]), adaptive=True
-        )
+        stride = [max(1, size // out) for size, out in pairs]
+        return Window(*sizes, pair(kernel, 2), pair(stride, 2), adaptive=True)
 
     def area(self, window: Window) -> int | None:
         """Elements averaged (an average is their sum times 1/area); None: unevenly many.
@@ -132,7 +122,7 @@ class Fold(Effect):
 
 
 def conv(
-    context: Context,
+    signals: Signals,
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -160,7 +150,7 @@ def conv(
     )
 
 
-def linear(context: Context, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Effect:
+def linear(signals: Signals, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Effect:
     """x W^T, for every row of x."""
     return Synapses(0, _identity(weight), bias is not None)
 
@@ -174,7 +164,7 @@ def _identity(weight: Tensor) -> int | None:
 
 
 def batch_norm(
-    context: Context,
+    signals: Signals,
     input: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
@@ -189,11 +179,6 @@ def batch_norm(
     return Fold((running_mean, running_var, weight, bias), constant)
 
 
-def norm(context: Context, input: Tensor, *_: Any, **__: Any) -> Effect:
-    """A norm that stays: its result is potentials, its operations are not counted."""
-    return PassThrough(carries="potential", note="runs at every inference")
-
-
 # --- poolings -----------------------------------------------------------------------------------
 
 
@@ -201,7 +186,7 @@ def max_pool(axes: int) -> Rule:
     """Max-pooling over 1 or 2 axes."""
 
     def rule(
-        context: Context,
+        signals: Signals,
         input: Tensor,
         kernel_size: Any,
         stride: Any = None,
@@ -219,7 +204,7 @@ def avg_pool(axes: int) -> Rule:
     """Average pooling over 1 or 2 axes."""
 
     def rule(
-        context: Context,
+        signals: Signals,
         input: Tensor,
         kernel_size: Any,
         stride: Any = None,
@@ -251,29 +236,24 @@ def _pool(
     )
 
 
-def adaptive_pool(axes: int, averages: bool) -> Rule:
-    """Adaptive pooling over 1 or 2 axes."""
-    return lambda context, input, *_, **__: Pool(axes, averages)
-
-
-def mean(context: Context, input: Tensor, dim: Any = None, *_: Any, **__: Any) -> Effect:
+def mean(signals: Signals, input: Tensor, dim: Any = None, *_: Any, **__: Any) -> Effect:
     """Over the image it is a pooling; over time, potentials go on in the same memory."""
-    return _reduction(context, input, dim, averages=True)
+    return _reduction(signals, input, dim, averages=True)
 
 
-def total(context: Context, input: Tensor, dim: Any = None, *_: Any, **__: Any) -> Effect:
+def total(signals: Signals, input: Tensor, dim: Any = None, *_: Any, **__: Any) -> Effect:
     """A sum over time."""
-    return _reduction(context, input, dim, averages=False)
+    return _reduction(signals, input, dim, averages=False)
 
 
-def _reduction(context: Context, input: Tensor, dim: Any, averages: bool) -> Effect:
-    signal, rank = context.known(input), input.dim()
+def _reduction(signals: Signals, input: Tensor, dim: Any, averages: bool) -> Effect:
+    signal, rank = signals.known(input), input.dim()
     dims = sorted(d % rank for d in ((dim,) if isinstance(dim, int) else dim or ()))
     if signal is None:
         return Unknown()
     if dims == [rank - 2, rank - 1] and rank >= 4 and averages:
         return Pool(2, averages=True, label="pool")
-    time = context.time_axis(tuple(input.shape))
+    time = signals.time_axis(tuple(input.shape))
     if dims != [time]:
         return Unknown()
     steps, spikes = input.shape[time], signal.node.carries == "spikes"
@@ -286,6 +266,16 @@ def _reduction(context: Context, input: Tensor, dim: Any, averages: bool) -> Eff
     )
 
 
+def planes(x: Tensor, axes: int) -> Tensor:
+    """x [..., C, L] as [..., C, 1, L]; else as it is."""
+    return x.unsqueeze(-2) if axes == 1 else x
+
+
+def _sizes(x: Tensor, axes: int) -> Shape:
+    """[C, H, W] of a layer over some axes; [F] of one without."""
+    return tuple(planes(x, axes).shape[-3 if axes else -1 :])
+
+
 def pair(value: Any, axes: int, missing: int = 1) -> tuple[int, int]:
     """(height, width) of a number or tuple; a 1-d layer has height `missing`."""
     value = (value,) * axes if isinstance(value, int) else tuple(int(v) for v in value)
@@ -294,19 +284,21 @@ def pair(value: Any, axes: int, missing: int = 1) -> tuple[int, int]:
     return (missing, value[0]) if axes == 1 else (value[0], value[-1])
 
 
+NORM = always(PassThrough(carries="potential", note="runs at every inference"))
+"""A norm that stays: its result is potentials."""
 LAYER_RULES: tuple[tuple[str, Rule, str], ...] = (
     ("conv", conv, "conv1d conv2d conv3d"),
     ("linear", linear, "linear"),
     ("norm", batch_norm, "batch_norm"),
-    ("norm", norm, "layer_norm group_norm instance_norm rms_norm local_response_norm"),
+    ("norm", NORM, "layer_norm group_norm instance_norm rms_norm local_response_norm"),
     ("pool", max_pool(1), "max_pool1d max_pool1d_with_indices"),
     ("pool", max_pool(2), "max_pool2d max_pool2d_with_indices"),
     ("pool", avg_pool(1), "avg_pool1d"),
     ("pool", avg_pool(2), "avg_pool2d"),
-    ("pool", adaptive_pool(1, True), "adaptive_avg_pool1d"),
-    ("pool", adaptive_pool(2, True), "adaptive_avg_pool2d"),
-    ("pool", adaptive_pool(1, False), "adaptive_max_pool1d adaptive_max_pool1d_with_indices"),
-    ("pool", adaptive_pool(2, False), "adaptive_max_pool2d adaptive_max_pool2d_with_indices"),
+    ("pool", always(Pool(1, True)), "adaptive_avg_pool1d"),
+    ("pool", always(Pool(2, True)), "adaptive_avg_pool2d"),
+    ("pool", always(Pool(1, False)), "adaptive_max_pool1d adaptive_max_pool1d_with_indices"),
+    ("pool", always(Pool(2, False)), "adaptive_max_pool2d adaptive_max_pool2d_with_indices"),
     ("mean", mean, "mean"),
     ("sum", total, "sum"),
 )

@@ -8,22 +8,18 @@ neuron, an unknown function) learns it from values.
 from __future__ import annotations
 
 import math
-import weakref
-from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
 from multispike.activity.counting import Errors, Magnitudes, Stats, Tally, spread_histogram
 from multispike.activity.grid import Grid, refined_grid
-from multispike.activity.layout import Layout, Shape, Window
+from multispike.activity.layout import Shape, Window
 
 Carries = Literal["spikes", "analog", "potential"]
 """Spikes: whole levels. Analog: any values, zeros among them. Potential: what a layer computed
 and no activation function has seen yet; taken as non-zero everywhere."""
-N = TypeVar("N", bound="Node")
-_NOTHING = (None, None)
 Kind = Literal["conv", "linear", "add", "pool"]
 
 
@@ -56,27 +52,6 @@ class Effect:
 @dataclass(frozen=True)
 class Unknown(Effect):
     """No rule counts it."""
-
-
-Rule = Callable[..., Effect | None]
-"""`rule(context, *arguments of the operation)`: its effect; None where no values pass."""
-
-
-class Context(Protocol):
-    """What a rule may ask."""
-
-    def known(self, x: Any) -> Signal | None:
-        """What x carries; None if that is not known, or x is no tensor of the network."""
-        ...
-
-    def time_axis(self, shape: Shape) -> int:
-        """Where a stacked tensor of this shape has time: 0 or 1."""
-        ...
-
-    @property
-    def inside_neuron(self) -> bool:
-        """Whether a module that may be a neuron is running."""
-        ...
 
 
 # --- nodes --------------------------------------------------------------------------------------
@@ -289,112 +264,6 @@ class Frame:
     inside: bool = False
     source: Signal | None = None
     notes: list[str] = field(default_factory=list)
-
-
-class Provenance:
-    """All nodes of the network, and what the tensors of the current batch carry.
-
-    Attributes:
-        nodes: by place, effect and inputs; the same in every batch and at every timestep.
-        notes: what could not be counted, in order.
-        frames: the modules that are running, innermost last.
-        layout: where the tensors of the current batch have time and samples.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.nodes: dict[Hashable, Node] = {}
-        self.notes: dict[str, None] = {}
-        self.frames: list[Frame] = []
-        self.layout = Layout(1)
-        self._names: set[str] = set()
-        self._costless_names: set[str] = set()
-        self._signals: dict[int, tuple[weakref.ref[Tensor], Signal]] = {}
-        """By the id of a tensor, which another one may get once it is gone."""
-
-    # --- what tensors carry -----------------------------------------------------------------
-
-    @property
-    def inside_neuron(self) -> bool:
-        """Whether a module that may be a neuron is running."""
-        return bool(self.frames) and self.frames[-1].inside
-
-    def time_axis(self, shape: Shape) -> int:
-        """Where a stacked tensor of this shape has time: 0 or 1."""
-        return self.layout.time_axis(shape)
-
-    def signal(self, x: Any) -> Signal | None:
-        """What a tensor carries; None if it did not come out of the network."""
-        tensor, signal = self._signals.get(id(x), _NOTHING)
-        return signal if tensor is not None and tensor() is x else None
-
-    def known(self, x: Any) -> Signal | None:
-        """`signal`, without the results of unknown functions unless they are spikes."""
-        signal = self.signal(x)
-        if signal is None or not is_function(signal.node):
-            return signal
-        if self.inside_neuron:
-            return None
-        self.learn(signal, x)
-        return signal if signal.node.grid is not None else None
-
-    def tag(self, out: Any, signal: Signal) -> Any:
-        """Say that a tensor (or each of several) carries a signal; returns `out`."""
-        if isinstance(out, Tensor):
-            self._signals[id(out)] = weakref.ref(out), signal
-        elif isinstance(out, (tuple, list)):
-            for part in out:
-                self.tag(part, Signal(signal.node))
-        return out
-
-    def learn(self, signal: Signal, x: Tensor) -> Carries:
-        """Let a source look at its values; if that was news, everything behind it changes."""
-        if not signal.learned and isinstance(signal.node, Source) and signal.node.learn(x):
-            for node in self.nodes.values():
-                node.refresh()
-        signal.learned = True
-        return signal.node.carries
-
-    # --- places and nodes -------------------------------------------------------------------
-
-    def note(self, label: str, why: str) -> None:
-        """Add a line to what was not counted."""
-        module = self.frames[-1].name if self.frames else ""
-        line = f"{label} at {module or 'the network itself'}: {why}"
-        atomic = next((frame for frame in self.frames if frame.atomic), None)
-        if atomic is not None:
-            atomic.notes.append(line)
-        else:
-            self.notes[line] = None
-
-    def here(self, label: str) -> str:
-        """Where we are: the module if it has no parts, else module.operation."""
-        if not self.frames:
-            return label
-        frame = self.frames[-1]
-        if frame.name and not any(True for _ in frame.module.children()):
-            return frame.name
-        return f"{frame.name}.{label}" if frame.name else label
-
-    def place(
-        self, key: Hashable, place: str, make: Callable[[str], N], names: set[str] | None = None
-    ) -> N:
-        """The node of this key at a place, made at its first call under a name of its own.
-
-        names: those taken; what is no row of a table takes no layer's name.
-        """
-        names = self._names if names is None else names
-        node = self.nodes.get((place, key))
-        if node is None:
-            name, copies = place, 1
-            while name in names:
-                copies += 1
-                name = f"{place}#{copies}"
-            names.add(name)
-            node = self.nodes[place, key] = make(name)
-            for reader in node.inputs:
-                reader.readers.add(node)
-        return node  # pyright: ignore[reportReturnType]
 
 
 def is_function(node: Node) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,13 +16,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from multispike.activity.counting import (
-    Stats,
-    Tally,
-    count_nonzero_elements,
-    measure,
-    split_time,
-)
 from multispike.activity.elementwise_rules import (
     ELEMENTWISE_RULES,
     NEURON_FUNCTIONS,
@@ -35,19 +28,17 @@ from multispike.activity.elementwise_rules import (
     Unchanged,
 )
 from multispike.activity.grid import sum_dtype
-from multispike.activity.layer_rules import LAYER_RULES, Fold, Pool, Synapses
+from multispike.activity.layer_rules import LAYER_RULES, Fold, Pool, Synapses, planes
 from multispike.activity.layout import Layout, Shape, Time, Window
 from multispike.activity.provenance import (
     Effect,
     Layer,
     Node,
-    Provenance,
-    Rule,
     Signal,
     Source,
     Unknown,
-    is_function,
 )
+from multispike.activity.signals import Rule, Signals
 from multispike.errors import InputError
 
 RULES: dict[str, tuple[str, Rule]] = {
@@ -57,10 +48,17 @@ RULES: dict[str, tuple[str, Rule]] = {
 }
 """Operation -> what notes call it, and its rule."""
 
-Run = Callable[[], Any]
+
+@dataclass(frozen=True)
+class Call:
+    """An operation that is about to run; `label` is what notes and names call it."""
+
+    label: str
+    operands: list[Any]
+    run: Callable[[], Any]
 
 
-class Tracer(Provenance, TorchFunctionMode):
+class Tracer(Signals, TorchFunctionMode):
     """Fills nodes with counts while a model runs under it: `with tracer: model(inputs)`.
 
     Args:
@@ -147,65 +145,6 @@ class Tracer(Provenance, TorchFunctionMode):
             self.learn(signal, x)
         return signal if signal.inverted is None else Signal(signal.node)
 
-    # --- counting ---------------------------------------------------------------------------
-
-    def _measured(self, signal: Signal, x: Tensor, shape: Shape) -> Stats:
-        """Statistics of x [..., *shape], from memory if there are any."""
-        for stats in signal.stats:
-            if stats.shape == shape or len(shape) == 1:
-                return stats
-        steps = self.layout.steps_of(x, shape)
-        x = self.layout.time_first(x, steps)
-        first = x.shape[0] % steps == 0
-        signal.stats.append(measure(x, shape, signal.node.grid, steps if first else 1))
-        return signal.stats[-1]
-
-    def _count(self, port: Tally, signal: Signal, x: Tensor, shape: Shape) -> None:
-        """Add what a layer reads through one port; potentials are dense, only synapses look."""
-        node = signal.node
-        if node.carries == "potential":
-            port.add_dense(x.numel(), shape)
-            return
-        stats = self._measured(signal, x, shape)
-        port.add(stats, node.grid.step if node.grid else 0.0)
-        self._count_written_out(signal, x, stats)
-
-    def _count_written_out(self, signal: Signal, x: Tensor, stats: Stats | None = None) -> None:
-        """Where a neuron's spikes are read: count what it sends, once, if no module is it."""
-        origin = signal.origin or signal
-        node, grid, read = origin.node, origin.node.grid, signal.node.grid
-        if origin.sent or grid is None or read is None or not is_function(node):
-            return
-        origin.sent = True
-        node.shape = self.layout.row_like(x, node.shape, node.name)
-        stats = stats or self._measured(signal, x, node.shape)
-        if stats.amplitude is not None:  # in values, of a constant multiple perhaps
-            stats = replace(stats, amplitude=stats.amplitude * (grid.step / read.step))
-        node.out.add(stats, grid.step)
-
-    def send(self, node: Node, out: Tensor, x: Tensor, shape: Shape) -> Signal:
-        """Tag `out`, and count it (seen as x [..., *shape]) unless it is potentials."""
-        signal = Signal(node)
-        self.tag(out, signal)
-        if node.carries != "potential":
-            stats = self._measured(signal, x, shape)
-            node.out.add(stats, node.grid.step if node.grid else 0.0)
-        return signal
-
-    def _ever_active(self, signal: Signal, x: Tensor, steps: int) -> float | None:
-        """Elements of x that are not zero at every timestep."""
-        if signal.active is None:
-            decoded = signal.decoded(steps)
-            if steps == 1:
-                signal.active = float(sum(stats.events.sum() for stats in signal.stats[:1]))
-            elif decoded is not None:
-                signal.active = float(decoded[1:].sum())
-            else:
-                over_time = split_time(self.layout.time_first(x, steps), steps)
-                if over_time is not None:
-                    signal.active = count_nonzero_elements(over_time.amax(0))
-        return signal.active
-
     def _without_copies(self, layer: Layer, signal: Signal, x: Tensor, steps: int) -> Tensor | None:
         """x without repetitions of an image (direct coding), which a layer computes once.
 
@@ -231,17 +170,17 @@ class Tracer(Provenance, TorchFunctionMode):
         kwargs = kwargs or {}
         operation = getattr(func, "__name__", "")
         label, rule = RULES.get(operation, (operation, None))
-        run = partial(func, *args, **kwargs)
         effect = Unknown() if rule is None else rule(self, *args, **kwargs)
         if effect is None:
-            return run()
-        return self._apply(effect, effect.label or label, [*args, *kwargs.values()], run)
+            return func(*args, **kwargs)
+        run = partial(func, *args, **kwargs)
+        return self._apply(effect, Call(effect.label or label, [*args, *kwargs.values()], run))
 
-    def _apply(self, effect: Effect, label: str, operands: list[Any], run: Run) -> Any:
+    def _apply(self, effect: Effect, call: Call) -> Any:
         """Run an operation and do what its effect says."""
         if effect.note:
-            self.note(label, effect.note)
-        return self._perform[type(effect)](effect, label, operands, run)
+            self.note(call.label, effect.note)
+        return self._perform[type(effect)](effect, call)
 
     def _carriers(self, effect: Effect, operands: list[Any]) -> list[tuple[Signal, Tensor]]:
         """The tensors of the network among operands, the one that an effect acts on first."""
@@ -253,18 +192,15 @@ class Tracer(Provenance, TorchFunctionMode):
             return found
         return [(effect.of, found[0][1]), *((s, x) for s, x in found if s is not effect.of)]
 
-    def _synapses(self, effect: Synapses, label: str, operands: list[Any], run: Run) -> Tensor:
-        x: Tensor = operands[0]
-        signal = self._read(x, label)
-        out: Tensor = run()
+    def _synapses(self, effect: Synapses, call: Call) -> Tensor:
+        x: Tensor = call.operands[0]
+        signal = self._read(x, call.label)
+        out: Tensor = call.run()
         rows: Shape = ()
-        if effect.axes:
-            x = _planes(x, effect.axes)
-            window = effect.window(tuple(x.shape[-3:]), tuple(_planes(out, effect.axes).shape[-3:]))
-        else:
-            window = effect.window((x.shape[-1],), (out.shape[-1],))
-            rows = self.layout.row(tuple(x.shape), signal.node.shape, self.here(label))[:-1]
-        layer = self._layer(effect, label, (signal.node,), window, rows)
+        x, window = planes(x, effect.axes), effect.window(x, out)
+        if not effect.axes:
+            rows = self.layout.row(tuple(x.shape), signal.node.shape, self.here(call.label))[:-1]
+        layer = self._layer(effect, call.label, (signal.node,), window, rows)
         layer.bias |= effect.bias
         port, first = layer.ports[0], layer not in self._called
         self._called.add(layer)
@@ -272,105 +208,104 @@ class Tracer(Provenance, TorchFunctionMode):
         image = self._without_copies(layer, signal, x, steps)
         if image is not None:
             seen = signal if image is x else Signal(signal.node)
-            self._count(port, seen, image, window.in_shape)
+            self.count(port, seen, image, window.in_shape)
             alone = first and signal.node.carries == "spikes"
-            port.add_active(self._ever_active(signal, x, steps) if alone else None)
+            port.add_active(self.ever_active(signal, x, steps) if alone else None)
         self.check(layer.name, out)
         return self.tag(out, Signal(layer))
 
-    def _pool(self, effect: Pool, label: str, operands: list[Any], run: Run) -> Any:
-        x: Tensor = operands[0]
-        signal = self._read(x, label)
-        result = run()
+    def _pool(self, effect: Pool, call: Call) -> Any:
+        x: Tensor = call.operands[0]
+        signal = self._read(x, call.label)
+        result = call.run()
         out = result[0] if isinstance(result, tuple) else result
         y = out if out.dim() == x.dim() else out[..., None, None]  # a mean over the image
-        x, y = _planes(x, effect.axes), _planes(y, effect.axes)
-        window = effect.window(tuple(x.shape[-3:]), tuple(y.shape[-3:]))
-        pool = self._layer(effect, label, (signal.node,), window)
-        self._count(pool.ports[0], signal, x, window.in_shape)
+        x, y, window = planes(x, effect.axes), planes(y, effect.axes), effect.window(x, y)
+        pool = self._layer(effect, call.label, (signal.node,), window)
+        self.count(pool.ports[0], signal, x, window.in_shape)
         if signal.node.carries == "spikes" and effect.area(window) is None:
-            self.note(label, "averages over windows of unequal size: its output has no levels")
+            self.note(call.label, "averages over windows of unequal size: its output has no levels")
         self.send(pool, out, y.reshape(-1, *window.out_shape), window.out_shape)
         return result
 
-    def _merge(self, effect: Merge, label: str, operands: list[Any], run: Run) -> Tensor:
-        carriers = self._carriers(effect, operands)
+    def _merge(self, effect: Merge, call: Call) -> Tensor:
+        carriers = self._carriers(effect, call.operands)
         if effect.product:
             carriers = [(signal.inverted or signal, x) for signal, x in carriers]
         inputs = tuple(signal.node for signal, _ in carriers)
-        shape = self.layout.row_like(carriers[0][1], inputs[0].shape, self.here(label))
-        merged = self._layer(effect, label, inputs, Window(shape, shape))
+        shape = self.layout.row_like(carriers[0][1], inputs[0].shape, self.here(call.label))
+        merged = self._layer(effect, call.label, inputs, Window(shape, shape))
         for port, magnitudes, (signal, x) in zip(
             merged.ports, merged.magnitudes, carriers, strict=False
         ):
-            self._count(port, signal, x, shape)
+            self.count(port, signal, x, shape)
             if self._potentials:
                 magnitudes.add(x, shape)
-        out: Tensor = run()
+        out: Tensor = call.run()
         if self._potentials:
             merged.magnitudes[2].add(out, shape)
         self.send(merged, out, out, shape)
         return out
 
-    def _activation(self, effect: Activation, label: str, operands: list[Any], run: Run) -> Any:
-        x: Tensor = operands[0]
+    def _activation(self, effect: Activation, call: Call) -> Any:
+        x: Tensor = call.operands[0]
         signal = self.known(x)
         if signal is None:
-            return self._unknown(Unknown(), label, operands, run)
-        inputs, place = (signal.node,), self.here(label)
+            return self._unknown(Unknown(), call)
+        inputs, place = (signal.node,), self.here(call.label)
         node = self.place((effect, inputs), place, partial(Node, effect=effect, inputs=inputs))
         node.shape = self.layout.row_like(x, signal.node.shape, place)
         if effect.limit is not None:
-            self._count_written_out(signal, x)
-        out: Tensor = run()
+            self.count_written_out(signal, x)
+        out: Tensor = call.run()
         self.send(node, out, out, node.shape)
         return out
 
-    def _pass_through(self, effect: PassThrough, label: str, operands: list[Any], run: Run) -> Any:
-        carriers = self._carriers(effect, operands)
+    def _pass_through(self, effect: PassThrough, call: Call) -> Any:
+        carriers = self._carriers(effect, call.operands)
         if not carriers:
-            return run()
+            return call.run()
         signal = carriers[0][0]
         if effect.over_time:
             for summand, x in carriers:
                 if summand is not effect.of:
-                    self._count_written_out(summand, x)
+                    self.count_written_out(summand, x)
         inputs = (signal.node,)
-        node = self._costless(effect, label, inputs)
+        node = self._costless(effect, call.label, inputs)
         node.shape = signal.node.shape
-        out = run()
+        out = call.run()
         if effect.carries == "potential":
             self.check(node.name, out)
         origin = None if effect.over_time else signal.origin or signal
         return self.tag(out, Signal(node, origin=origin))
 
-    def _fold(self, effect: Fold, label: str, operands: list[Any], run: Run) -> Tensor:
-        signal = self.signal(operands[0])
+    def _fold(self, effect: Fold, call: Call) -> Tensor:
+        signal = self.signal(call.operands[0])
         layer = signal.node.owner if signal is not None else None
         below = layer.foldable if layer is not None and layer.carries == "potential" else None
         if signal is None or below is None or not effect.constant:
             why = "its statistics are not constant" if below is not None else (
                 "not behind a convolution or linear layer that it could be folded into"
             )  # fmt: skip
-            return self._apply(PassThrough(carries="potential", note=why), label, operands, run)
+            return self._apply(PassThrough(carries="potential", note=why), call)
         below.bias = True
         # The input has been looked at: so the result is finite if these are.
-        place = self.here(label)
+        place = self.here(call.label)
         if (place, below) not in self._checked:  # in the first batch
             self._checked.add((place, below))
             for value in effect.constants:
                 if value is not None:
                     self.check(place, value)
-        return self.tag(run(), Signal(signal.node))
+        return self.tag(call.run(), Signal(signal.node))
 
-    def _unchanged(self, effect: Unchanged, label: str, operands: list[Any], run: Run) -> Any:
-        signal = self.signal(operands[0])
-        out = run()
+    def _unchanged(self, effect: Unchanged, call: Call) -> Any:
+        signal = self.signal(call.operands[0])
+        out = call.run()
         return out if signal is None else self.tag(out, signal)
 
-    def _reorder(self, effect: Reorder, label: str, operands: list[Any], run: Run) -> Any:
-        carriers = self._carriers(effect, operands)
-        out = run()
+    def _reorder(self, effect: Reorder, call: Call) -> Any:
+        carriers = self._carriers(effect, call.operands)
+        out = call.run()
         if not carriers:
             return out
         if isinstance(out, Tensor) and effect.of is None:
@@ -378,33 +313,36 @@ class Tracer(Provenance, TorchFunctionMode):
         inputs = tuple(dict.fromkeys(signal.node for signal, _ in carriers))
         if len(inputs) == 1 or effect.of is not None:
             return self.tag(out, Signal(inputs[0]))
-        return self.tag(out, Signal(self._costless(PassThrough(), label, inputs)))
+        return self.tag(out, Signal(self._costless(PassThrough(), call.label, inputs)))
 
-    def _invert(self, effect: Invert, label: str, operands: list[Any], run: Run) -> Any:
+    def _invert(self, effect: Invert, call: Call) -> Any:
         assert effect.of is not None
-        return self.tag(run(), Signal(effect.of.node, inverted=effect.of))
+        return self.tag(call.run(), Signal(effect.of.node, inverted=effect.of))
 
-    def _overwrite(self, effect: Overwrite, label: str, operands: list[Any], run: Run) -> Any:
+    def _overwrite(self, effect: Overwrite, call: Call) -> Any:
         signal = self.signal(effect.value) or self.signal(effect.target)
-        out = run()
+        out = call.run()
         if signal is not None:
             self.tag(effect.target, Signal(signal.node))
         return out
 
-    def _unknown(self, effect: Unknown, label: str, operands: list[Any], run: Run) -> Any:
+    def _unknown(self, effect: Unknown, call: Call) -> Any:
         """Run an operation that no rule counts, note it, and mark its result."""
-        carriers = self._carriers(effect, operands)
-        out = run()
+        carriers = self._carriers(effect, call.operands)
+        out = call.run()
         parts = out if isinstance(out, (tuple, list)) else (out,)
         tensors = [part for part in parts if isinstance(part, Tensor)]
         if not carriers or not tensors:
             return out
-        self.note(label, "no rule counts it")
-        inputs, place = (carriers[0][0].node,), self.here(label)
+        self.note(call.label, "no rule counts it")
+        inputs, place = (carriers[0][0].node,), self.here(call.label)
         source = partial(
-            Source, inputs=inputs, what="function", elementwise=label in NEURON_FUNCTIONS
+            Source,
+            inputs=inputs,
+            what="function",
+            elementwise=call.label in NEURON_FUNCTIONS,
         )
-        node = self.place((label, inputs), place, source, self._costless_names)
+        node = self.place((call.label, inputs), place, source, self.costless_names)
         node.shape = inputs[0].shape
         for tensor in tensors:
             self.tag(tensor, Signal(node))
@@ -412,7 +350,7 @@ class Tracer(Provenance, TorchFunctionMode):
 
     def _costless(self, effect: PassThrough, label: str, inputs: tuple[Node, ...]) -> Node:
         make = partial(Node, effect=effect, inputs=inputs)
-        return self.place((effect, inputs), self.here(label), make, self._costless_names)
+        return self.place((effect, inputs), self.here(label), make, self.costless_names)
 
     def _layer(
         self,
@@ -436,8 +374,3 @@ class Tracer(Provenance, TorchFunctionMode):
 
 
 _RECURRENT = "recurrent: it reads what came from itself, each round a layer of its own"
-
-
-def _planes(x: Tensor, axes: int) -> Tensor:
-    """x [..., C, L] as [..., C, 1, L]; x [..., C, H, W] as it is."""
-    return x.unsqueeze(-2) if axes == 1 else x

@@ -1,0 +1,216 @@
+"""The modules that run, and which of them are neurons.
+
+A neuron is a module without weights whose output is whole steps; what happens inside it is not
+counted. Hooks on every module tell the tracer where it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import activation, batchnorm, conv, normalization, pooling, rnn, sparse
+
+from multispike.activity.counting import Errors, count_decoded, sum_of_histograms
+from multispike.activity.grid import Grid
+from multispike.activity.provenance import Frame, Node, Signal, Source, is_function
+from multispike.activity.tracing import Tracer
+from multispike.neurons import MIN_THRESHOLD, MultiLevelIF
+
+LAYERS = (
+    conv._ConvNd,
+    nn.Linear,
+    nn.Bilinear,
+    batchnorm._NormBase,
+    normalization.LayerNorm,
+    normalization.GroupNorm,
+    normalization.LocalResponseNorm,
+    nn.RMSNorm,
+    pooling._MaxPoolNd,
+    pooling._AvgPoolNd,
+    pooling._AdaptiveAvgPoolNd,
+    pooling._AdaptiveMaxPoolNd,
+    pooling._LPPoolNd,
+    rnn.RNNBase,
+    rnn.RNNCellBase,
+    sparse.Embedding,
+    activation.MultiheadAttention,
+)
+"""A module that contains one of these is not a neuron."""
+
+
+def is_weightless(module: nn.Module) -> bool:
+    """Whether a module may be a neuron: no layers inside, no parameters but one per channel."""
+    vectors = all(sum(size > 1 for size in p.shape) <= 1 for p in module.parameters())
+    return vectors and not any(isinstance(part, LAYERS) for part in module.modules())
+
+
+@contextmanager
+def hooks(model: nn.Module, tracer: Tracer, errors: bool) -> Iterator[None]:
+    """Tell the tracer which module runs; every hook is removed at the end whatever happens."""
+    seen = Modules(model, tracer, errors)
+    handles, stepped = [], []
+    try:
+        for name, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue  # takes no hooks; what reads its output notes that
+            frame = partial(Frame, module, name, is_weightless(module))
+            if isinstance(module, MultiLevelIF):
+                vars(module)["step"] = partial(seen.step, frame, module, module.step)
+                stepped.append(module)
+            handles += [
+                module.register_forward_pre_hook(partial(seen.enter, frame), with_kwargs=True),
+                module.register_forward_hook(seen.leave),
+            ]
+        yield
+    finally:
+        seen.untraced.close()
+        for handle in handles:
+            handle.remove()
+        for module in stepped:
+            del vars(module)["step"]
+
+
+class Modules:
+    """What the hooks do."""
+
+    def __init__(self, model: nn.Module, tracer: Tracer, errors: bool) -> None:
+        self._root = model
+        self._tracer = tracer
+        self._errors = errors
+        self.untraced = ExitStack()
+        """Open while a neuron of ours runs and is counted: its operations are not traced."""
+
+    def step(
+        self,
+        frame: Callable[[], Frame],
+        module: MultiLevelIF,
+        step: Any,
+        x_t: Tensor,
+        v: Any = None,
+    ) -> tuple[Tensor, Tensor]:
+        """`MultiLevelIF.step`, seen as the module's call is."""
+        self.enter(frame, module, (x_t,), {})
+        spikes, v = step(x_t, v)
+        self._own_neuron(self._tracer.frames.pop(), module, spikes)
+        return spikes, v
+
+    def enter(self, frame: Callable[[], Frame], module: nn.Module, args: Any, kwargs: Any) -> None:
+        """A module begins."""
+        entered, inside = frame(), self._tracer.inside_neuron
+        own = isinstance(module, MultiLevelIF)
+        if own or (entered.weightless and module is not self._root and not inside):
+            values = (*args, *kwargs.values())
+            carried = [signal for value in values if (signal := self._tracer.signal(value))]
+            fed = [signal for signal in carried if not is_function(signal.node)]
+            entered.source = next(iter([*fed, *carried]), None)
+            entered.atomic = not own and len({signal.node for signal in fed}) <= 1
+        entered.inside = inside or entered.atomic
+        if own:
+            self.untraced.enter_context(torch._C.DisableTorchFunction())
+        self._tracer.frames.append(entered)
+
+    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        """A module has returned."""
+        frames = self._tracer.frames
+        while frames and frames[-1].module is not module:
+            frames.pop()  # modules that an exception left
+        if not frames:
+            return
+        frame = frames.pop()
+        if isinstance(module, MultiLevelIF):
+            row = frame.source.node.shape if frame.source else ()
+            self._tracer.layout.check_sequence(frame.name, output, row)
+            self._own_neuron(frame, module, output, args[0] if self._errors else None)
+        elif module is not self._root and not self._tracer.inside_neuron:
+            with torch._C.DisableTorchFunction():
+                self._foreign(frame, output)
+
+    def _own_neuron(
+        self, frame: Frame, module: MultiLevelIF, output: Tensor, x: Tensor | None = None
+    ) -> None:
+        """The output [T, B, ...] of our neuron, or [B, ...] of one step: the grid is known.
+
+        x: its input, where errors are wanted.
+        """
+        grid, leak = own_grid(module), module.spec.beta != 1
+        outer = next((outer for outer in self._tracer.frames if outer.atomic), frame)
+        make = partial(Source, grid=grid, leak=leak)
+        neuron = self._neuron(outer.name, frame.source, output, 0, make)
+        if x is not None:
+            neuron.errors = neuron.errors or Errors()
+            neuron.errors.add(x, output, grid)
+        self.untraced.close()
+
+    def _foreign(self, frame: Frame, output: Any) -> None:
+        """The output of a module, if no rule explains it: spikes, or an unknown function."""
+        outputs = output if isinstance(output, (tuple, list)) else (output,)
+        tensors = [x for x in outputs if isinstance(x, Tensor) and x.is_floating_point()]
+        for index, x in enumerate(tensors):
+            signal = self._tracer.signal(x)
+            if (signal is not None and not is_function(signal.node)) or not x.numel():
+                break
+            source = signal if frame.source is None or not frame.atomic else frame.source
+            make = partial(Source, leak=_leaks(frame.module))
+            neuron = self._neuron(frame.name, source, x, index, make)
+            if neuron.carries == "spikes":
+                return
+            if signal is None:
+                kind = type(frame.module).__name__
+                self._tracer.notes[f"{kind} at {frame.name}: what it computes was not seen"] = None
+        self._tracer.notes.update(dict.fromkeys(frame.notes))
+
+    def _neuron(
+        self, name: str, source: Signal | None, output: Tensor, index: int, make: Any
+    ) -> Source:
+        """The neuron layer `name` sends `output`."""
+        layout = self._tracer.layout
+        inputs: tuple[Node, ...] = () if source is None else (source.node,)
+        neuron: Source = self._tracer.place(
+            ("neuron", index, inputs), name, partial(make, inputs=inputs)
+        )
+        if neuron.carries == "analog" or self._tracer.learn(Signal(neuron), output) == "analog":
+            self._tracer.tag(output, Signal(neuron))
+            return neuron
+        # The layer knows the shape of one row; [T, B, F] and [B, C, L] look alike.
+        like = neuron.integrates or (inputs[0] if inputs else neuron)
+        neuron.shape = layout.row_like(output, like.shape, name)
+        signal = self._tracer.send(neuron, output, output, neuron.shape)
+        steps = layout.steps_of(output, neuron.shape)
+        if steps > 1:
+            decoded = signal.decoded(steps)
+            if decoded is None and neuron.grid is not None:
+                x = layout.time_first(output, steps)
+                decoded = count_decoded(x, neuron.shape, steps, neuron.grid)
+            neuron.decoded = sum_of_histograms(neuron.decoded, decoded)
+        return neuron
+
+
+def own_grid(module: MultiLevelIF) -> Grid:
+    """The values that our neuron can send."""
+    threshold = module.threshold
+    if not isinstance(threshold, Tensor):
+        return Grid(threshold / module.levels, module.levels)
+    threshold = threshold.detach().clamp_min(MIN_THRESHOLD).double().cpu()
+    if threshold.dim() == 0:
+        return Grid(threshold.item() / module.levels, module.levels)
+    return Grid(1 / module.levels, module.levels, threshold)
+
+
+_LEAKS = ("beta", "_beta", "decay", "mem_decay", "leak")
+"""Names of the share of a potential that is left after a step."""
+
+
+def _leaks(module: nn.Module) -> bool:
+    """By the usual names: a share below 1 (snnTorch), `tau` or its logit `w` (SpikingJelly)."""
+    for part in module.modules():
+        for share in (getattr(part, name, None) for name in _LEAKS):
+            if isinstance(share, (float, Tensor)) and bool((torch.as_tensor(share) < 1).any()):
+                return True
+        if hasattr(part, "tau") or isinstance(getattr(part, "w", None), Tensor):
+            return True
+    return False

@@ -1,0 +1,184 @@
+"""What the tensors of a batch carry, the places of the network, and what is counted there."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from multispike.activity.counting import Stats, Tally, measure, split_time
+from multispike.activity.layout import Layout, Shape
+from multispike.activity.provenance import Carries, Effect, Frame, Node, Signal, Source, is_function
+
+Rule = Callable[..., Effect | None]
+"""`rule(signals, *arguments of the operation)`: its effect; None where no values pass."""
+N = TypeVar("N", bound=Node)
+_NOTHING = (None, None)
+
+
+class Signals:
+    """All nodes of the network, and what the tensors of the current batch carry: what rules ask.
+
+    Attributes:
+        nodes: by place, effect and inputs; the same in every batch and at every timestep.
+        notes: what could not be counted, in order.
+        frames: the modules that are running, innermost last.
+        layout: where the tensors of the current batch have time and samples.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nodes: dict[Hashable, Node] = {}
+        self.notes: dict[str, None] = {}
+        self.frames: list[Frame] = []
+        self.layout = Layout(1)
+        self._names: set[str] = set()
+        self.costless_names: set[str] = set()
+        self._signals: dict[int, tuple[weakref.ref[Tensor], Signal]] = {}
+        """By the id of a tensor, which another one may get once it is gone."""
+
+    # --- what tensors carry -----------------------------------------------------------------
+
+    @property
+    def inside_neuron(self) -> bool:
+        """Whether a module that may be a neuron is running."""
+        return bool(self.frames) and self.frames[-1].inside
+
+    def time_axis(self, shape: Shape) -> int:
+        """Where a stacked tensor of this shape has time: 0 or 1."""
+        return self.layout.time_axis(shape)
+
+    def signal(self, x: Any) -> Signal | None:
+        """What a tensor carries; None if it did not come out of the network."""
+        tensor, signal = self._signals.get(id(x), _NOTHING)
+        return signal if tensor is not None and tensor() is x else None
+
+    def known(self, x: Any) -> Signal | None:
+        """`signal`, without the results of unknown functions unless they are spikes."""
+        signal = self.signal(x)
+        if signal is None or not is_function(signal.node):
+            return signal
+        if self.inside_neuron:
+            return None
+        self.learn(signal, x)
+        return signal if signal.node.grid is not None else None
+
+    def tag(self, out: Any, signal: Signal) -> Any:
+        """Say that a tensor (or each of several) carries a signal; returns `out`."""
+        if isinstance(out, Tensor):
+            self._signals[id(out)] = weakref.ref(out), signal
+        elif isinstance(out, (tuple, list)):
+            for part in out:
+                self.tag(part, Signal(signal.node))
+        return out
+
+    def learn(self, signal: Signal, x: Tensor) -> Carries:
+        """Let a source look at its values; if that was news, everything behind it changes."""
+        if not signal.learned and isinstance(signal.node, Source) and signal.node.learn(x):
+            for node in self.nodes.values():
+                node.refresh()
+        signal.learned = True
+        return signal.node.carries
+
+    # --- places and nodes -------------------------------------------------------------------
+
+    def note(self, label: str, why: str) -> None:
+        """Add a line to what was not counted."""
+        module = self.frames[-1].name if self.frames else ""
+        line = f"{label} at {module or 'the network itself'}: {why}"
+        atomic = next((frame for frame in self.frames if frame.atomic), None)
+        if atomic is not None:
+            atomic.notes.append(line)
+        else:
+            self.notes[line] = None
+
+    def here(self, label: str) -> str:
+        """Where we are: the module if it has no parts, else module.operation."""
+        if not self.frames:
+            return label
+        frame = self.frames[-1]
+        if frame.name and not any(True for _ in frame.module.children()):
+            return frame.name
+        return f"{frame.name}.{label}" if frame.name else label
+
+    def place(
+        self, key: Hashable, place: str, make: Callable[[str], N], names: set[str] | None = None
+    ) -> N:
+        """The node of this key at a place, made at its first call under a name of its own.
+
+        names: those taken; what is no row of a table takes no layer's name.
+        """
+        names = self._names if names is None else names
+        node = self.nodes.get((place, key))
+        if node is None:
+            name, copies = place, 1
+            while name in names:
+                copies += 1
+                name = f"{place}#{copies}"
+            names.add(name)
+            node = self.nodes[place, key] = make(name)
+            for reader in node.inputs:
+                reader.readers.add(node)
+        return node  # pyright: ignore[reportReturnType]
+
+    # --- counting ---------------------------------------------------------------------------
+
+    def measured(self, signal: Signal, x: Tensor, shape: Shape) -> Stats:
+        """Statistics of x [..., *shape], from memory if there are any."""
+        for stats in signal.stats:
+            if stats.shape == shape or len(shape) == 1:
+                return stats
+        steps = self.layout.steps_of(x, shape)
+        x = self.layout.time_first(x, steps)
+        first = x.shape[0] % steps == 0
+        signal.stats.append(measure(x, shape, signal.node.grid, steps if first else 1))
+        return signal.stats[-1]
+
+    def count(self, port: Tally, signal: Signal, x: Tensor, shape: Shape) -> None:
+        """Add what a layer reads through one port; potentials are dense, only synapses look."""
+        node = signal.node
+        if node.carries == "potential":
+            port.add_dense(x.numel(), shape)
+            return
+        stats = self.measured(signal, x, shape)
+        port.add(stats, node.grid.step if node.grid else 0.0)
+        self.count_written_out(signal, x, stats)
+
+    def count_written_out(self, signal: Signal, x: Tensor, stats: Stats | None = None) -> None:
+        """Where a neuron's spikes are read: count what it sends, once, if no module is it."""
+        origin = signal.origin or signal
+        node, grid, read = origin.node, origin.node.grid, signal.node.grid
+        if origin.sent or grid is None or read is None or not is_function(node):
+            return
+        origin.sent = True
+        node.shape = self.layout.row_like(x, node.shape, node.name)
+        stats = stats or self.measured(signal, x, node.shape)
+        if stats.amplitude is not None:  # in values, of a constant multiple perhaps
+            stats = replace(stats, amplitude=stats.amplitude * (grid.step / read.step))
+        node.out.add(stats, grid.step)
+
+    def send(self, node: Node, out: Tensor, x: Tensor, shape: Shape) -> Signal:
+        """Tag `out`, and count it (seen as x [..., *shape]) unless it is potentials."""
+        signal = Signal(node)
+        self.tag(out, signal)
+        if node.carries != "potential":
+            stats = self.measured(signal, x, shape)
+            node.out.add(stats, node.grid.step if node.grid else 0.0)
+        return signal
+
+    def ever_active(self, signal: Signal, x: Tensor, steps: int) -> float | None:
+        """Elements of x that are not zero at every timestep."""
+        if signal.active is None:
+            decoded = signal.decoded(steps)
+            if steps == 1:
+                signal.active = float(sum(stats.events.sum() for stats in signal.stats[:1]))
+            elif decoded is not None:
+                signal.active = float(decoded[1:].sum())
+            else:
+                over_time = split_time(self.layout.time_first(x, steps), steps)
+                if over_time is not None:
+                    signal.active = float(over_time.amax(0).count_nonzero())
+        return signal.active
