@@ -223,10 +223,10 @@ class State:
         return [
             (name or "the network itself", module, method)
             for name, module in self._modules
-            if not isinstance(module, LAYERS) and not hasattr(module, "compute")
-            if is_weightless(module) or _own_tensors(module)
             for method in ("reset", "reset_mem", "reset_states")
             if _takes_nothing(getattr(module, method, None))
+            if not isinstance(module, LAYERS) and not hasattr(module, "compute")
+            if is_weightless(module) or _own_tensors(module)
         ]
 
     def _tensors(self) -> dict[str, tuple[Tensor, int]]:
