@@ -249,6 +249,31 @@ def test_the_size_of_batches_changes_nothing(network, shape, sizes):
         assert not parts.not_counted
 
 
+@pytest.mark.parametrize(
+    ("shape", "timesteps", "note"),
+    [
+        ((4, 4, 9), None, "inputs: [4, 4, 9] were taken for [T, B, ...]"),
+        ((4, 4, 9), 1, None),
+        ((4, 3, 9), None, None),
+    ],
+)
+def test_timesteps_tell_axes_apart_where_sizes_do_not(shape, timesteps, note):
+    model = nn.Sequential(nn.Conv1d(shape[1], 2, 3), nn.Flatten(), nn.Linear(14, 2))
+    activity = record_activity(model, labelled(torch.rand(shape).round()), timesteps=timesteps)
+    assert activity.not_counted == ((note,) if note else ())
+    assert activity.records[0].input.levels == (1 if note else 0)  # frames may be events
+
+
+def test_timesteps_are_the_models_or_given_and_counts():
+    class Timed(nn.Linear):
+        timesteps = 1
+
+    x = torch.rand(4, 4, 9)
+    assert not record_activity(Timed(9, 2), labelled(x)).not_counted
+    with pytest.raises(InputError, match=r"^timesteps: got 0, allowed: an integer >= 1, or None"):
+        record_activity(nn.Linear(9, 2), labelled(x), timesteps=0)
+
+
 @pytest.mark.parametrize("batch", [1, 4, 8])
 def test_channels_of_a_neuron_are_not_samples_whatever_the_batch(batch):
     model = nn.Sequential(nn.Conv2d(1, 8, 3), MultiLevelIF(4), nn.Flatten(), nn.Linear(288, 2))

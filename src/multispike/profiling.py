@@ -24,13 +24,14 @@ def profile(
     *,
     fanout: Fanout = "lemaire",
     graded_op: GradedOp = "mac",
+    timesteps: int | None = None,
     max_batches: int | None = None,
 ) -> EnergyReport:
     """What one inference of any model costs, from its activity on real inputs.
 
     Args:
-        model, loader, max_batches: as for `multispike.activity.record_activity`: our networks,
-            plain PyTorch, or neurons of other libraries.
+        model, loader, timesteps, max_batches: as for `multispike.activity.record_activity`: our
+            networks, plain PyTorch, or neurons of other libraries.
         energy: a profile's name, a YAML file, or a `Profile`.
         bits: width of weights, potentials and operations: 8, 16 or 32.
         fanout, graded_op: as for `multispike.energy.count.count_layer`.
@@ -48,7 +49,7 @@ def profile(
     0.33
     """
     constants = checked_profile(energy, bits, fanout, graded_op, argument="energy")
-    activity = record_activity(model, loader, max_batches=max_batches)
+    activity = record_activity(model, loader, timesteps=timesteps, max_batches=max_batches)
     return price_layers(
         activity.records,
         constants,

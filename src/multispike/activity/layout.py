@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from multispike.errors import InputError
-from multispike.layer_record import reach
+from multispike.layer_record import positions_read
 
 Shape = tuple[int, ...]
 Time = Literal["first", "second", "unknown"]
@@ -46,7 +46,7 @@ class Window:
             places = torch.arange(size)[:, None]
             return ((places >= starts) & (places < ends)).sum(1).double()
         constants = (self.kernel, self.stride, self.padding, self.dilation)
-        pairs = reach(size, out, *(constant[axis] for constant in constants))
+        pairs = positions_read(size, out, *(constant[axis] for constant in constants))
         return torch.tensor(pairs, dtype=torch.float64)
 
     def taps(self, per_position: Tensor) -> float:

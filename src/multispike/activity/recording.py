@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from multispike.activity.modules import LAYERS, hooks, is_weightless
-from multispike.activity.result import Activity
+from multispike.results import Activity
 from multispike.activity.summary import summarise
 from multispike.activity.tracing import Tracer
 from multispike.errors import InputError, invalid, is_count
@@ -52,7 +52,7 @@ def record_activity(
 
     >>> layer = nn.Linear(4, 2, bias=False)
     >>> activity = record_activity(layer, [(torch.eye(4), torch.zeros(4, dtype=torch.long))])
-    >>> activity.records[0].events_in, activity.records[0].taps_in
+    >>> activity.records[0].input.events, activity.records[0].input.taps
     (1.0, 1.0)
     """
     for name, count in (("timesteps", timesteps), ("max_batches", max_batches)):

@@ -44,9 +44,7 @@ def summarise(
         records=tuple(_record(layer, followers.get(layer), samples) for layer in layers),
         neurons=tuple(rows),
         sums=tuple(
-            _residual(node, followers.get(node), samples)
-            for node in layers
-            if node.kind == "add"
+            _residual(node, followers.get(node), samples) for node in layers if node.kind == "add"
         ),
         samples=samples,
         accuracy=accuracy,
