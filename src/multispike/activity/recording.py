@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from multispike.activity.modules import LAYERS, hooks, is_weightless
-from multispike.results import Activity
 from multispike.activity.summary import summarise
 from multispike.activity.tracing import Tracer
 from multispike.errors import InputError, invalid, is_count
+from multispike.results import Activity
 
 
 def record_activity(
