@@ -20,7 +20,7 @@ import torch
 from short_runs import MULTISPIKE, arguments, study, trained
 from torch import Tensor, nn
 
-from multispike.models.layers import NeuronFactory
+from multispike.models.blocks import NeuronFactory
 from multispike.neurons import barrier
 
 
@@ -91,7 +91,7 @@ def worker(name: str, arguments: list[str]) -> int:
 
     def replaced(self: NeuronFactory, threshold: float | nn.Parameter) -> nn.Module:
         assert isinstance(threshold, float)
-        return BARRIERS[name](self.levels, threshold)
+        return BARRIERS[name](self.config.levels, threshold)
 
     NeuronFactory.barrier = replaced
     from multispike.cli import main as multispike

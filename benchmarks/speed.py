@@ -48,15 +48,8 @@ LIMITS = [  # case, reference, largest ratio that the project promises
     ("training/vgg11 T=4 N=1", "training/spikingjelly vgg11 T=4", 1 / 1.5),
     ("training/vgg11 T=1 N=4", "training/spikingjelly vgg11 T=4", 1 / 5),
     ("inference/vgg11 T=1 N=4", "inference/vgg11 relu", 1.1),
-    ("training/vgg11 T=4 N=1", "training/vgg11 T=4 N=1 spikes kept as floats", 1.05),
     ("memory/vgg11 T=4 N=1", "memory/spikingjelly vgg11 T=4", 0.6),
     ("tensors/vgg11 T=4 N=1", "tensors/spikingjelly vgg11 T=4", 0.6),
-    ("tensors/vgg11 T=4 N=1", "tensors/vgg11 T=4 N=1 spikes kept as floats", 1.0),
-    (
-        "tensors/sparse_resnet18 T=1 N=4",
-        "tensors/sparse_resnet18 T=1 N=4 spikes kept as floats",
-        1.0,
-    ),
 ]
 
 

@@ -63,17 +63,6 @@ def network_case(network: Any, training: bool, logits: Any = None) -> Case:
     return step if training else infer
 
 
-def floats_kept_case(network: Any) -> Case:
-    """A training step whose convolutions keep spikes for the backward as they are, not as bytes."""
-    from torch.autograd.graph import saved_tensors_hooks
-
-    def logits(images: Any) -> Any:
-        with saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor):  # ours stay out
-            return network(images)
-
-    return network_case(network, True, logits)
-
-
 def our_cases() -> dict[str, Callable[[], Case]]:
     """Name -> a function that prepares the case."""
     import torch
@@ -106,11 +95,6 @@ def our_cases() -> dict[str, Callable[[], Case]]:
                 cases[f"{part}/{arch} {label}"] = lambda a=arch, o=options, p=part: network_case(
                     create_model(a, **o), p != "inference"
                 )
-    for arch, label in (("vgg11", "T=4 N=1"), ("sparse_resnet18", "T=1 N=4")):
-        for part in ("training", *IN_MIB):
-            cases[f"{part}/{arch} {label} spikes kept as floats"] = (
-                lambda a=arch, o=networks[label]: floats_kept_case(create_model(a, **o))
-            )
     return cases
 
 

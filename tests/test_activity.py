@@ -15,7 +15,7 @@ from multispike import MultiLevelIF, create_model
 from multispike.activity import record_activity
 from multispike.errors import InputError
 from multispike.layer_record import Stream
-from multispike.models.layers import OverTime
+from multispike.models.blocks import OverTime
 
 
 class Frames(nn.Module):

@@ -10,7 +10,8 @@ from multispike.activity.counting import measure
 from multispike.activity.grid import Grid, find_grid
 from multispike.activity.layout import Window
 from multispike.activity.provenance import Source
-from multispike.ops import count_levels, library
+from multispike.ops.build import library
+from multispike.ops.counts import count_levels
 
 STEPS = (0.25, 0.3 / 7, 1.0, 0.873)
 

@@ -29,8 +29,8 @@ from multispike.activity.avalanche import (
 from multispike.commands.avalanche import avalanche, study
 from multispike.config.commands import AvalancheConfig
 from multispike.errors import InputError
+from multispike.models.blocks import ResidualBlock
 from multispike.models.network import Network
-from multispike.models.resnet import ResidualBlock
 from multispike.models.table import FAMILIES
 from multispike.report.avalanche import along_depth, drawn_as, terminal_table, title
 

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import warnings
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -15,10 +16,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from multispike import MultiLevelIF, kernels
-from multispike.neurons import _Spikes
-from multispike.ops import FusedSpikes, layer, library, usable
-from multispike.surrogate import SURROGATES, NeuronSpec, level, threshold_gradient
+from multispike import MultiLevelIF
+from multispike.ops import spikes as operator
+from multispike.ops.build import library
+from multispike.ops.reference import Constants
+from multispike.surrogate import SURROGATES, level, threshold_gradient
 
 SLOPE = dict(rtol=1e-4, atol=1e-5)
 """The *eager* sigmoid loses digits in 1 - s and in alpha * N * h/V_th (the fused one is held to
@@ -31,24 +33,54 @@ thresholds = st.floats(2**-10, 2.0**10, width=32)
 
 
 def spec(levels=4, surrogate="sigmoid", alpha=5.0, v_init=0.0, beta=1.0, detach_reset=True):
-    return NeuronSpec(levels, surrogate, alpha, v_init, beta, detach_reset)
+    return Constants(levels, surrogate, alpha, v_init, beta, detach_reset)
+
+
+def number(threshold):
+    """V_th as the operator takes it: a number is float64 without axes."""
+    return torch.as_tensor(threshold, dtype=None if isinstance(threshold, Tensor) else torch.double)
+
+
+def taken(x, threshold, constants):
+    return operator.kernels_take(x, number(threshold), constants)
+
+
+def run(x, v, threshold, constants, last):
+    """Spikes, and V[T-1] or None."""
+    spikes, v = operator.spikes(x, v, number(threshold), *constants, last)
+    assert last or not v.numel()
+    return spikes, v if last else None
+
+
+@contextmanager
+def without_kernels():
+    """As on a machine without a compiler, forward and backward."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(operator, "library", lambda: None)
+        yield
+
+
+def eager(*inputs):
+    with without_kernels():
+        return run(*inputs)
 
 
 def compare(x, v, threshold, constants, last, **tolerance):
     """Both implementations on the same inputs: equal bits forward, near gradients."""
-    assert usable(x, v, threshold, constants)
+    assert taken(x, threshold, constants)
     inputs = [t for t in (x, v, threshold) if isinstance(t, Tensor) and t.requires_grad]
     outcomes = []
-    for function in (_Spikes, FusedSpikes):
-        outputs = [t for t in function.apply(x, v, threshold, constants, last) if t is not None]
-        generator = torch.Generator().manual_seed(3)
-        grads = [torch.randn(t.shape, generator=generator) for t in outputs]
-        outcomes.append((outputs, torch.autograd.grad(outputs, inputs, grads)))
-    (eager, eager_grads), (fused, fused_grads) = outcomes
-    for a, b in zip(eager, fused, strict=True):
+    for implementation in (without_kernels, nullcontext):
+        with implementation():
+            outputs = [t for t in run(x, v, threshold, constants, last) if t is not None]
+            generator = torch.Generator().manual_seed(3)
+            grads = [torch.randn(t.shape, generator=generator) for t in outputs]
+            outcomes.append((outputs, torch.autograd.grad(outputs, inputs, grads)))
+    (expected, expected_grads), (fused, fused_grads) = outcomes
+    for a, b in zip(expected, fused, strict=True):
         assert torch.equal(a, b)
         assert a.stride() == b.stride()
-    for a, b in zip(eager_grads, fused_grads, strict=True):
+    for a, b in zip(expected_grads, fused_grads, strict=True):
         assert_close(b, a, **(tolerance or SLOPE))
 
 
@@ -69,8 +101,8 @@ def test_edges(n, threshold):
         (torch.nextafter(edges, torch.tensor(-torch.inf)), lower),
     ):
         x = x[None, None]
-        assert usable(x, None, threshold, spec(n))
-        spikes = FusedSpikes.apply(x, None, threshold, spec(n), False)[0]
+        assert taken(x, threshold, spec(n))
+        spikes = run(x, None, threshold, spec(n), False)[0]
         assert torch.equal(spikes[0, 0], expected)
         assert torch.equal(spikes, level(x, threshold, n) / n * threshold)
 
@@ -84,10 +116,10 @@ def test_forward_is_that_of_the_eager_code(steps, n, threshold, v_init, beta, st
     x = (torch.randn(steps, 2, 300, generator=generator) + 0.3) * threshold
     v = torch.rand(2, 300, generator=generator) * threshold / n if state else None
     constants = spec(n, v_init=v_init, beta=beta)
-    eager = _Spikes.apply(x, v, threshold, constants, last)
-    fused = FusedSpikes.apply(x, v, threshold, constants, last)
-    assert torch.equal(eager[0], fused[0])
-    assert torch.equal(eager[1], fused[1]) if last else fused[1] is None
+    expected = eager(x, v, threshold, constants, last)
+    fused = run(x, v, threshold, constants, last)
+    assert torch.equal(expected[0], fused[0])
+    assert torch.equal(expected[1], fused[1]) if last else fused[1] is None
 
 
 @pytest.mark.parametrize("surrogate", SURROGATES)
@@ -142,20 +174,17 @@ def test_gradients_against_autograd(surrogate, detach_reset):
 
     def gradients(function, dtype):
         inputs = [t.to(dtype).requires_grad_() for t in (x, v, torch.tensor(0.75))]
-        assert usable(*inputs, constants) == (dtype == torch.float32)
+        assert taken(inputs[0], inputs[2], constants) == (dtype == torch.float32)
         spikes, last = function(*inputs)
         return torch.autograd.grad([(spikes**2).sum() + (last**3).sum()], inputs)
 
-    def fused(x, v, threshold):
-        return FusedSpikes.apply(x, v, threshold, constants, True)
-
-    def eager(x, v, threshold):
-        return _Spikes.apply(x, v, threshold, constants, True)
+    def neurons(x, v, threshold):
+        return run(x, v, threshold, constants, True)
 
     expected = gradients(plain, torch.float64)
-    for a, b in zip(gradients(eager, torch.float64), expected, strict=True):
+    for a, b in zip(gradients(neurons, torch.float64), expected, strict=True):
         assert_close(a, b, rtol=1e-9, atol=1e-12)
-    for a, b in zip(gradients(fused, torch.float32), expected, strict=True):
+    for a, b in zip(gradients(neurons, torch.float32), expected, strict=True):
         assert_close(a.double(), b, **SLOPE)
 
 
@@ -167,7 +196,7 @@ def test_the_sum_of_bumps_has_float_accuracy(n, alpha, threshold):
     threshold = torch.tensor(threshold)
     step = threshold.double() / n
     x = torch.linspace(0, threshold.item() * (1 + 1 / n), 5001)[None, None].requires_grad_()
-    fused = FusedSpikes.apply(x, None, threshold.item(), spec(n, alpha=alpha), False)[0]
+    fused = run(x, None, threshold.item(), spec(n, alpha=alpha), False)[0]
     fused.sum().backward()
     u = alpha * (x.detach().double()[0, 0] / step - torch.arange(1, n + 1)[:, None])
     expected = (alpha * torch.sigmoid(u) * torch.sigmoid(-u)).sum(0)
@@ -182,15 +211,15 @@ def test_far_potentials_have_no_slope_and_no_overflow():
 
 def test_constants_beyond_floats_are_left_to_the_eager_code():
     x = torch.randn(1, 2, 3)
-    assert not usable(x, None, 1.0, spec(255, alpha=60.0))
-    assert usable(x, None, 1.0, spec(1, alpha=60.0))
-    assert usable(x, None, 1.0, spec(255, "ste", alpha=60.0))
+    assert not taken(x, 1.0, spec(255, alpha=60.0))
+    assert taken(x, 1.0, spec(1, alpha=60.0))
+    assert taken(x, 1.0, spec(255, "ste", alpha=60.0))
 
 
 def test_not_a_number_stays_one():
     x = torch.tensor([[[float("nan"), 0.5]]])
     for last in (False, True):
-        spikes, v = FusedSpikes.apply(x, None, 1.0, spec(), last)
+        spikes, v = run(x, None, 1.0, spec(), last)
         assert spikes.isnan().tolist() == [[[True, False]]]
         assert v is None or v.isnan().tolist() == [[True, False]]
 
@@ -216,7 +245,7 @@ def test_memory_layouts(surrogate, learned, layout):
     # More than one block, with channels that begin and end inside of blocks.
     x = LAYOUTS[layout](torch.randn(3, 2, 5, 9, 11) + 0.3).requires_grad_()
     threshold = (torch.rand(5, 1, 1) + 0.5).requires_grad_() if learned == "channel" else 0.7
-    spikes = FusedSpikes.apply(x, None, threshold, spec(surrogate=surrogate), False)[0]
+    spikes = run(x, None, threshold, spec(surrogate=surrogate), False)[0]
     if layout not in ("batch first", "every second"):
         assert spikes[0].stride() == x[0].stride()
     assert spikes.stride(0) == spikes[0].numel()
@@ -248,13 +277,12 @@ def test_gradients_in_other_layouts():
     x = torch.randn(4, 2, 3, 5, 5).requires_grad_()
     grad = torch.randn(2, 3, 5, 5).contiguous(memory_format=torch.channels_last).expand_as(x)
     for surrogate in SURROGATES:
-        expected, got = (
-            torch.autograd.grad(
-                function.apply(x, None, 1.0, spec(surrogate=surrogate), False)[0], x, grad
-            )[0]
-            for function in (_Spikes, FusedSpikes)
-        )
-        assert_close(got, expected, **SLOPE)
+        outcomes = []
+        for implementation in (without_kernels, nullcontext):
+            with implementation():
+                spikes, _ = run(x, None, 1.0, spec(surrogate=surrogate), False)
+                outcomes += torch.autograd.grad(spikes, x, grad)
+        assert_close(outcomes[1], outcomes[0], **SLOPE)
 
 
 @pytest.mark.parametrize("shape", [(1, 0, 3), (2, 0, 3, 4, 4), (1, 2, 0), (2, 1, 1, 1, 1)])
@@ -273,9 +301,9 @@ def test_results_past_the_cache_are_the_same(surrogate, dtype, shape, monkeypatc
     x = torch.randn(shape).to(dtype).requires_grad_()
     grad = torch.randn(shape).to(dtype)
     outcomes = []
-    for limit in (layer.CACHED, 0):
-        monkeypatch.setattr(layer, "CACHED", limit)
-        spikes, last = FusedSpikes.apply(x, None, 1.0, spec(4, surrogate), True)
+    for limit in (operator.CACHED, 0):
+        monkeypatch.setattr(operator, "CACHED", limit)
+        spikes, last = run(x, None, 1.0, spec(4, surrogate), True)
         outcomes.append((spikes, last, *torch.autograd.grad(spikes, x, grad)))
     for cached, streamed in zip(*outcomes, strict=True):
         assert torch.equal(cached, streamed)
@@ -318,10 +346,11 @@ def test_steps_equal_the_sequence(surrogate):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
-def test_other_types_run_eagerly(dtype):
+def test_other_types(dtype):
+    """float64 runs eagerly, float16 as float32 between two conversions."""
     x = torch.randn(2, 3, 8).to(dtype).requires_grad_()
     neuron = MultiLevelIF(4)
-    assert not usable(x, None, 1.0, neuron.spec)
+    assert taken(x, 1.0, spec()) == (dtype == torch.float16)
     spikes, v = neuron.step(x[0])
     spikes.sum().backward()
     assert spikes.dtype == x.grad.dtype == dtype
@@ -357,8 +386,8 @@ def test_bfloat16_is_float32_between_conversions(
         rest = inputs[1:]
         given_v = rest.pop(0) if state else None
         given_threshold = rest.pop(0) if rest else threshold
-        assert usable(inputs[0], given_v, given_threshold, constants)
-        outputs = FusedSpikes.apply(inputs[0], given_v, given_threshold, constants, state)
+        assert taken(inputs[0], given_threshold, constants)
+        outputs = run(inputs[0], given_v, given_threshold, constants, state)
         outputs = [t for t in outputs if t is not None]
         generator = torch.Generator().manual_seed(3)
         grads = [torch.randn(t.shape, generator=generator).bfloat16() for t in outputs]
@@ -383,9 +412,9 @@ def test_bfloat16_forward_is_that_of_the_eager_code(steps, n, threshold, beta, s
     x = ((torch.randn(steps, 2, 300, generator=generator) + 0.3) * threshold).bfloat16()
     v = torch.rand(2, 300, generator=generator) * threshold / n if state else None
     constants = spec(n, beta=beta)
-    assert usable(x, v, threshold, constants)
-    expected, expected_v = _Spikes.apply(x.float(), v, threshold, constants, True)
-    spikes, last = FusedSpikes.apply(x, v, threshold, constants, True)
+    assert taken(x, threshold, constants)
+    expected, expected_v = eager(x.float(), v, threshold, constants, True)
+    spikes, last = run(x, v, threshold, constants, True)
     assert torch.equal(spikes, expected.bfloat16())
     assert torch.equal(last, expected_v)
 
@@ -403,7 +432,7 @@ def test_bfloat16_spikes_are_whole_levels(n):
 def test_bfloat16_extremes(value):
     """Gradients at the ends of the range round as torch rounds, NaN included."""
     x = torch.full((1, 1, 40), 0.5, dtype=torch.bfloat16, requires_grad=True)
-    spikes, v = FusedSpikes.apply(x, None, 1.0, spec(surrogate="ste"), True)
+    spikes, v = run(x, None, 1.0, spec(surrogate="ste"), True)
     # dL/dx = dL/ds + dL/dV: the sum is the float whose rounding is looked at.
     torch.autograd.backward([spikes, v], [torch.zeros_like(spikes), torch.full((1, 40), value)])
     expected = torch.full((1, 1, 40), value).bfloat16()
@@ -421,7 +450,7 @@ def test_the_module_in_bfloat16(surrogate, learn, dtype, monkeypatch):
     results = []
     for fused in (True, False):
         if not fused:
-            monkeypatch.setattr("multispike.neurons.usable", lambda *_: False)
+            monkeypatch.setattr(operator, "library", lambda: None)
         y = x.clone().requires_grad_()
         spikes = neuron(y)
         (spikes * weights).sum().backward()
@@ -481,7 +510,7 @@ def test_autocast_trains_in_channels_last():
     assert network[0].weight.grad.dtype == torch.float32
 
 
-def test_tensors_without_memory_run_eagerly():
+def test_tensors_without_memory():
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     assert MultiLevelIF(4)(torch.randn(2, 3, 8, device="meta")).shape == (2, 3, 8)
@@ -495,7 +524,7 @@ def test_tensors_without_memory_run_eagerly():
     [(False, torch.float32), (True, torch.float32), (True, torch.bfloat16)],
 )
 def test_compiled_models_see_one_graph(surrogate, learn, dtype):
-    """torch.compile traces the eager code, without a graph break, to the fused numbers."""
+    """torch.compile sees one operation, without a graph break, with the same numbers."""
     torch._dynamo.reset()  # it keeps eight variants of a function, and here are nine
     neuron = MultiLevelIF(4, 0.8, surrogate, v_init=0.5, learn_threshold=learn)
     x = torch.randn(3, 2, 6, 5, 5).to(dtype)
@@ -513,7 +542,7 @@ def test_compiled_models_see_one_graph(surrogate, learn, dtype):
         assert a is b is None or assert_close(a, b, **slope) is None
 
 
-def test_exports_see_traceable_operations():
+def test_exports_see_the_operator():
     program = torch.export.export(MultiLevelIF(4).eval(), (torch.randn(1, 2, 8),))
     x = torch.randn(1, 2, 8)
     assert torch.equal(program.module()(x), MultiLevelIF(4)(x))
@@ -545,7 +574,7 @@ def afresh(monkeypatch, tmp_path):
 def test_without_a_compiler(compiler, afresh, monkeypatch):
     """One warning, once, that names the reason; same spikes from the eager code."""
     x = torch.randn(2, 3, 8)
-    expected = _Spikes.apply(x, None, 1.0, spec(), False)[0]
+    expected = eager(x, None, 1.0, spec(), False)[0]
     monkeypatch.setenv("CC", compiler)
     with pytest.warns(RuntimeWarning, match=r"without their compiled kernels: .") as caught:
         assert torch.equal(MultiLevelIF(4)(x), expected)
@@ -565,7 +594,7 @@ def test_without_openmp(afresh, monkeypatch, tmp_path):
     monkeypatch.setenv("CC", str(compiler))
     assert library() is not None
     x = torch.randn(2, 5, 64, 81)
-    assert torch.equal(MultiLevelIF(4)(x), _Spikes.apply(x, None, 1.0, spec(), False)[0])
+    assert torch.equal(MultiLevelIF(4)(x), eager(x, None, 1.0, spec(), False)[0])
 
 
 def test_unwritable_cache(afresh, monkeypatch):
@@ -597,7 +626,7 @@ def test_a_broken_library_does_not_stop_the_neurons(afresh):
     found.unlink()
     found.write_bytes(b"")
     assert library() is not None
-    assert kernels.usable(torch.randn(1, 2, 3), None, 1.0, spec())
+    assert taken(torch.randn(1, 2, 3), 1.0, spec())
 
 
 def test_training_after_inference_mode():

@@ -10,8 +10,7 @@ from torch.testing import assert_close
 
 from multispike import MultiLevelIF, create_model, list_models
 from multispike.errors import InputError
-from multispike.models.layers import Merge
-from multispike.models.resnet import ResidualBlock
+from multispike.models.blocks import Merge, ResidualBlock
 
 SMALL = dict(num_classes=10, in_channels=3)
 NEURONS = {

@@ -8,13 +8,9 @@ error of an edge, so the quotient is only a first guess that two comparisons set
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from numbers import Real
 
 import torch
 from torch import Tensor
-
-from multispike.errors import invalid, is_count, unknown
 
 Threshold = float | Tensor
 """V_th: one number, or a tensor that broadcasts against the potential."""
@@ -38,7 +34,8 @@ def sigmoid_gradient(h: Tensor, threshold: Threshold, levels: int, alpha: float)
     """Sum of one logistic bump a level: sum_k alpha * s(u_k) (1 - s(u_k)), u_k = alpha (h/D - k).
 
     With D = V_th/N this is the sum over k of D * a' s(a'(h - kD)) (1 - s(a'(h - kD))), a' = alpha/D
-    (arXiv 2510.24637; for N = 1 and V_th = 1 its sigma'(x, alpha)).
+    (arXiv 2510.24637; for N = 1 and V_th = 1 its sigma'(x, alpha)). 0 at an infinite potential, NaN
+    at NaN.
 
     >>> round(sigmoid_gradient(torch.tensor(1.0), 1.0, 1, 5.0).item(), 6)
     1.25
@@ -98,36 +95,3 @@ SURROGATES: dict[str, Callable[[Tensor, Threshold, int, float], Tensor]] = {
 
 WINDOWS = {"ste": 0, "clip": 1}
 """Gradients that are 1 in a window and 0 outside: levels by which it reaches beyond V_th."""
-
-
-def is_number(value: object) -> bool:
-    """Whether an argument is a real number, of Python or numpy.
-
-    >>> [is_number(value) for value in (1, 0.5, "1", None)]
-    [True, True, False, False]
-    """
-    return isinstance(value, Real)
-
-
-@dataclass(frozen=True)
-class NeuronSpec:
-    """The constants of a multi-level IF neuron; see `MultiLevelIF` for their meaning."""
-
-    levels: int
-    surrogate: str
-    alpha: float
-    v_init: float
-    beta: float
-    detach_reset: bool
-
-    def __post_init__(self) -> None:
-        if not is_count(self.levels):
-            raise invalid("levels", self.levels, "an integer >= 1")
-        if self.surrogate not in SURROGATES:
-            raise unknown("surrogate", str(self.surrogate), SURROGATES)
-        if not (is_number(self.alpha) and 0 < self.alpha < float("inf")):
-            raise invalid("alpha", self.alpha, "a finite number > 0")
-        if not (is_number(self.v_init) and 0 <= self.v_init < 1):
-            raise invalid("v_init", self.v_init, "a number of levels in [0, 1)")
-        if not (is_number(self.beta) and 0 < self.beta <= 1):
-            raise invalid("beta", self.beta, "a number in (0, 1]")

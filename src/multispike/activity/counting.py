@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from multispike.activity.grid import Grid
-from multispike.ops import Counts, count_levels
+from multispike.ops.counts import Counts, count_levels
 
 COUNTED_LEVELS = 31
 """Up to this many levels are counted one by one, into a histogram."""

@@ -137,7 +137,7 @@ class Modules:
 
         x: its input, where errors are wanted.
         """
-        grid, leak = own_grid(module), module.spec.beta != 1
+        grid, leak = own_grid(module), module.config.beta != 1
         outer = next((outer for outer in self._tracer.frames if outer.atomic), frame)
         make = partial(Source, grid=grid, leak=leak)
         neuron = self._neuron(outer.name, frame.source, output, 0, make)

@@ -55,9 +55,8 @@ from multispike.export.layers import (
 )
 from multispike.export.network import IntegerNetwork
 from multispike.export.overflow import FOLDED, RATIO, largest_outputs
-from multispike.models.layers import OverTime
+from multispike.models.blocks import OverTime, ResidualBlock
 from multispike.models.network import Network
-from multispike.models.resnet import ResidualBlock
 from multispike.neurons import MultiLevelIF
 
 STEP_MAX = 2**20 - 1
@@ -138,7 +137,7 @@ class _Walker:
         self.mean, self.std = np.array(mean, np.float64), np.array(std, np.float64)
         neurons = [module for module in model.modules() if isinstance(module, MultiLevelIF)]
         level = float(np.median(np.concatenate([level_of(neuron, None) for neuron in neurons])))
-        levels = max(neuron.spec.levels for neuron in neurons)
+        levels = max(neuron.config.levels for neuron in neurons)
         # One unit for all potentials that cross a shortcut, so that they add as they are.
         units = odd_below(min(POTENTIAL_LEVEL, (POTENTIAL_END - 1) / POTENTIAL_HEADROOM / levels))
         self.unit = level / units
@@ -218,7 +217,7 @@ class _Walker:
 
     def neurons(self, name: str, neuron: MultiLevelIF, drives: list[Drive]) -> Signal:
         """Neurons driven by the sum of `drives`, in units that fit the largest weight."""
-        spec, shape = neuron.spec, drives[0].shape
+        spec, shape = neuron.config, drives[0].shape
         if spec.beta != 1 and self.timesteps > 1:
             raise invalid(
                 "beta", spec.beta, "1 (integers don't leak): train without leak, or T = 1"

@@ -1,4 +1,4 @@
-"""Architectures: a table (`table.py`), two builders (`vgg.py`, `resnet.py`), one entry point."""
+"""The registry of architectures: `create_model` builds a network of a row of `table`."""
 
 from __future__ import annotations
 
@@ -90,14 +90,15 @@ def create_model(
         learn_threshold=learn_threshold,
     )  # fmt: skip
 
-    from multispike.models.layers import NeuronFactory
-    from multispike.models.resnet import build_resnet
-    from multispike.models.vgg import build_vgg
+    from multispike.models.blocks import NeuronFactory
+    from multispike.models.builders import build_resnet, build_vgg
+    from multispike.neurons import NeuronConfig
 
-    neurons = NeuronFactory(
-        neuron, levels, timesteps, threshold, surrogate, alpha, v_init, beta, detach_reset,
-        learn_threshold,
+    settings = NeuronConfig(
+        1 if neuron == "relu" else levels, threshold, surrogate, alpha, v_init, beta, detach_reset,
+        learn_threshold != "no",
     )  # fmt: skip
+    neurons = NeuronFactory(neuron, timesteps, settings, learn_threshold)
     if isinstance(row, Vgg):
         return build_vgg(row, config, neurons)
     return build_resnet(row, config, neurons)

@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from multispike.errors import InputError, invalid
-from multispike.models.fusion import normed_spikes, watched
-from multispike.ops import traced
 
 
 class Network(nn.Module):
@@ -59,16 +57,7 @@ class Network(nn.Module):
         static = inputs.dim() == 4
         steps = 1 if static else self.timesteps
         inputs = inputs if static else inputs.flatten(0, 1)
-        if self.training and not traced() and not watched(self.stem):
-            convolution, norm = self.stem  # pyright: ignore[reportGeneralTypeIssues]
-            x = convolution(inputs)
-            over_time = x.unflatten(0, (steps, -1))
-            spikes = normed_spikes(norm, self.encoder, over_time, self.timesteps)
-            if spikes is not None:
-                return spikes
-            drive = norm(x)
-        else:
-            drive = self.stem(inputs)
+        drive = self.stem(inputs)
         drive = _every_step(drive, self.timesteps) if static else drive.unflatten(0, (steps, -1))
         return self.encoder(drive)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 NEURONS = ("relu", "binary", "multilevel")
 """What may stand after a convolution: the ANN's ReLU, the binary IF or the multi-level IF."""
 
-STEMS = ("cifar", "imagenet")
-"""3x3 stride 1, or 7x7 stride 2 with a max-pool. Event cameras take either with 2 channels."""
+STEMS = {"cifar": (3, 1, False), "imagenet": (7, 2, True)}
+"""Kernel, stride, and whether a max-pool follows. Event cameras take either with 2 channels."""
 
 
 @dataclass(frozen=True)

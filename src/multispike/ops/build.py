@@ -15,6 +15,9 @@ import warnings
 from functools import cache
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from multispike.files import default_cache_dir, replacing
 
 SOURCES = Path(__file__).parent / "c"
@@ -130,11 +133,7 @@ def _reason(error: Exception) -> str:
 _SIGNATURES = {
     "multispike_forward": "pp i pppp",
     "multispike_backward": "pp",
-    "multispike_norm_forward": "ppp i pp",
-    "multispike_norm_backward": "ppppp",
     "multispike_count": "ppppp",
-    "multispike_pack": "pppp",
-    "multispike_unpack": "ppp",
     "multispike_pool": "pppp",
     "multispike_pool_backward": "pppp",
 }
@@ -148,3 +147,22 @@ def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
         function.argtypes = [types[letter] for letter in arguments.replace(" ", "")]
         function.restype = None
     return loaded
+
+
+SERIAL = 2**15
+"""Elements below which a second thread costs more than it brings."""
+
+
+def threads_for(elements: int) -> int:
+    """How many threads share so many elements: torch's, or one where they are few."""
+    return torch.get_num_threads() if elements > SERIAL else 1
+
+
+def pointer(tensor: Tensor | None) -> int:
+    """The address of a tensor's memory, or NULL."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def zeros(*shape: int) -> Tensor:
+    """Sums to begin with, float64 on the CPU, whatever torch's defaults are."""
+    return torch.zeros(shape, dtype=torch.float64, device="cpu")

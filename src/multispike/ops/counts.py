@@ -9,8 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from multispike.ops.build import library
-from multispike.ops.layer import plain, pointer, threads_for, zeros
+from multispike.ops.build import library, pointer, threads_for, zeros
 
 
 class Spikes(ctypes.Structure):
@@ -56,9 +55,9 @@ def count_levels(
         steps: T.
         channels: the axis of `spikes` that is not part of a pixel's place.
     """
-    if not plain(spikes, torch.float32, torch.bfloat16) or not spikes.is_contiguous():
-        return None
-    kernels = library()
+    on_cpu = type(spikes) is Tensor and spikes.device.type == "cpu"
+    typed = spikes.dtype in (torch.float32, torch.bfloat16) and spikes.is_contiguous()
+    kernels = library() if on_cpu and typed else None
     if kernels is None:
         return None
     shape, scale = spikes.shape[1:], None

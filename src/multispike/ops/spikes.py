@@ -1,139 +1,332 @@
-"""Neurons: all timesteps of a layer in one pass over memory, forward and backward."""
+"""`multispike::spikes`: the neurons of a layer as one operator, in eager mode and in every graph.
+
+    multispike::spikes(Tensor x, Tensor? v, Tensor threshold, int levels, str surrogate,
+                       float alpha, float v_init, float beta, bool detach_reset,
+                       bool return_v=True) -> (Tensor spikes, Tensor v)
+
+x is [T, B, ...], v the potential V[-1] [B, ...] (None starts from v_init). threshold broadcasts
+against a step of x; float64 without axes it is a number, rounded where it meets a potential. Spikes
+have x's type and, step by step, its layout. The v that comes out is V[T-1], float32 for
+half-precision x; with return_v=False it is empty and costs nothing.
+
+On the CPU kernels in C run where they can, else `reference`; on CUDA that, compiled by Inductor.
+Two operators more serve training: `_spikes_and_window` also gives the window of a gradient that is
+1 inside and 0 outside, a byte an element, so that x need not be kept for the backward, and
+`_spikes_backward` is the gradient of both.
+"""
 
 from __future__ import annotations
 
-import ctypes
-from typing import TYPE_CHECKING, Any
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from struct import Struct
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from multispike.ops.build import library
-from multispike.ops.layer import (
-    TILE,
-    Gradients,
-    empty_like_steps,
-    fixed_rows,
-    floats,
-    inner_of,
-    laid_out,
-    layer,
-    neuron_rows,
-    plain,
-    pointer,
-    repeated,
-    restored,
-    traced,
-    window,
-    window_mask,
-    zeros,
-)
+from multispike.ops import reference
+from multispike.ops.build import library, pointer, threads_for, zeros
+from multispike.ops.reference import Constants, empty_like_steps, laid_out, wide
+from multispike.surrogate import WINDOWS
 
-if TYPE_CHECKING:
-    from multispike.surrogate import NeuronSpec
+CACHED = 2**24
+"""Bytes of a result above which little of it would be left in the cache for the next layer."""
 
 MAX_LEVELS = 2**16
 """Largest N of the kernel: its guess of the level is off by less than one up to here."""
 
+BLOCK, TILE = 256, 8192
+"""Elements that go through the kernels together, those of common.h and neurons.c."""
 
-def usable(x: Tensor, v: Tensor | None, threshold: float | Tensor, spec: NeuronSpec) -> bool:
-    """Whether `FusedSpikes` takes these inputs: plain tensors on the CPU, run eagerly; float32, but
-    for x, which may be bfloat16."""
-    if traced() or not plain(x, torch.float32, torch.bfloat16):
-        return False
-    if x.dim() == 0 or x.shape[0] == 0:
-        return False
-    if not all(plain(t, torch.float32) for t in (v, threshold) if isinstance(t, Tensor)):
-        return False
-    if spec.levels > MAX_LEVELS or window(spec) is None:
-        return False
-    if isinstance(threshold, Tensor) and threshold.numel() != 1:
-        channels = (x.shape[2], *[1] * (x.dim() - 3)) if x.dim() > 2 else None
-        if threshold.shape != channels:
-            return False
-    return library() is not None
+_NEGLIGIBLE = 16.2
+"""A bump that is further away than this, in units of 1/alpha, adds less than 1e-7 to the slope."""
+
+_RANGE = 40.0
+"""Largest alpha times half a window; beyond, the constants of the sum leave the floats' range."""
+
+_LAYER, _GRADIENTS = Struct("11q3fd4P"), Struct("PqPPPqPPPPP")
+"""The structures of neurons.c of these names."""
 
 
-class FusedSpikes(torch.autograd.Function):
-    """x [T, B, ...], V[-1] or None, V_th -> graded spikes [T, B, ...] and V[T-1] (or None).
+@lru_cache(maxsize=64)
+def bumps(surrogate: str, alpha: float, levels: int) -> Tensor | None:
+    """`rise` and `fall` of the sigmoid's sum, [2, bumps that can reach an element].
 
-    The compiled twin of the eager function in `multispike.neurons`, for inputs that are `usable`.
-    Spikes have the type of x, potentials are float32. The backward keeps one byte an element for a
-    gradient that is a mask, else the input.
+    None where they leave the floats' range (alpha beyond 24, unless there are few levels) and for a
+    gradient that is not built in; empty for one that is no sum.
     """
+    if surrogate in WINDOWS:
+        return _floats(2, 0)
+    size = min(levels, 2 * math.ceil(_NEGLIGIBLE / alpha) + 1)
+    if surrogate != "sigmoid" or alpha * (size - 1) / 2 > _RANGE:
+        return None
+    with torch.inference_mode(False):  # a training may be the next to use them
+        number = torch.arange(size, dtype=torch.float64, device="cpu")
+        exponents = alpha * ((size - 1) / 2 - number)
+        return torch.stack([exponents, -exponents]).exp().float()
+
+
+def kernels_take(x: Tensor, threshold: Tensor, c: Constants) -> bool:
+    """Whether the kernels compute neurons of x [T, B, C, ...]: float32 or half-precision, with one
+    threshold or one a channel, and a gradient that is built in."""
+    if threshold.dim() == 0:
+        fits = threshold.dtype in (torch.float32, torch.float64)
+    else:
+        channels = (*x.shape[2:3], *[1] * (x.dim() - 3))
+        fits = threshold.dtype == torch.float32 and threshold.shape in (channels, (1,))
+    return (
+        fits
+        and wide(x.dtype) == torch.float32
+        and c.levels <= MAX_LEVELS
+        and bumps(c.surrogate, c.alpha, c.levels) is not None
+        and library() is not None
+    )
+
+
+def _layer(like: Tensor, threshold: Tensor, room: Tensor, c: Constants) -> bytes:
+    """`Layer` of neurons.c, which points into `threshold`, contiguous, and `room` for constants.
+
+    `like` is [T, B, ...] as `_empty` makes it.
+    """
+    rise_and_fall = bumps(c.surrogate, c.alpha, c.levels)
+    assert rise_and_fall is not None  # `kernels_take` has asked
+    steps, channels, size = len(like), threshold.numel(), like.numel()
+    width, rise = rise_and_fall.shape[1], rise_and_fall.data_ptr()
+    return _LAYER.pack(
+        *(size // steps, steps, channels, like.stride(2) if channels > 1 else 1),
+        *(c.levels, width, c.detach_reset, like.dtype == torch.bfloat16),
+        *(like.nbytes > CACHED, threads_for(size), threshold.dtype == torch.float64),
+        *(c.alpha, c.beta, 1 + WINDOWS.get(c.surrogate, 0) / c.levels),
+        c.beta * c.v_init / c.levels,
+        *(threshold.data_ptr(), room.data_ptr(), rise, rise + 4 * width),
+    )
+
+
+def _empty(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """`empty_like_steps` for layers so small that they would notice ten microseconds."""
+    return torch.empty_strided(x.shape, _strides(x.shape, x.stride()), dtype=dtype, device="cpu")
+
+
+@lru_cache(maxsize=256)
+def _strides(shape: torch.Size, strides: tuple[int, ...]) -> tuple[int, ...]:
+    x = torch.empty_strided(shape, strides, dtype=torch.uint8, device="meta")
+    return empty_like_steps(x, x.dtype).stride()
+
+
+def _floats(*shape: int) -> Tensor:
+    """Room for float32 on the CPU, whatever torch's defaults are."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
+def _forward_cpu(
+    x: Tensor, v: Tensor | None, threshold: Tensor, c: Constants, with_window: bool, return_v: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    if not kernels_take(x, threshold, c):
+        return reference.forward(x, v, threshold, c, with_window, return_v)
+    kernels = library()
+    assert kernels is not None
+    dtype = x.dtype
+    x = x.float() if dtype == torch.float16 else x
+    spikes = _empty(x, x.dtype)
+    x = laid_out(x, spikes)
+    v = None if v is None else laid_out(v.float(), spikes)
+    window = torch.empty_like(spikes, dtype=torch.uint8) if with_window else None
+    last = torch.empty_like(spikes[0], dtype=torch.float32) if return_v else None
+    threshold, constants = threshold.contiguous(), _floats(4, threshold.numel() + BLOCK)
+    kernels.multispike_forward(
+        _layer(spikes, threshold, constants, c),
+        *(x.data_ptr(), x.stride(0), pointer(v)),
+        *map(pointer, (spikes, window, last)),
+    )
+    return spikes.to(dtype), last, window
+
+
+def _backward_cpu(
+    grad_spikes: Tensor,
+    grad_last: Tensor | None,
+    window: Tensor | None,
+    x: Tensor | None,
+    v: Tensor | None,
+    threshold: Tensor,
+    c: Constants,
+    need_v: bool,
+    need_threshold: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    if not kernels_take(grad_spikes, threshold, c):
+        kept = grad_spikes, grad_last, window, x, v, threshold
+        return reference.backward(*kept, c, need_v, need_threshold)
+    kernels = library()
+    assert kernels is not None
+    dtype = grad_spikes.dtype
+    if dtype == torch.float16:
+        grad_spikes, x = grad_spikes.float(), None if x is None else x.float()
+    like = window if x is None else x
+    assert like is not None
+    grad_x = _empty(like, grad_spikes.dtype)
+    grad_spikes = laid_out(grad_spikes, grad_x)
+    grad_last = None if grad_last is None else laid_out(grad_last, grad_x)
+    x = None if x is None else laid_out(x, grad_x)
+    v = None if v is None else laid_out(v.float(), grad_x)
+    if window is not None and window.stride() != grad_x.stride():
+        window = torch.empty_like(grad_x, dtype=torch.uint8).copy_(window)
+    threshold, constants = threshold.contiguous(), _floats(4, threshold.numel() + BLOCK)
+    threads, steps = threads_for(grad_x.numel()), len(grad_x)
+    grad_v = torch.empty_like(grad_x[0], dtype=torch.float32) if need_v else None
+    sums = zeros(threads, threshold.numel()) if need_threshold else None
+    potentials = _floats(threads, steps, TILE) if window is None else None
+    kernels.multispike_backward(
+        _layer(grad_x, threshold, constants, c),
+        _GRADIENTS.pack(
+            *(pointer(x), 0 if x is None else x.stride(0), pointer(v), pointer(window)),
+            *(pointer(grad_spikes), grad_spikes.stride(0), pointer(grad_last), pointer(grad_x)),
+            *(pointer(grad_v), pointer(sums), pointer(potentials)),
+        ),
+    )
+    grad_threshold = None if sums is None else sums.sum(0).float().view(threshold.shape)
+    return grad_x.to(dtype), grad_v, grad_threshold
+
+
+def by_inductor(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, compiled by Inductor at its first call; where that fails, one warning says so and
+    it runs as it is."""
+    state: dict[str, Any] = {"run": None}
+
+    def run(*arguments: Any) -> Any:
+        if state["run"] is None:
+            state["run"] = torch.compile(function, fullgraph=True)
+        if state["run"] is not function:
+            try:
+                with torch._dynamo.config.patch(recompile_limit=256):  # for layers of all settings
+                    return state["run"](*arguments)
+            except Exception as error:
+                state["run"] = function
+                reason = str(error).strip().partition("\n")[0]
+                warnings.warn(
+                    f"neurons run several times slower, without Inductor: {reason}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        return function(*arguments)
+
+    return run
+
+
+_NUMBERS = "int levels, str surrogate, float alpha, float v_init, float beta, bool detach_reset"
+_INPUTS = f"Tensor x, Tensor? v, Tensor threshold, {_NUMBERS}, bool return_v=True"
+_KEPT = "Tensor grad_spikes, Tensor? grad_v, Tensor? window, Tensor? x, Tensor? v, Tensor threshold"
+_LIBRARY = torch.library.Library("multispike", "DEF")
+_LIBRARY.define(f"spikes({_INPUTS}) -> (Tensor spikes, Tensor v)")
+_LIBRARY.define(f"_spikes_and_window({_INPUTS}) -> (Tensor spikes, Tensor v, Tensor window)")
+_LIBRARY.define(
+    f"_spikes_backward({_KEPT}, {_NUMBERS}, bool need_v, bool need_threshold)"
+    " -> (Tensor grad_x, Tensor grad_v, Tensor grad_threshold)"
+)
+spikes = torch.ops.multispike.spikes.default
+_spikes_and_window = torch.ops.multispike._spikes_and_window.default
+_spikes_backward = torch.ops.multispike._spikes_backward.default
+"""The operators as Python calls them."""
+
+
+class _Spikes(torch.autograd.Function):
+    """`spikes` with its gradient."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        v: Tensor | None,
-        threshold: float | Tensor,
-        spec: NeuronSpec,
-        last: bool,
-    ) -> tuple[Tensor, Tensor | None]:
-        kernels = library()
-        assert kernels is not None  # `usable` has loaded it
-        spikes = empty_like_steps(x, x.dtype)
-        strides = spikes.stride()[1:]
-        x = laid_out(x, strides)
-        v = None if v is None else laid_out(v, strides)
-        mask, masked = window_mask(spikes, spec, ctx.needs_input_grad, 2)
-        state = torch.empty_like(spikes[0], dtype=torch.float32) if last else None
-        if isinstance(threshold, Tensor):
-            ctx.channels, ctx.threshold_shape = threshold.numel(), threshold.shape
-            rows = neuron_rows(threshold, spec)
-            table = repeated(rows, inner_of(spikes, ctx.channels))
+    def forward(ctx: Any, keys: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        x, v, threshold, *numbers = inputs
+        ctx.numbers, ctx.return_v = numbers[:6], _returns_v(numbers)
+        if numbers[1] in WINDOWS and not ctx.needs_input_grad[3]:
+            spiked, last, window = _spikes_and_window.redispatch(keys, *inputs)
+            ctx.save_for_backward(window, None, None, threshold)
         else:
-            ctx.channels, ctx.threshold_shape = 1, None
-            table = fixed_rows(threshold, spec)
-        kernels.multispike_forward(
-            ctypes.byref(layer(spikes, table, ctx.channels, spec)),
-            *(x.data_ptr(), x.stride(0), pointer(v)),
-            *map(pointer, (spikes, mask, state)),
-        )
-        ctx.spec, ctx.strides = spec, spikes.stride()
-        ctx.save_for_backward(mask, None if masked else x, None if masked else v, table)
-        return spikes, state
+            spiked, last = spikes.redispatch(keys, *inputs)
+            ctx.save_for_backward(None, x, v, threshold)
+        return spiked, last
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_spikes: Tensor, grad_last: Tensor | None) -> Any:
-        kernels = library()
-        assert kernels is not None
-        mask, x, v, table = ctx.saved_tensors
-        strides = ctx.strides[1:]
-        # Hooks on saved tensors may have laid them out anew.
-        mask = None if mask is None else restored(mask, ctx.strides)
-        x = None if x is None else laid_out(x, strides)
-        v = None if v is None else laid_out(v, strides)
-        table = table.contiguous()
-        grad_spikes = laid_out(grad_spikes, strides)
-        grad_last = None if grad_last is None else laid_out(grad_last, strides)
-        grad_x = torch.empty_strided(
-            grad_spikes.shape, ctx.strides, dtype=grad_spikes.dtype, device=grad_spikes.device
+    def backward(ctx: Any, grad_spikes: Tensor, grad_last: Tensor) -> Any:
+        needed = ctx.needs_input_grad[2:4]
+        by_v = grad_last if ctx.return_v else None
+        grad_x, *grads = _spikes_backward(
+            grad_spikes, by_v, *ctx.saved_tensors, *ctx.numbers, *needed
         )
-        described = layer(grad_x, table, ctx.channels, ctx.spec)
-        sums = grad_v = room = None
-        if ctx.needs_input_grad[1]:
-            grad_v = torch.empty_like(grad_x[0], dtype=torch.float32)
-        if ctx.needs_input_grad[2]:
-            sums = zeros(described.threads, ctx.channels)
-        if mask is None:
-            room = floats(described.threads, described.steps, TILE)
-        gradients = Gradients(
-            x=pointer(x),
-            x_stride=0 if x is None else x.stride(0),
-            v=pointer(v),
-            mask=pointer(mask),
-            grad=grad_spikes.data_ptr(),
-            grad_stride=grad_spikes.stride(0),
-            grad_last=pointer(grad_last),
-            grad_x=grad_x.data_ptr(),
-            grad_v=pointer(grad_v),
-            threshold_sums=pointer(sums),
-            room=pointer(room),
-        )
-        kernels.multispike_backward(ctypes.byref(described), ctypes.byref(gradients))
-        grad_threshold = None if sums is None else sums.sum(0).float().view(ctx.threshold_shape)
-        return grad_x, grad_v, grad_threshold, None, None
+        grads = (grad if need else None for grad, need in zip(grads, needed, strict=True))
+        return None, grad_x, *grads, *[None] * (len(ctx.needs_input_grad) - 4)
+
+
+def _returns_v(numbers: Sequence[Any]) -> bool:
+    """`return_v` of the schema's numbers: a default is not passed on."""
+    return len(numbers) == 6 or numbers[6]
+
+
+def _differentiable(keys: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+    below = keys & torch._C._after_autograd_keyset
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs[:3]):
+        return _Spikes.apply(below, *inputs)  # pyright: ignore[reportReturnType]
+    return spikes.redispatch(below, *inputs)
+
+
+def _forward(function: Callable[..., Any], with_window: bool) -> Callable[..., Any]:
+    """The operator `spikes`, or `_spikes_and_window`, by a function that computes it."""
+
+    def operator(x: Tensor, v: Tensor | None, threshold: Tensor, *numbers: Any) -> Any:
+        c, return_v = Constants(*numbers[:6]), _returns_v(numbers)
+        spiked, last, window = function(x, v, threshold, c, with_window, return_v)
+        last = spiked.new_empty(0) if last is None else last
+        return (spiked, last, window) if with_window else (spiked, last)
+
+    return operator
+
+
+def _backward(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The operator `_spikes_backward` by a function that computes it."""
+
+    def operator(*inputs: Any) -> tuple[Tensor, ...]:
+        found = function(*inputs[:6], Constants(*inputs[6:12]), *inputs[12:])
+        return tuple(found[0].new_empty(0) if grad is None else grad for grad in found)
+
+    return operator
+
+
+def _forward_fake(
+    x: Tensor, v: Tensor | None, threshold: Tensor, c: Constants, with_window: bool, return_v: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    spiked = empty_like_steps(x, x.dtype)
+    last = torch.empty_like(spiked[0], dtype=wide(x.dtype)) if return_v else None
+    return spiked, last, torch.empty_like(spiked, dtype=torch.uint8) if with_window else None
+
+
+def _backward_fake(
+    grad_spikes: Tensor,
+    grad_last: Tensor | None,
+    window: Tensor | None,
+    x: Tensor | None,
+    v: Tensor | None,
+    threshold: Tensor,
+    c: Constants,
+    need_v: bool,
+    need_threshold: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    like = window if x is None else x
+    assert like is not None
+    grad_x, dtype = empty_like_steps(like, grad_spikes.dtype), wide(grad_spikes.dtype)
+    grad_v = torch.empty_like(grad_x[0], dtype=dtype) if need_v else None
+    return grad_x, grad_v, torch.empty_like(threshold, dtype=dtype) if need_threshold else None
+
+
+for _device, _computes, _differentiates in (
+    ("CPU", _forward_cpu, _backward_cpu),
+    ("CUDA", by_inductor(reference.forward), by_inductor(reference.backward)),
+    ("CompositeExplicitAutograd", reference.forward, reference.backward),
+):
+    _LIBRARY.impl("spikes", _forward(_computes, False), _device)
+    _LIBRARY.impl("_spikes_and_window", _forward(_computes, True), _device)
+    _LIBRARY.impl("_spikes_backward", _backward(_differentiates), _device)
+_LIBRARY.impl("spikes", _differentiable, "Autograd", with_keyset=True)
+torch.library.register_fake("multispike::spikes", _forward(_forward_fake, False))
+torch.library.register_fake("multispike::_spikes_and_window", _forward(_forward_fake, True))
+torch.library.register_fake("multispike::_spikes_backward", _backward(_backward_fake))

@@ -1,11 +1,114 @@
 /* Multi-level integrate-and-fire neurons: all timesteps of a block of elements in one pass.
  *
- * Called by spikes.py, and by norm.py with a batch norm before the neurons. The arithmetic follows
- * surrogate.py and neurons.py operation by operation (no fused multiply-add, no reassociation), so
- * that spikes and potentials are the same bits as those of the eager code; only the sigmoid's sum is
- * evaluated in another way.
+ * Called by spikes.py. The arithmetic follows reference.py and surrogate.py operation by operation
+ * (no fused multiply-add, no reassociation), so that spikes and potentials are the same bits; only
+ * the sigmoid's sum is evaluated in another way.
  */
-#include "neurons.h"
+#include "common.h"
+#include <math.h>
+
+#if defined(__FP_FAST_FMAF) || defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#define MULTIPLY_ADD(a, b, c) fmaf(a, b, c)
+#else /* without the instruction fmaf is a slow library call */
+#define MULTIPLY_ADD(a, b, c) ((a) * (b) + (c))
+#endif
+
+/* Element-steps that go through all timesteps together and stay in L2. Each of the 3 T streams of T
+ * timesteps is read or written for a while before the next: many short visits would leave the
+ * processor's prefetcher behind. */
+#define TILE 8192
+
+/* The rows of a layer's constants. */
+enum {
+    THRESHOLD,
+    START,      /* beta * V[-1] where no potential is passed in */
+    SCALE,      /* N/V_th, rounded, */
+    SCALE_REST, /* and what the rounding took away */
+    ROWS
+};
+
+/* One layer of neurons; the same fields, in this order, are packed by spikes.py. */
+typedef struct {
+    int64_t elements; /* in one timestep, in memory order */
+    int64_t steps;    /* T */
+    int64_t channels; /* that have a threshold of their own; 1 if all share one */
+    int64_t inner;    /* memory distance between channels; 1 if there is one */
+    int64_t levels;   /* N */
+    int64_t bumps;    /* how many bumps of the sigmoid's sum reach an element; 0 for windows */
+    int64_t detach;   /* no gradient through the reset */
+    int64_t bfloat16; /* type of x, s and their gradients; else float */
+    int64_t bypass;   /* write results past the cache, which they are too large for */
+    int64_t threads;
+    int64_t number; /* `threshold` is one double, rounded where it meets a potential */
+    float alpha, beta;
+    float reach;  /* end of the window of "ste" and "clip", in V_th */
+    double start; /* beta * V[-1], in V_th */
+    const void *threshold; /* [channels] floats */
+    float *constants; /* [ROWS, channels + BLOCK], filled here: a block reads on past the last channel */
+    const float *rise; /* [window] exp(alpha * (c - k)), c the centre of the window */
+    const float *fall; /* [window] 1 / rise */
+} Layer;
+
+/* A row for each element of a block: in the table of the layer, or spread out in `room`. */
+typedef struct {
+    const float *row[ROWS];
+    float room[ROWS][BLOCK];
+} Constants;
+
+static void fill_constants(const Layer *layer) {
+    int64_t width = layer->channels + BLOCK;
+    for (int64_t i = 0; i < width; i++) {
+        int64_t channel = i % layer->channels;
+        double number = layer->number ? *(const double *)layer->threshold : 0.0;
+        float threshold = layer->number ? (float)number : ((const float *)layer->threshold)[channel];
+        double scale = (double)layer->levels / (double)threshold;
+        float *constant = layer->constants + i;
+        constant[THRESHOLD * width] = threshold;
+        constant[START * width] =
+            layer->number ? (float)(number * layer->start) : threshold * (float)layer->start;
+        constant[SCALE * width] = (float)scale;
+        constant[SCALE_REST * width] = (float)(scale - (double)(float)scale);
+    }
+}
+
+/* How many of n elements from `at` on lie in `*channel`, or, where channels are neighbours in memory
+ * (inner = 1), in channels that count up from it. */
+static inline int64_t run(const Layer *layer, int64_t at, int64_t n, int64_t *channel) {
+    *channel = at / layer->inner % layer->channels;
+    if (layer->channels == 1) return n;
+    return least(n, layer->inner == 1 ? layer->channels - *channel
+                                      : layer->inner - at % layer->inner);
+}
+
+INLINE void constants_at(const Layer *layer, int64_t at, int64_t n, Constants *c) {
+    int64_t width = layer->channels + BLOCK, channel, length;
+    if (layer->inner == 1) {
+        for (int row = 0; row < ROWS; row++)
+            c->row[row] = layer->constants + row * width + at % layer->channels;
+        return;
+    }
+    for (int64_t i = 0; i < n; i += length) {
+        length = run(layer, at + i, n - i, &channel);
+        for (int row = 0; row < ROWS; row++) {
+            float value = layer->constants[row * width + channel];
+            for (int64_t j = 0; j < length; j++) c->room[row][i + j] = value;
+        }
+    }
+    for (int row = 0; row < ROWS; row++) c->row[row] = c->room[row];
+}
+
+/* Elements of a tile: at most TILE of all timesteps together. */
+static inline int64_t tile_size(const Layer *layer) {
+    int64_t wanted = TILE / layer->steps;
+    return wanted > BLOCK ? wanted : BLOCK;
+}
+
+/* The elements that one of the threads works on: whole tiles, [first, end). */
+static inline int64_t share(const Layer *layer, int64_t thread, int64_t *end) {
+    int64_t tile = tile_size(layer), tiles = (layer->elements + tile - 1) / tile;
+    *end = least(layer->elements, tiles * (thread + 1) / layer->threads * tile);
+    return tiles * thread / layer->threads * tile;
+}
 
 /* z/N for z = #{k in 1..N : h >= V_th * k/N}. The scale is taken a little too small, by more than
  * all rounding errors together: the quotient is then z or z - 1, and one comparison settles it. */
@@ -17,26 +120,16 @@ INLINE float fraction(float h, float threshold, float scale, float levels) {
     return h >= high * threshold ? high : low;
 }
 
-/* The n drives x of one timestep: as they lie there, converted, or normalised. */
-INLINE const float *drive(int64_t n, const Layer *layer, const Constants *c, const void *x,
-                          int64_t at, float *restrict raw, float *restrict room) {
-    const float *given = loaded(layer->bfloat16, x, at, n, raw);
-    if (!layer->normed) return given;
-    const float *gain = c->row[GAIN], *offset = c->row[OFFSET];
-    for (int64_t i = 0; i < n; i++) room[i] = given[i] * gain[i] + offset[i];
-    return room;
-}
-
 /* V before the first timestep, leak applied. */
 INLINE void begin(int64_t n, const Layer *layer, const Constants *c, const float *restrict given,
                   float *restrict v) {
-    for (int64_t i = 0; i < n; i++) v[i] = given ? given[i] * layer->beta : c->row[REST][i];
+    for (int64_t i = 0; i < n; i++) v[i] = given ? given[i] * layer->beta : c->row[START][i];
 }
 
-/* One timestep of one block: x, v -> s and v * decay. `mask` (or NULL) is 1 in the window of the
+/* One timestep of one block: x, v -> s and v * decay. `window` (or NULL) is 1 in the window of the
  * gradient, 0 <= H <= V_th * reach. */
 INLINE void fire(int64_t n, const Layer *layer, const Constants *c, const float *restrict x,
-                 float *restrict v, float decay, float *restrict s, uint8_t *restrict mask) {
+                 float *restrict v, float decay, float *restrict s, uint8_t *restrict window) {
     const float *threshold = c->row[THRESHOLD], *scale = c->row[SCALE];
     float levels = (float)layer->levels, reach = layer->reach;
     for (int64_t i = 0; i < n; i++) {
@@ -44,7 +137,7 @@ INLINE void fire(int64_t n, const Layer *layer, const Constants *c, const float 
         float spike = fraction(h, threshold[i], scale[i], levels) * threshold[i];
         spike = h == h ? spike : h; /* NaN stays NaN: a diverged run has to be seen */
         s[i] = spike;
-        if (mask) mask[i] = (h >= 0.0f) & (h <= threshold[i] * reach);
+        if (window) window[i] = (h >= 0.0f) & (h <= threshold[i] * reach);
         v[i] = (h - spike) * decay;
     }
 }
@@ -81,6 +174,11 @@ INLINE float exponential(float x) {
 
 INLINE float smaller(float a, float b) { return a < b ? a : b; }
 
+/* The sigmoid's slope: 0 at an infinite potential, NaN at NaN. */
+INLINE float settled(float h, float slope) {
+    return fabsf(h) < INFINITY ? slope : h == h ? 0.0f : h;
+}
+
 /* The sigmoid's slope, the sum over k of alpha * b_k with b_k = s(u_k) (1 - s(u_k)) and
  * u_k = alpha (h/D - k), D = V_th/N. With e = exp(-|u_k|) a bump is e / (1 + e)^2. Around a centre c,
  * e = min(w rise_k, fall_k / w), where w = exp(alpha (h/D - c)) is the one exponential of an element
@@ -91,8 +189,8 @@ INLINE void bumps(int64_t n, const Layer *layer, const Constants *c,
                   const float *restrict potential, float *restrict slope) {
     const float *scale = c->row[SCALE], *scale_rest = c->row[SCALE_REST];
     float w[BLOCK], w_inverse[BLOCK];
-    float alpha = layer->alpha, half = 0.5f * (float)(layer->window - 1);
-    float last = (float)(layer->levels - layer->window + 1);
+    float alpha = layer->alpha, half = 0.5f * (float)(layer->bumps - 1);
+    float last = (float)(layer->levels - layer->bumps + 1);
     for (int64_t i = 0; i < n; i++) {
         float h = potential[i], in_levels = h * scale[i];
         float first = floorf(in_levels - half + 0.5f);
@@ -103,10 +201,10 @@ INLINE void bumps(int64_t n, const Layer *layer, const Constants *c,
         offset = offset > -80.0f ? offset : -80.0f;
         w[i] = offset < 80.0f ? offset : 80.0f;
     }
-    if (layer->window == 1) { /* one bump, and w its u: no constants, one division less */
+    if (layer->bumps == 1) { /* one bump, and w its u: no constants, one division less */
         for (int64_t i = 0; i < n; i++) {
             float e = exponential(-fabsf(w[i]));
-            slope[i] = alpha * e / ((1.0f + e) * (1.0f + e));
+            slope[i] = settled(potential[i], alpha * e / ((1.0f + e) * (1.0f + e)));
         }
         return;
     }
@@ -116,7 +214,7 @@ INLINE void bumps(int64_t n, const Layer *layer, const Constants *c,
         slope[i] = 0.0f;
     }
     int64_t k = 0;
-    for (; k + 2 <= layer->window; k += 2) {
+    for (; k + 2 <= layer->bumps; k += 2) {
         float rise = layer->rise[k], fall = layer->fall[k];
         float next_rise = layer->rise[k + 1], next_fall = layer->fall[k + 1];
         for (int64_t i = 0; i < n; i++) {
@@ -126,13 +224,13 @@ INLINE void bumps(int64_t n, const Layer *layer, const Constants *c,
             slope[i] += MULTIPLY_ADD(e, q, next * p) / (p * q);
         }
     }
-    if (k < layer->window) {
+    if (k < layer->bumps) {
         for (int64_t i = 0; i < n; i++) {
             float e = smaller(w[i] * layer->rise[k], w_inverse[i] * layer->fall[k]);
             slope[i] += e / ((1.0f + e) * (1.0f + e));
         }
     }
-    for (int64_t i = 0; i < n; i++) slope[i] *= alpha;
+    for (int64_t i = 0; i < n; i++) slope[i] = settled(potential[i], slope[i] * alpha);
 }
 
 /* The window of "ste" and "clip". */
@@ -191,22 +289,23 @@ INLINE void add_threshold_gradient(int64_t n, const Layer *layer, const Constant
     add_to_channels(n, layer, at, part, sums);
 }
 
-/* What V_th does through the potential before the first timestep, REST, given dL/dH of that step. */
-INLINE void add_rest_gradient(int64_t n, const Layer *layer, const Constants *c, int64_t at,
+/* What V_th does through the potential before the first timestep, given dL/dH of that step. */
+INLINE void add_start_gradient(int64_t n, const Layer *layer, const Constants *c, int64_t at,
                               const float *restrict grad_h, float *restrict part,
                               double *restrict sums) {
-    const float *threshold = c->row[THRESHOLD], *rest = c->row[REST];
-    for (int64_t i = 0; i < n; i++) part[i] = grad_h[i] * (rest[i] / threshold[i]);
+    const float *threshold = c->row[THRESHOLD], *start = c->row[START];
+    for (int64_t i = 0; i < n; i++) part[i] = grad_h[i] * (start[i] / threshold[i]);
     add_to_channels(n, layer, at, part, sums);
 }
 
-/* x [T, elements], its timesteps x_stride apart -> s [T, elements]; v, mask and last may be NULL. */
+/* x [T, elements], its timesteps x_stride apart -> s [T, elements]; v, window and last may be NULL. */
 void multispike_forward(const Layer *layer, const void *x, int64_t x_stride, const float *v, void *s,
-                        uint8_t *mask, float *last) {
+                        uint8_t *window, float *last) {
+    fill_constants(layer);
 #pragma omp parallel for schedule(static, 1) num_threads(layer->threads)
     for (int64_t thread = 0; thread < layer->threads; thread++) {
         Constants c;
-        float states[TILE], raw[BLOCK], drives[BLOCK], spikes[BLOCK];
+        float states[TILE], given[BLOCK], spikes[BLOCK];
         int64_t end, first = share(layer, thread, &end), tile = tile_size(layer);
         for (; first < end; first += tile) {
             int64_t size = least(tile, end - first);
@@ -217,9 +316,9 @@ void multispike_forward(const Layer *layer, const void *x, int64_t x_stride, con
                     int64_t here = t * layer->elements + at;
                     constants_at(layer, at, n, &c);
                     if (t == 0) begin(n, layer, &c, v ? v + at : NULL, states + i);
+                    const float *drive = loaded(layer->bfloat16, x, t * x_stride + at, n, given);
                     float *to = place(layer->bfloat16 | layer->bypass, s, here, spikes);
-                    fire(n, layer, &c, drive(n, layer, &c, x, t * x_stride + at, raw, drives),
-                         states + i, decay, to, mask ? mask + here : NULL);
+                    fire(n, layer, &c, drive, states + i, decay, to, window ? window + here : NULL);
                     store_by(layer->bypass, layer->bfloat16, to, n, s, here);
                 }
             }
@@ -229,11 +328,25 @@ void multispike_forward(const Layer *layer, const void *x, int64_t x_stride, con
     }
 }
 
+/* What multispike_backward is given and gives; the same fields, in this order, are packed by spikes.py. */
+typedef struct {
+    const void *x; /* [T, elements], timesteps x_stride apart; NULL if the window tells all */
+    int64_t x_stride;
+    const float *v;      /* V[-1] [elements], or NULL */
+    const uint8_t *window; /* [T, elements], or NULL: potentials are computed again from x and v */
+    const void *grad;    /* dL/ds [T, elements], timesteps grad_stride apart */
+    int64_t grad_stride;
+    const float *grad_last; /* dL/dV[T-1] [elements], or NULL */
+    void *grad_x;           /* dL/dx [T, elements] */
+    float *grad_v;          /* dL/dV[-1] [elements], or NULL */
+    double *threshold_sums; /* dL/dV_th is added to [threads, channels], or NULL */
+    float *potentials;      /* room for them if there is no window: [threads, T, TILE] */
+} Gradients;
+
 /* What a thread keeps of a tile. */
 typedef struct {
-    float *potentials;    /* [T, TILE] */
-    float states[TILE];   /* V forward, dL/dV backward */
-    float total[TILE];    /* sum of dL/dx over T */
+    float *potentials;  /* [T, TILE] */
+    float states[TILE]; /* V forward, dL/dV backward */
     double *threshold_sums;
 } Tile;
 
@@ -243,77 +356,53 @@ INLINE void step_back(int64_t n, int64_t i, int64_t at, int64_t t, const Layer *
     Constants c;
     float slope[BLOCK], given[BLOCK], result[BLOCK];
     const float *potential = tile->potentials + t * TILE + i;
-    float *state = tile->states + i, *total = tile->total + i;
+    float *state = tile->states + i;
     int64_t here = t * layer->elements + at, bfloat16 = layer->bfloat16;
-    int first = t + 1 == layer->steps;
     constants_at(layer, at, n, &c);
-    const float *grad = loaded(bfloat16, g->grad, t * g->grad_stride + at, n, given), *grad_h;
-    if (first)
+    const float *grad = loaded(bfloat16, g->grad, t * g->grad_stride + at, n, given);
+    if (t + 1 == layer->steps)
         for (int64_t j = 0; j < n; j++) state[j] = g->grad_last ? g->grad_last[at + j] : 0.0f;
     if (tile->threshold_sums)
         add_threshold_gradient(n, layer, &c, at, grad, state, potential, slope,
                                tile->threshold_sums);
-    if (g->mask)
-        for (int64_t j = 0; j < n; j++) slope[j] = g->mask[here + j];
-    else if (layer->window)
+    if (g->window)
+        for (int64_t j = 0; j < n; j++) slope[j] = g->window[here + j];
+    else if (layer->bumps)
         bumps(n, layer, &c, potential, slope);
     else
         inside(n, layer, &c, potential, slope);
-    if (g->constant) {
-        chain(n, layer, grad, slope, state, result);
-        for (int64_t j = 0; j < n; j++) total[j] = first ? result[j] : total[j] + result[j];
-        grad_h = result;
-    } else {
-        int64_t bypass = layer->bypass && !g->norm_sums; /* which read grad_x again */
-        float *to = place(bfloat16 | bypass, g->grad_x, here, result);
-        chain(n, layer, grad, slope, state, to);
-        store_by(bypass, bfloat16, to, n, g->grad_x, here);
-        grad_h = to;
-    }
+    float *to = place(bfloat16 | layer->bypass, g->grad_x, here, result);
+    chain(n, layer, grad, slope, state, to);
+    store_by(layer->bypass, bfloat16, to, n, g->grad_x, here);
     if (tile->threshold_sums && t == 0 && !g->v)
-        add_rest_gradient(n, layer, &c, at, grad_h, slope, tile->threshold_sums);
+        add_start_gradient(n, layer, &c, at, to, slope, tile->threshold_sums);
 }
 
 void multispike_backward(const Layer *layer, const Gradients *g) {
+    fill_constants(layer);
 #pragma omp parallel for schedule(static, 1) num_threads(layer->threads)
     for (int64_t thread = 0; thread < layer->threads; thread++) {
-        int64_t channels = layer->channels, steps = layer->steps, bfloat16 = layer->bfloat16;
+        int64_t channels = layer->channels, steps = layer->steps;
         Constants c;
         Tile tile;
-        float raw[BLOCK], given[BLOCK];
-        tile.potentials = g->room + thread * steps * TILE;
+        float given[BLOCK];
+        tile.potentials = g->potentials + thread * steps * TILE;
         tile.threshold_sums = g->threshold_sums ? g->threshold_sums + thread * channels : NULL;
         int64_t end, first = share(layer, thread, &end), whole = tile_size(layer);
         for (; first < end; first += whole) {
             int64_t size = least(whole, end - first);
-            for (int64_t t = 0; t < steps && !g->mask; t++) {
+            for (int64_t t = 0; t < steps && !g->window; t++) {
                 for (int64_t i = 0; i < size; i += BLOCK) {
                     int64_t n = least(BLOCK, size - i), at = first + i;
                     constants_at(layer, at, n, &c);
                     if (t == 0) begin(n, layer, &c, g->v ? g->v + at : NULL, tile.states + i);
-                    charge(n, layer, &c, drive(n, layer, &c, g->x, t * g->x_stride + at, raw, given),
+                    charge(n, layer, &c, loaded(layer->bfloat16, g->x, t * g->x_stride + at, n, given),
                            tile.states + i, tile.potentials + t * TILE + i, t + 1 < steps);
                 }
             }
             for (int64_t t = steps - 1; t >= 0; t--) {
                 for (int64_t i = 0; i < size; i += BLOCK)
                     step_back(least(BLOCK, size - i), i, first + i, t, layer, g, &tile);
-            }
-            for (int64_t i = 0; i < size && g->constant; i += BLOCK) {
-                int64_t n = least(BLOCK, size - i);
-                if (bfloat16)
-                    store(1, tile.total + i, n, g->grad_x, first + i);
-                else
-                    memcpy((float *)g->grad_x + first + i, tile.total + i, (size_t)n * sizeof(float));
-            }
-            for (int64_t t = 0; t < (g->constant ? 1 : steps) && g->norm_sums; t++) {
-                const float *mean = layer->constants + MEAN * layer->width;
-                double *sums = g->norm_sums + thread * 2 * channels;
-                int64_t here = t * layer->elements + first; /* in x too, which is dense here */
-                if (bfloat16)
-                    add_by_channel(layer, 1, size, g->grad_x, g->x, here, mean, sums);
-                else
-                    add_by_channel(layer, 0, size, g->grad_x, g->x, here, mean, sums);
             }
             if (g->grad_v) memcpy(g->grad_v + first, tile.states, (size_t)size * sizeof(float));
         }

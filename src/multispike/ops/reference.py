@@ -1,0 +1,136 @@
+"""The neurons in torch's operations: what `multispike::spikes` is wherever no kernel runs.
+
+All timesteps of a layer, forward and backward. Potentials and gradients are float32 from step to
+step where x is bfloat16 or float16.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from multispike.surrogate import SURROGATES, level, threshold_gradient
+
+
+class Constants(NamedTuple):
+    """The numbers of the operators' schema; see `multispike.neurons.NeuronConfig`."""
+
+    levels: int
+    surrogate: str
+    alpha: float
+    v_init: float
+    beta: float
+    detach_reset: bool
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The type of potentials for inputs of `dtype`."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+
+
+def empty_like_steps(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """An empty tensor of x's shape [T, B, ...], dense over time, each step laid out as x[0].
+
+    `empty_like` will not do: the stem's drive is one step *expanded* over T, and layouts such as
+    channels_last have to survive for the next convolution.
+    """
+    step = torch.empty_like(x[0], device="meta")
+    strides = (step.numel(), *step.stride())
+    return torch.empty_strided(x.shape, strides, dtype=dtype, device=x.device)
+
+
+def laid_out(tensor: Tensor, like: Tensor) -> Tensor:
+    """`tensor`, [T, a step] or a step, copied only if a step's strides are not those of `like`."""
+    strides = like.stride()[1:]
+    if tensor.stride()[tensor.dim() - len(strides) :] == strides:
+        return tensor
+    like = like if tensor.dim() == like.dim() else like[0]
+    return torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
+
+
+def forward(
+    x: Tensor, v: Tensor | None, threshold: Tensor, c: Constants, with_window: bool, return_v: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Spikes [T, B, ...] and, if asked for, V[T-1] and the window of the gradient (uint8)."""
+    spikes = empty_like_steps(x, x.dtype)
+    window = empty_like_steps(x, torch.uint8) if with_window else None
+    threshold = _widened(threshold, x.dtype)
+    for t, x_t in enumerate(x.to(wide(x.dtype))):
+        h = _charge(x_t, v, threshold, c)
+        s = level(h, threshold, c.levels) / c.levels * threshold
+        v = h - s
+        spikes[t] = s
+        if window is not None:
+            window[t] = SURROGATES[c.surrogate](h, threshold, c.levels, c.alpha)
+    assert v is not None  # T >= 1
+    return spikes, laid_out(v, spikes) if return_v else None, window
+
+
+def backward(
+    grad_spikes: Tensor,
+    grad_v: Tensor | None,
+    window: Tensor | None,
+    x: Tensor | None,
+    v: Tensor | None,
+    threshold: Tensor,
+    c: Constants,
+    need_v: bool,
+    need_threshold: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Gradients of x and, if asked for, V[-1] and V_th, from the window or else from x and v."""
+    dtype, shape = grad_spikes.dtype, threshold.shape
+    threshold = _widened(threshold, dtype)
+    like = window if x is None else x
+    assert like is not None
+    grad_x = empty_like_steps(like, dtype)
+    potentials = None if x is None else _potentials(x.to(wide(dtype)), v, threshold, c)
+    grad_threshold = None
+    for t in reversed(range(len(grad_x))):
+        grad_s = grad_spikes[t].to(wide(dtype))
+        if grad_v is not None and not c.detach_reset:
+            grad_s = grad_s - grad_v
+        if potentials is None:
+            grad_h = grad_s * like[t]
+        else:
+            h = potentials[t]
+            grad_h = grad_s * SURROGATES[c.surrogate](h, threshold, c.levels, c.alpha)
+            if need_threshold:
+                more = grad_s * threshold_gradient(h, threshold, c.levels, c.surrogate)
+                more = more.sum_to_size(shape)
+                grad_threshold = more if grad_threshold is None else grad_threshold + more
+        if grad_v is not None:
+            grad_h = grad_h + grad_v
+        grad_x[t] = grad_h
+        grad_v = grad_h * c.beta
+    assert grad_v is not None  # T >= 1
+    if grad_threshold is not None and v is None and c.v_init:  # V[-1] = v_init/N * V_th
+        start = grad_v * (c.v_init / c.levels)
+        grad_threshold = grad_threshold + start.sum_to_size(shape)
+    return grad_x, laid_out(grad_v, grad_x) if need_v else None, grad_threshold
+
+
+def _widened(threshold: Tensor, dtype: torch.dtype) -> Tensor:
+    """V_th as it meets potentials; a number, float64 without axes, is rounded by what it meets."""
+    number = threshold.dtype == torch.float64 and threshold.dim() == 0
+    return threshold if number else threshold.to(wide(dtype))
+
+
+def _charge(x_t: Tensor, v: Tensor | None, threshold: Tensor, c: Constants) -> Tensor:
+    """H[t] = beta * V[t-1] + x[t], with V[-1] = v_init levels where no state was passed in."""
+    if v is None:
+        start = c.beta * c.v_init
+        return x_t + threshold * (start / c.levels) if start else x_t
+    # Two operations: torch.add(x_t, v, alpha=beta) rounds once or twice, as the processor has it.
+    return x_t + v if c.beta == 1 else x_t + v * c.beta
+
+
+def _potentials(x: Tensor, v: Tensor | None, threshold: Tensor, c: Constants) -> list[Tensor]:
+    """H[t] for every t, computed again from the input."""
+    potentials = []
+    for x_t in x:
+        h = _charge(x_t, v, threshold, c)
+        potentials.append(h)
+        v = h - level(h, threshold, c.levels) / c.levels * threshold
+    return potentials
