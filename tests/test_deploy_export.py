@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 from multispike.cli import main
-from multispike.commands.export import export_run
+from multispike.commands import export
 from multispike.config import TrainConfig
+from multispike.config.commands import ExportConfig
 from multispike.datasets import load_dataset
 from multispike.errors import InputError
 from multispike.export.formats import FORMATS, NETWORK, filling
@@ -38,6 +39,10 @@ def trained(folder, **changes) -> str:
     }
     fit(TrainConfig(**(settings | changes)))
     return str(folder)
+
+
+def export_run(run, format, out, **more) -> export.Exported:
+    return export.export_run(ExportConfig(str(run), format, str(out), **more))
 
 
 @pytest.fixture(scope="module")

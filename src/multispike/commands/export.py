@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,9 +9,8 @@ from rich import box
 from rich.table import Table
 
 from multispike.config.commands import BenchConfig, ExportConfig
-from multispike.errors import unknown
 from multispike.export.bench import bench_run
-from multispike.export.formats import FORMATS, check_free, write
+from multispike.export.formats import check_free, write
 from multispike.export.trained import Accuracy, compare, finetune_run, quantise_run
 from multispike.files import console_beside, write_json
 from multispike.training.evaluation import data_of, evaluation_loader, tell_unfinished
@@ -45,43 +43,30 @@ class Exported:
     files: dict[str, int]
 
 
-def export_run(
-    run: str | os.PathLike[str],
-    format: str,
-    out: str | os.PathLike[str],
-    checkpoint: str = "last.ckpt",
-    overwrite: bool = False,
-    *,
-    evaluate: bool = False,
-    finetune: int = 0,
-    data_dir: str | None = None,
-    limit_test: int | None = None,
-) -> Exported:
-    """Quantise a run's network and write it to the folder `out`.
-
-    Args: those of `ExportConfig`; `out` is needed.
+def export_run(settings: ExportConfig) -> Exported:
+    """Quantise a run's network and write it to a folder.
 
     Raises:
-        InputError: for an unknown format, a folder that is not empty without `overwrite`, missing
-            data, or a network that integers, or the format, can't carry; then nothing is written.
+        InputError: for a folder that is not empty without `overwrite`, missing data, or a network
+            that integers, or the format, can't carry; then nothing is written.
         RunError: where the loss of the fine-tuning is no longer finite; what is written then is
             the network without it.
     """
-    if format not in FORMATS:
-        raise unknown("format", format, FORMATS)
-    folder = Path(out)
-    check_free("out", folder, overwrite, "--overwrite")
-    trained = load_run(Path(run), checkpoint)
+    run, format = Path(settings.run), settings.format
+    folder = Path(settings.out or (run.parent if run.is_file() else run) / format)
+    check_free("out", folder, settings.overwrite, "--overwrite")
+    trained = load_run(run, settings.checkpoint)
     tell_unfinished(trained)
     network = quantise_run(trained)
-    dataset = data_of(trained, data_dir, limit_test) if evaluate or finetune else None
+    dataset = None
+    if settings.evaluate or settings.finetune:
+        dataset = data_of(trained, settings.data_dir, settings.limit_test)
     loader = evaluation_loader(trained, dataset) if dataset else None
     written = write(network, format, folder)
-    accuracy = finetuned = None
-    if loader is not None:
-        accuracy = compare(trained, network, loader)
-    if dataset is not None and loader is not None and accuracy is not None and finetune:
-        finetune_run(trained, dataset, finetune)
+    accuracy = compare(trained, network, loader) if loader else None
+    finetuned = None
+    if dataset and loader and accuracy and settings.finetune:
+        finetune_run(trained, dataset, settings.finetune)
         tuned = quantise_run(trained)
         finetuned = compare(trained, tuned, loader)
         if finetuned.integer >= accuracy.integer:
@@ -104,18 +89,7 @@ def export_run(
 
 def export(settings: ExportConfig) -> None:
     """Write a run as an integer program; say what it is made of and, if asked, how good it is."""
-    run = Path(settings.run)
-    written = export_run(
-        settings.run,
-        settings.format,
-        settings.out or (run.parent if run.is_file() else run) / settings.format,
-        settings.checkpoint,
-        settings.overwrite,
-        evaluate=settings.evaluate,
-        finetune=settings.finetune,
-        data_dir=settings.data_dir,
-        limit_test=settings.limit_test,
-    )
+    written = export_run(settings)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("file")
     table.add_column("bytes", justify="right")

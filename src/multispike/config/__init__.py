@@ -269,11 +269,10 @@ class CompareConfig(Recipe):
         if not names or len(set(names)) != len(names):
             raise invalid("variants", self.variants, "one or more different names, comma-separated")
         recipe = {field.name: getattr(self, field.name) for field in fields(Recipe)}
-        runs = []
-        for name in names:
-            run = TrainConfig(**recipe, **parse_variant(name), name=name)
-            runs.append(replace(run, out=f"{self.folder}/{name}"))
-        return runs
+        return [
+            TrainConfig(**recipe, **parse_variant(name), name=name, out=f"{self.folder}/{name}")
+            for name in names
+        ]
 
     def check(self) -> None:
         super().check()
