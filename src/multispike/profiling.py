@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 
 from multispike.activity import record_activity
-from multispike.energy.count import Fanout, GradedOp, execution
+from multispike.energy.count import Choices, execution
 from multispike.energy.pricing import EnergyReport, checked_profile, price_layers
 from multispike.energy.profiles import Profile
 from multispike.energy.twins import price_run
@@ -22,10 +22,9 @@ def profile(
     energy: str | Profile = "lemaire2022",
     bits: int = 32,
     *,
-    fanout: Fanout = "lemaire",
-    graded_op: GradedOp = "mac",
     timesteps: int | None = None,
     max_batches: int | None = None,
+    **choices: Unpack[Choices],
 ) -> EnergyReport:
     """What one inference of any model costs, from its activity on real inputs.
 
@@ -34,7 +33,7 @@ def profile(
             networks, plain PyTorch, or neurons of other libraries.
         energy: a profile's name, a YAML file, or a `Profile`.
         bits: width of weights, potentials and operations: 8, 16 or 32.
-        fanout, graded_op: as for `multispike.energy.count.count_layer`.
+        choices: `fanout` and `graded_op`, as for `multispike.energy.count.count_layer`.
 
     Returns:
         A report with `.total_nj`, `.layers` and `.to_json()`; a model without spiking neurons is
@@ -48,16 +47,15 @@ def profile(
     >>> round(profile(nn.Linear(4, 3), loader, "lemaire2022").total_nj, 3)
     0.33
     """
-    constants = checked_profile(energy, bits, fanout, graded_op, argument="energy")
+    constants = checked_profile(energy, bits, argument="energy", **choices)
     activity = record_activity(model, loader, timesteps=timesteps, max_batches=max_batches)
     return price_layers(
         activity.records,
         constants,
         bits,
-        fanout=fanout,
-        graded_op=graded_op,
         network=execution(activity.records, activity.spiking),
         not_counted=activity.not_counted,
+        **choices,
     )
 
 
@@ -67,10 +65,9 @@ def evaluate_run(
     energy: str | Profile = "lemaire2022",
     bits: int = 32,
     *,
-    fanout: Fanout = "lemaire",
-    graded_op: GradedOp = "mac",
     profiles: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
+    **choices: Unpack[Choices],
 ) -> Evaluation:
     """All that one pass over labelled data can say, and what an inference costs.
 
@@ -80,24 +77,18 @@ def evaluate_run(
     prices under each further one of `profiles`.
     """
     for name in (energy, *profiles):
-        checked_profile(name, bits, fanout, graded_op)
+        checked_profile(name, bits, **choices)
     activity = record_activity(model, loader, confusion=True, errors=True, progress=progress)
     price = partial(
         price_run,
         activity.records,
         bits=bits,
         spiking=activity.spiking,
-        fanout=fanout,
-        graded_op=graded_op,
         not_counted=activity.not_counted,
+        **choices,
     )
+    measured = {**vars(price(energy)), **vars(activity)}
+    del measured["records"]  # each is in its layer
     further = {name: price(name) for name in profiles}
-    return Evaluation(
-        **vars(price(energy)),
-        **activity.measured(),
-        energy_nj_profiles={
-            name: FurtherPrices(prices.energy_nj, prices.baselines)
-            for name, prices in further.items()
-        }
-        or None,
-    )
+    kept = {name: FurtherPrices(one.energy_nj, one.baselines) for name, one in further.items()}
+    return Evaluation(**measured, energy_nj_profiles=kept or None)

@@ -18,7 +18,7 @@ import json
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -111,32 +111,31 @@ class ResidualSum:
     """Name of the neurons that follow directly, whose row is among `Activity.neurons`."""
 
 
-@dataclass(frozen=True)
-class Activity:
-    """One evaluation pass."""
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What one evaluation pass found out."""
 
-    records: tuple[LayerRecord, ...]
-    """In order of execution."""
-    neurons: tuple[SpikeLayer, ...]
-    """All that is sent: neuron layers (or ReLUs), and sums of spikes that no neuron follows."""
-    sums: tuple[ResidualSum, ...]
-    """All residual sums, in order."""
-    samples: int
+    samples: int = 0
+    """Test images; 0 where an older version did not say."""
     accuracy: float | None
     """None where targets are not class indices."""
-    loss: float | None
+    loss: float | None = None
     """Mean cross-entropy; None likewise."""
-    not_counted: tuple[str, ...]
+    neurons: tuple[SpikeLayer, ...]
+    """All that is sent: neuron layers (or ReLUs), and sums of spikes that no neuron follows."""
+    sums: tuple[ResidualSum, ...] = ()
+    """All residual sums, in order."""
     confusion: tuple[tuple[int, ...], ...] | None = None
     """[target][prediction], on request."""
+    not_counted: tuple[str, ...] = ()
 
     @property
-    def events(self) -> float:
-        """Events sent per inference."""
+    def events_per_inference(self) -> float:
+        """Events sent."""
         return sum(layer.events for layer in self.neurons)
 
     @property
-    def amplitude(self) -> float:
+    def amplitude_per_inference(self) -> float:
         """Sum of their levels."""
         return sum(layer.amplitude for layer in self.neurons)
 
@@ -144,31 +143,31 @@ class Activity:
     def density(self) -> float:
         """Events per neuron and timestep, over all that is sent."""
         places = sum(layer.neurons * layer.timesteps for layer in self.neurons)
-        return self.events / places if places else 0.0
+        return self.events_per_inference / places if places else 0.0
+
+    def totals(self) -> dict[str, float]:
+        """What follows from the neurons and is written beside them."""
+        names = ("events_per_inference", "amplitude_per_inference", "density")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activity(Measured):
+    """The same, and what the energy model reads."""
+
+    records: tuple[LayerRecord, ...]
+    """In order of execution."""
 
     @property
     def spiking(self) -> bool:
         """Whether any neuron sends levels; event frames at the input do not make an ANN spike."""
         return any(layer.levels and layer.path != "sum" for layer in self.neurons)
 
-    def measured(self) -> dict[str, Any]:
-        """The fields of an `Evaluation` that say what was measured."""
-        return {
-            "samples": self.samples,
-            "accuracy": self.accuracy,
-            "loss": self.loss,
-            "events_per_inference": self.events,
-            "amplitude_per_inference": self.amplitude,
-            "density": self.density,
-            "neurons": self.neurons,
-            "sums": self.sums,
-            "confusion": self.confusion,
-        }
-
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists."""
-        layers = [record.entry() for record in self.records]
-        return to_plain({**self.measured(), "layers": layers, "not_counted": self.not_counted})
+        plain = plain_fields(replace(self, records=()))
+        del plain["records"]
+        return {**plain, **self.totals(), "layers": to_plain([r.entry() for r in self.records])}
 
 
 # --- results ------------------------------------------------------------------------------------
@@ -182,27 +181,19 @@ class FurtherPrices:
     baselines: dict[Execution, NetworkEnergy] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers."""
         return known_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Evaluation(RunPrices):
+class Evaluation(RunPrices, Measured):
     """All that one pass over labelled data can say, and what an inference costs."""
 
-    samples: int = 0
-    """Test images; 0 where an older version did not say."""
-    accuracy: float | None
-    loss: float | None = None
-    events_per_inference: float
-    amplitude_per_inference: float = 0.0
-    density: float
-    neurons: tuple[SpikeLayer, ...]
-    sums: tuple[ResidualSum, ...] = ()
-    confusion: tuple[tuple[int, ...], ...] | None = None
-    """[target][prediction]."""
     energy_nj_profiles: dict[str, FurtherPrices] | None = None
     """By the name of a further profile."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers, strings and lists, as in a file; what is None is left out."""
+        return {**super().to_json(), **self.totals()}
 
     @property
     def records(self) -> tuple[LayerRecord, ...] | None:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from typing import Literal, Self, get_args
+from typing import Literal, Self, TypedDict, get_args
 
 from multispike.errors import unknown
 from multispike.layer_record import LayerRecord, Pool, Sum, Synapses, checked
@@ -31,6 +31,13 @@ from multispike.layer_record import LayerRecord, Pool, Sum, Synapses, checked
 Execution = Literal["snn", "ann", "ann_stepwise", "qann", "qann_skip"]
 Fanout = Literal["lemaire", "exact"]
 GradedOp = Literal["mac", "repeat"]
+
+
+class Choices(TypedDict, total=False):
+    """What the article leaves open; see `count_layer`."""
+
+    fanout: Fanout
+    graded_op: GradedOp
 
 
 class Summable:
@@ -87,14 +94,19 @@ def count_layer(
     (9.0, 12)
     """
     check_names(network, fanout, graded_op)
-    if network == "snn":
-        return _event_driven(record, fanout, graded_op)
-    dense = _dense(record)
-    if network == "ann_stepwise":
-        return dense * record.timesteps
-    if network == "qann_skip" and isinstance(record, Synapses):
-        return dense + _zero_skipping(record, dense, fanout)
-    return dense
+    event_driven = network == "snn"
+    match record:
+        case Sum():
+            counts = _event_add(record) if event_driven else _dense_add(record)
+        case Pool():
+            counts = _event_pool(record, fanout) if event_driven else _dense_pool(record)
+        case Synapses() if event_driven:
+            counts = _event_synapses(record, fanout, graded_op)
+        case Synapses():
+            counts = _dense_synapses(record)
+            if network == "qann_skip":
+                counts += _zero_skipping(record, counts, fanout)
+    return counts * record.timesteps if network == "ann_stepwise" else counts
 
 
 def execution(records: Sequence[LayerRecord], spiking: bool) -> Execution:
@@ -117,38 +129,18 @@ def check_names(network: str, fanout: str, graded_op: str) -> None:
 # --- dense networks: ANN and QANN, one evaluation, partial sums in a register ----------------
 
 
-def _dense(record: LayerRecord) -> Counts:
-    if isinstance(record, Sum):
-        return _dense_add(record)
-    if isinstance(record, Pool):
-        return _dense_pool(record)
-    return _dense_linear(record) if record.kind == "linear" else _dense_conv(record)
-
-
-def _dense_conv(r: Synapses) -> Counts:
-    out, bias, g = r.out_size, r.bias * r.out_size, r.geometry
-    inner = g.in_shape[0] // g.groups * g.kernel_size  # Ci/groups·Kh·Kw
+def _dense_synapses(r: Synapses) -> Counts:
+    out, g, linear = r.out_size, r.geometry, r.kind == "linear"
+    synapses = out * (g.in_shape[0] // g.groups * g.kernel_size)  # out·Ci/groups·Kh·Kw
+    addresses = r.in_size + out + g.out_shape[0] * g.kernel_size
     return Counts(
-        mac=out * inner,  # Eq. 1.1
-        ac=bias,  # Eq. 1.2
-        read_input=out * inner,  # Eq. 3
-        read_weights=out * inner,  # Eq. 6.1
-        read_bias=bias,  # Eq. 6.1
-        write_output=out,  # Eq. 11
-        address_ac=r.in_size + out + g.out_shape[0] * g.kernel_size,  # Eq. 16, dense
-    )
-
-
-def _dense_linear(r: Synapses) -> Counts:
-    synapses, bias = r.in_size * r.out_size, r.bias * r.out_size
-    return Counts(
-        mac=synapses,  # Eq. 2.1
-        ac=bias,  # Eq. 2.2
-        read_input=r.in_size,  # Eq. 4: each input once
-        read_weights=synapses,  # Eq. 6.2
-        read_bias=bias,  # Eq. 6.2
-        write_output=r.out_size,  # Eq. 12
-        address_ac=synapses,  # Eq. 17, dense
+        mac=synapses,  # Eqs. 1.1, 2.1
+        ac=r.bias * out,  # Eqs. 1.2, 2.2
+        read_input=r.in_size if linear else synapses,  # Eq. 4: each input once; Eq. 3
+        read_weights=synapses,  # Eqs. 6.1, 6.2
+        read_bias=r.bias * out,  # Eqs. 6.1, 6.2
+        write_output=out,  # Eqs. 11, 12
+        address_ac=synapses if linear else addresses,  # Eqs. 17, 16, dense
     )
 
 
@@ -180,14 +172,6 @@ def _zero_skipping(r: Synapses, dense: Counts, fanout: Fanout) -> Counts:
 
 
 # --- event-driven network ---------------------------------------------------------------------
-
-
-def _event_driven(record: LayerRecord, fanout: Fanout, graded_op: GradedOp) -> Counts:
-    if isinstance(record, Sum):
-        return _event_add(record)
-    if isinstance(record, Pool):
-        return _event_pool(record, fanout)
-    return _event_synapses(record, fanout, graded_op)
 
 
 def _event_synapses(r: Synapses, fanout: Fanout, graded_op: GradedOp) -> Counts:

@@ -99,9 +99,6 @@ class Memory:
     bits: int
 
 
-_NO_COUNTS = Counts()
-
-
 @dataclass(frozen=True, kw_only=True)
 class LayerEnergy:
     """One layer of a report or result file: what was recorded, counted and paid."""
@@ -114,7 +111,7 @@ class LayerEnergy:
     events_out: float
     max_level: int
     energy_nj: Energy
-    counts: Counts = _NO_COUNTS
+    counts: Counts = field(default_factory=Counts)
     memories: dict[str, Memory] = field(default_factory=dict)
     """By name: weights, bias, potentials, inputs, outputs."""
     record: LayerRecord | None = None

@@ -7,12 +7,12 @@ skipped.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
-from multispike.energy.count import Execution, Fanout, GradedOp, execution
+from multispike.energy.count import Choices, Execution, execution
 from multispike.energy.pricing import EnergyReport, NetworkEnergy, price_layers
 from multispike.energy.profiles import Profile, get_profile
 from multispike.errors import invalid
@@ -80,33 +80,24 @@ def price_run(
     bits: int = 32,
     *,
     spiking: bool = True,
-    fanout: Fanout = "lemaire",
-    graded_op: GradedOp = "mac",
     not_counted: Sequence[str] = (),
+    **choices: Unpack[Choices],
 ) -> RunPrices:
     """The prices of a network from its records alone: arguments as for `price_layers`.
 
     A network that is not `spiking` is a dense ANN, evaluated as often as it was recorded, and has
     no twins. Raises `InputError` as `price_layers`.
     """
-    prices = get_profile(profile)
-    report = price_layers(
-        records,
-        prices,
-        bits,
-        fanout=fanout,
-        graded_op=graded_op,
-        network=execution(records, spiking),
-        not_counted=not_counted,
-    )
+    prices, network = get_profile(profile), execution(records, spiking)
+    own = price_layers(records, prices, bits, network=network, not_counted=not_counted, **choices)
     if not spiking:
-        return RunPrices(**vars(report))
-    twins = price_twins(records, prices, bits, fanout=fanout)
+        return RunPrices(**vars(own))
+    twins = price_twins(records, prices, bits, **choices)
     return RunPrices(
-        **vars(report),
+        **vars(own),
         baselines={name: twin.energy_nj for name, twin in twins.items()},
-        crossover=crossover_density(records, prices, bits, fanout=fanout, graded_op=graded_op),
-        even_density=even_density(records, prices, bits, fanout=fanout, graded_op=graded_op),
+        crossover=crossover_density(records, prices, bits, **choices),
+        even_density=even_density(records, prices, bits, **choices),
     )
 
 
@@ -114,52 +105,48 @@ def price_twins(
     records: Sequence[LayerRecord],
     profile: str | Profile = "lemaire2022",
     bits: int = 32,
-    *,
-    fanout: Fanout = "lemaire",
+    **choices: Unpack[Choices],
 ) -> dict[Execution, EnergyReport]:
     """Reports of the dense ANN, the dense and the zero-skipping quantised ANN, by name.
 
     All three follow from the recorded shapes; only "qann_skip" also needs the activity.
     """
-    price = partial(price_layers, records, get_profile(profile), bits, fanout=fanout)
-    return {network: price(network=network) for network in TWINS}
+    prices = get_profile(profile)
+    return {name: price_layers(records, prices, bits, network=name, **choices) for name in TWINS}
 
 
 def crossover_density(
     records: Sequence[LayerRecord],
     profile: str | Profile = "lemaire2022",
     bits: int = 32,
-    *,
-    fanout: Fanout = "lemaire",
-    graded_op: GradedOp = "mac",
+    **choices: Unpack[Choices],
 ) -> dict[Execution, Crossover]:
     """Per twin, the event density at which the SNN's energy equals the twin's.
 
     One density for all layers that read or send events, under the assumptions of `with_density`;
     the events that were measured are not used. Raises `InputError` where no layer has any.
     """
-    records = _spiking(records)
-    price = partial(price_layers, profile=get_profile(profile), bits=bits, fanout=fanout)
-    empty, full = with_density(records, 0.0), with_density(records, 1.0)
-    silent, busy = (price(layers, graded_op=graded_op).total_nj for layers in (empty, full))
+    prices, (empty, full) = get_profile(profile), _extremes(records)
+    silent, busy = (price_layers(r, prices, bits, **choices).total_nj for r in (empty, full))
+    twins = price_twins(empty, prices, bits, **choices)
+    skipping = price_layers(full, prices, bits, network="qann_skip", **choices).layers
+    gained: dict[int, float] = defaultdict(
+        float
+    )  # of the zero-skipping twin, from empty to full, by timesteps
+    for record, low, high in zip(full, twins["qann_skip"].layers, skipping, strict=True):
+        gained[record.timesteps] += high.energy_nj.total - low.energy_nj.total
 
     def crossover(network: Execution) -> Crossover:
-        twin = price(empty, network=network)
-        gained: dict[int, float] = {}  # by timesteps, from density 0 to 1
-        if network == "qann_skip":
-            pairs = zip(records, twin.layers, price(full, network=network).layers, strict=True)
-            for record, low, high in pairs:
-                more = high.energy_nj.total - low.energy_nj.total
-                gained[record.timesteps] = gained.get(record.timesteps, 0.0) + more
+        grows = gained if network == "qann_skip" else {}
 
         def excess(density: float) -> float:
             """The SNN's energy, linear in the density, minus the twin's, linear in the share of
             inputs that are active at one of T timesteps at least."""
-            active = sum(k * (1 - (1 - density) ** steps) for steps, k in gained.items())
-            return silent + (busy - silent) * density - twin.total_nj - active
+            active = sum(more * (1 - (1 - density) ** steps) for steps, more in grows.items())
+            return silent + (busy - silent) * density - twins[network].total_nj - active
 
         def slope(density: float) -> float:
-            active = sum(k * steps * (1 - density) ** (steps - 1) for steps, k in gained.items())
+            active = sum(more * n * (1 - density) ** (n - 1) for n, more in grows.items())
             return busy - silent - active
 
         return Crossover(network, _negative(excess, slope))
@@ -171,9 +158,7 @@ def even_density(
     records: Sequence[LayerRecord],
     profile: str | Profile = "lemaire2022",
     bits: int = 32,
-    *,
-    fanout: Fanout = "lemaire",
-    graded_op: GradedOp = "mac",
+    **choices: Unpack[Choices],
 ) -> float:
     """The density, the same in all layers, at which the SNN would need what it was recorded to.
 
@@ -186,20 +171,19 @@ def even_density(
     >>> round(even_density(with_density([layer], 0.25)), 9)
     0.25
     """
-    records = _spiking(records)
     prices = get_profile(profile)
-    recorded, silent, full = (
-        price_layers(layers, prices, bits, fanout=fanout, graded_op=graded_op).total_nj
-        for layers in (records, with_density(records, 0.0), with_density(records, 1.0))
+    silent, full, recorded = (
+        price_layers(layers, prices, bits, **choices).total_nj
+        for layers in (*_extremes(records), records)
     )
     return (recorded - silent) / (full - silent) if full > silent else 0.0
 
 
-def _spiking(records: Sequence[LayerRecord]) -> tuple[LayerRecord, ...]:
-    records = checked(records)
-    if not any(r.levels_in or r.output.levels for r in records):
+def _extremes(records: Sequence[LayerRecord]) -> tuple[Sequence[LayerRecord], ...]:
+    """The layers of a spiking network without any event, and with all."""
+    if not any(r.levels_in or r.output.levels for r in checked(records)):
         raise invalid("records", f"{len(records)} layers without events", "a spiking network")
-    return records
+    return with_density(records, 0.0), with_density(records, 1.0)
 
 
 def _negative(
