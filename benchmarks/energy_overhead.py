@@ -1,11 +1,13 @@
 """What recording costs: a pass of `record_activity` against a plain evaluation, in turns.
 
     python benchmarks/energy_overhead.py DIR
+    python benchmarks/energy_overhead.py one-image
 
 DIR is the folder with CIFAR-10. Writes results/energy_overhead.json: for each of `NETWORKS`, not
 trained but with batch norms that have seen a batch, the seconds of both over the 10,000 test images
-and their ratio pair by pair; and the peak memory of passes of the first over 1,000 and 10,000
-images, in processes of their own.
+and their ratio pair by pair; the peak memory of passes of the first over 1,000 and 10,000 images,
+in processes of their own; and `one_image`: for each of `SINGLE`, seconds and memory beyond the
+network's own of one forward and of `profile` on a batch of one. The second form prints that alone.
 """
 
 from __future__ import annotations
@@ -14,13 +16,15 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from tools import resident_mb, spread
+from torch import Tensor
 
-from multispike import create_model
+from multispike import create_model, profile
 from multispike.activity import record_activity
 from multispike.datasets import load_dataset
 from multispike.datasets.loader import BatchLoader
@@ -36,6 +40,17 @@ NETWORKS = {
     "sparse_resnet20, T=1, N=4": ("sparse_resnet20", {"levels": 4}),
     "sparse_resnet20, T=4, N=1": ("sparse_resnet20", {"neuron": "binary", "timesteps": 4}),
 }
+SINGLE = {
+    "ResNet-18 (ReLU), 224x224": ("spiking_resnet18", {"neuron": "relu", "stem": "imagenet"}, 224),
+    "ResNet-18, N=4, 224x224": ("spiking_resnet18", {"levels": 4, "stem": "imagenet"}, 224),
+    "ResNet-18 (ReLU), 1024x1024": (
+        *("spiking_resnet18", {"neuron": "relu", "stem": "imagenet"}, 1024),
+    ),
+    "fastnet, N=4, 32x32": ("fastnet", {"levels": 4}, 32),
+    "fastnet, N=4, 224x224": ("fastnet", {"levels": 4}, 224),
+}
+"""Architecture, options, height and width of one image."""
+SINGLE_PAIRS = 15
 
 
 def prepared(folder: str, name: str, images: int | None = None):
@@ -90,6 +105,54 @@ def measured(folder: str, name: str) -> dict[str, Any]:
     }
 
 
+def single(name: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """One forward of one image, and `profile` on it."""
+    arch, options, size = SINGLE[name]
+    torch.manual_seed(0)
+    network, image = create_model(arch, **options), torch.randn(1, 3, size, size)
+    with torch.no_grad():
+        network(torch.randn(2, 3, 32, 32))
+    network.eval()
+    label = torch.zeros(1, dtype=torch.long)
+    profile(network, [(image[..., :32, :32], label)])  # what is loaded once
+    loader = [(image, label)]
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return network(image)
+
+    return forward, lambda: profile(network, loader)
+
+
+def added_mb(name: str, which: int) -> float:
+    """Peak memory of one of both beyond what the process had before, in one of its own."""
+    command = [sys.executable, __file__, "one-image", name, str(which)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def one_image(name: str) -> dict[str, Any]:
+    """Seconds of both in turns, the ratio pair by pair, and the memory of each."""
+    runs = single(name)
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for number in range(SINGLE_PAIRS + 1):
+        for run, times in zip(runs, seconds, strict=True):
+            since = time.perf_counter()
+            run()
+            if number:  # the first of each warms up
+                times.append(time.perf_counter() - since)
+    ratio = spread([counted / plain for plain, counted in zip(*seconds, strict=True)])
+    memory = [added_mb(name, which) for which in (0, 1)]
+    print(f"{name}: {ratio['median']:.2f} times, {memory[1] / memory[0]:.2f} times the memory",
+          file=sys.stderr)  # fmt: skip
+    return {
+        "forward_seconds": seconds[0],
+        "profile_seconds": seconds[1],
+        "ratio": ratio,
+        "forward_mb": memory[0],
+        "profile_mb": memory[1],
+    }
+
+
 def main(folder: str) -> None:
     peaks = {str(images): peak_mb(folder, images) for images in (1_000, 10_000)}
     result = {
@@ -98,6 +161,7 @@ def main(folder: str) -> None:
         "n": PAIRS,
         "networks": {name: measured(folder, name) for name in NETWORKS},
         "peak_mb": peaks,
+        "one_image": {name: one_image(name) for name in SINGLE},
         "environment": environment(),
     }
     write_json(TARGET, result)
@@ -106,8 +170,14 @@ def main(folder: str) -> None:
 
 if __name__ == "__main__":
     keep_freed_memory()  # as the command line does
-    folder, images = [*sys.argv[1:], ""][:2]
-    if images:
+    folder, images, *which = [*sys.argv[1:], ""]
+    if folder == "one-image" and images:
+        run, before = single(images)[int(which[0])], resident_mb("VmRSS")
+        run()
+        print(resident_mb("VmHWM") - before)
+    elif folder == "one-image":
+        print(json.dumps({name: one_image(name) for name in SINGLE}, indent=2))
+    elif images:
         record(*prepared(folder, next(iter(NETWORKS)), int(images)))
         print(resident_mb("VmHWM"))
     else:
