@@ -190,7 +190,7 @@ def training_loader(config: Any, cache_dir: Path | None = None) -> Any:
     """The loader that `fit` trains with."""
     from multispike.datasets import load_dataset
     from multispike.datasets.loader import BatchLoader
-    from multispike.training.fit import augmentation_of, batch_size_of, load_data
+    from multispike.training.launch import augmentation_of, batch_size_of, load_data
 
     if cache_dir is None:
         dataset = load_data(config, config.timesteps)

@@ -22,7 +22,7 @@ from multispike.datasets import load_dataset
 from multispike.errors import InputError
 from multispike.export.formats import FORMATS, NETWORK, filling
 from multispike.export.serialize import load
-from multispike.training.fit import fit
+from multispike.training.launch import fit
 from multispike.training.run import load_run
 
 PACKAGES = {"c": (), "onnx": ("onnx",), "openvino": ("onnx", "openvino"), "nir": ("nir",)}

@@ -20,12 +20,13 @@ from multispike.datasets.loader import BatchLoader
 from multispike.errors import InputError, RunError
 from multispike.neurons import MultiLevelIF
 from multispike.results import read_results
-from multispike.training import fit, load_data, load_run
-from multispike.training.checkpoint import AtomicCheckpointIO, read_checkpoint
+from multispike.training import Interrupted, fit, launch, load_data, load_run, loop
 from multispike.training.evaluation import evaluation_loader
+from multispike.training.launch import whiten_
+from multispike.training.loop import evaluate
+from multispike.training.objective import Objective
 from multispike.training.optim import Muon, make_optimizer, make_schedule, orthogonal, peak_lr
-from multispike.training.run import open_run
-from multispike.training.whitening import whiten_
+from multispike.training.run import open_run, read_checkpoint, write_checkpoint
 
 TINY = TrainConfig(
     arch="sparse_resnet20", data="digits", limit_train=160, limit_test=40, batch_size=32,
@@ -79,7 +80,7 @@ def straight(tmp_path_factory) -> Path:
 
 def wait_for_step(folder: Path, process: subprocess.Popen, step: int) -> None:
     """Until last.ckpt has reached `step`; it is replaced whole, so it can be read at any time."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         assert process.poll() is None, "the run ended before it could be killed"
         last = folder / "last.ckpt"
@@ -121,11 +122,9 @@ def test_ctrl_c_saves_and_resumes(straight, tmp_path):
 @pytest.mark.parametrize("step", [5, 15], ids=["of the first epoch", "of the training"])
 def test_ctrl_c_in_the_last_step(straight, tmp_path, monkeypatch, step):
     """The epoch is evaluated first: a run that went on from there would lack its row."""
-    from multispike.training.callbacks import Interrupted
-    from multispike.training.module import Classifier
 
     config = replace(TINY, out=str(tmp_path / "run"))
-    trained, left = Classifier.training_step, iter(range(step - 1))
+    trained, left = Objective.__call__, iter(range(step - 1))
 
     def interrupted(self, *arguments):
         if next(left, None) is None:
@@ -133,7 +132,7 @@ def test_ctrl_c_in_the_last_step(straight, tmp_path, monkeypatch, step):
         return trained(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Classifier, "training_step", interrupted)
+        patch.setattr(Objective, "__call__", interrupted)
         with pytest.raises(Interrupted):
             fit(config)
     assert len(load_run(tmp_path / "run").rows) == step // 5
@@ -146,16 +145,14 @@ def test_ctrl_c_in_the_last_step(straight, tmp_path, monkeypatch, step):
 
 def test_ctrl_c_while_the_last_epoch_is_evaluated(tmp_path, monkeypatch):
     """The training is over then, but whoever asked for an end gets one; the run is whole."""
-    from multispike.training.callbacks import Interrupted
-    from multispike.training.module import Classifier
 
     config = replace(TINY, out=str(tmp_path / "run"), epochs=1)
-    evaluated = Classifier.on_validation_epoch_end
-    monkeypatch.setattr(
-        Classifier,
-        "on_validation_epoch_end",
-        lambda self: (evaluated(self), os.kill(os.getpid(), signal.SIGINT)),
-    )
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(loop, "evaluate", interrupted)
     with pytest.raises(Interrupted):
         fit(config)
     assert len(load_run(tmp_path / "run").rows) == 1
@@ -237,28 +234,6 @@ def test_overwriting_waits_until_all_settings_have_proved_good(tmp_path, changes
         fit(replace(config, overwrite=True, **changes))
     after = state(tmp_path / "run")
     assert all(torch.equal(value, after[key]) for key, value in before.items())
-
-
-@pytest.mark.parametrize(
-    ("variables", "first"),
-    [
-        ({}, True),
-        ({"RANK": "0", "LOCAL_RANK": "0"}, True),
-        ({"RANK": "2", "LOCAL_RANK": "0"}, False),  # torchrun, the second node
-        ({"RANK": "0", "SLURM_PROCID": "1"}, True),  # torchrun in a SLURM job
-        ({"SLURM_PROCID": "1"}, False),
-        ({"SLURM_PROCID": "0", "LOCAL_RANK": "1"}, False),  # started by Lightning
-        ({"NODE_RANK": "1", "LOCAL_RANK": "0"}, False),
-    ],
-)
-def test_rank_0_is_one_process_of_all_nodes(variables, first, monkeypatch):
-    from multispike.training.fit import _is_first
-
-    for name in ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert _is_first() is first
 
 
 @pytest.mark.parametrize(
@@ -439,6 +414,62 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path,
         assert all(torch.isfinite(w).all() for w in weights if w.is_floating_point())
 
 
+def test_a_checkpoint_of_the_trainer_goes_on_bit_exactly(straight, tmp_path):
+    """Versions before trained by Lightning's Trainer, whose checkpoints name no version of ours."""
+    shutil.copytree(straight, tmp_path / "run")
+    config = replace(TINY, out=str(tmp_path / "run"), checkpoint_seconds=0.0, overwrite=True)
+    process = subprocess.Popen(command(config))
+    wait_for_step(tmp_path / "run", process, 7)
+    process.kill()
+    process.wait()
+    content = read_checkpoint(tmp_path / "run" / "last.ckpt")
+    del content["rng_states"], content["multispike"]["version"]
+    content |= {"loops": {"fit_loop": {}}, "callbacks": {"RunFiles": {}}}
+    torch.save(content, tmp_path / "run" / "last.ckpt")
+    assert fit(replace(config, overwrite=False, resume=True))
+    assert_same(straight, tmp_path / "run")
+
+
+@pytest.mark.parametrize("version", ["0.0.7", None])
+def test_what_can_not_be_gone_on_from_is_refused_with_its_version(straight, tmp_path, version):
+    shutil.copytree(straight, tmp_path / "run")
+    content = read_checkpoint(straight / "best.ckpt")
+    content["multispike"]["version"] = version
+    if version is None:
+        del content["multispike"]["version"]
+    torch.save(content, tmp_path / "run" / "last.ckpt")
+    with pytest.raises(
+        InputError, match=rf"^resume: got .* {version or 'before'}\b.*allowed: "
+    ) as e:
+        fit(replace(TINY, out=str(tmp_path / "run"), resume=True))
+    assert "\n" not in str(e.value)
+
+
+def test_the_host_does_not_wait_for_the_device_in_every_step(tmp_path, monkeypatch):
+    """A step reads no scalar from the device; losses are read at the first step and at the end."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    read = []
+
+    class Reads(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten._local_scalar_dense.default:
+                read.append(func)
+            return func(*args, **(kwargs or {}))
+
+    added = []
+    add_up = loop.State.add_up
+    monkeypatch.setattr(
+        loop.State, "add_up", lambda self, *rest: (added.append(self.step), add_up(self, *rest))
+    )
+    monkeypatch.setattr(loop, "PAUSE_SECONDS", 1e9)
+    config = replace(TINY, arch="fastnet", epochs=2, ema=0.9, out=str(tmp_path / "run"))
+    with Reads():
+        fit(replace(config, checkpoint_seconds=1e9))
+    assert added == [1, 5, 6, 10]
+    assert len(read) < 10, "a scalar a step"
+
+
 def test_full_disk_keeps_the_last_checkpoint(tmp_path):
     """A real full file system: a tiny tmpfs, where this user may mount one."""
     disk = tmp_path / "disk"
@@ -449,11 +480,10 @@ def test_full_disk_keeps_the_last_checkpoint(tmp_path):
     if mount.returncode:
         pytest.skip("may not mount a tmpfs here")
     try:
-        io = AtomicCheckpointIO()
         good = {"state_dict": {"w": torch.ones(10)}, "multispike": {}}
-        io.save_checkpoint(good, disk / "last.ckpt")
+        write_checkpoint(disk / "last.ckpt", good)
         with pytest.raises(RunError, match=r"could not write .*the file before it is unchanged"):
-            io.save_checkpoint({**good, "state_dict": {"w": torch.ones(10**6)}}, disk / "last.ckpt")
+            write_checkpoint(disk / "last.ckpt", {**good, "state_dict": {"w": torch.ones(10**6)}})
         assert torch.equal(read_checkpoint(disk / "last.ckpt")["state_dict"]["w"], torch.ones(10))
         assert [path.name for path in disk.iterdir()] == ["last.ckpt"]
     finally:
@@ -532,16 +562,16 @@ def test_images_of_a_last_batch_that_is_left_out_are_not_counted(tmp_path):
 
 def test_label_smoothing_spreads_the_target():
     """(1 - e) of the loss of the label, e of the mean over all classes."""
+
     from multispike import create_model
-    from multispike.training.module import Classifier
 
     config = replace(TINY, arch="fastnet", label_smoothing=0.3)
     network = create_model("fastnet", in_channels=1)
-    module = Classifier(network, config, load_data(config), batch_size=4, steps=1)
+    objective = Objective(network, config)
     images, labels = torch.randn(4, 1, 8, 8), torch.tensor([0, 3, 9, 3])
     surprise = -network(images).log_softmax(1)
     expected = 0.7 * surprise[range(4), labels] + 0.3 * surprise.mean(1)
-    torch.testing.assert_close(module.training_step((images, labels), 0), expected.mean())
+    torch.testing.assert_close(objective(network(images), labels)[0], expected.mean())
 
 
 def test_adamw_decays_weights_only():
@@ -676,13 +706,13 @@ def test_whitened_filters_decorrelate():
 
 def test_activity_penalty_counts_events_and_lowers_them():
     """Its value is events per neuron, whatever their level; following its gradient drops events."""
+
     from multispike import create_model
-    from multispike.training.module import Classifier
 
     config = replace(TINY, arch="fastnet", activity_penalty=1.0)
     torch.manual_seed(0)
     network = create_model("fastnet", in_channels=1, surrogate="ste", v_init=0.5)
-    module = Classifier(network, config, load_data(config), batch_size=4, steps=1)
+    objective = Objective(network, config)
     images = torch.randn(8, 1, 8, 8)
     counts = []
     for neuron in network.modules():
@@ -693,7 +723,7 @@ def test_activity_penalty_counts_events_and_lowers_them():
     for _ in range(10):
         counts.clear()
         network(images)
-        penalty = module.penalty()
+        penalty = objective.penalty()
         expected = torch.cat([c.flatten() for c in counts]).mean()
         torch.testing.assert_close(penalty, expected)
         values.append(penalty.item())
@@ -706,17 +736,17 @@ def test_activity_penalty_counts_events_and_lowers_them():
 @pytest.mark.parametrize(("levels", "threshold"), [(3, 2.5), (15, 3.0), (15, 1.5), (4, 2.0)])
 def test_activity_penalty_reaches_level_1_whatever_its_rounding(levels, threshold):
     """Events a neuron, N/V_th a spike at level 1, nothing above; a threshold a channel as well."""
+
     from multispike import create_model
-    from multispike.training.module import Classifier
 
     config = replace(TINY, arch="fastnet", activity_penalty=1.0)
     network = create_model("fastnet", in_channels=1)
-    module = Classifier(network, config, load_data(config), batch_size=4, steps=1)
+    objective = Objective(network, config)
     neuron = MultiLevelIF(levels, torch.tensor([threshold, 0.7]))
     z = torch.tensor([[[0, 0], [1, 1], [2, levels]]]).float()  # [T, B, C]
     spikes = (z / levels * neuron.threshold).requires_grad_()
-    module._keep_spikes(neuron, None, spikes)
-    penalty = module.penalty()
+    objective._keep_spikes(neuron, None, spikes)
+    penalty = objective.penalty()
     torch.testing.assert_close(penalty, torch.tensor(4 / 6))
     penalty.backward()
     expected = (z < 2) * levels / neuron.threshold / 6
@@ -748,12 +778,11 @@ def test_other_data_are_refused_on_resume(tmp_path, monkeypatch):
     assert fit(config)
     digits = load_data(config)
     other = replace(digits, mean=(2 * digits.mean[0],))
-    module = sys.modules["multispike.training.fit"]
-    monkeypatch.setattr(module, "load_data", lambda *_: other)
+    monkeypatch.setattr(launch, "load_data", lambda *_: other)
     with pytest.raises(InputError, match=r"^data: got mean .*began with"):
         fit(replace(config, resume=True))
     fewer = digits.limited(limit_train=100)
-    monkeypatch.setattr(module, "load_data", lambda *_: fewer)
+    monkeypatch.setattr(launch, "load_data", lambda *_: fewer)
     with pytest.raises(InputError, match=r"^data: got images 100, .*began with 160"):
         fit(replace(config, resume=True))
 

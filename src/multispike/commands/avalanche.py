@@ -17,7 +17,7 @@ from multispike.datasets.loader import BatchLoader
 from multispike.errors import invalid
 from multispike.progress import progress_bar
 from multispike.report.avalanche import terminal_table, write_files
-from multispike.training.fit import build_network, load_data
+from multispike.training.launch import build_network, load_data
 from multispike.training.run import Run, load_run
 
 

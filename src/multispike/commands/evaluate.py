@@ -35,7 +35,7 @@ from multispike.results import (
 )
 from multispike.training import RESULT, Run, load_run
 from multispike.training.evaluation import data_of, evaluation_loader, tell_unfinished
-from multispike.training.fit import batch_size_of
+from multispike.training.launch import batch_size_of
 
 
 def evaluate(settings: EvaluateConfig) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from multispike.commands.evaluate import measure_run
@@ -87,8 +86,6 @@ def train_run(config: TrainConfig, profiles: Sequence[str] = ()) -> RunResult | 
         if {*profiles} <= {*(result.energy_nj_profiles or ())}:
             return result
     reports = fit(config)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
     if not reports:
         if "LOCAL_RANK" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
             raise SystemExit(0)  # Lightning starts new processes for the next run

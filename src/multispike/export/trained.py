@@ -23,7 +23,7 @@ from multispike.export.network import IntegerNetwork
 from multispike.export.quantise import quantise, rounded_weights
 from multispike.models.network import Network
 from multispike.progress import progress_bar
-from multispike.training.fit import augmentation_of, batch_size_of
+from multispike.training.launch import augmentation_of, batch_size_of
 from multispike.training.run import Run
 
 

@@ -70,7 +70,7 @@ class Archive:
 
         The file is one for `load_run`; of its settings, paths of this machine are left out.
         """
-        from multispike.training.checkpoint import read_checkpoint, weights_of, write_checkpoint
+        from multispike.training.run import read_checkpoint, weights_of, write_checkpoint
 
         content = read_checkpoint(Path(config.folder) / "last.ckpt")
         size = sum(v.numel() * v.element_size() for v in content["state_dict"].values())

@@ -1,7 +1,7 @@
-"""Training on Lightning: settings in, a run folder out."""
+"""Training on Lightning Fabric: settings in, a run folder out."""
 
-from multispike.training.callbacks import Interrupted
-from multispike.training.fit import fit, load_data
+from multispike.training.launch import fit, load_data
+from multispike.training.loop import Interrupted
 from multispike.training.run import RESULT, Run, load_run
 
 __all__ = ["RESULT", "Interrupted", "Run", "fit", "load_data", "load_run"]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from multispike.datasets.dataset import Dataset
 from multispike.datasets.loader import BatchLoader
 from multispike.errors import InputError
-from multispike.training.fit import load_data
+from multispike.training.launch import load_data
 from multispike.training.run import RESULT, Run
 
 EVALUATION_BATCH = 250

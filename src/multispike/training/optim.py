@@ -94,10 +94,8 @@ class Muon(torch.optim.Optimizer):
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
-            if not weights:
-                continue
-            grads = [weight.grad for weight in weights]
-            moments = [self._moment(weight) for weight in weights]
+            grads = [weight.grad for weight in weights if weight.grad is not None]
+            moments: list[Any] = [self._moment(weight) for weight in weights]
             lr, momentum = group["lr"], group["momentum"]
             if not group["orthogonal"]:
                 sgd(

@@ -1,30 +1,34 @@
-"""The run folder: config.yaml, last.ckpt, best.ckpt, metrics.csv, result.json."""
+"""The run folder: config.yaml, metrics.csv, result.json; last.ckpt and best.ckpt, each whole or
+absent, and read without running code."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
+import pickle
 import re
 import shutil
+import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 import yaml
 
 from multispike.config import TrainConfig, same_run
 from multispike.errors import InputError, RunError, invalid
-from multispike.files import write_text
+from multispike.files import replacing, write_text
 from multispike.models import create_model
 from multispike.models.network import Network
-from multispike.training.checkpoint import read_checkpoint
 
 RESULT = "result.json"
 """Written last: its presence means that the run is finished."""
 
-NEXT = "next.ckpt"
-"""An epoch's checkpoint, until best.ckpt is written and it becomes last.ckpt."""
-
-_FILES = ("config.yaml", "last.ckpt", NEXT, "best.ckpt", "metrics.csv", RESULT)
+_FILES = ("config.yaml", "last.ckpt", "next.ckpt", "best.ckpt", "metrics.csv", RESULT)
+"""What a run may hold; next.ckpt was a part of saving in versions that trained by the Trainer."""
 
 _FOLDERS = ("tensorboard", "c", "nir", "onnx", "openvino")
 """The log of the training, and where exports go unless told otherwise."""
@@ -102,22 +106,15 @@ def checkpoint_of(run: str | Path, argument: str, checkpoint: str = "last.ckpt")
 def load_weights(network: Network, checkpoint: dict[str, Any], path: Path) -> None:
     """Put a checkpoint's weights into a network, refusing those of another architecture."""
     weights = {
-        key.removeprefix("network."): value
-        for key, value in checkpoint["state_dict"].items()
-        if key.startswith("network.")
+        key.removeprefix("network."): value for key, value in checkpoint["state_dict"].items()
     }
-    own = network.state_dict()
-    differing = [
-        key for key in {*own, *weights}
-        if key not in own or key not in weights or own[key].shape != weights[key].shape
-    ]  # fmt: skip
-    if differing:
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:  # names or shapes of weights
         raise InputError(
-            f"checkpoint: got {str(path)!r} of {checkpoint['multispike']['model']['arch']}, whose"
-            f" {min(differing)} does not fit {network.config['arch']};"
-            " allowed: the same architecture"
-        )
-    network.load_state_dict(weights)
+            f"checkpoint: got {str(path)!r} of {checkpoint['multispike']['model']['arch']}, which"
+            f" does not fit {network.config['arch']}; allowed: the same architecture"
+        ) from error
 
 
 def open_run(config: TrainConfig) -> Path | None:
@@ -130,7 +127,10 @@ def open_run(config: TrainConfig) -> Path | None:
     settings = folder / "config.yaml"
     if folder.exists() and not folder.is_dir():
         raise invalid("out", str(folder), "a folder, new or of a run")
-    begun = settings.exists() and _is_of_a_run(read_settings(settings))
+    names = {field.name for field in dataclasses.fields(TrainConfig)}
+    begun = (
+        settings.exists() and {"arch", "data", "neuron"} <= read_settings(settings).keys() <= names
+    )
     if begun and config.overwrite:
         _clear(folder)
     elif begun:
@@ -150,15 +150,11 @@ def open_run(config: TrainConfig) -> Path | None:
         raise invalid(
             "out", str(folder), f"a folder that can be made ({error.strerror})"
         ) from error
-    write_settings(settings, config)
+    values = dataclasses.asdict(config)
+    del values["resume"], values["overwrite"]
+    write_text(settings, yaml.safe_dump(values, sort_keys=False))
     last = folder / "last.ckpt"
     return last if last.exists() else None
-
-
-def _is_of_a_run(settings: dict[str, Any]) -> bool:
-    """Whether a config.yaml is one that `write_settings` wrote, and not that of another program."""
-    names = {field.name for field in dataclasses.fields(TrainConfig)}
-    return {"arch", "data", "neuron"} <= settings.keys() <= names
 
 
 def _clear(folder: Path) -> None:
@@ -182,6 +178,19 @@ def _clear(folder: Path) -> None:
             path.unlink()
 
 
+def check_same_data(data: dict[str, Any], before: dict[str, Any], checkpoint: Path) -> None:
+    """Raise `InputError` where a run is to go on with other data than it began with."""
+    for name, value in data.items():
+        same = before.get(name, value) == value
+        if name in ("mean", "std"):
+            same = np.allclose(before[name], value, rtol=1e-6)  # as other machines add them up
+        if not same:
+            raise InputError(
+                f"data: got {name} {value}, but the run of {checkpoint} began with {before[name]};"
+                " allowed: the same data, or another --out"
+            )
+
+
 def diverged(what: str, folder: Path) -> RunError:
     """The error for numbers that are not finite: what is left of the run, and what may help."""
     last = folder / "last.ckpt"
@@ -189,12 +198,10 @@ def diverged(what: str, folder: Path) -> RunError:
     return RunError(f"{what};{kept} try a lower --lr, with another --out or --overwrite")
 
 
-def write_settings(path: Path, config: TrainConfig) -> None:
-    """config.yaml: what `--config` takes to repeat the run."""
-    settings = dataclasses.asdict(config)
-    for momentary in ("resume", "overwrite"):
-        del settings[momentary]
-    write_text(path, yaml.safe_dump(settings, sort_keys=False))
+def write_rows(path: Path, rows: list[dict[str, float]]) -> None:
+    """Replace metrics.csv by these rows."""
+    lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -208,3 +215,67 @@ def read_settings(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise InputError(f"config: got {str(path)!r}, allowed: a mapping of settings")
     return settings
+
+
+def write_checkpoint(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
+    """Replace a checkpoint, or leave the one that is there.
+
+    Raises:
+        RunError: if it can't be written.
+    """
+    try:
+        with replacing(path) as temporary:
+            torch.save(content, temporary)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        reason = str(error).splitlines()[0]
+        left = shutil.disk_usage(Path(path).parent).free / 1e6
+        raise RunError(
+            f"could not write {path}: {reason} ({left:.0f} MB of the disk are free); the file"
+            " before it is unchanged"
+        ) from error
+
+
+def weights_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """What `load_run` needs of a checkpoint: no optimiser, nothing to go on with."""
+    kept = ("epoch", "global_step", "pytorch-lightning_version", "state_dict", "multispike")
+    return {key: checkpoint[key] for key in kept if key in checkpoint}
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of a checkpoint, on the CPU; only tensors and plain values are accepted.
+
+    Raises:
+        InputError: if there is none, or it is truncated, or it holds anything that could run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(
+            f"checkpoint: got {str(path)!r}, which does not exist; allowed: a .ckpt file"
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if bad := archive.testzip():
+                raise OSError(f"checksum of {bad}")
+            # torch reads nothing of what is marked as a folder, and says nothing.
+            if any(member.external_attr & 0x10 for member in archive.infolist()):
+                raise OSError("a folder instead of values")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about foreign pickles, which are refused below
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # Further on, torch advises to run it.
+        reason = re.split(r" \(1\)| Re-running", str(error).splitlines()[0])[0]
+        raise InputError(
+            f"checkpoint: got {str(path)!r}, refused since it holds more than tensors and plain"
+            f" values, or is damaged ({reason}); allowed: a checkpoint of multispike"
+        ) from error
+    except Exception as error:  # zipfile and torch raise one of many, as the damage is
+        raise InputError(
+            f"checkpoint: got {str(path)!r}, which is no checkpoint, or truncated or damaged"
+            f" ({(str(error) or 'ends early').splitlines()[0]}); allowed: a whole .ckpt file"
+        ) from error
+    if not isinstance(checkpoint, dict) or not {"state_dict", "multispike"} <= checkpoint.keys():
+        raise InputError(
+            f"checkpoint: got {str(path)!r}, not one of multispike's; allowed: RUN/last.ckpt"
+        )
+    return checkpoint

@@ -1,0 +1,240 @@
+"""A run from its settings: data, network and its first weights, processes; then the loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.loggers.tensorboard import TensorBoardLogger
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
+
+from multispike.config import Recipe, TrainConfig
+from multispike.config.types import parse_sensor
+from multispike.datasets import DATASETS, load_dataset
+from multispike.datasets.augment import Augmentation
+from multispike.datasets.dataset import Dataset
+from multispike.datasets.loader import BatchLoader
+from multispike.errors import InputError, invalid
+from multispike.models import create_model
+from multispike.models.network import Network
+from multispike.training.loop import train
+from multispike.training.run import checkpoint_of, load_weights, open_run, read_checkpoint
+
+WHITENED = 2000
+"""Images whose patches whiten the stem."""
+
+EPSILON = 5e-4
+"""Added to the eigenvalues (inputs of unit variance), so that no noise is blown up."""
+
+
+def fit(config: TrainConfig) -> bool:
+    """Train `config`'s run, or go on with it; leaves last.ckpt, best.ckpt and metrics.csv.
+
+    Returns:
+        Whether this process is the one that reports (rank 0).
+
+    Raises:
+        InputError: for settings, data or a folder that won't do; nothing is overwritten.
+        RunError: if the loss is not finite, or the disk is full; last.ckpt stays valid.
+        Interrupted: after Ctrl-C or SIGTERM, with last.ckpt written.
+    """
+    config = config.resolved()
+    folder = Path(config.folder)
+    dataset = load_data(config, config.timesteps)
+    if len(dataset.train) < 2:
+        raise invalid("limit_train", len(dataset.train), "at least 2 images, for batch norm")
+    network = build_network(config, dataset)
+    goes_on = config.resume and (folder / "last.ckpt").exists()
+    if config.init and not goes_on:
+        init = checkpoint_of(config.init, "init")
+        load_weights(network, read_checkpoint(init), init)
+    check_fit(network, dataset)
+    if config.whiten and not config.init and not goes_on:
+        whiten_stem(network, dataset)
+    fabric = make_fabric(config, folder)
+    with _launched(fabric):
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        if config.threads or "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(config.threads or cores or 1)
+        loaders = make_loaders(config, dataset, fabric.global_rank, fabric.world_size)
+        # All settings have proved good: now a run that is to be overwritten may be deleted.
+        start = _of_rank_0(fabric, lambda: open_run(config))
+        about = {
+            "model": network.config,
+            "config": dataclasses.asdict(config),
+            "data": {
+                "name": dataset.name,
+                "mean": list(dataset.mean),
+                "std": list(dataset.std),
+                "classes": list(dataset.classes),
+                "input_shape": list(dataset.input_shape),
+                "images": len(dataset.train),
+            },
+        }
+        train(fabric, network, *loaders, config, folder, about, start)
+    return fabric.is_global_zero
+
+
+def make_fabric(recipe: Recipe, folder: Path) -> Fabric:
+    """Devices, processes and precision of a recipe; what this machine lacks is an `InputError`."""
+    for name in ("lightning", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    names = ("accelerator", "devices", "strategy", "num_nodes", "precision")
+    wanted: dict[str, Any] = {name: getattr(recipe, name) for name in names}
+    try:
+        return Fabric(**wanted, loggers=TensorBoardLogger(folder, name="", version="tensorboard"))
+    except (MisconfigurationException, ValueError) as error:
+        got = ", ".join(f"{name} {value!r}" for name, value in wanted.items())
+        raise InputError(
+            f"accelerator: got {got}; allowed: what Lightning finds here"
+            f" ({str(error).strip().splitlines()[0]})"
+        ) from error
+
+
+@contextmanager
+def _launched(fabric: Fabric) -> Iterator[None]:
+    """All processes of a training, and the environment as it was afterwards: else the next training
+    in this process would wait for processes that somebody else started."""
+    before = dict(os.environ)
+    try:
+        fabric.launch()
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def _of_rank_0(fabric: Fabric, function: Callable[[], Any]) -> Any:
+    """What a function gives in rank 0, in all processes; where rank 0 refuses, the others end."""
+    outcome: Any = None
+    if fabric.is_global_zero:
+        try:
+            outcome = function()
+        except InputError as error:
+            outcome = error
+    outcome = fabric.broadcast(outcome)
+    if isinstance(outcome, InputError):
+        raise outcome if fabric.is_global_zero else SystemExit(0)
+    return outcome
+
+
+def load_data(recipe: Recipe, timesteps: int = 1) -> Dataset:
+    """The data set that a recipe names, at its limits."""
+    options: dict[str, Any] = {
+        "timesteps": timesteps, "size": recipe.size, "by": recipe.by, "split": recipe.split,
+        "sensor": parse_sensor(recipe.sensor) if recipe.sensor else None,
+    }  # fmt: skip
+    taken = DATASETS[recipe.data].options
+    return load_dataset(
+        recipe.data, recipe.data_dir, limit_train=recipe.limit_train, limit_test=recipe.limit_test,
+        download=recipe.download,
+        **{name: value for name, value in options.items() if name in taken and value is not None},
+    )  # fmt: skip
+
+
+def build_network(config: TrainConfig, dataset: Dataset) -> Network:
+    """The untrained network of a run, its weights drawn from `config.seed`."""
+    torch.manual_seed(config.seed)
+    return create_model(
+        config.arch, num_classes=dataset.num_classes, in_channels=dataset.input_shape[0],
+        neuron=config.neuron, levels=config.levels, timesteps=config.timesteps, stem=config.stem,
+        classifier=config.classifier, threshold=config.threshold, surrogate=config.gradient,
+        alpha=config.alpha, v_init=config.v_init, beta=config.beta,
+        learn_threshold=config.learn_threshold,
+    )  # fmt: skip
+
+
+def check_fit(network: Network, dataset: Dataset) -> None:
+    """Run two samples through a network: `InputError` if the data do not fit it."""
+    sample = torch.zeros(2, *dataset.input_shape)
+    if dataset.timesteps:
+        sample = sample.expand(dataset.timesteps, *sample.shape)
+    try:
+        with torch.no_grad():
+            network.eval()(sample)
+    except InputError:
+        raise
+    except RuntimeError as error:
+        got = f"{dataset.name} of shape {list(dataset.input_shape)}"
+        raise invalid("data", got, f"a shape that fits {network.config['arch']}") from error
+    network.train()
+
+
+def batch_size_of(recipe: Recipe, images: int) -> int:
+    """`recipe.batch_size`, or a 20th of the training set, at least 32 and at most 250.
+
+    >>> batch_size_of(Recipe(), 50_000), batch_size_of(Recipe(), 1437)
+    (250, 71)
+    """
+    return min(recipe.batch_size or max(32, min(250, images // 20)), images)
+
+
+def augmentation_of(recipe: Recipe, dataset: Dataset) -> Augmentation:
+    """The recipe's augmentation; by default `Source.mirrored` sets flip, and all shift by 1/16."""
+    _, height, width = dataset.input_shape
+    flip = recipe.flip or ("random" if DATASETS[dataset.name].mirrored else "none")
+    shift = max(1, min(height, width) // 16) if recipe.shift is None else recipe.shift
+    flips: dict[str, Any] = {"none": False, "random": True, "alternate": "alternate"}
+    return Augmentation(flips[flip], shift, recipe.cutout, recipe.mixup, recipe.drop)
+
+
+def make_loaders(
+    recipe: Recipe, dataset: Dataset, rank: int = 0, world_size: int = 1
+) -> tuple[BatchLoader, BatchLoader]:
+    """The training and the test batches of one of `world_size` processes."""
+    common: dict[str, Any] = dict(
+        mean=dataset.mean, std=dataset.std, channels_last=recipe.channels_last,
+        rank=rank, world_size=world_size,
+    )  # fmt: skip
+    train = BatchLoader(
+        dataset.train, batch_size_of(recipe, len(dataset.train)),
+        augmentation=augmentation_of(recipe, dataset), shuffle=True, drop_last=True,
+        seed=recipe.seed, num_classes=dataset.num_classes, **common,
+    )  # fmt: skip
+    return train, BatchLoader(dataset.test, 500, **common)
+
+
+def whiten_stem(network: Network, dataset: Dataset) -> None:
+    """`whiten_` a network's first convolution by training images, the same in every process."""
+    some = dataset.limited(limit_train=min(WHITENED, len(dataset.train))).train
+    plain = BatchLoader(some, 50, mean=dataset.mean, std=dataset.std)
+    convolution = next(m for m in network.stem.modules() if isinstance(m, nn.Conv2d))
+    whiten_(convolution, (images for images, _ in plain))
+
+
+def whiten_(conv: nn.Conv2d, batches: Iterable[Tensor]) -> None:
+    """Set the filters of `conv` to the leading whitened eigenvectors of patches of images.
+
+    Half of the filters are the components, the other half their negatives, since neurons pass one
+    sign only; filters beyond twice the patch size keep their values (after cifar10-airbench,
+    Jordan 2024, arXiv 2404.00498, section 3.2).
+
+    Args:
+        conv: the stem's convolution, C_in x k x k -> C_out.
+        batches: normalised images [B, C_in, H, W], or event frames [T, B, C_in, H, W].
+    """
+    height, width = conv.weight.shape[2:]
+    size = conv.weight[0].numel()
+    moments, summed = torch.zeros(size, size, dtype=torch.float64), 0
+    for batch in batches:
+        for image in batch.flatten(0, -4):  # one by one: an image has as many patches as pixels
+            patches = image.unfold(1, height, 1).unfold(2, width, 1)
+            patches = patches.permute(1, 2, 0, 3, 4).reshape(-1, size).double()
+            moments += patches.T @ patches
+            summed += len(patches)
+    values, vectors = torch.linalg.eigh(moments / summed)
+    count = min(conv.out_channels // 2, len(values))
+    leading = (vectors / torch.sqrt(values + EPSILON)).T.flip(0)[:count]
+    filters = leading.reshape(count, *conv.weight.shape[1:]).to(conv.weight.dtype)
+    with torch.no_grad():
+        conv.weight[: 2 * count] = torch.cat((filters, -filters))

@@ -1,0 +1,368 @@
+"""The training loop: a module, batches and a recipe in, checkpoints and metrics.csv out."""
+
+from __future__ import annotations
+
+import copy
+import math
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from multispike import __version__
+from multispike.config import Recipe
+from multispike.datasets.loader import BatchLoader
+from multispike.errors import InputError
+from multispike.progress import progress_bar
+from multispike.training.objective import Objective
+from multispike.training.optim import make_optimizer, make_schedule
+from multispike.training.run import (
+    check_same_data,
+    diverged,
+    read_checkpoint,
+    weights_of,
+    write_checkpoint,
+    write_rows,
+)
+
+PAUSE_STEPS, PAUSE_SECONDS = 50, 1.0
+"""After so many steps, or about so long, losses are read from the device and Ctrl-C is answered:
+whenever it does that, the host waits for the device, and rank 0 tells the other processes."""
+
+
+class Interrupted(Exception):
+    """The user or the scheduler asked for an end; the state is saved."""
+
+
+def train(
+    fabric: Fabric,
+    network: nn.Module,
+    train_loader: BatchLoader,
+    test_loader: BatchLoader,
+    recipe: Recipe,
+    folder: Path,
+    about: dict[str, Any],
+    start: Path | None = None,
+) -> list[dict[str, float]]:
+    """Train a network by a recipe.
+
+    Args:
+        fabric: launched.
+        network: any module from the loaders' inputs to logits [B, classes].
+        train_loader, test_loader: batches of this process.
+        folder: where last.ckpt, best.ckpt and metrics.csv go.
+        about: what checkpoints tell of the run; "data" has to be the same on going on.
+        start: a last.ckpt to go on from.
+
+    Returns:
+        One dict an epoch, the rows of metrics.csv.
+
+    Raises:
+        InputError: if `start` can't be gone on from.
+        RunError, Interrupted: as `fit`.
+    """
+    if recipe.channels_last:
+        network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    network = fabric.to_device(network)
+    average = copy.deepcopy(network).eval() if recipe.ema else None
+    objective = Objective(network, recipe)
+    optimizer = make_optimizer(network, recipe, train_loader.batch_size)
+    steps = recipe.epochs * len(train_loader)
+    schedule = make_schedule(optimizer, recipe, steps)
+    state = State(network, average, optimizer, schedule, about)
+    if start is not None:
+        state.load(start, first=fabric.is_global_zero)
+    if recipe.compile:
+        network.compile()
+    module, stepper = fabric.setup(network, optimizer)
+    saved_at = time.monotonic()
+
+    display = Display(folder.name, recipe.epochs, steps, state.step, show=fabric.is_global_zero)
+    with _stop_requests() as asked, display.bar:
+        for epoch in range(state.step // len(train_loader), recipe.epochs):
+            first, end = epoch * len(train_loader), (epoch + 1) * len(train_loader)
+            if state.step == first:
+                state.sums = [0.0, 0.0, 0.0]
+            train_loader.load_state_dict({"epoch": epoch, "batch": state.step - first})
+            network.train()
+            pending: list[tuple[Tensor, Tensor, int]] = []
+            since, pause = time.perf_counter(), state.step + 1
+            for inputs, targets in train_loader:
+                inputs, targets = fabric.to_device((inputs, targets))
+                stepper.zero_grad()
+                total, loss, correct = objective(module(inputs), targets)
+                fabric.backward(total)
+                stepper.step()
+                schedule.step()
+                state.step += 1
+                if recipe.ema:
+                    state.update_average(recipe.ema)
+                pending.append((loss, correct, len(targets)))
+                if state.step < pause and state.step < end:
+                    continue
+
+                state.add_up(pending, epoch, folder)
+                seconds = time.perf_counter() - since
+                state.train_seconds += seconds
+                display.advance(epoch, state.step, state.sums[0] / state.sums[2])
+                if state.step == end:
+                    break  # evaluation and save follow, which a run going on from here would lack
+                rate = len(pending) / seconds
+                until = min(PAUSE_SECONDS, recipe.checkpoint_seconds) * rate
+                pause = state.step + max(1, min(PAUSE_STEPS, int(until)))
+                due = time.monotonic() - saved_at >= recipe.checkpoint_seconds
+                due, stop, pause = fabric.broadcast((due, bool(asked), pause))
+                if due or stop:
+                    _save(fabric, state, epoch, folder)
+                    saved_at = time.monotonic()
+                if stop:
+                    raise Interrupted
+                pending.clear()
+                since = time.perf_counter()
+
+            test_loss, test_accuracy = evaluate(fabric, state.tested, test_loader)
+            loss, correct, images = _sum(fabric, state.sums)
+            before = state.rows[-1]["train_seconds"] if state.rows else 0.0
+            row = {
+                "epoch": epoch + 1,
+                "step": state.step,
+                "train_loss": loss / max(images, 1),
+                "train_accuracy": correct / max(images, 1),
+                "test_loss": test_loss,
+                "test_accuracy": test_accuracy,
+                "lr": optimizer.param_groups[0]["lr"],
+                "train_seconds": state.train_seconds,
+                "images_per_second": images / max(state.train_seconds - before, 1e-9),
+            }
+            is_best = test_accuracy > max((r["test_accuracy"] for r in state.rows), default=-1.0)
+            state.rows.append(row)
+            fabric.log_dict(row, state.step)
+            _save(fabric, state, epoch, folder, is_best)
+            saved_at = time.monotonic()
+            display.end_epoch(row)
+            if fabric.broadcast(bool(asked)):
+                raise Interrupted
+    if fabric.is_global_zero:  # again: a kill may have come between last.ckpt and this file
+        write_rows(folder / "metrics.csv", state.rows)
+    return state.rows
+
+
+@torch.no_grad()
+def evaluate(fabric: Fabric, network: nn.Module, loader: BatchLoader) -> tuple[float, float]:
+    """Mean loss and accuracy over all processes, in float32 as `multispike evaluate` measures."""
+    network.eval()
+    results: list[tuple[Tensor, Tensor, int]] = []
+    for inputs, targets in loader:
+        inputs, targets = fabric.to_device((inputs, targets))
+        logits = network(inputs)
+        loss = F.cross_entropy(logits, targets, reduction="sum")
+        results.append((loss, (logits.argmax(1) == targets).sum(), len(targets)))
+    columns = zip(*_read(results), strict=True)
+    loss, correct, images = _sum(fabric, [float(sum(column)) for column in columns])
+    return loss / images, correct / images
+
+
+def _read(results: list[tuple[Tensor, Tensor, int]]) -> list[tuple[float, int, int]]:
+    """Loss, right answers and samples of every batch, copied from the device at once."""
+    losses = torch.stack([loss for loss, _, _ in results]).tolist()
+    correct = torch.stack([right for _, right, _ in results]).tolist()
+    return list(zip(losses, correct, [images for _, _, images in results], strict=True))
+
+
+def _sum(fabric: Fabric, values: list[float]) -> list[float]:
+    """Values added up over all processes, each of which has to ask."""
+    if fabric.world_size == 1:
+        return values
+    tensor = torch.tensor(values, dtype=torch.float64, device=fabric.device)
+    total = fabric.all_reduce(tensor, reduce_op="sum")
+    assert isinstance(total, Tensor)
+    return total.tolist()
+
+
+def _save(
+    fabric: Fabric, state: State, epoch: int, folder: Path, is_best: bool | None = None
+) -> None:
+    """Write last.ckpt; at an epoch's end, where `is_best` is told, also what follows from it."""
+    for name in state.not_finite():
+        raise diverged(f"{name} is not finite after step {state.step}", folder)
+    content = state.checkpoint(epoch, _sum(fabric, state.sums))
+    if not fabric.is_global_zero:
+        return
+    if is_best:  # before last.ckpt, which a run goes on from: what a kill left out is made up for
+        write_checkpoint(folder / "best.ckpt", weights_of(content))
+    write_checkpoint(folder / "last.ckpt", content)
+    if is_best is not None:
+        write_rows(folder / "metrics.csv", state.rows)
+
+
+@dataclass
+class State:
+    """What a training has become after `step` steps.
+
+    Attributes:
+        average: moving average of the objective, if there is one.
+        rows: one dict an epoch, the content of metrics.csv.
+        train_seconds: time spent in training epochs, without evaluation, over all sessions.
+        sums: loss, correct, samples of this epoch so far, in this process.
+    """
+
+    network: nn.Module
+    average: nn.Module | None
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    about: dict[str, Any]
+    step: int = 0
+    rows: list[dict[str, float]] = field(default_factory=list)
+    train_seconds: float = 0.0
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+
+    @property
+    def tested(self) -> nn.Module:
+        """What is evaluated: the average, if there is one."""
+        return self.network if self.average is None else self.average
+
+    def update_average(self, decay: float) -> None:
+        """Move the average; it begins with the weights after the first step."""
+        update = get_ema_multi_avg_fn(decay if self.step > 1 else 0.0)
+        tensors = [
+            [tensor.detach() for tensor in chain(module.parameters(), module.buffers())]
+            for module in (self.tested, self.network)
+        ]
+        for real in (True, False):
+            ours, new = ([t for t in side if t.is_floating_point() is real] for side in tensors)
+            if ours:
+                update(ours, new, torch.tensor(self.step))
+
+    def add_up(self, results: list[tuple[Tensor, Tensor, int]], epoch: int, folder: Path) -> None:
+        """Add the results of the last steps to the epoch's sums; their losses have to be finite."""
+        first = self.step - len(results)
+        for step, (loss, correct, images) in enumerate(_read(results), first):
+            if not math.isfinite(loss):
+                raise diverged(f"the loss is {loss} at step {step} (epoch {epoch + 1})", folder)
+            for place, amount in enumerate((loss * images, correct, images)):
+                self.sums[place] += amount
+
+    def not_finite(self) -> list[str]:
+        """Names of weights and buffers that hold NaN or infinity."""
+        tensors = {
+            f"network.{name}": value
+            for module in (self.network, self.tested)
+            for name, value in module.state_dict().items()
+            if value.is_floating_point()
+        }
+        finite = torch.stack([value.isfinite().all() for value in tensors.values()]).tolist()
+        return [name for name, good in zip(tensors, finite, strict=True) if not good]
+
+    def checkpoint(self, epoch: int, sums: list[float]) -> dict[str, Any]:
+        """The content of last.ckpt, in Lightning's layout; `sums` are those of all processes."""
+        device = next(self.network.parameters()).device
+        content = {
+            "epoch": epoch,
+            "global_step": self.step,
+            "pytorch-lightning_version": lightning.__version__,
+            "state_dict": _state_of(self.tested),
+            "optimizer_states": [self.optimizer.state_dict()],
+            "lr_schedulers": [self.schedule.state_dict()],
+            "rng_states": [torch.get_rng_state()],
+            "multispike": {
+                **self.about,
+                "version": __version__,
+                "rows": self.rows,
+                "train_seconds": self.train_seconds,
+                "epoch_sums": sums,
+            },
+        }
+        if device.type == "cuda":
+            content["rng_states"].append(torch.cuda.get_rng_state(device))
+        if self.average is not None:
+            content["current_model_state"] = _state_of(self.network)
+        return content
+
+    def load(self, path: Path, first: bool) -> None:
+        """Go on from a last.ckpt, also of versions that trained by Lightning's Trainer.
+
+        Args:
+            first: whether this is rank 0, which takes over the sums of all processes.
+        """
+        content = read_checkpoint(path)
+        saved = content["multispike"]
+        check_same_data(self.about["data"], saved["data"], path)
+        try:
+            weights = content["state_dict"]
+            current = content.get("current_model_state", weights)
+            for module, state in ((self.tested, weights), (self.network, current)):
+                module.load_state_dict({k.removeprefix("network."): v for k, v in state.items()})
+            self.optimizer.load_state_dict(content["optimizer_states"][0])
+            self.schedule.load_state_dict(content["lr_schedulers"][0])
+            self.step, self.rows = content["global_step"], saved["rows"]
+            self.train_seconds = saved["train_seconds"]
+            if first:
+                self.sums = saved["epoch_sums"]
+        except (LookupError, ValueError, RuntimeError) as error:
+            version = saved.get("version", f"before {__version__}")
+            raise InputError(
+                f"resume: got {str(path)!r} of multispike {version}, which this version can't go on"
+                f" from ({str(error).splitlines()[0]}); allowed: --overwrite, or --init with it"
+            ) from error
+        for index, rng in enumerate(content.get("rng_states", ())):
+            device = next(self.network.parameters()).device
+            torch.cuda.set_rng_state(rng, device) if index else torch.set_rng_state(rng)
+
+
+def _state_of(network: nn.Module) -> dict[str, Any]:
+    """Weights under the names they had as a part of a LightningModule."""
+    return {f"network.{name}": value for name, value in network.state_dict().items()}
+
+
+class Display:
+    """One bar over the whole training with the time left; without a terminal, a line an epoch."""
+
+    def __init__(self, name: str, epochs: int, steps: int, step: int, show: bool) -> None:
+        self.name, self.epochs, self.show = name, epochs, show
+        self.bar = progress_bar(show)
+        self.task = self.bar.add_task(name, total=steps, completed=step)
+        self.tested = ""
+
+    def advance(self, epoch: int, step: int, loss: float) -> None:
+        note = f"{self.name} epoch {epoch + 1}/{self.epochs} loss {loss:.3f}{self.tested}"
+        self.bar.update(self.task, completed=step, description=note)
+
+    def end_epoch(self, row: dict[str, float]) -> None:
+        self.tested = f" test {row['test_accuracy']:.3f}"
+        if self.show and self.bar.disable:
+            left = round(self.bar.tasks[0].time_remaining or 0)
+            print(
+                f"{self.name}  epoch {row['epoch']}/{self.epochs}  loss {row['train_loss']:.4f}"
+                f"  test accuracy {row['test_accuracy']:.4f}  {left // 60}:{left % 60:02d} left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """The signals that asked for an end so far; a second Ctrl-C or SIGTERM ends at once."""
+    asked: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        asked.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
