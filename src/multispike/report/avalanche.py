@@ -15,11 +15,11 @@ from multispike.config.commands import AvalancheConfig
 from multispike.environment import environment
 from multispike.files import write_json, write_text
 from multispike.models.table import FAMILIES
-from multispike.report.axes import add_line, canvas, label
-from multispike.report.document import Column, Content, Plot, Section, Table, number
+from multispike.report.activity_sections import along_depth as draw
+from multispike.report.document import Column, Content, Section, Table, number
 from multispike.report.matplotlib_style import blank, legend_below, line, save
 from multispike.report.page import render
-from multispike.report.style import PAGE, Mark, marks
+from multispike.report.style import Mark, marks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -123,57 +123,34 @@ def along_depth(
     spec: str,
 ) -> Content:
     """One quantity along depth, one plot a branch."""
-    plots = [_plot(studies, drawn, branch, attribute, name, axis, spec) for branch in BRANCHES]
-    return Content(legend=[mark.key() for mark in drawn.values()], plots=plots, plot_width=340)
-
-
-def _plot(
-    studies: Sequence[Avalanche],
-    drawn: dict[str, Mark],
-    branch: Branch,
-    attribute: str,
-    name: str,
-    axis: str,
-    spec: str,
-) -> Plot:
-    figure = canvas("block (stage.number)", axis, 320)
-    values: dict[str, dict[str, float | None]] = {}
-    for study in studies:
-        own = {_place(site): value(site, attribute) for site in study.along(branch)}
-        values[title(study)] = own
-        add_line(
-            figure, drawn[title(study)], list(own), list(own.values()), f"%{{x}}: %{{y:{spec}}}"
-        )
-    blocks = list(dict.fromkeys(block for own in values.values() for block in own))
-    figure.update_xaxes(type="category", categoryorder="array", categoryarray=sorted(blocks))
-    figure.update_yaxes(rangemode="tozero")
-    if attribute == "largest":
-        for text, sites in _bounds(studies, branch).items():
-            place = -1 if _piles(sites) else 0  # the laws that meet at one height are kept apart
-            texts = [""] * len(sites)
-            texts[place] = label(text)
-            figure.add_scatter(
-                x=[_place(site) for site in sites],
-                y=[site.bound for site in sites],
-                mode="lines+text",
-                line={"color": PAGE["muted"][0], "dash": "dot", "width": 1, "shape": "hvh"},
-                text=texts,
-                textposition="top left" if place else "top right",
-                hovertemplate=f"bound {label(text)}: %{{y}}<extra></extra>",
+    plots = []
+    for branch in BRANCHES:
+        values = {
+            title(study): {_place(site): value(site, attribute) for site in study.along(branch)}
+            for study in studies
+        }
+        bounds = _bounds(studies, branch) if attribute == "largest" else {}
+        last = {n: end for n, own in values.items() if (end := list(own.values())[-1]) is not None}
+        summary = "No network sends spikes here."
+        if last:
+            low, high = min(last, key=last.__getitem__), max(last, key=last.__getitem__)
+            least, most = format(last[low], spec), format(last[high], spec)
+            summary = f"In the last block: least {least} ({low}), most {most} ({high})."
+        plots.append(
+            draw(
+                drawn,
+                values,
+                f"{name.capitalize()}, {_TITLES[branch]}",
+                axis,
+                spec,
+                summary,
+                {
+                    text: {_place(site): site.bound for site in sites}
+                    for text, sites in bounds.items()
+                },
             )
-    last = {n: end for n, own in values.items() if (end := list(own.values())[-1]) is not None}
-    summary = "No network sends spikes here."
-    if last:
-        low, high = min(last, key=last.__getitem__), max(last, key=last.__getitem__)
-        least, most = format(last[low], spec), format(last[high], spec)
-        summary = f"In the last block: least {least} ({low}), most {most} ({high})."
-    heading = f"{name.capitalize()}, {_TITLES[branch]}"
-    table = Table(
-        (Column("block"), *(Column(network, spec) for network in values)),
-        [(block, *(own.get(block) for own in values.values())) for block in blocks],
-        heading,
-    )
-    return Plot(heading, figure, summary, table)
+        )
+    return Content(legend=[mark.key() for mark in drawn.values()], plots=plots, plot_width=340)
 
 
 def _bounds(studies: Sequence[Avalanche], branch: Branch) -> dict[str, list[Site]]:

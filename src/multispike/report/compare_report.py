@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from multispike.files import write_text
-from multispike.report.activity_sections import avalanche, density
-from multispike.report.assumption_sections import assumptions, baselines, environment
-from multispike.report.comparison import Comparison, read_comparison, test_images
-from multispike.report.document import Content, Json, Section
-from multispike.report.energy_sections import accuracy_energy, energy_by_category, energy_by_layer
-from multispike.report.information_sections import information
-from multispike.report.learning_sections import confusion, training
-from multispike.report.neuron_sections import neurons
-from multispike.report.overview import overview
+from multispike.report.activity_sections import avalanche, density, information
+from multispike.report.comparison import Comparison, read_comparison
+from multispike.report.document import Content, Section
+from multispike.report.energy_sections import (
+    accuracy_energy,
+    energy_by_category,
+    energy_by_layer,
+    twins,
+)
 from multispike.report.page import render
+from multispike.report.run_sections import (
+    assumptions,
+    confusion,
+    environment,
+    neurons,
+    overview,
+    training,
+)
+from multispike.results import RunResult
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,7 @@ SECTIONS = (
     Row("front", "Accuracy and energy", accuracy_energy),
     Row("categories", "Energy by category", energy_by_category),
     Row("layers", "Energy by layer", energy_by_layer),
-    Row("baselines", "Against ANNs", baselines),
+    Row("baselines", "Against ANNs", twins),
     Row("density", "Density", density),
     Row("avalanche", "Avalanche", avalanche),
     Row("information", "Information", information),
@@ -61,31 +70,24 @@ def write_report(folder: str | Path, places: Mapping[str, Path] | None = None) -
     data = read_comparison(folder, places)
     first = data.runs[0]
     sections = [Section(row.key, row.title, row.build(data)) for row in SECTIONS]
-    images = test_images(first)
-    tested = f" {images:,} test images." if images else ""
+    tested = f" {first.samples:,} test images." if first.samples else ""
     lead = (
-        f"{_shared(data.runs)}.{tested} Energy by the model {first['energy_nj']['profile']} at"
-        f" {first['energy_nj']['bits']} bit."
+        f"{_shared(data.runs)}.{tested} Energy by the model {first.energy_nj.profile} at"
+        f" {first.energy_nj.bits} bit."
     )
-    made = first["environment"]
-    footer = f"Measured with multispike {made.get('version', '?')}, {made.get('date', 'no date')}."
-    archs = ", ".join(dict.fromkeys(run["arch"] for run in data.runs))
+    made = first.environment
+    footer = f"Measured with multispike {made.version}, {made.date}."
+    archs = ", ".join(dict.fromkeys(run.arch for run in data.runs))
     path = Path(folder) / "report.html"
-    write_text(path, render(f"{archs} on {first['data']}", lead, sections, footer))
+    write_text(path, render(f"{archs} on {first.data}", lead, sections, footer))
     return path
 
 
-def _shared(runs: list[Json]) -> str:
-    """How many runs there are, and what they have in common.
-
-    >>> _shared([{"arch": "vgg11", "seed": 0, "epochs": 3}])
-    '1 run of vgg11, seed 0, 3 epochs'
-    >>> _shared([{"arch": a, "seed": 0, "epochs": e} for a, e in (("vgg11", 3), ("vgg16", 2))])
-    '2 runs of vgg11 and vgg16, seed 0, 3 and 2 epochs'
-    """
+def _shared(runs: Sequence[RunResult]) -> str:
+    """How many runs there are, and what they have in common."""
 
     def all_of(key: str) -> str:
-        return " and ".join(dict.fromkeys(str(run[key]) for run in runs))
+        return " and ".join(dict.fromkeys(str(getattr(run, key)) for run in runs))
 
     count = f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
     return f"{count} of {all_of('arch')}, seed {all_of('seed')}, {all_of('epochs')} epochs"

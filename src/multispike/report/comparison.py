@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import csv
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +12,9 @@ from typing import Any
 import yaml
 
 from multispike.errors import InputError
-from multispike.report.document import Json
+from multispike.report.document import Key
 from multispike.report.style import Mark, marks
-from multispike.results import read_results
+from multispike.results import RunResult, read_results
 
 MICRO = 1e-3
 """nJ -> µJ, the unit of a report."""
@@ -25,8 +24,8 @@ MICRO = 1e-3
 class Comparison:
     """Runs of one comparison, in the order of results.json."""
 
-    runs: list[Json]
-    settings: dict[str, Json]
+    runs: list[RunResult]
+    settings: dict[str, dict[str, Any]]
     """Name -> config.yaml; without an entry where the run's folder is gone."""
     histories: dict[str, list[dict[str, float]]]
     """Name -> rows of metrics.csv, one an epoch."""
@@ -34,22 +33,26 @@ class Comparison:
     @cached_property
     def marks(self) -> dict[str, Mark]:
         """How each run is drawn in every plot."""
-        return marks([run["name"] for run in self.runs])
+        return marks([run.name for run in self.runs])
+
+    def legend(self, runs: Iterable[RunResult]) -> list[Key]:
+        """The marks of some of the runs."""
+        return [self.marks[run.name].key() for run in runs]
 
     @property
-    def spiking(self) -> list[Json]:
+    def spiking(self) -> list[RunResult]:
         """The runs with spiking neurons."""
-        return [run for run in self.runs if is_spiking(run)]
+        return [run for run in self.runs if run.spiking]
 
     @property
-    def priced(self) -> list[Json]:
+    def priced(self) -> list[RunResult]:
         """Those of them whose result has the prices of ANNs of the same shape."""
-        return [run for run in self.spiking if run.get("baselines") and run.get("crossover")]
+        return [run for run in self.spiking if run.baselines and run.crossover]
 
     @property
-    def anns(self) -> list[Json]:
+    def anns(self) -> list[RunResult]:
         """The runs with ReLUs."""
-        return [run for run in self.runs if not is_spiking(run)]
+        return [run for run in self.runs if not run.spiking]
 
 
 def read_comparison(folder: str | Path, places: Mapping[str, Path] | None = None) -> Comparison:
@@ -63,12 +66,12 @@ def read_comparison(folder: str | Path, places: Mapping[str, Path] | None = None
         InputError: if results.json is missing, damaged, empty or of another version.
     """
     folder = Path(folder)
-    runs = [run.to_dict() for run in read_results(folder)]
+    runs = read_results(folder)
     if not runs:
         raise InputError(f"results: got {str(folder)!r} without runs; allowed: at least one run")
     settings, histories = {}, {}
     for run in runs:
-        name = run["name"]
+        name = run.name
         if places is None and Path(name).name != name:  # a path must not lead out of the folder
             continue
         place = folder / name if places is None else places[name]
@@ -80,30 +83,12 @@ def read_comparison(folder: str | Path, places: Mapping[str, Path] | None = None
     return Comparison(runs, settings, histories)
 
 
-def is_spiking(run: Json) -> bool:
-    """Whether a run has spiking neurons, not ReLUs."""
-    return run["neuron"] != "relu"
-
-
-def energy_uj(run: Json) -> float:
+def energy_uj(run: RunResult) -> float:
     """Energy per inference in µJ."""
-    return run["energy_nj"]["total"] * MICRO
+    return run.energy_nj.total * MICRO
 
 
-def accuracy_error(run: Json) -> float | None:
-    """Standard error of the accuracy as a share of n test images; None where n is unknown."""
-    images = test_images(run)
-    if not images:
-        return None
-    return math.sqrt(run["accuracy"] * (1 - run["accuracy"]) / images)
-
-
-def test_images(run: Json) -> int:
-    """Images of the test set; 0 where the result does not say."""
-    return run.get("samples", 0)
-
-
-def _mapping(path: Path) -> Json:
+def _mapping(path: Path) -> dict[str, Any]:
     try:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

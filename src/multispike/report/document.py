@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -40,26 +41,41 @@ class Table:
     caption: str
     folded: bool = False
     """Shown on demand."""
+    every: int = 1
+    """Of the rows, each so manieth is shown: all points of a curve would help nobody."""
 
     def cells(self) -> list[list[tuple[str, bool]]]:
-        """Every cell as text, and whether it is a number's column."""
+        """Every cell that is shown as text, and whether it is a number's column."""
         return [
             [
                 (column.show(value), bool(column.spec))
                 for column, value in zip(self.columns, row, strict=True)
             ]
-            for row in self.rows
+            for row in self.rows[:: self.every]
         ]
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot and its text equivalents: one sentence, and all of its data as a table."""
+    """A table, how it is drawn (`multispike.report.plots`), and one sentence that sums it up."""
 
     title: str
-    figure: go.Figure
     summary: str
     table: Table
+    drawn: Drawn
+
+    @cached_property
+    def figure(self) -> go.Figure:
+        """The table as plotly draws it."""
+        return self.drawn.figure(self.table)
+
+
+class Drawn(Protocol):
+    """A way to draw a table."""
+
+    def figure(self, table: Table) -> go.Figure:
+        """The table drawn, without colours of the page, which has them."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -138,6 +154,3 @@ def short_name(name: str) -> str:
     name = re.sub(r"^stage(\d+)_block(\d+)\.?", r"\1.\2 ", name)
     name = re.sub(r"shortcut\.(conv|neuron)0", "shortcut", name)
     return name.replace("path.", "").replace("merge", "sum").strip()
-
-
-Json = dict[str, Any]
