@@ -784,6 +784,13 @@ def results_of(file: str) -> list[dict[str, Any]]:
     return runs if file == "demo.json" else [run for run in runs if run["name"].startswith("s")][:4]
 
 
+def typed_results(file: str) -> Any:
+    from multispike.results import read_runs
+
+    runs = read_runs(RESULTS / file)
+    return runs if file == "demo.json" else [run for run in runs if run.name.startswith("s")][:4]
+
+
 def report(file: str) -> Any:
     """The page of these results, with settings and histories made up."""
     import yaml
@@ -828,28 +835,23 @@ def terminal() -> Any:
     from multispike.report.terminal import comparison_table
 
     return {
-        file: printed(comparison_table(results_of(file))) for file in ("demo.json", "families.json")
+        file: printed(comparison_table(typed_results(file)))
+        for file in ("demo.json", "families.json")
     }
 
 
 def energy_terminal() -> Any:
-    from multispike.report.terminal import crossover_table, energy_notes, energy_table
+    from multispike.report.terminal import energy_notes, energy_table, twins_table
 
     found = {}
-    for run in (*results_of("demo.json"), *results_of("families.json")):
-        priced = {"assumed_density": None, **run}
-        tables = [energy_table(priced, run["name"])]
-        if "baselines" in priced:
-            tables.append(crossover_table(priced))
-        found[run["name"]] = [*printed(*tables), *energy_notes(priced, run["name"])]
+    for file in ("demo.json", "families.json"):
+        for run in typed_results(file):
+            tables = [energy_table(run, run.name)]
+            if run.baselines:
+                tables.append(twins_table(run))
+            events = f"measured on {run.data} (n = {run.samples:,})"
+            found[run.name] = [*printed(*tables), *energy_notes(run, run.name, events)]
     return found
-
-
-# --- the table of all cases ----------------------------------------------------------------------
-
-PLATFORM = {"weights", "training"}
-"""Groups that follow from torch's normal distribution, which is not the same on every processor:
-where the recorded "weights/platform" differs from this machine's, they say nothing."""
 
 
 def _cases() -> dict[str, Callable[[], Any]]:

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -332,21 +333,34 @@ def test_json_on_standard_output_stands_alone(arguments, comparison, capsys):
 
 def test_numbers_are_whole_in_80_columns(comparison):
     """Long names give way, and energies of large networks come in mJ."""
+    from multispike.energy.pricing import Energy
     from multispike.report.terminal import comparison_table, energy_table
+    from multispike.results import read_results
 
-    [run] = json.loads((comparison / "results.json").read_text())["runs"][-1:]
-    nj = {key: 3e10 for key in run["energy_nj"] if key not in ("profile", "bits")}
-    large = {
-        **run, "name": "families-sparse-multilevel-T1-N4-s0", "events_per_inference": 12_345_678.0,
-        "energy_nj": run["energy_nj"] | nj, "train_seconds": 5636.8, "images_per_second": 1234.0,
-        "layers": [layer | {"energy_nj": nj, "events_in": 2_569_000.0} for layer in run["layers"]],
-    }  # fmt: skip
+    run = read_results(comparison)[-1]
+    nj = Energy(**dict.fromkeys(("ops", "addressing", "weights", "potentials", "bias", "io"), 3e10))
+    large = replace(
+        run,
+        name="families-sparse-multilevel-T1-N4-s0",
+        events_per_inference=12_345_678.0,
+        energy_nj=replace(run.energy_nj, **vars(nj)),
+        train_seconds=5636.8,
+        images_per_second=1234.0,
+        layers=tuple(replace(layer, energy_nj=nj, events_in=2_569_000.0) for layer in run.layers),
+    )
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(comparison_table([large]))
     console.print(energy_table(large, "sparse_resnet20 T1 N4"))
     printed = console.export_text()
     assert "…" not in printed
-    for text in ("energy mJ", "30,000", "12,345,678", "2,569,000", f"{run['accuracy']:.4f}"):
+    for text in (
+        "energy mJ",
+        "30,000",
+        "180,000",
+        "12,345,678",
+        "2,569,000",
+        f"{run.accuracy:.4f}",
+    ):
         assert text in printed
     assert max(map(len, printed.splitlines())) <= 80
 

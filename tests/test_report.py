@@ -22,17 +22,19 @@ from multispike.commands.avalanche import avalanche
 from multispike.commands.train import compare
 from multispike.config import CompareConfig
 from multispike.config.commands import AvalancheConfig
+from multispike.energy.pricing import NetworkEnergy
+from multispike.energy.twins import Crossover
 from multispike.errors import InputError
 from multispike.files import write_json
+from multispike.report.activity_sections import information
 from multispike.report.compare_report import SECTIONS, write_report
 from multispike.report.comparison import Comparison, read_comparison
 from multispike.report.document import Table, short_name
 from multispike.report.energy_sections import pareto_front
-from multispike.report.information_sections import information
-from multispike.report.neuron_sections import transfer
-from multispike.report.overview import findings
+from multispike.report.run_sections import transfer
 from multispike.report.style import BASELINE_COLOURS, CATEGORIES, PAGE, dark_colours, marks
-from multispike.results import FORMAT, read_results, write_results
+from multispike.report.wording import findings
+from multispike.results import FORMAT, RunResult, read_results, read_runs, write_results
 
 SMALL = CompareConfig(
     data="digits", epochs=2, limit_train=64, limit_test=40, batch_size=32, threads=1
@@ -61,20 +63,29 @@ def data(folder: Path) -> Comparison:
     return read_comparison(folder)
 
 
-def result(name: str, accuracy: float, nj: float, **more: Any) -> dict[str, Any]:
-    """The part of a result that sentences are made of."""
-    run = {
-        "name": name, "neuron": "multilevel", "levels": 4, "timesteps": 1, "accuracy": accuracy,
-        "energy_nj": {"total": nj}, "events_per_inference": 100.0, "density": 0.25,
+DEMO = read_runs(Path(__file__).parent.parent / "results" / "demo.json")
+"""Results of today's format, to be changed where a test asks for it."""
+
+
+def priced(nj: float) -> NetworkEnergy:
+    return NetworkEnergy(ops=nj, profile="lemaire2022", bits=32)
+
+
+def result(name: str, accuracy: float, nj: float, **more: Any) -> RunResult:
+    """A spiking run, but for what is given without prices of ANNs of its shape."""
+    bare: dict[str, Any] = dict.fromkeys(("baselines", "crossover", "even_density"))
+    changed = {
+        "name": name, "levels": 4, "timesteps": 1, "accuracy": accuracy, "samples": 0,
+        "energy_nj": priced(nj), "events_per_inference": 100.0, "density": 0.25, **bare, **more,
     }  # fmt: skip
-    return {**run, **more}
+    return replace(DEMO[-1], **changed)
 
 
-def ann(accuracy: float, nj: float) -> dict[str, Any]:
+def ann(accuracy: float, nj: float) -> RunResult:
     return result("ann", accuracy, nj, neuron="relu", levels=0)
 
 
-def said(*runs: dict[str, Any]) -> str:
+def said(*runs: RunResult) -> str:
     return "\n".join(findings(Comparison(list(runs), {}, {})))
 
 
@@ -120,8 +131,8 @@ def test_a_difference_within_chance_is_no_win() -> None:
 
 
 def test_zero_skipping_ann_that_wins_is_named() -> None:
-    prices = {"ann": {"total": 400e3}, "qann": {"total": 200e3}, "qann_skip": {"total": 50e3}}
-    crossover = {"qann_skip": {"wins": [0.0, 0.1]}, "ann": {"wins": None}}
+    prices = {"ann": priced(400e3), "qann": priced(200e3), "qann_skip": priced(50e3)}
+    crossover = {"ann": Crossover("ann", None), "qann_skip": Crossover("qann_skip", (0.0, 0.1))}
     text = said(result("snn", 0.9, 100e3, baselines=prices, crossover=crossover, even_density=0.23))
     assert "4.00 times less than the dense ANN" in text
     assert "2.00 times as much as the zero-skipping quantised ANN (50 µJ)" in text
@@ -136,14 +147,14 @@ def test_pareto_front_holds_exactly_what_nothing_beats(points: list[tuple[float,
     runs = [result(str(index), a, e) for index, (a, e) in enumerate(points)]
     front = pareto_front(runs)
 
-    def beats(a: dict[str, Any], b: dict[str, Any]) -> bool:
-        pairs = [(r["accuracy"], -r["energy_nj"]["total"]) for r in (a, b)]
+    def beats(a: RunResult, b: RunResult) -> bool:
+        pairs = [(run.accuracy, -run.total_nj) for run in (a, b)]
         return pairs[0] != pairs[1] and all(x >= y for x, y in zip(*pairs, strict=True))
 
     assert not any(beats(a, b) for a in front for b in front)
-    covered = {(r["accuracy"], r["energy_nj"]["total"]) for r in front}
+    covered = {(run.accuracy, run.total_nj) for run in front}
     for run in runs:
-        if (run["accuracy"], run["energy_nj"]["total"]) not in covered:
+        if (run.accuracy, run.total_nj) not in covered:
             assert any(beats(other, run) for other in front)
 
 

@@ -24,7 +24,7 @@ from multispike.models import create_model
 from multispike.profiling import evaluate_run
 from multispike.progress import progress_bar
 from multispike.report.compare_report import write_report
-from multispike.report.terminal import comparison_table, crossover_table, energy_notes, energy_table
+from multispike.report.terminal import comparison_table, energy_notes, energy_table, twins_table
 from multispike.results import (
     Environment,
     RunResult,
@@ -47,7 +47,7 @@ def evaluate(settings: EvaluateConfig) -> None:
     if settings.flip:
         result = replace(result, accuracy_flip=mirrored_accuracy(run, dataset))
     console = console_beside(settings.json)
-    console.print(comparison_table([result.to_dict()]))
+    console.print(comparison_table([result]))
     if settings.flip:
         console.print(f"with mirror images: accuracy {result.accuracy_flip:.4f}", highlight=False)
     if settings.json:
@@ -118,7 +118,7 @@ def report(settings: ReportConfig) -> None:
     write_results(folder, results)
     folders = (place if place.is_dir() else place.parent for place in places)
     path = write_report(folder, dict(zip(names, folders, strict=True)))
-    Console().print(comparison_table([result.to_dict() for result in results]))
+    Console().print(comparison_table(results))
     print(f"report: {path}", file=sys.stderr)
 
 
@@ -211,10 +211,13 @@ def energy(settings: EnergyConfig) -> None:
     console = console_beside(settings.json)
     kind = "ANN" if code["neuron"] == "relu" else f"T{code['timesteps']} N{code['levels']}"
     name = f"{code['arch']} {kind}"
-    console.print(energy_table(priced, name))
+    console.print(energy_table(prices, name))
     if prices.crossover:
-        console.print(crossover_table(priced))
-    for line in energy_notes(priced, name):
+        console.print(twins_table(prices))
+    events = f"measured on {data} (n = {activity.samples:,})"
+    if density is not None:
+        events = f"assumed, density {density:g}"
+    for line in energy_notes(prices, name, events):
         console.print(line, highlight=False, soft_wrap=not console.is_terminal)
     if settings.json:
         write_json(settings.json, priced)

@@ -29,7 +29,7 @@ def train(config: TrainConfig) -> int:
         instead = " instead of --overwrite" if config.overwrite else ""
         return stopped(config, f"the same command with --resume{instead} goes on")
     if result:
-        Console().print(comparison_table([result.to_dict()]))
+        Console().print(comparison_table([result]))
         print(f"run: {config.folder}", file=sys.stderr)
     return 0
 
@@ -52,7 +52,7 @@ def compare(config: CompareConfig) -> int:
             write_results(folder, results)
     if results:  # none in a process that has nothing to report
         report = write_report(folder)
-        Console().print(comparison_table([result.to_dict() for result in results]))
+        Console().print(comparison_table(results))
         print(f"report: {report}", file=sys.stderr)
     return 0
 

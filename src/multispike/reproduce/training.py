@@ -47,7 +47,7 @@ def make(name: str, settings: ReproduceConfig) -> int:
             archive.keep_weights(row.label, config)
             archive.add(row.label, config, result)
     if finished := archive.runs:
-        Console().print(comparison_table([run.to_dict() for run in finished]))
+        Console().print(comparison_table(finished))
     return 0
 
 
