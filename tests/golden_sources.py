@@ -854,6 +854,13 @@ def energy_terminal() -> Any:
     return found
 
 
+# --- the table of all cases ----------------------------------------------------------------------
+
+PLATFORM = {"weights", "training"}
+"""Groups that follow from torch's normal distribution, which is not the same on every processor:
+where the recorded "weights/platform" differs from this machine's, they say nothing."""
+
+
 def _cases() -> dict[str, Callable[[], Any]]:
     cases: dict[str, Callable[[], Any]] = {"weights/platform": platform}
     for name in AUGMENTED:

@@ -33,8 +33,15 @@ def along_depth(
     `bounds`: further columns, of whole numbers, which the plot shows as bounds.
     """
     every = {**values, **(bounds or {})}
-    ranked = sorted(values.values(), key=len, reverse=True)
-    places = list(dict.fromkeys(place for own in ranked for place in own))
+    places: list[str] = []
+    for own in sorted(values.values(), key=len, reverse=True):
+        end = 0
+        for place in own:
+            if place in places:
+                end = places.index(place) + 1
+            else:  # behind what it follows in its own network
+                places.insert(end, place)
+                end += 1
     table = Table(
         (
             Column("layer"),

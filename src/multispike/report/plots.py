@@ -147,7 +147,7 @@ class Bars:
 
     def figure(self, table: Table) -> go.Figure:
         """The bars, the first row on top or left."""
-        places, spec = [label(str(name)) for name in column_of(table, 0)], table.columns[-1].spec
+        places = [label(str(name)) for name in column_of(table, 0)]
         if self.layers:
             figure = canvas("", self.value, self.height)
             _name_layers(figure, column_of(table, 0))
@@ -160,11 +160,12 @@ class Bars:
         here, there = ("x", "y") if self.layers else ("y", "x")
         for index, column in enumerate(table.columns):
             if column.title in self.colours:
+                name, _, unit = column.title.partition(", ")
                 figure.add_bar(
                     **{here: places, there: column_of(table, index)},
-                    orientation="v" if self.layers else "h",
+                    orientation=None if self.layers else "h",
                     marker_color=self.colours[column.title],
-                    hovertemplate=f"%{{{here}}}<br>{column.title}: %{{{there}:{spec}}}"
+                    hovertemplate=f"%{{{here}}}<br>{name}: %{{{there}:{column.spec}}} {unit}"
                     "<extra></extra>",
                 )
         if self.highest is not None:
@@ -192,6 +193,7 @@ class Points:
         names, shares, costs = (column_of(table, index) for index in range(3))
         points = {name: (x, 100 * y) for name, y, x in zip(names, shares, costs, strict=True)}
         xs, ys = zip(*points.values(), strict=True)
+        unit = self.x.partition(", ")[2]
         wide = max(xs) > 8 * min(xs)
         figure = canvas(f"{self.x}{' (logarithmic)' if wide else ''}", self.y, 400)
         steps = [points[name] for name in self.front]
@@ -212,7 +214,7 @@ class Points:
                 textposition=f"top {_side(x, xs)}",
                 cliponaxis=False,
                 marker={"color": mark.colour, "symbol": mark.symbol, "size": 13},
-                hovertemplate=f"{label(name)}<br>%{{x:,.2f}}<br>%{{y:.2f}} %<extra></extra>",
+                hovertemplate=f"{label(name)}<br>%{{x:,.2f}} {unit}<br>%{{y:.2f}} %<extra></extra>",
             )
         low, high = min(xs), max(xs)
         room = max((high - low) * 0.25, 0.05 * high)
