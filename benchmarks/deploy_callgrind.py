@@ -32,8 +32,7 @@ from tools import version_of
 from multispike.environment import environment
 from multispike.export.c import export_c
 from multispike.export.c_program import identifier
-from multispike.export.counts import count, fan_out
-from multispike.export.network import IntegerNetwork
+from multispike.export.network import IntegerNetwork, count, fan_out
 from multispike.export.quantise import quantise
 from multispike.export.trained import as_input, quantise_run
 from multispike.files import write_json
@@ -174,7 +173,7 @@ def densities(network: IntegerNetwork, pixels: Any, images: int) -> tuple[float,
         for one in getattr(layer, "synapses", ()):
             if one.weight is None or one.source in ("image", "pool"):
                 continue
-            shape = network.shape_of(one.source)
+            shape = network.outputs[one.source].shape
             used += counts.synapses[one.name].synops
             possible += int(fan_out(one, shape).sum()) * shape[0] * network.timesteps * images
     return events / neurons, used / possible

@@ -28,8 +28,7 @@ from multispike.datasets.loader import BatchLoader
 from multispike.environment import environment
 from multispike.export.bench import torch_call
 from multispike.export.c import export_c, flash_bytes
-from multispike.export.counts import count
-from multispike.export.network import IntegerNetwork
+from multispike.export.network import IntegerNetwork, count
 from multispike.export.runtimes import (
     export_onnx,
     export_openvino,

@@ -647,7 +647,7 @@ def committed() -> Any:
 
 def logits(network: Any) -> Any:
     """Logits, bounds and counts of four fixed images."""
-    from multispike.export.counts import count
+    from multispike.export.network import count
 
     channels, size, _ = network.input_shape
     images = pixels(4, channels, size, network.timesteps if network.events else 0, seed=2)

@@ -14,7 +14,7 @@ from multispike.errors import InputError
 from multispike.export import c as c_export
 from multispike.export.c import export_c, flash_bytes
 from multispike.export.c_program import compile_network
-from multispike.export.counts import count
+from multispike.export.network import count
 from multispike.export.quantise import quantise
 from multispike.models import create_model
 

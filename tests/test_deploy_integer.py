@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from multispike.datasets import load_dataset
 from multispike.errors import InputError
-from multispike.export import folding, overflow
+from multispike.export import folding, layers, validate
 from multispike.export import network as integer_module
 from multispike.export import quantise as quantise_module
-from multispike.export.counts import count, fan_out
 from multispike.export.layers import (
     IMAGE,
     Bias,
@@ -27,7 +26,7 @@ from multispike.export.layers import (
     Readout,
     Synapses,
 )
-from multispike.export.network import IntegerNetwork
+from multispike.export.network import IntegerNetwork, count, fan_out
 from multispike.export.quantise import quantise
 from multispike.export.serialize import load, save
 from multispike.models import create_model
@@ -189,7 +188,7 @@ def test_equals_the_float_network_as_weights_get_finer(
 ):
     """With 22-bit weights rounding is too rare to matter; all else is the same arithmetic."""
     if arch.startswith("ms"):  # potentials finer too, hence wider than the shipped int16
-        for module in (overflow, integer_module, quantise_module):
+        for module in (layers, integer_module, quantise_module):
             monkeypatch.setattr(module, "POTENTIAL_END", 2**39)
         monkeypatch.setattr(quantise_module, "POTENTIAL_LEVEL", 2**20 - 1)
         monkeypatch.setattr(torch, "int32", torch.int64)
@@ -198,7 +197,7 @@ def test_equals_the_float_network_as_weights_get_finer(
         monkeypatch.setattr(module, "WEIGHT_MAX", 2**21)
     monkeypatch.setattr(quantise_module, "STEP_MAX", 2**26 - 1)
     monkeypatch.setattr(quantise_module, "REACH", 2**40)
-    monkeypatch.setattr(overflow, "INT32", 2**62)
+    monkeypatch.setattr(validate, "INT32", 2**62)
     monkeypatch.setattr(torch, "int32", torch.int64)
     model = realistic(arch, timesteps, levels, **options)
     network = quantise(model, MEAN, STD, SHAPE)
@@ -414,7 +413,7 @@ def test_batches_do_not_matter():
 def test_sew_levels_grow_and_sparse_ones_do_not():
     for arch, most in (("sew_resnet", 3 * 4), ("sparse_resnet", 4)):
         network = quantise(realistic(arch), MEAN, STD, SHAPE)
-        largest = overflow.largest_outputs(network.layers)
+        largest = {name: sent.largest for name, sent in network.outputs.items()}
         assert max(value for name, value in largest.items() if name not in (IMAGE, "pool")) == most
 
 

@@ -8,7 +8,7 @@ import torch
 from test_deploy_integer import MEAN, STD, images, realistic
 
 from multispike.errors import InputError
-from multispike.export.layers import MaxPool, pooled
+from multispike.export.layers import MaxPool, pooled_shape
 from multispike.export.nir import export_nir, nir_graph
 from multispike.export.quantise import quantise
 
@@ -108,7 +108,7 @@ def test_a_max_pool_of_sums_is_refused():
     """NIR's nodes pool what they read one by one: the sum of maxima is not the maximum of sums."""
     network = network_of("sew_resnet")
     *layers, pool, readout = network.layers
-    extra = MaxPool("extra", pooled(network.shape_of(pool.source)), pool.source)
+    extra = MaxPool("extra", pooled_shape(network.outputs[pool.source].shape), pool.source)
     behind = replace(network, layers=(*layers, extra, replace(pool, source="extra"), readout))
     with pytest.raises(InputError, match=r"^extra: got 'a max-pool of body.*merge'"):
         nir_graph(behind)

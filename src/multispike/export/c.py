@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from multispike.export.c_program import WIDTHS, Program, compile_network, identifier
 from multispike.export.formats import check_free, filling
-from multispike.export.layers import Bias, Neurons, Potentials, Readout, Shape, Synapses
+from multispike.export.layers import Bias, Driven, Neurons, Shape, Synapses
 from multispike.export.network import IntegerNetwork
 from multispike.files import write_text
 
@@ -150,7 +150,7 @@ def _tables(network: IntegerNetwork) -> Iterator[tuple[str, str, NDArray[np.inte
     """Name, C type and content of every constant array but the weights."""
     for layer in network.layers:
         name = identifier(layer.name)
-        if isinstance(layer, (Neurons, Potentials, Readout)):
+        if isinstance(layer, Driven):
             yield f"{name}_bias_values", "int32_t", layer.bias.values
             if not layer.bias.is_uniform:
                 yield f"{name}_bias_rows", "uint8_t", layer.bias.rows
@@ -175,7 +175,7 @@ def _descriptors(network: IntegerNetwork) -> Iterator[str]:
     for layer in network.layers:
         for one in getattr(layer, "synapses", ()):
             name = identifier(one.name)
-            shape = network.shape_of(one.source)
+            shape = network.outputs[one.source].shape
             if one.weight is None:
                 yield (
                     f"static const identity_t {name} = {{{number[one.name]}, {_braces(shape)}, "
@@ -186,7 +186,7 @@ def _descriptors(network: IntegerNetwork) -> Iterator[str]:
             yield f"extern const int8_t {name}_weight[{one.weight.size}];"
             yield (
                 f"static const conv_t {name} = {{\n    {number[one.name]}, {_braces(shape)}, "
-                f"{_braces(one.reach(shape))}, {rows}, {columns}, {one.stride}, {one.padding}, "
+                f"{_braces(one.sum_shape(shape))}, {rows}, {columns}, {one.stride}, {one.padding}, "
                 f"{name}_weight,\n}};"
             )
         name = identifier(layer.name)
@@ -197,7 +197,7 @@ def _descriptors(network: IntegerNetwork) -> Iterator[str]:
                 f"{_bias(name, layer.bias)}, {start}, {name}_step, {layer.levels},\n}};"
             )
             neurons += 1
-        elif isinstance(layer, (Potentials, Readout)):
+        elif isinstance(layer, Driven):
             yield f"static const bias_t {name}_bias = {_bias(name, layer.bias)};"
 
 

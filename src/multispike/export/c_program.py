@@ -16,7 +16,6 @@ from multispike.export.layers import (
     Readout,
     Shape,
     Synapses,
-    sources,
 )
 from multispike.export.network import IntegerNetwork
 
@@ -99,7 +98,7 @@ class _Writer:
         self.types: dict[str, str] = {}
         self.last_read: dict[str, int] = {}
         for index, layer in enumerate(network.layers):
-            for source in sources(layer):
+            for source in layer.sources:
                 self.last_read[source] = self.when(index, layer, source)
         self.image()
 
@@ -110,7 +109,7 @@ class _Writer:
     def held(self, layer: Layer) -> bool:
         """Whether neurons are driven by a still image in every timestep."""
         several = self.network.timesteps > 1 and not self.network.events
-        return several and isinstance(layer, Neurons) and sources(layer) == (IMAGE,)
+        return several and isinstance(layer, Neurons) and layer.sources == (IMAGE,)
 
     def when(self, index: int, layer: Layer, source: str) -> int:
         """The time at which `layer` reads `source`."""
@@ -167,11 +166,11 @@ class _Writer:
             case MaxPool():
                 kind = self.types[layer.source]
                 call = "max_pool" if kind == "uint8_t" else "max_pool_potentials"
-                before = literal(self.network.shape_of(layer.source))
+                before = literal(self.network.outputs[layer.source].shape)
                 source = self.value(layer.source)
                 calls = [f"{call}({self.output(index, layer, kind)}, {source}, {before});"]
             case GlobalSum():
-                before = literal(self.network.shape_of(layer.source))
+                before = literal(self.network.outputs[layer.source].shape)
                 source = self.value(layer.source)
                 calls = [f"global_sum({self.output(index, layer, 'int32_t')}, {source}, {before});"]
             case Readout():
@@ -207,7 +206,7 @@ class _Writer:
     def pooled(self, index: int, layer: Neurons, v: str) -> list[str]:
         """Synapses whose sum is max-pooled before it reaches the neurons."""
         (one,) = layer.synapses
-        reach = one.reach(self.network.shape_of(one.source))
+        reach = one.sum_shape(self.network.outputs[one.source].shape)
         name = identifier(layer.name)
         drive = self.reserve(f"drive_{name}", "int32_t", reach, index, index)
         return [

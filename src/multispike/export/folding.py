@@ -106,7 +106,7 @@ def project(name: str, module: nn.Conv2d | nn.Linear, x: Signal) -> Drive:
     bias = np.zeros(len(weight))
     if module.bias is not None:
         bias = module.bias.detach().double().numpy()
-    shape = Synapses(name, x.name, weight=weight, stride=stride, padding=padding).reach(x.shape)  # pyright: ignore[reportArgumentType]
+    shape = Synapses(name, x.name, weight=weight, stride=stride, padding=padding).sum_shape(x.shape)  # pyright: ignore[reportArgumentType]
     factor = np.broadcast_to(x.worth[:, None, None], (*weight.shape[:2], 1, 1))
     return Drive(name, x, shape, bias, weight * factor, factor, stride, padding)
 

@@ -14,7 +14,9 @@ the same level: floor(H/D) = round((H - (D-1)/2) / D), with never a tie.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +43,24 @@ SHIFT_MAX = 16
 """Largest shift, either way."""
 
 MERGES = ("add", "and", "iand")
+
+Requirement = tuple[str, object, str, bool]
+"""What is looked at, its value, what is allowed, and whether it is. Each relies on those before."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a layer, or the image, sends.
+
+    Attributes:
+        shape: per image.
+        dtype: "uint8" for levels, "int16" for potentials, "int32" for sums.
+        largest: the largest absolute value.
+    """
+
+    shape: Shape
+    dtype: str
+    largest: int
 
 
 @dataclass(frozen=True)
@@ -70,7 +90,7 @@ class Synapses:
         if (self.weight is None) == (self.gain is None):
             raise ValueError(f"{self.name}: needs either a weight or a gain")
 
-    def reach(self, shape: Shape) -> Shape:
+    def sum_shape(self, shape: Shape) -> Shape:
         """Shape of the sum over an input of `shape`."""
         if self.weight is None:
             return shape
@@ -80,6 +100,35 @@ class Synapses:
             for size, k in zip(shape[1:], kernel, strict=True)
         )
         return out, rows, columns
+
+    def largest_sum(self, largest_input: int) -> int:
+        """Bound on every partial sum, in any order: max_c sum |w| * largest input.
+
+        >>> w = np.array([3, -4], np.int8).reshape(1, 2, 1, 1)
+        >>> Synapses("fc", "z", w).largest_sum(2)
+        14
+        """
+        factors = self.gain if self.weight is None else self.weight
+        assert factors is not None
+        magnitudes = np.abs(factors.astype(np.int64)).reshape(len(factors), -1)
+        return int(magnitudes.sum(axis=1).max()) * largest_input
+
+    def requirements(self, read: Output, channels: int) -> Iterator[Requirement]:
+        """Of a projection from what it reads onto `channels`."""
+        if self.weight is not None:
+            allowed, shape = f"[Co, {read.shape[0]}, Kh, Kw]", self.weight.shape
+            fits = len(shape) == 4 and shape[1] == read.shape[0]
+            yield f"weight of {self.name}", shape, allowed, fits
+        yield f"stride of {self.name}", self.stride, ">= 1", self.stride >= 1
+        yield f"padding of {self.name}", self.padding, ">= 0", self.padding >= 0
+        yield from _one_a_channel(self, ("gain", "shift"), channels)
+        if self.shift is not None:
+            largest = int(np.abs(self.shift.astype(np.int64)).max())
+            yield f"shift of {self.name}", largest, f"at most {SHIFT_MAX}", largest <= SHIFT_MAX
+        if self.weight is not None and read.dtype == "int16":
+            single = self.weight.shape[2:] == (1, 1) and self.padding == 0
+            allowed = "1x1 without padding, on potentials"
+            yield f"weight of {self.name}", self.weight.shape, allowed, single
 
 
 @dataclass(frozen=True)
@@ -116,9 +165,70 @@ class Bias:
         """`[C, H, W]`."""
         return self.values[self.rows[:, None], self.columns[None, :]].transpose(2, 0, 1)
 
+    def requirements(self, name: str, shape: Shape) -> Iterator[Requirement]:
+        """Of the bias of layer `name`."""
+        values = self.values.shape
+        fits = len(values) == 3 and values[2] == shape[0]
+        yield f"bias of {name}", values, f"[R, S, {shape[0]}]", fits
+        axes = (("rows", self.rows), ("columns", self.columns))
+        for (axis, classes), size, count in zip(axes, shape[1:], values[:2], strict=True):
+            what = f"bias {axis} of {name}"
+            yield what, classes.shape, f"({size},)", classes.shape == (size,)
+            yield what, int(classes.max()), f"classes below {count}", int(classes.max()) < count
+
 
 @dataclass(frozen=True)
-class Neurons:
+class Layer:
+    """What all layers have in common. `inputs` are what its `sources` send, in their order."""
+
+    name: str
+    shape: Shape
+    reads: ClassVar[tuple[str, ...]] = ("uint8",)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the layers that it reads."""
+        raise NotImplementedError
+
+    def output(self, inputs: Sequence[Output]) -> Output:
+        """What it sends."""
+        raise NotImplementedError
+
+    def implied_shapes(self, inputs: Sequence[Output]) -> list[Shape]:
+        """What `shape` has to be, by each of the sources."""
+        return [read.shape for read in inputs]
+
+    def requirements(self, inputs: Sequence[Output], timesteps: int) -> Iterator[Requirement]:
+        """What must hold beside names and shapes."""
+        for source, read in zip(self.sources, inputs, strict=True):
+            yield f"source of {self.name}", source, "one of levels", read.dtype in self.reads
+
+
+@dataclass(frozen=True)
+class Driven(Layer):
+    """A layer that adds a bias and the sums of its synapses."""
+
+    synapses: tuple[Synapses, ...]
+    bias: Bias
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return tuple(one.source for one in self.synapses)
+
+    def implied_shapes(self, inputs: Sequence[Output]) -> list[Shape]:
+        pairs = zip(self.synapses, inputs, strict=True)
+        return [one.sum_shape(read.shape) for one, read in pairs]
+
+    def requirements(self, inputs: Sequence[Output], timesteps: int) -> Iterator[Requirement]:
+        for one, read in zip(self.synapses, inputs, strict=True):
+            yield from one.requirements(read, self.shape[0])
+        yield from self.bias.requirements(self.name, self.shape)
+        several = len(self.synapses)
+        yield f"synapses of {self.name}", several, ">= 1", several >= 1
+
+
+@dataclass(frozen=True)
+class Neurons(Driven):
     """Multi-level IF neurons with soft reset, and all synapses that drive them.
 
         H = V + bias + sum of synapses          V starts at `start`
@@ -132,83 +242,138 @@ class Neurons:
         start, step, sign: int32 `[C]`.
     """
 
-    name: str
-    shape: Shape
-    synapses: tuple[Synapses, ...]
-    bias: Bias
     start: Ints
     step: Ints
     levels: int
     sign: Ints | None = None
 
+    def output(self, inputs: Sequence[Output]) -> Output:
+        return Output(self.shape, "uint8", self.levels)
+
+    def implied_shapes(self, inputs: Sequence[Output]) -> list[Shape]:
+        shapes = super().implied_shapes(inputs)
+        return shapes if self.sign is None else [pooled_shape(shape) for shape in shapes]
+
+    def requirements(self, inputs: Sequence[Output], timesteps: int) -> Iterator[Requirement]:
+        yield from super().requirements(inputs, timesteps)
+        name, several = self.name, len(self.synapses)
+        yield f"levels of {name}", self.levels, "1 to 255", 1 <= self.levels <= 255
+        yield from _one_a_channel(self, ("start", "step", "sign"), self.shape[0])
+        odd = bool((self.step > 0).all() and (self.step % 2 == 1).all())
+        yield f"step of {name}", self.step.tolist(), "odd numbers >= 1", odd
+        if self.sign is not None:
+            signs = bool((np.abs(self.sign) == 1).all())
+            yield f"sign of {name}", self.sign.tolist(), "-1 and 1", signs
+            yield f"synapses of {name}", several, "1 before a max-pool", several == 1
+            source = self.synapses[0].source
+            yield f"source of {name}", source, "levels before a max-pool", source != IMAGE
+        shifts = any(one.shift is not None for one in self.synapses)
+        yield f"synapses of {name}", "a shift", "shifts onto potentials", not shifts
+        at_zero = timesteps > 1 or not self.start.any()
+        yield f"start of {name}", self.start.tolist(), "zeros where T = 1", at_zero
+
 
 @dataclass(frozen=True)
-class Potentials:
+class Potentials(Driven):
     """A sum of potentials without a neuron (MS-ResNet): int16 = saturate(bias + synapses)."""
 
-    name: str
-    shape: Shape
-    synapses: tuple[Synapses, ...]
-    bias: Bias
+    def output(self, inputs: Sequence[Output]) -> Output:
+        return Output(self.shape, "int16", POTENTIAL_END)
 
 
 @dataclass(frozen=True)
-class Merge:
+class Merge(Layer):
     """Levels of a block's path a and shortcut b: a + b, or for binary ones a AND b, NOT a AND b.
 
     kind: one of `MERGES`.
     """
 
-    name: str
-    shape: Shape
     kind: str
     path: str
     shortcut: str
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return self.path, self.shortcut
+
+    def output(self, inputs: Sequence[Output]) -> Output:
+        largest = sum(read.largest for read in inputs) if self.kind == "add" else 1
+        return Output(self.shape, "uint8", largest)
+
+    def requirements(self, inputs: Sequence[Output], timesteps: int) -> Iterator[Requirement]:
+        yield f"kind of {self.name}", self.kind, ", ".join(MERGES), self.kind in MERGES
+        yield from super().requirements(inputs, timesteps)
+
 
 @dataclass(frozen=True)
-class MaxPool:
+class MaxPool(Layer):
     """2x2, stride 2, on levels or potentials; the last row and column of an odd size are kept."""
 
-    name: str
-    shape: Shape
     source: str
+    reads: ClassVar[tuple[str, ...]] = ("uint8", "int16")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.source,)
+
+    def output(self, inputs: Sequence[Output]) -> Output:
+        return Output(self.shape, inputs[0].dtype, inputs[0].largest)
+
+    def implied_shapes(self, inputs: Sequence[Output]) -> list[Shape]:
+        return [pooled_shape(inputs[0].shape)]
 
 
 @dataclass(frozen=True)
-class GlobalSum:
+class GlobalSum(Layer):
     """Levels summed over the image, `[C, 1, 1]`; the mean's 1/(H*W) belongs to the next weights."""
 
-    name: str
-    shape: Shape
     source: str
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.source,)
+
+    def output(self, inputs: Sequence[Output]) -> Output:
+        _, rows, columns = inputs[0].shape
+        return Output(self.shape, "int32", inputs[0].largest * rows * columns)
+
+    def implied_shapes(self, inputs: Sequence[Output]) -> list[Shape]:
+        return [(inputs[0].shape[0], 1, 1)]
 
 
 @dataclass(frozen=True)
-class Readout:
+class Readout(Driven):
     """The last linear layer, its bias added once a timestep, summed over time.
 
     All classes share one unit, or the logits could not be compared.
     """
 
-    name: str
-    shape: Shape
-    synapses: tuple[Synapses, ...]
-    bias: Bias
+    def output(self, inputs: Sequence[Output]) -> Output:
+        return Output(self.shape, "int32", 0)
+
+    def requirements(self, inputs: Sequence[Output], timesteps: int) -> Iterator[Requirement]:
+        yield from super().requirements(inputs, timesteps)
+        plain = [one.weight is not None and one.shift is None for one in self.synapses]
+        yield f"synapses of {self.name}", len(plain), "one matrix of weights", plain == [True]
 
 
-Layer = Neurons | Potentials | Merge | MaxPool | GlobalSum | Readout
-
-
-def sources(layer: Layer) -> tuple[str, ...]:
-    """Names of the layers that `layer` reads."""
-    if isinstance(layer, Merge):
-        return layer.path, layer.shortcut
-    if isinstance(layer, (MaxPool, GlobalSum)):
-        return (layer.source,)
-    return tuple(synapses.source for synapses in layer.synapses)
-
-
-def pooled(shape: Shape) -> Shape:
+def pooled_shape(shape: Shape) -> Shape:
     """Shape behind a 2x2 max-pool in ceil mode."""
     return shape[0], (shape[1] + 1) // 2, (shape[2] + 1) // 2
+
+
+def outputs_of(layers: Sequence[Layer], input_shape: Shape) -> dict[str, Output]:
+    """What the image and each layer send, by name."""
+    outputs = {IMAGE: Output(input_shape, "uint8", 255)}
+    for layer in layers:
+        outputs[layer.name] = layer.output([outputs[source] for source in layer.sources])
+    return outputs
+
+
+def _one_a_channel(owner: Any, fields: Sequence[str], channels: int) -> Iterator[Requirement]:
+    """That those fields of synapses or neurons that are there have a number a channel."""
+    for field in fields:
+        values = getattr(owner, field)
+        if values is not None:
+            fits = values.shape == (channels,)
+            yield f"{field} of {owner.name}", values.shape, f"({channels},)", fits

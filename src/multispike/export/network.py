@@ -3,8 +3,11 @@
 Convolutions run in torch's floating point, which is exact where it multiplies and adds the numbers
 themselves: every product and every partial sum, in whatever order, is a whole number below 2^24
 (float32) or 2^53 (float64), and the type is chosen by a bound computed from the actual weights
-(`bounds.largest_sum`). Backends that compute with anything else are off (`exact_convolutions`). All
-else is int32.
+(`Synapses.largest_sum`). Backends that compute with anything else are off (`exact_convolutions`).
+All else is int32.
+
+`count` says what the network does for a batch. The C program counts the same (`-DCOUNT`), and both
+equal `multispike.activity`'s exact counts.
 """
 
 from __future__ import annotations
@@ -20,23 +23,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from multispike.errors import invalid
-from multispike.export import overflow
 from multispike.export.layers import (
     IMAGE,
     POTENTIAL_END,
+    Driven,
     GlobalSum,
     Ints,
     Layer,
     MaxPool,
     Merge,
     Neurons,
+    Output,
     Potentials,
     Readout,
     Shape,
     Synapses,
-    sources,
+    outputs_of,
 )
-from multispike.export.validate import check
+from multispike.export.validate import FLOAT32, check, prove
+
+Tensors = dict[str, Tensor]
 
 CHUNK = 250
 """Images evaluated at once: bounds memory, changes no result."""
@@ -68,11 +74,17 @@ class IntegerNetwork:
 
     def __post_init__(self) -> None:
         check(self.arch, self.input_shape, self.timesteps, self.logit_scale, self.layers)
+        prove(self.layers, self.outputs, self.timesteps)
+
+    @cached_property
+    def outputs(self) -> dict[str, Output]:
+        """What the image and each layer send, by name."""
+        return outputs_of(self.layers, self.input_shape)
 
     @cached_property
     def bounds(self) -> dict[str, int]:
         """Proven largest absolute value of any intermediate, per layer; all below 2^31."""
-        return overflow.prove(self.layers, self.timesteps)
+        return prove(self.layers, self.outputs, self.timesteps)
 
     @property
     def readout(self) -> Readout:
@@ -83,7 +95,8 @@ class IntegerNetwork:
     @property
     def synapses(self) -> tuple[Synapses, ...]:
         """Of all layers, in order."""
-        return tuple(one for layer in self.layers for one in getattr(layer, "synapses", ()))
+        driven = (layer for layer in self.layers if isinstance(layer, Driven))
+        return tuple(one for layer in driven for one in layer.synapses)
 
     @cached_property
     def computed_once(self) -> frozenset[str]:
@@ -91,17 +104,13 @@ class IntegerNetwork:
         still = set() if self.events else {IMAGE}
         for layer in self.layers:
             stateless = isinstance(layer, (Potentials, MaxPool))
-            if stateless and still.issuperset(sources(layer)):
+            if stateless and still.issuperset(layer.sources):
                 still.add(layer.name)
         return frozenset(still)
 
     def layer(self, name: str) -> Layer:
         """The layer of that name."""
         return next(layer for layer in self.layers if layer.name == name)
-
-    def shape_of(self, source: str) -> Shape:
-        """Shape of what a layer, or the image, sends."""
-        return self.input_shape if source == IMAGE else self.layer(source).shape
 
     def forward(self, images: NDArray[np.uint8] | Tensor, observe: Observer | None = None) -> Ints:
         """Images [B, C, H, W], or event frames [T, B, C, H, W], uint8 -> logits int32 [B, classes].
@@ -111,16 +120,15 @@ class IntegerNetwork:
         """
         pixels = torch.as_tensor(images)
         steps = (self.timesteps,) if self.events else ()
-        rank = len(steps) + 4
-        fits = pixels.dim() == rank and pixels.shape == (
+        batch = len(steps)
+        fits = pixels.dim() == batch + 4 and pixels.shape == (
             *steps,
-            pixels.shape[-4],
+            pixels.shape[batch],
             *self.input_shape,
         )
         if pixels.dtype != torch.uint8 or not fits:
             wanted = ", ".join(map(str, (*steps, "B", *self.input_shape)))
             raise invalid("images", f"{pixels.dtype} {list(pixels.shape)}", f"uint8 [{wanted}]")
-        batch = pixels.dim() - 4
         with torch.inference_mode(), exact_convolutions():
             parts = [self._run(chunk, observe) for chunk in pixels.split(CHUNK, dim=batch)]
         return torch.cat(parts).numpy()
@@ -131,37 +139,31 @@ class IntegerNetwork:
 
     def _run(self, pixels: Tensor, observe: Observer | None) -> Tensor:
         """Logits of one chunk."""
-        values: dict[str, Tensor] = {}
-        membranes: dict[str, Tensor] = {}
-        held: dict[str, Tensor] = {}
+        values: Tensors = {}
+        membranes: Tensors = {}
+        stem_sums: Tensors = {}
         logits = torch.zeros((), dtype=torch.int32)
         for t in range(self.timesteps):
             if self.events or t == 0:
-                held.clear()
+                stem_sums.clear()
                 values[IMAGE] = pixels[t] if self.events else pixels
                 if observe is not None:
                     observe(IMAGE, values[IMAGE])
-            for layer in self.layers:
-                if isinstance(layer, Readout):
-                    logits = logits + self._drive(layer, values, held).flatten(1)
-                    continue
+            for layer in self.layers[:-1]:
                 if t == 0 or layer.name not in self.computed_once:
-                    values[layer.name] = self._compute(layer, values, membranes, held)
+                    values[layer.name] = self._send(layer, values, membranes, stem_sums)
                 if observe is not None:
                     observe(layer.name, values[layer.name])
+            logits = logits + self._drive(self.readout, values, stem_sums).flatten(1)
         return logits
 
-    def _compute(
-        self,
-        layer: Layer,
-        values: dict[str, Tensor],
-        membranes: dict[str, Tensor],
-        held: dict[str, Tensor],
+    def _send(
+        self, layer: Layer, values: Tensors, membranes: Tensors, stem_sums: Tensors
     ) -> Tensor:
         """What `layer` sends at this timestep."""
         match layer:
             case Neurons():
-                h = self._drive(layer, values, held)
+                h = self._drive(layer, values, stem_sums)
                 h += membranes.get(layer.name, _channels(layer.start))
                 step = _channels(layer.step)
                 z = torch.div(h, step, rounding_mode="floor").clamp_(0, layer.levels)
@@ -169,7 +171,7 @@ class IntegerNetwork:
                     membranes[layer.name] = h - z * step
                 return z.to(torch.uint8)
             case Potentials():
-                sums = self._drive(layer, values, held)
+                sums = self._drive(layer, values, stem_sums)
                 return sums.clamp_(-POTENTIAL_END, POTENTIAL_END - 1)
             case Merge():
                 path, shortcut = values[layer.path], values[layer.shortcut]
@@ -180,25 +182,17 @@ class IntegerNetwork:
                 return _max_pool(values[layer.source])
             case GlobalSum():
                 return values[layer.source].sum((2, 3), keepdim=True, dtype=torch.int32)
-            case Readout():
-                raise AssertionError("the readout sends nothing")
+        raise TypeError(type(layer).__name__)
 
-    def _drive(
-        self,
-        layer: Neurons | Potentials | Readout,
-        values: dict[str, Tensor],
-        held: dict[str, Tensor],
-    ) -> Tensor:
-        """Bias plus the sum of all synapses, int32 [B, C, H, W]."""
+    def _drive(self, layer: Driven, values: Tensors, stem_sums: Tensors) -> Tensor:
+        """Bias plus the sum of all synapses, int32 [B, C, H, W]. Sums over the image are kept in
+        `stem_sums` while it is the same."""
         total = torch.zeros((), dtype=torch.int32)
-        for synapses in layer.synapses:
-            if synapses.source == IMAGE:
-                if synapses.name not in held:
-                    held[synapses.name] = self._sum(synapses, values[IMAGE])
-                part = held[synapses.name]
-            else:
-                part = self._sum(synapses, values[synapses.source])
-            total = total + part
+        for one in layer.synapses:
+            if one.source == IMAGE and one.name not in stem_sums:
+                stem_sums[one.name] = self._sum(one, values[IMAGE])
+            kept = stem_sums.get(one.name)
+            total = total + (self._sum(one, values[one.source]) if kept is None else kept)
         if isinstance(layer, Neurons) and layer.sign is not None:
             total = _max_pool(total) * _channels(layer.sign)
         return total + torch.from_numpy(np.ascontiguousarray(layer.bias.image()))
@@ -217,12 +211,11 @@ class IntegerNetwork:
     @cached_property
     def _weights(self) -> dict[str, Tensor]:
         """Weights in the smallest floating-point type in which their sums are exact."""
-        largest = overflow.largest_outputs(self.layers)
         weights = {}
         for one in self.synapses:
             if one.weight is not None:
-                bound = overflow.largest_sum(one, largest[one.source])
-                dtype = torch.float32 if bound < 2**24 else torch.float64
+                bound = one.largest_sum(self.outputs[one.source].largest)
+                dtype = torch.float32 if bound < FLOAT32 else torch.float64
                 weights[one.name] = torch.from_numpy(one.weight).to(dtype)
         return weights
 
@@ -254,3 +247,92 @@ def _shifted(total: Tensor, shift: Tensor) -> Tensor:
     half = torch.bitwise_left_shift(torch.ones_like(right), right) >> 1
     scaled = torch.bitwise_left_shift(total, (-shift).clamp_min(0))
     return torch.bitwise_right_shift(scaled + half, right)
+
+
+@dataclass
+class SynapseCounts:
+    """Of one projection.
+
+    events: non-zero inputs. amplitude: sum of their levels.
+    synops: weights applied, true fan-out (border and stride included).
+    """
+
+    events: int = 0
+    amplitude: int = 0
+    synops: int = 0
+
+
+@dataclass
+class NeuronCounts:
+    """Of one layer of neurons.
+
+    events: non-zero outputs. amplitude: sum of their levels.
+    updates: visits of a potential to add the bias, compare and reset: T a neuron.
+    """
+
+    events: int = 0
+    amplitude: int = 0
+    updates: int = 0
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Exact whole numbers, summed over images and timesteps, by the name of the synapses and of
+    the layer of neurons.
+    """
+
+    synapses: dict[str, SynapseCounts]
+    neurons: dict[str, NeuronCounts]
+
+
+def count(network: IntegerNetwork, images: NDArray[np.uint8] | Tensor) -> Counts:
+    """Run `images` (as in `IntegerNetwork.forward`) and count.
+
+    Dense projections (MS-ResNet's potentials) count their non-zero potentials as events.
+    """
+    counts = Counts(
+        {one.name: SynapseCounts() for one in network.synapses},
+        {layer.name: NeuronCounts() for layer in network.layers if isinstance(layer, Neurons)},
+    )
+    readers: dict[str, list[tuple[SynapseCounts, Tensor]]] = {}
+    for one in network.synapses:
+        fan = fan_out(one, network.outputs[one.source].shape)
+        readers.setdefault(one.source, []).append((counts.synapses[one.name], fan))
+
+    def observe(name: str, values: Tensor) -> None:
+        active = values != 0
+        amplitude = int(values.sum(dtype=torch.int64))
+        events = int(active.sum())
+        for entry, fan in readers.get(name, ()):
+            entry.events += events
+            entry.amplitude += amplitude
+            entry.synops += int((active.sum((0, 1)) * fan).sum())
+        if name in counts.neurons:
+            neurons = counts.neurons[name]
+            neurons.events += events
+            neurons.amplitude += amplitude
+            neurons.updates += values.numel()
+
+    network.forward(images, observe)
+    return counts
+
+
+def fan_out(synapses: Synapses, shape: Shape) -> Tensor:
+    """Weights that an event at each position of an input of `shape` meets, int64 [H, W].
+
+    >>> w = np.ones((2, 1, 3, 3), np.int8)
+    >>> fan_out(Synapses("conv", "z", w, padding=1), (1, 2, 3)).tolist()
+    [[8, 12, 8], [8, 12, 8]]
+    """
+    if synapses.weight is None:
+        return torch.ones(shape[1:], dtype=torch.int64)
+    out, rows, columns = synapses.sum_shape(shape)
+    taps = []
+    for size, reached, kernel in zip(
+        shape[1:], (rows, columns), synapses.weight.shape[2:], strict=True
+    ):
+        position = np.arange(reached)[:, None] * synapses.stride - synapses.padding
+        inside = (position + np.arange(kernel)).ravel()
+        inside = inside[(inside >= 0) & (inside < size)]
+        taps.append(torch.from_numpy(np.bincount(inside, minlength=size)))
+    return out * taps[0][:, None] * taps[1][None, :]

@@ -34,7 +34,7 @@ from multispike.export.layers import (
     Synapses,
 )
 from multispike.export.network import IntegerNetwork
-from multispike.export.overflow import prove_float32
+from multispike.export.validate import prove_float32
 from multispike.files import replacing
 
 EDGE_MAX = 2**23
@@ -66,7 +66,7 @@ def nir_graph(network: IntegerNetwork) -> Any:
     writer = _Writer(network)
     for layer in network.layers:
         writer.layer(layer)
-    prove_float32(network.layers, network.timesteps)
+    prove_float32(network.layers, network.outputs, network.timesteps)
     metadata = {"logit_scale": network.logit_scale, "arch": network.arch}
     return nir.NIRGraph(nodes=writer.nodes, edges=writer.edges, metadata=metadata)
 
@@ -105,11 +105,11 @@ class _Writer:
                 allowed = "levels of single neurons (NIR's nodes add what they read, unpooled)"
                 raise invalid(layer.name, f"a max-pool of {layer.source}", allowed)
             case MaxPool():
-                shape = self.network.shape_of(layer.source)
+                shape = self.network.outputs[layer.source].shape
                 units = self.units[layer.source]
                 self.units[layer.name] = self.any_of(layer.name, units, shape)
             case GlobalSum():
-                window = self.network.shape_of(layer.source)[1:]
+                window = self.network.outputs[layer.source].shape[1:]
                 pool = nir.SumPool2d(np.array(window), np.array(window), np.zeros(2, int))
                 self.units[layer.name] = [self.add(layer.name, pool, self.units[layer.source])]
             case Readout():
@@ -130,7 +130,7 @@ class _Writer:
             if (layer.sign < 0).any():
                 raise invalid(layer.name, "a negative scale", "positive ones before a max-pool")
             (one,) = layer.synapses
-            shape = one.reach(self.network.shape_of(one.source))
+            shape = one.sum_shape(self.network.outputs[one.source].shape)
             bias = bias[:, :1, :1]
         units = []
         for k in range(1, layer.levels + 1):
@@ -162,7 +162,7 @@ class _Writer:
         import nir
 
         sources = self.units[one.source]
-        shape = self.network.shape_of(one.source)
+        shape = self.network.outputs[one.source].shape
         if one.gain is not None:
             gain = np.broadcast_to(one.gain[:, None, None], shape).astype(np.float32)
             return self.add(one.name, nir.Scale(gain), sources)
@@ -179,7 +179,7 @@ class _Writer:
         (one,) = layer.synapses
         assert one.weight is not None
         weight = one.weight[:, :, 0, 0].astype(np.float32)
-        shape = np.array(self.network.shape_of(one.source))
+        shape = np.array(self.network.outputs[one.source].shape)
         flatten = nir.Flatten({"input": shape}, start_dim=0)
         flat = self.add("flatten", flatten, self.units[one.source])
         affine = nir.Affine(weight, layer.bias.values[0, 0].astype(np.float32))

@@ -26,6 +26,7 @@ from multispike.export.layers import (
     POTENTIAL_END,
     GlobalSum,
     Ints,
+    Layer,
     MaxPool,
     Merge,
     Neurons,
@@ -35,7 +36,7 @@ from multispike.export.layers import (
     Synapses,
 )
 from multispike.export.network import IntegerNetwork
-from multispike.export.overflow import largest_outputs, prove_float32
+from multispike.export.validate import prove_float32
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
@@ -56,7 +57,7 @@ def build(network: IntegerNetwork) -> ModelProto:
     """
     from onnx import TensorProto, checker, helper
 
-    prove_float32(network.layers, network.timesteps)
+    prove_float32(network.layers, network.outputs, network.timesteps)
     writer = _Writer(network)
     writer.write()
     steps = [network.timesteps] if network.events else []
@@ -85,7 +86,6 @@ class _Writer:
 
     def __init__(self, network: IntegerNetwork) -> None:
         self.network = network
-        self.largest = largest_outputs(network.layers)
         self.nodes: list[NodeProto] = []
         self.constants: list[TensorProto] = []
         self.known: set[str] = set()
@@ -152,7 +152,7 @@ class _Writer:
         self.levels[name] = level
         self.floats.pop(name, None)
 
-    def layer(self, layer: Neurons | Potentials | Merge | MaxPool | GlobalSum) -> None:
+    def layer(self, layer: Layer) -> None:
         """Nodes of one layer at this timestep."""
         match layer:
             case Neurons():
@@ -169,10 +169,10 @@ class _Writer:
                 total = self.op(kind, [path, shortcut], f"{layer.name}/sum")
                 self.sends_levels(layer.name, self.quantised(total, layer.name))
             case MaxPool() if layer.source in self.levels:
-                source, shape = self.levels[layer.source], self.network.shape_of(layer.source)
+                source, shape = self.levels[layer.source], self.network.outputs[layer.source].shape
                 self.sends_levels(layer.name, self.max_pool(source, shape, layer.name))
             case MaxPool():
-                source, shape = self.value(layer.source), self.network.shape_of(layer.source)
+                source, shape = self.value(layer.source), self.network.outputs[layer.source].shape
                 self.floats[layer.name] = self.max_pool(source, shape, layer.name)
             case GlobalSum():
                 axes = self.constant("image_axes", np.array([2, 3], np.int64))
@@ -209,7 +209,8 @@ class _Writer:
     def is_byte(self, one: Synapses) -> bool:
         """Whether 8-bit kernels sum these levels times weights exactly on every processor."""
         assert one.weight is not None
-        product = self.largest[one.source] * int(np.abs(one.weight.astype(np.int64)).max())
+        largest_weight = int(np.abs(one.weight.astype(np.int64)).max())
+        product = self.network.outputs[one.source].largest * largest_weight
         return one.source in self.levels and 2 * product <= PAIR_MAX
 
     def folded(self, layer: Neurons, offset: Ints) -> str:
@@ -225,7 +226,7 @@ class _Writer:
         level = self.clipped(self.quantised(ratio, f"{layer.name}/q"), layer)
         if layer.sign is None:
             return level
-        reach = one.reach(self.network.shape_of(one.source))
+        reach = one.sum_shape(self.network.outputs[one.source].shape)
         return self.max_pool(level, reach, f"{layer.name}/pool")
 
     def potentials(self, layer: Potentials) -> str:
@@ -245,7 +246,7 @@ class _Writer:
         assert total is not None
         if isinstance(layer, Neurons) and layer.sign is not None:
             (one,) = layer.synapses
-            reach = one.reach(self.network.shape_of(one.source))
+            reach = one.sum_shape(self.network.outputs[one.source].shape)
             total = self.max_pool(total, reach, f"{layer.name}/pool")
             sign = self.channels(f"{layer.name}/sign", layer.sign)
             total = self.op("Mul", [total, sign], f"{layer.name}/signed")

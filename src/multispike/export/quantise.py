@@ -51,10 +51,11 @@ from multispike.export.layers import (
     Readout,
     Shape,
     Synapses,
-    pooled,
+    outputs_of,
+    pooled_shape,
 )
 from multispike.export.network import IntegerNetwork
-from multispike.export.overflow import FOLDED, RATIO, largest_outputs
+from multispike.export.validate import FOLDED, RATIO
 from multispike.models.blocks import OverTime, ResidualBlock
 from multispike.models.network import Network
 from multispike.neurons import MultiLevelIF
@@ -146,6 +147,7 @@ class _Walker:
 
     def walk(self, model: Network, input_shape: Shape) -> tuple[Readout, float]:
         """All layers, and the readout with the worth of its unit."""
+        self.input_shape = input_shape
         image = Signal(IMAGE, input_shape, 1 / (255 * self.std))
         drive = self.run("stem", model.stem, image)
         assert isinstance(drive, Drive)
@@ -181,10 +183,10 @@ class _Walker:
                 assert isinstance(x, Drive)
                 return fold(module, x)
             case nn.MaxPool2d() if isinstance(x, Drive):
-                return replace(x, shape=pooled(x.shape), pools=True)
+                return replace(x, shape=pooled_shape(x.shape), pools=True)
             case nn.MaxPool2d():
-                self.layers.append(MaxPool(name, pooled(x.shape), x.name))
-                return replace(x, name=name, shape=pooled(x.shape))
+                self.layers.append(MaxPool(name, pooled_shape(x.shape), x.name))
+                return replace(x, name=name, shape=pooled_shape(x.shape))
             case OverTime() | MultiLevelIF():
                 neuron = module.neuron if isinstance(module, OverTime) else module
                 drive = x if isinstance(x, Drive) else identity(f"{name}.input", x)
@@ -259,9 +261,9 @@ class _Walker:
 
     def shortcuts(self, drives: list[Drive], delta: Floats) -> Floats:
         """The most that levels which pass as they are bring a channel, in its own levels."""
-        largest = largest_outputs(self.layers)
+        outputs = outputs_of(self.layers, self.input_shape)
         plain = (drive.source for drive in drives if drive.weight is None)
-        brought = (largest[x.name] * x.worth for x in plain if not x.potentials)
+        brought = (outputs[x.name].largest * x.worth for x in plain if not x.potentials)
         return sum(brought, np.zeros_like(delta)) / delta
 
     def whole_steps(self, delta: Floats, drives: list[Drive], room: Floats) -> Ints:

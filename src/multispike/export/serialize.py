@@ -22,13 +22,22 @@ from typing import Any, get_args, get_origin, get_type_hints
 import numpy as np
 
 from multispike.errors import InputError, invalid
-from multispike.export import layers
+from multispike.export.layers import (
+    GlobalSum,
+    MaxPool,
+    Merge,
+    Neurons,
+    Potentials,
+    Readout,
+)
 from multispike.export.network import IntegerNetwork
 from multispike.files import replacing
 
 FORMAT = "multispike-integer-1"
 _HEADER = "network.json"
-_LAYERS = {kind.__name__: kind for kind in get_args(layers.Layer)}
+_LAYERS = {
+    kind.__name__: kind for kind in (Neurons, Potentials, Merge, MaxPool, GlobalSum, Readout)
+}
 _DAMAGE = (
     *(OSError, EOFError, MemoryError, ValueError, KeyError, AttributeError),
     # What zipfile raises for a method, a version and an encryption that it doesn't know, and zlib.

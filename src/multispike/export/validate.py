@@ -1,36 +1,45 @@
-"""What must hold of an integer network before it runs: names, shapes, lengths and ranges."""
+"""What must hold of an integer network before it runs: names, shapes and ranges fit, and no sum
+leaves int32, from the actual weights. What float32 runtimes need on top: `prove_float32`.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from multispike.errors import invalid
-from multispike.export import overflow
+from multispike.errors import InputError, invalid
 from multispike.export.layers import (
     IMAGE,
-    MERGES,
-    SHIFT_MAX,
-    Bias,
+    Driven,
     GlobalSum,
     Layer,
-    MaxPool,
     Merge,
     Neurons,
+    Output,
     Potentials,
     Readout,
+    Requirement,
     Shape,
-    Synapses,
-    pooled,
-    sources,
+    outputs_of,
 )
 
-Row = tuple[str, object, str, bool]
-"""What is looked at, its value, what is allowed, and whether it is. Rows rely on those before."""
+INT32 = 2**31 - 1
+LEVEL_MAX = 255
+"""Levels travel as one byte."""
+
+FLOAT32 = 2**24
+"""Below, float32 is exact for whole numbers."""
+
+RATIO = 2**22
+"""Below, for (N+1)*D, H/D in float32 stays clear of the ties of its rounding."""
+
+FOLDED = 2**21
+"""Below, for (N+1)*D + |bias|, so does sum/D + bias/D: its four roundings of 2^-24 each add up to
+at most 3 * 2^-24 * 2^21 / D, less than half a unit, 1/(2D)."""
 
 NAMES = "a new one of letters, digits, _ . -"
 
@@ -42,145 +51,139 @@ def check(
     logit_scale: float,
     layers: Sequence[Layer],
 ) -> None:
-    """Raise `InputError` unless all fits together and no sum overflows."""
-    kinds = [type(layer) for layer in layers]
-    ends = kinds.count(Readout) == 1 and kinds[-1] is Readout
-    whole: list[Row] = [
-        ("arch", arch, "letters, digits, _ . -", _is_word(arch)),
-        ("timesteps", timesteps, "an integer >= 1", timesteps >= 1),
-        ("logit_scale", logit_scale, "a finite number > 0", 0 < logit_scale < math.inf),
-        ("input_shape", input_shape, "(C, H, W)", _is_shape(input_shape)),
-        ("layers", len(kinds), "a list with one readout, at its end", ends),
-    ]
-    for what, value, allowed, holds in chain(whole, _layers(layers, input_shape, timesteps)):
+    """Raise `InputError` unless all fits together; that no sum overflows, `prove` tells."""
+    requirements = _requirements(arch, input_shape, timesteps, logit_scale, layers)
+    for what, value, allowed, holds in requirements:
         if not holds:
             raise invalid(what, value, allowed)
-    overflow.prove(layers, timesteps)
 
 
-def _layers(layers: Sequence[Layer], input_shape: Shape, timesteps: int) -> Iterator[Row]:
-    """Rows of all layers in order."""
-    shapes: dict[str, Shape] = {IMAGE: input_shape}
+def _requirements(
+    arch: str,
+    input_shape: Shape,
+    timesteps: int,
+    logit_scale: float,
+    layers: Sequence[Layer],
+) -> Iterator[Requirement]:
+    """Of the whole network, then of all layers in order."""
+    yield "arch", arch, "letters, digits, _ . -", _is_new(arch, ())
+    yield "timesteps", timesteps, "an integer >= 1", timesteps >= 1
+    scale = "a finite number > 0"
+    yield "logit_scale", logit_scale, scale, 0 < logit_scale < math.inf
+    yield "input_shape", input_shape, "(C, H, W)", _is_shape(input_shape)
+    *ends, last = [False, *(isinstance(layer, Readout) for layer in layers)]
+    yield "layers", len(layers), "a list with one readout, at its end", last and not any(ends)
+    outputs = outputs_of((), input_shape)
     projections: set[str] = set()
-    potentials: set[str] = set()
     for layer in layers:
         name = layer.name
-        yield "name", name, NAMES, _is_name(name, shapes)
+        yield "name", name, NAMES, _is_new(name, outputs)
         yield f"shape of {name}", layer.shape, "(C, H, W)", _is_shape(layer.shape)
-        for source in sources(layer):
-            yield f"source of {name}", source, f"one of {', '.join(shapes)}", source in shapes
-        for one in getattr(layer, "synapses", ()):
-            yield "name", one.name, NAMES, _is_name(one.name, projections)
+        for source in layer.sources:
+            yield f"source of {name}", source, f"one of {', '.join(outputs)}", source in outputs
+        for one in layer.synapses if isinstance(layer, Driven) else ():
+            yield "name", one.name, NAMES, _is_new(one.name, projections)
             projections.add(one.name)
-            yield from _synapses(one, shapes[one.source][0], layer.shape[0])
-            if one.source in potentials and one.weight is not None:
-                allowed = "1x1 without padding, on potentials"
-                single = one.weight.shape[2:] == (1, 1) and one.padding == 0
-                yield f"weight of {one.name}", one.weight.shape, allowed, single
-        if isinstance(layer, (Neurons, Potentials, Readout)):
-            yield from _bias(name, layer.bias, layer.shape)
-        yield from _own(layer)
-        if isinstance(layer, Neurons):
-            rests = timesteps > 1 or not layer.start.any()
-            yield f"start of {name}", layer.start.tolist(), "zeros where T = 1", rests
-        if isinstance(layer, (Merge, GlobalSum)):
-            for source in sources(layer):
-                yield f"source of {name}", source, "one of levels", source not in potentials
-        if isinstance(layer, Potentials) or (
-            isinstance(layer, MaxPool) and layer.source in potentials
-        ):
-            potentials.add(name)
-        for what, reached in _reached(layer, shapes):
-            fits = reached == layer.shape
-            yield f"shape of {name}", layer.shape, f"{reached} by {what}", fits
-        shapes[name] = layer.shape
-
-
-def _synapses(one: Synapses, received: int, places: int) -> Iterator[Row]:
-    """Of a projection from `received` channels onto `places`."""
-    if one.weight is not None:
-        allowed = f"[Co, {received}, Kh, Kw]"
-        shape = one.weight.shape
-        yield f"weight of {one.name}", shape, allowed, len(shape) == 4 and shape[1] == received
-    yield f"stride of {one.name}", one.stride, ">= 1", one.stride >= 1
-    yield f"padding of {one.name}", one.padding, ">= 0", one.padding >= 0
-    for what, values in (("gain", one.gain), ("shift", one.shift)):
-        if values is not None:
-            yield f"{what} of {one.name}", values.shape, f"({places},)", values.shape == (places,)
-    if one.shift is not None:
-        largest = int(np.abs(one.shift.astype(np.int64)).max())
-        yield f"shift of {one.name}", largest, f"at most {SHIFT_MAX}", largest <= SHIFT_MAX
-
-
-def _bias(name: str, bias: Bias, shape: Shape) -> Iterator[Row]:
-    """Of a bias on `shape`."""
-    values = bias.values.shape
-    allowed = f"[R, S, {shape[0]}]"
-    yield f"bias of {name}", values, allowed, len(values) == 3 and values[2] == shape[0]
-    axes = (("rows", bias.rows), ("columns", bias.columns))
-    for (what, classes), size, count in zip(axes, shape[1:], values[:2], strict=True):
-        what = f"bias {what} of {name}"
-        yield what, classes.shape, f"({size},)", classes.shape == (size,)
-        yield what, int(classes.max()), f"classes below {count}", int(classes.max()) < count
-
-
-def _own(layer: Layer) -> Iterator[Row]:
-    """What only this kind of layer has."""
-    name = layer.name
-    match layer:
-        case Neurons():
-            yield f"levels of {name}", layer.levels, "1 to 255", 1 <= layer.levels <= 255
-            for what, values in (
-                ("start", layer.start),
-                ("step", layer.step),
-                ("sign", layer.sign),
-            ):
-                if values is not None:
-                    fits = values.shape == layer.shape[:1]
-                    yield f"{what} of {name}", values.shape, f"{layer.shape[:1]}", fits
-            odd = bool((layer.step > 0).all() and (layer.step % 2 == 1).all())
-            yield f"step of {name}", layer.step.tolist(), "odd numbers >= 1", odd
-            several = len(layer.synapses)
-            yield f"synapses of {name}", several, ">= 1", several >= 1
-            if layer.sign is not None:
-                signs = bool((np.abs(layer.sign) == 1).all())
-                yield f"sign of {name}", layer.sign.tolist(), "-1 and 1", signs
-                yield f"synapses of {name}", several, "1 before a max-pool", several == 1
-                source = layer.synapses[0].source
-                yield f"source of {name}", source, "levels before a max-pool", source != IMAGE
-            shifts = any(one.shift is not None for one in layer.synapses)
-            yield f"synapses of {name}", "a shift", "shifts onto potentials", not shifts
-        case Merge():
-            yield f"kind of {name}", layer.kind, ", ".join(MERGES), layer.kind in MERGES
-        case Potentials():
-            yield f"synapses of {name}", 0, ">= 1", len(layer.synapses) >= 1
-        case Readout():
-            plain = [one.weight is not None and one.shift is None for one in layer.synapses]
-            yield f"synapses of {name}", len(plain), "one matrix of weights", plain == [True]
-
-
-def _reached(layer: Layer, shapes: dict[str, Shape]) -> list[tuple[str, Shape]]:
-    """What each source, or projection, makes of the layer's shape."""
-    match layer:
-        case Merge():
-            return [(source, shapes[source]) for source in sources(layer)]
-        case MaxPool():
-            return [(layer.source, pooled(shapes[layer.source]))]
-        case GlobalSum():
-            return [(layer.source, (shapes[layer.source][0], 1, 1))]
-    reached = [(one.name, one.reach(shapes[one.source])) for one in layer.synapses]
-    if isinstance(layer, Neurons) and layer.sign is not None:
-        return [(name, pooled(shape)) for name, shape in reached]
-    return reached
+        inputs = [outputs[source] for source in layer.sources]
+        yield from layer.requirements(inputs, timesteps)
+        for source, shape in zip(layer.sources, layer.implied_shapes(inputs), strict=True):
+            fits = shape == layer.shape
+            yield f"shape of {name}", layer.shape, f"{shape} by {source}", fits
+        outputs[name] = layer.output(inputs)
 
 
 def _is_shape(shape: tuple[int, ...]) -> bool:
     return len(shape) == 3 and min(shape) >= 1
 
 
-def _is_name(name: str, taken: set[str] | dict[str, Shape]) -> bool:
-    return name not in taken and _is_word(name)
+def _is_new(name: str, taken: Container[str]) -> bool:
+    """Whether a name is not taken yet, and may stand in generated code, comments included."""
+    return name not in taken and re.fullmatch(r"[A-Za-z0-9_.-]+", name) is not None
 
 
-def _is_word(name: str) -> bool:
-    return re.fullmatch(r"[A-Za-z0-9_.-]+", name) is not None
+def prove(layers: Sequence[Layer], outputs: Mapping[str, Output], timesteps: int) -> dict[str, int]:
+    """The bound on every intermediate value of each layer that adds, by name.
+
+    A potential is bounded by |start| + T * (|bias| + sum |w| * largest input): the reset only
+    brings it nearer to zero. Levels of a residual sum must fit one byte, those of logic be 0 or 1.
+
+    Args:
+        outputs: what the image and each layer send (`outputs_of`).
+
+    Raises:
+        InputError: naming the layer whose bound exceeds its type.
+    """
+    bounds = {}
+    for layer in layers:
+        if isinstance(layer, Merge):
+            parts = [outputs[source].largest for source in layer.sources]
+            levels, limit = (sum(parts), LEVEL_MAX) if layer.kind == "add" else (max(parts), 1)
+            if levels > limit:
+                raise InputError(f"{layer.name}: got levels up to {levels}, allowed: <= {limit}")
+        if not isinstance(layer, Driven):
+            continue
+        bound = int(np.abs(layer.bias.values.astype(np.int64)).max())
+        for synapses in layer.synapses:
+            largest = synapses.largest_sum(outputs[synapses.source].largest)
+            if synapses.shift is not None:
+                # The sum before the shift, with its rounding term, has to fit as well.
+                largest = max(largest, largest << max(0, -int(synapses.shift.min())))
+                largest += 2 ** max(0, int(synapses.shift.max()))
+            bound += largest
+        if not isinstance(layer, Potentials):
+            bound *= timesteps
+        if isinstance(layer, Neurons):
+            bound += int(np.abs(layer.start.astype(np.int64)).max())
+            bound = max(bound, layer.levels * int(layer.step.max()))
+        if bound > INT32:
+            raise invalid(layer.name, f"sums up to {bound}", f"<= {INT32}: fewer levels or steps")
+        bounds[layer.name] = bound
+    return bounds
+
+
+def prove_float32(layers: Sequence[Layer], outputs: Mapping[str, Output], timesteps: int) -> None:
+    """Raise `InputError` unless float32 holds all numbers of the layers exactly.
+
+    Sums must stay below 2^24, but for the dense shortcut convolutions of MS-ResNet, (N+1) * D of
+    neurons below 2^22, and at T = 1 (N+1) * D + |bias| of those behind one convolution of levels
+    below 2^21.
+    """
+    sums = prove([_without_dense(layer, outputs) for layer in layers], outputs, timesteps)
+    for layer in layers:
+        if isinstance(layer, GlobalSum):
+            sums[layer.name] = timesteps * outputs[layer.name].largest
+        if isinstance(layer, Neurons):
+            ratio = (layer.levels + 1) * int(layer.step.max())
+            if ratio >= RATIO:
+                raise invalid(layer.name, f"(N+1) * D = {ratio}", f"< {RATIO}, or --format c")
+            ratio = _folded_ratio(layer) if timesteps == 1 else 0
+            if ratio >= FOLDED:
+                what = f"(N+1) * D + |bias| = {ratio}"
+                raise invalid(layer.name, what, f"< {FOLDED}, or --format c")
+    for name, bound in sums.items():
+        if bound >= FLOAT32:
+            allowed = f"< {FLOAT32} (float32): fewer levels or steps, or --format c"
+            raise invalid(name, f"sums up to {bound}", allowed)
+
+
+def _folded_ratio(layer: Neurons) -> int:
+    """(N+1) * D + |bias| of neurons whose one convolution of levels may be scaled as a whole."""
+    (one, *more) = layer.synapses
+    if more or one.weight is None or one.source == IMAGE:
+        return 0
+    driven = one.weight.astype(bool).any(axis=(1, 2, 3))
+    bias = np.abs(layer.bias.values.astype(np.int64)).max(axis=(0, 1))
+    ratio = (layer.levels + 1) * layer.step.astype(np.int64) + bias
+    return int(ratio[driven].max(initial=0))
+
+
+def _without_dense(layer: Layer, outputs: Mapping[str, Output]) -> Layer:
+    """The layer without convolutions of potentials."""
+    if not isinstance(layer, Potentials):
+        return layer
+    kept = (
+        one
+        for one in layer.synapses
+        if one.weight is None or outputs[one.source].largest <= LEVEL_MAX
+    )
+    return replace(layer, synapses=tuple(kept))
