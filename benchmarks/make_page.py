@@ -14,7 +14,7 @@ from page.figures import FIGURES
 
 from multispike.errors import InputError
 from multispike.files import write_text
-from multispike.report.matplotlib_style import save
+from multispike.report.style import save
 
 
 def write_page(results: Path, docs: Path) -> Path:

@@ -801,7 +801,7 @@ def report(file: str) -> Any:
 
     from multispike.config import TrainConfig, parse_variant
     from multispike.files import write_json
-    from multispike.report.compare_report import write_report
+    from multispike.report.page import write_report
     from multispike.results import FORMAT
 
     with TemporaryDirectory() as out:

@@ -32,7 +32,8 @@ from multispike.errors import InputError
 from multispike.models.blocks import ResidualBlock
 from multispike.models.network import Network
 from multispike.models.table import FAMILIES
-from multispike.report.avalanche import along_depth, drawn_as, terminal_table, title
+from multispike.report.avalanche import by_branch, drawn_as
+from multispike.report.terminal import avalanche_table
 
 ROUNDING = 1e-9  # relative: sums of whole numbers in double precision
 CODES = ((4, 1), (1, 4))  # timesteps, levels
@@ -312,7 +313,7 @@ def test_runs_of_one_architecture_are_told_apart(folder: Path, tmp_path: Path) -
     shutil.copytree(folder.parent / "run", tmp_path / "seed1")
     both = f"{folder.parent / 'run'},{tmp_path / 'seed1'}"
     found = list(study(AvalancheConfig(arch="", runs=both, limit=8)))
-    assert [title(item) for item in found] == [
+    assert [item.title for item in found] == [
         "sew_resnet20 T1 N2 trained run", "sew_resnet20 T1 N2 trained seed1"
     ]  # fmt: skip
     assert len(drawn_as(found)) == 2
@@ -324,12 +325,7 @@ def test_runs_of_one_architecture_are_told_apart(folder: Path, tmp_path: Path) -
 def test_bounds_are_drawn_along_depth(folder: Path) -> None:
     content = json.loads((folder / "avalanche.json").read_text(encoding="utf-8"))
     studies = [Avalanche.from_dict(net) for net in content["networks"]]
-    [plot] = [
-        plot for plot in along_depth(
-            studies, drawn_as(studies), "largest", "largest level", "max z", ".1f"
-        ).plots
-        if plot.title.endswith("block output")
-    ]  # fmt: skip
+    [plot] = [plot for plot in by_branch(studies, "largest") if plot.title.endswith("block output")]
     drawn = {
         "".join(trace.text): list(trace.y)
         for trace in plot.figure.data
@@ -343,7 +339,7 @@ def test_bounds_are_drawn_along_depth(folder: Path) -> None:
 def test_terminal_table_has_both_paths_in_80_columns(folder: Path) -> None:
     content = json.loads((folder / "avalanche.json").read_text(encoding="utf-8"))
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(terminal_table([Avalanche.from_dict(net) for net in content["networks"]]))
+    console.print(avalanche_table([Avalanche.from_dict(net) for net in content["networks"]]))
     printed = console.export_text()
     for path in ("direct path", "shortcut", "block output"):
         assert printed.count(f" {path} ") == 5 * 3

@@ -26,14 +26,11 @@ from multispike.energy.pricing import NetworkEnergy
 from multispike.energy.twins import Crossover
 from multispike.errors import InputError
 from multispike.files import write_json
-from multispike.report.activity_sections import information
-from multispike.report.compare_report import SECTIONS, write_report
-from multispike.report.comparison import Comparison, read_comparison
+from multispike.report.comparison import Comparison, findings, pareto_front, read_comparison
 from multispike.report.document import Table, short_name
-from multispike.report.energy_sections import pareto_front
-from multispike.report.run_sections import transfer
+from multispike.report.page import SECTIONS, write_report
+from multispike.report.run_sections import information, transfer
 from multispike.report.style import BASELINE_COLOURS, CATEGORIES, PAGE, dark_colours, marks
-from multispike.report.wording import findings
 from multispike.results import FORMAT, RunResult, read_results, read_runs, write_results
 
 SMALL = CompareConfig(
@@ -71,12 +68,15 @@ def priced(nj: float) -> NetworkEnergy:
     return NetworkEnergy(ops=nj, profile="lemaire2022", bits=32)
 
 
-def result(name: str, accuracy: float, nj: float, **more: Any) -> RunResult:
+def result(
+    name: str, accuracy: float, nj: float, *, events: float = 100.0, **more: Any
+) -> RunResult:
     """A spiking run, but for what is given without prices of ANNs of its shape."""
     bare: dict[str, Any] = dict.fromkeys(("baselines", "crossover", "even_density"))
     changed = {
         "name": name, "levels": 4, "timesteps": 1, "accuracy": accuracy, "samples": 0,
-        "energy_nj": priced(nj), "events_per_inference": 100.0, "density": 0.25, **bare, **more,
+        "energy_nj": priced(nj), "neurons": (replace(DEMO[-1].neurons[0], events=events),),
+        **bare, **more,
     }  # fmt: skip
     return replace(DEMO[-1], **changed)
 
@@ -116,7 +116,7 @@ def test_verdict_against_the_ann(accuracy: float, nj: float, verdict: str) -> No
 
 def test_graded_against_binary() -> None:
     binary = result("binary-T4", 0.90, 300e3, levels=1, timesteps=4)
-    graded = result("multilevel-T1-N4", 0.92, 100e3, events_per_inference=75.0)
+    graded = result("multilevel-T1-N4", 0.92, 100e3, events=75.0)
     text = said(binary, graded)
     assert "against binary-T4: 3.00 times less energy, 25% fewer events, accuracy +2.00" in text
 
@@ -201,7 +201,11 @@ def test_colours_stand_out_from_the_page(mode: int) -> None:
 
 
 def test_every_light_colour_has_one_partner() -> None:
-    pairs = [*PAGE.values(), *(pair for _, pair in CATEGORIES.values()), *BASELINE_COLOURS.values()]
+    pairs = [
+        *PAGE.values(),
+        *(part.colours for part in CATEGORIES.values()),
+        *BASELINE_COLOURS.values(),
+    ]
     assert len({light for light, _ in pairs}) == len(pairs)
     assert all(dark_colours()[light] == dark for light, dark in pairs)
 

@@ -18,7 +18,7 @@ from multispike.commands.evaluate import evaluate
 from multispike.config import deciding
 from multispike.config.commands import EvaluateConfig
 from multispike.errors import InputError
-from multispike.report.matplotlib_style import save
+from multispike.report.style import save
 from multispike.reproduce import avalanche
 from multispike.reproduce.studies import STUDIES, row
 

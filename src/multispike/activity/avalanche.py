@@ -24,6 +24,11 @@ from multispike.results import Crossing, Potentials, SpikeLayer
 Branch = Literal["direct", "shortcut", "out"]
 BRANCHES: tuple[Branch, ...] = ("direct", "shortcut", "out")
 """What the block computed, what bypassed it, and what leaves the block after sum and barrier."""
+TITLES: dict[Branch, str] = {
+    "direct": "direct path",
+    "shortcut": "shortcut",
+    "out": "block output",
+}
 
 _CALIBRATION = 4
 """Batches whose statistics untrained batch normalisations take, all weighted equally."""
@@ -51,6 +56,11 @@ class Site:
     """What z cannot exceed by construction; None where there is no such bound."""
 
     @property
+    def place(self) -> str:
+        """Stage and block: '2.1'."""
+        return f"{self.stage}.{self.index}"
+
+    @property
     def per_neuron(self) -> float:
         """Σz per neuron and inference, comparable between stages of different size."""
         return self.amplitude / self.neurons
@@ -72,6 +82,12 @@ class Avalanche:
     def name(self) -> str:
         """Architecture and code, e.g. 'sew_resnet18 T1 N4'."""
         return f"{self.arch} T{self.timesteps} N{self.levels}"
+
+    @property
+    def title(self) -> str:
+        """The name, whether it is trained, and by which of several runs."""
+        parts = (self.name, "trained" if self.trained else "", self.run)
+        return " ".join(part for part in parts if part)
 
     @property
     def family(self) -> str:
@@ -162,10 +178,14 @@ def bound(family: Family, branch: Branch, index: int, levels: int) -> int | None
     """
     if not family.fires_before_sum:
         return levels if branch == "out" and family.after_sum else None
-    grows = family.merge == "add" and family.after_sum is None
-    if not grows or branch == "direct":
+    if not piles_up(family) or branch == "direct":
         return levels
     return (index + 1 if branch == "out" else index) * levels
+
+
+def piles_up(family: Family) -> bool:
+    """Whether levels add up along the shortcut: SEW with ADD."""
+    return family.fires_before_sum and family.merge == "add" and family.after_sum is None
 
 
 def growth(study: Avalanche) -> list[tuple[Site, float]]:

@@ -16,7 +16,8 @@ from multispike.datasets.dataset import Dataset
 from multispike.datasets.loader import BatchLoader
 from multispike.errors import invalid
 from multispike.progress import progress_bar
-from multispike.report.avalanche import terminal_table, write_files
+from multispike.report.page import write_avalanche
+from multispike.report.terminal import avalanche_table
 from multispike.training.launch import build_network, load_data
 from multispike.training.run import Run, load_run
 
@@ -26,8 +27,8 @@ def avalanche(settings: AvalancheConfig) -> None:
     with progress_bar(True) as bar:
         total = 2 * len(settings.architectures) + len(settings.run_folders)
         studies = list(bar.track(study(settings), total, description="networks"))
-    Console().print(terminal_table(studies))
-    page = write_files(Path(settings.out), studies, settings)
+    Console().print(avalanche_table(studies))
+    page = write_avalanche(Path(settings.out), studies, settings)
     print(f"report: {page}", file=sys.stderr)
 
 

@@ -23,7 +23,7 @@ from multispike.layer_record import with_density
 from multispike.models import create_model
 from multispike.profiling import evaluate_run
 from multispike.progress import progress_bar
-from multispike.report.compare_report import write_report
+from multispike.report.page import write_report
 from multispike.report.terminal import comparison_table, energy_notes, energy_table, twins_table
 from multispike.results import (
     Environment,

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from multispike.commands.evaluate import measure_run
 from multispike.config import CompareConfig, TrainConfig, same_run
-from multispike.report.compare_report import write_report
+from multispike.report.page import write_report
 from multispike.report.terminal import comparison_table
 from multispike.results import RunResult, check_folder, read_result, write_result, write_results
 from multispike.training import RESULT, Interrupted, fit, load_data, load_run

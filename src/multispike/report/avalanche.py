@@ -1,212 +1,219 @@
-"""The avalanche study as a terminal table, a figure for a paper and a page."""
+"""What piles up along depth: density and avalanche of compared runs, and of the avalanche study."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from rich import box
-from rich.table import Table as TerminalTable
-
-from multispike.activity.avalanche import BRANCHES, Avalanche, Branch, Site, growth
-from multispike.config.commands import AvalancheConfig
-from multispike.environment import environment
-from multispike.files import write_json, write_text
-from multispike.models.table import FAMILIES
-from multispike.report.activity_sections import along_depth as draw
-from multispike.report.document import Column, Content, Section, Table, number
-from multispike.report.matplotlib_style import blank, legend_below, line, save
-from multispike.report.page import render
-from multispike.report.style import Mark, marks
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-_TITLES: dict[Branch, str] = {
-    "direct": "direct path",
-    "shortcut": "shortcut",
-    "out": "block output",
-}
-_QUANTITIES = (
-    ("density", "density", "share of elements not zero", "density", ".3f"),
-    ("per_neuron", "amplitude", "Σz per neuron and inference", "Σz per neuron", ",.3f"),
-    ("largest", "largest level", "largest z", "max z", ",.1f"),
+from multispike.activity.avalanche import (
+    BRANCHES,
+    TITLES,
+    Avalanche,
+    Branch,
+    Site,
+    growth,
+    piles_up,
 )
-"""Attribute of a site, name, axis, column, format."""
+from multispike.models.table import FAMILIES
+from multispike.report.comparison import Comparison
+from multispike.report.document import Content, Plot, Section, Table, number, table_of
+from multispike.report.plots import ByPlace, Lines, along_depth
+from multispike.report.style import Mark, blank, legend_below, marks, save
+from multispike.results import RunResult, SpikeLayer
+
+# --- compared runs ------------------------------------------------------------------------------
 
 
-def terminal_table(studies: Sequence[Avalanche]) -> TerminalTable:
-    """By network and stage, what meets in the stage's last block, and what that sends on."""
-    table = TerminalTable(
-        title="Spike avalanche: the last block of each stage",
-        caption="growth: Σz per neuron, last block against first block of the stage; potentials"
-        " count as |v|/(V_th/N), marked ~",
-        box=box.SIMPLE_HEAD,
+def density(data: Comparison) -> Content:
+    """Share of neurons that send something, layer by layer."""
+    averages = "; ".join(f"{run.name} {run.density:.3f}" for run in data.runs)
+    plot = along_depth(
+        data.marks,
+        {run.name: {row.name: row.density for row in run.neurons} for run in data.runs},
+        "Density per layer of neurons",
+        "density (share not zero)",
+        ".4f",
+        f"Mean over all neurons: {averages}. For a ReLU it is the share of outputs above zero.",
     )
-    table.add_column("network, stage, path", overflow="fold")
-    for column in ("density", "Σz/neuron", "max z", "bound", "growth"):
-        table.add_column(column, justify="right")
-    for study in studies:
-        table.add_row(f"[bold]{title(study)}[/]")
-        for last, factor in growth(study):
-            for branch in BRANCHES:
-                [site] = [s for s in study.along(branch) if s.block == last.block]
-                near = "" if site.spikes else "~"
-                table.add_row(
-                    f"  {last.stage if branch == BRANCHES[0] else ' '} {_TITLES[branch]}",
-                    f"{site.density:.3f}",
-                    f"{near}{site.per_neuron:.3f}",
-                    f"{near}{site.largest:.4g}",
-                    "-" if site.bound is None else str(site.bound),
-                    f"{factor:.2f}" if branch == "out" else "",
-                )
-        table.add_section()
-    return table
+    return Content(legend=data.legend(data.runs), plots=[plot])
 
 
-def title(study: Avalanche) -> str:
-    """The network's name, whether it is trained, and by which of several runs."""
-    parts = (study.name, "trained" if study.trained else "", study.run)
-    return " ".join(part for part in parts if part)
+_BRANCHES = {"direct": "direct path", "shortcut": "shortcut", "total": "sum"}
+"""Attribute of a residual sum, in the order they are drawn."""
+
+_AMOUNTS: tuple[tuple[str, str, str, Callable[[SpikeLayer], float]], ...] = (
+    ("Density", "events per neuron and timestep", ".4f", lambda row: row.density),
+    ("Amplitude", "Σz per neuron and inference", ",.3f", lambda row: row.amplitude / row.neurons),
+    ("Largest level", "largest z", ",d", lambda row: row.max_level),
+)
+"""Name, axis, format, and how spikes at a sum give it."""
 
 
-def write_files(folder: Path, studies: Sequence[Avalanche], settings: AvalancheConfig) -> Path:
-    """Write avalanche.json, avalanche.png and avalanche.html; gives the page's path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    surroundings = environment()
-    write_json(
-        folder / "avalanche.json",
-        {
-            "data": settings.data,
-            "seed": settings.seed,
-            "networks": [study.to_dict() for study in studies],
-            "environment": surroundings,
-        },
+def avalanche(data: Comparison) -> Content:
+    """Density, amplitude and largest level on both ways into every residual sum."""
+    if not any(run.sums for run in data.runs):
+        return Content(
+            [
+                "This architecture has no residual sum, so nothing can pile up along a shortcut and"
+                " there is no avalanche to show. “multispike avalanche” studies residual networks."
+            ]
+        )
+    runs = [run for run in data.spiking if any(_spikes(run, branch) for branch in _BRANCHES)]
+    if not runs:
+        return Content(
+            [
+                "Full-precision potentials meet at this architecture's residual sums, not spikes:"
+                " there is no level z that could grow."
+            ]
+        )
+    plots = []
+    for branch, where in _BRANCHES.items():
+        for name, axis, spec, amount in _AMOUNTS:
+            values: dict[str, ByPlace] = {
+                run.name: {place: amount(row) for place, row in _spikes(run, branch).items()}
+                for run in runs
+            }
+            ends = [
+                f"{run} {next(iter(own.values())):{spec}} to {list(own.values())[-1]:{spec}}"
+                for run, own in values.items()
+                if own
+            ]
+            if ends:
+                summary = f"First to last sum: {'; '.join(ends)}."
+                title = f"{name}, {where}"
+                plots.append(along_depth(data.marks, values, title, axis, spec, summary))
+    return Content(
+        [
+            "At every residual sum: what the block computed (direct path), what bypassed it"
+            " (shortcut), and their sum before a barrier, where there is one. Only spikes have a"
+            " level; ways that carry potentials are left out."
+        ],
+        data.legend(runs),
+        plots,
+        plot_width=340,
     )
-    write_png(folder / "avalanche.png", studies)
-    page = folder / "avalanche.html"
-    lead = (
-        f"Untrained networks on {settings.data} (random weights, seed {settings.seed}; batch"
-        " normalisation with the statistics of real batches), and trained runs on their own data;"
-        f" means over at most {settings.limit:,} test samples."
-    )
-    footer = ", ".join(f"{key} {value}" for key, value in surroundings.items())
-    write_text(page, render("The spike avalanche along depth", lead, sections(studies), footer))
-    return page
 
 
-def sections(studies: Sequence[Avalanche]) -> list[Section]:
+def _spikes(run: RunResult, branch: str) -> dict[str, SpikeLayer]:
+    """What a branch carries at every residual sum of a run, as far as it is spikes."""
+    at = {total.name.removesuffix(".merge"): getattr(total, branch) for total in run.sums}
+    return {place: row for place, row in at.items() if isinstance(row, SpikeLayer)}
+
+
+# --- the study ----------------------------------------------------------------------------------
+
+_QUANTITIES = (
+    ("density", "density", "share of elements not zero", ".3f"),
+    ("per_neuron", "amplitude", "Σz per neuron and inference", ",.3f"),
+    ("largest", "largest level", "largest z", ",.1f"),
+)
+"""Attribute of a site, name, axis, format."""
+
+
+def study_sections(studies: Sequence[Avalanche]) -> list[Section]:
     """What was found, then every quantity and branch along depth, then all numbers."""
-    drawn = drawn_as(studies)
+    legend = [mark.key() for mark in drawn_as(studies).values()]
     return [
         Section("laws", "Growth and bounds", _laws(studies)),
         *(
             Section(
                 name.replace(" ", "-"),
                 f"{name.capitalize()} along depth",
-                along_depth(studies, drawn, attribute, name, axis, spec),
+                Content(legend=legend, plots=by_branch(studies, attribute), plot_width=340),
             )
-            for attribute, name, axis, _, spec in _QUANTITIES
+            for attribute, name, *_ in _QUANTITIES
         ),
         Section("numbers", "All numbers", Content(tables=[_numbers(study) for study in studies])),
     ]
 
 
-def along_depth(
-    studies: Sequence[Avalanche],
-    drawn: dict[str, Mark],
-    attribute: str,
-    name: str,
-    axis: str,
-    spec: str,
-) -> Content:
+def study_png(path: Path, studies: Sequence[Avalanche]) -> None:
+    """The same plots as a grid for a paper: quantities down, branches across."""
+    figure = blank(11, 8.5)
+    grid = figure.subplots(len(_QUANTITIES), len(BRANCHES), sharex=True, sharey="row")
+    for panels, (attribute, _, axis, _) in zip(grid, _QUANTITIES, strict=True):
+        for panel, plot in zip(panels, by_branch(studies, attribute), strict=True):
+            assert isinstance(plot.drawn, Lines)
+            plot.drawn.panel(panel, plot.table)
+        panels[0].set_ylabel(axis)
+        panels[0].set_ylim(bottom=0)  # of the whole row, once all of it is drawn
+    for first, last, branch in zip(grid[0], grid[-1], BRANCHES, strict=True):
+        first.set_title(TITLES[branch])
+        last.set_xlabel("block (stage.number)")
+        last.tick_params(axis="x", rotation=90)
+    legend_below(figure)
+    save(figure, path, dpi=150)
+
+
+def by_branch(studies: Sequence[Avalanche], attribute: str) -> list[Plot]:
     """One quantity along depth, one plot a branch."""
-    plots = []
+    [(name, axis, spec)] = [rest for key, *rest in _QUANTITIES if key == attribute]
+    drawn, plots = drawn_as(studies), []
     for branch in BRANCHES:
         values = {
-            title(study): {_place(site): value(site, attribute) for site in study.along(branch)}
+            study.title: {site.place: _value(site, attribute) for site in study.along(branch)}
             for study in studies
         }
-        bounds = _bounds(studies, branch) if attribute == "largest" else {}
         last = {n: end for n, own in values.items() if (end := list(own.values())[-1]) is not None}
         summary = "No network sends spikes here."
         if last:
             low, high = min(last, key=last.__getitem__), max(last, key=last.__getitem__)
             least, most = format(last[low], spec), format(last[high], spec)
             summary = f"In the last block: least {least} ({low}), most {most} ({high})."
-        plots.append(
-            draw(
-                drawn,
-                values,
-                f"{name.capitalize()}, {_TITLES[branch]}",
-                axis,
-                spec,
-                summary,
-                {
-                    text: {_place(site): site.bound for site in sites}
-                    for text, sites in bounds.items()
-                },
-            )
-        )
-    return Content(legend=[mark.key() for mark in drawn.values()], plots=plots, plot_width=340)
+        title = f"{name.capitalize()}, {TITLES[branch]}"
+        bounds = _bounds(studies, branch) if attribute == "largest" else {}
+        plots.append(along_depth(drawn, values, title, axis, spec, summary, bounds))
+    return plots
 
 
-def _bounds(studies: Sequence[Avalanche], branch: Branch) -> dict[str, list[Site]]:
-    """The bounds of z along depth that there are, by what they say, each once."""
-    found: dict[str, list[Site]] = {}
-    for study in studies:
-        sites = [site for site in study.along(branch) if site.bound is not None]
-        law = {"out": "(k+1)·N, "}.get(branch, "k·N, ") if _piles(sites) else ""
-        if sites:
-            found.setdefault(f"{law}N = {study.levels}", sites)
-    return found
-
-
-def _piles(sites: Sequence[Site]) -> bool:
-    """Whether the bound rises with the block."""
-    return len({site.bound for site in sites}) > 1
-
-
-def value(site: Site, attribute: str) -> float | None:
+def _value(site: Site, attribute: str) -> float | None:
     """What is drawn: potentials have a density, but no level."""
     return getattr(site, attribute) if site.spikes or attribute == "density" else None
 
 
-def _place(site: Site) -> str:
-    """Stage and block as one label."""
-    return f"{site.stage}.{site.index}"
+def _bounds(studies: Sequence[Avalanche], branch: Branch) -> dict[str, ByPlace]:
+    """The bounds of z along depth that there are, by what they say, each once."""
+    found: dict[str, ByPlace] = {}
+    for study in studies:
+        bounds: ByPlace = {s.place: s.bound for s in study.along(branch) if s.bound is not None}
+        law = "(k+1)·N, " if branch == "out" else "k·N, "
+        if bounds:
+            rises = len({*bounds.values()}) > 1
+            found.setdefault(f"{law if rises else ''}N = {study.levels}", bounds)
+    return found
 
 
 def _laws(studies: Sequence[Avalanche]) -> Content:
     """The bounds by construction against what was measured."""
     points = []
     for study in studies:
-        outs = study.along("out")
-        bounded = [site for site in outs if site.bound is not None]
-        held = all(site.largest <= (site.bound or 0) for site in bounded)
-        peak = max(outs, key=lambda site: site.largest)
+        peak = max(study.along("out"), key=lambda site: site.largest)
         strongest = max(factor for _, factor in growth(study))
         unit = "" if peak.spikes else ", in levels of a potential"
         points.append(
-            f"{title(study)}: largest value {number(peak.largest)}{unit} ({peak.block});"
-            f" {_law(study, held)}; amplitude grows at most {strongest:.2f} times within a stage."
+            f"{study.title}: largest value {number(peak.largest)}{unit} ({peak.block});"
+            f" {_law(study)}; amplitude grows at most {strongest:.2f} times within a stage."
         )
-    table = Table(
-        (
-            Column("network"),
-            Column("stage", "d"),
-            Column("k", "d"),
-            Column("max z", ",.1f"),
-            Column("bound", ",d"),
-            Column("Σz per neuron", ",.3f"),
-            Column("growth in the stage", ".2f"),
-            Column("(k+1)/2", ".2f"),
-        ),
-        [row for study in studies for row in _growth_rows(study)],
+
+    def even(row: tuple[Avalanche, Site, float]) -> float | None:
+        return (row[1].index + 1) / 2 if piles_up(FAMILIES[row[0].family]) else None
+
+    table = table_of(
+        [(study, last, factor) for study in studies for last, factor in growth(study)],
         "Output of the last block of each stage, the k-th; growth: its Σz per neuron against"
         " that of the stage's first block",
+        ("network", "", lambda row: row[0].title),
+        ("stage", "d", lambda row: row[1].stage),
+        ("k", "d", lambda row: row[1].index),
+        ("max z", ",.1f", lambda row: row[1].largest),
+        ("bound", ",d", lambda row: row[1].bound),
+        ("Σz per neuron", ",.3f", lambda row: row[1].per_neuron),
+        ("growth in the stage", ".2f", lambda row: row[2]),
+        (
+            "(k+1)/2",
+            ".2f",
+            even,
+        ),
     )
     text = (
         "A SEW block with ADD sends what it received plus up to N, so after k blocks of a stage a"
@@ -217,75 +224,30 @@ def _laws(studies: Sequence[Avalanche]) -> Content:
     return Content([text], points=points, tables=[table])
 
 
-def _law(study: Avalanche, held: bool) -> str:
+def _law(study: Avalanche) -> str:
     """The bound of a family in words, and whether it held."""
-    family = FAMILIES[study.family]
-    if not family.fires_before_sum and not family.after_sum:
+    bounded = [site for site in study.along("out") if site.bound is not None]
+    if not bounded:
         return "potentials cross the shortcut, without a bound"
-    text = "bound (k+1)·N" if _adds_up(study) else f"bound N = {study.levels}"
+    text = "bound (k+1)·N" if piles_up(FAMILIES[study.family]) else f"bound N = {study.levels}"
+    held = all(site.largest <= (site.bound or 0) for site in bounded)
     return f"{text} {'held' if held else 'BROKEN'} in every block"
 
 
-def _adds_up(study: Avalanche) -> bool:
-    """Whether levels pile up along the shortcut: SEW with ADD."""
-    family = FAMILIES[study.family]
-    return family.fires_before_sum and family.merge == "add" and family.after_sum is None
-
-
-def _growth_rows(study: Avalanche) -> list[tuple[str | float | int | None, ...]]:
-    """One row a stage: its last block."""
-    return [
-        (
-            title(study),
-            last.stage,
-            last.index,
-            last.largest,
-            last.bound,
-            last.per_neuron,
-            factor,
-            (last.index + 1) / 2 if _adds_up(study) else None,
-        )
-        for last, factor in growth(study)
-    ]
-
-
 def _numbers(study: Avalanche) -> Table:
-    rows = [
-        (
-            site.block,
-            _TITLES[site.branch],
-            "spikes" if site.spikes else "potentials",
-            site.density,
-            site.amplitude,
-            site.per_neuron,
-            site.largest,
-            site.bound,
-        )
-        for site in study.sites
-    ]
-    columns = (
-        Column("block"),
-        Column("branch"),
-        Column("carries"),
-        Column("density", ".4f"),
-        Column("Σz per inference", ",.1f"),
-        Column("Σz per neuron", ",.4f"),
-        Column("max z", ",.2f"),
-        Column("bound", ",d"),
+    return table_of(
+        study.sites,
+        study.title,
+        ("block", "", lambda site: site.block),
+        ("branch", "", lambda site: TITLES[site.branch]),
+        ("carries", "", lambda site: "spikes" if site.spikes else "potentials"),
+        ("density", ".4f", lambda site: site.density),
+        ("Σz per inference", ",.1f", lambda site: site.amplitude),
+        ("Σz per neuron", ",.4f", lambda site: site.per_neuron),
+        ("max z", ",.2f", lambda site: site.largest),
+        ("bound", ",d", lambda site: site.bound),
+        folded=True,
     )
-    return Table(columns, rows, title(study), folded=True)
-
-
-def drawn_as(studies: Sequence[Avalanche]) -> dict[str, Mark]:
-    """A mark for every network: colour by architecture, symbol and dash by code and training."""
-    architectures = list(dict.fromkeys(study.arch for study in studies))
-    colours = {name: mark.colour for name, mark in marks(architectures).items()}
-    return {
-        title(study): Mark(
-            title(study), colours[study.arch], *_LOOK[study.trained, study.levels > 1]
-        )
-        for study in studies
-    }
 
 
 _LOOK = {
@@ -297,38 +259,12 @@ _LOOK = {
 """By whether a network is trained and graded: its symbol and dash."""
 
 
-def write_png(path: Path, studies: Sequence[Avalanche]) -> None:
-    """A grid for a paper: quantities down, branches across, one line a network."""
-    drawn = drawn_as(studies)
-    figure = blank(11, 8.5)
-    grid = figure.subplots(len(_QUANTITIES), len(BRANCHES), sharex=True, sharey="row")
-    for row, (attribute, _, axis, _, _) in enumerate(_QUANTITIES):
-        for column, branch in enumerate(BRANCHES):
-            panel: Axes = grid[row, column]
-            for study in studies:
-                _draw(panel, drawn[title(study)], study.along(branch), attribute)
-            for text, sites in _bounds(studies, branch).items() if attribute == "largest" else ():
-                places = [_place(site) for site in sites]
-                bounds = [site.bound or 0 for site in sites]
-                panel.step(places, bounds, where="mid", color="0.4", linestyle=":", linewidth=1)
-                side, end = ("right", -1) if _piles(sites) else ("left", 0)
-                panel.annotate(text, (places[end], bounds[end]), ha=side, va="bottom", size=7)
-            panel.grid(alpha=0.3)
-            if row == 0:
-                panel.set_title(_TITLES[branch])
-            if row == len(_QUANTITIES) - 1:
-                panel.set_xlabel("block (stage.number)")
-                panel.tick_params(axis="x", rotation=90)
-            if column == 0:
-                panel.set_ylabel(axis)
-        grid[row, 0].set_ylim(bottom=0)  # of the whole row, once all of it is drawn
-    legend_below(figure)
-    save(figure, path, dpi=150)
-
-
-def _draw(panel: Axes, mark: Mark, sites: Sequence[Site], attribute: str) -> None:
-    panel.plot(
-        [_place(site) for site in sites],
-        [math.nan if (z := value(site, attribute)) is None else z for site in sites],
-        **line(mark),
-    )
+def drawn_as(studies: Sequence[Avalanche]) -> dict[str, Mark]:
+    """A mark for every network: colour by architecture, symbol and dash by code and training."""
+    colours = marks(list(dict.fromkeys(study.arch for study in studies)))
+    return {
+        study.title: Mark(
+            study.title, colours[study.arch].colour, *_LOOK[study.trained, study.levels > 1]
+        )
+        for study in studies
+    }

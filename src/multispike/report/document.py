@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 Cell = str | float | int | None
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -21,14 +22,14 @@ class Column:
     title: str
     spec: str = ""
 
-    def show(self, value: Cell) -> str:
-        """A cell as text; what is missing is a dash.
+    def show(self, value: Cell, missing: str = "–") -> str:
+        """A cell as text.
 
         >>> Column("accuracy", ".1%").show(0.9434), Column("energy", ",.1f").show(None)
         ('94.3%', '–')
         """
         if value is None:
-            return "–"
+            return missing
         return format(value, self.spec) if self.spec and not isinstance(value, str) else str(value)
 
 
@@ -53,6 +54,18 @@ class Table:
             ]
             for row in self.rows[:: self.every]
         ]
+
+
+def table_of(
+    items: Iterable[Item],
+    caption: str,
+    *fields: tuple[str, str, Callable[[Item], Cell]],
+    folded: bool = False,
+) -> Table:
+    """A row an item; a field is a column's title, its format, and what an item has there."""
+    columns = tuple(Column(title, spec) for title, spec, _ in fields)
+    rows = [tuple(read(item) for _, _, read in fields) for item in items]
+    return Table(columns, rows, caption, folded)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,17 @@
-"""Sections of a report on energy: Pareto front, categories, layers, ANNs of the same shape."""
+"""Sections of a report on energy: Pareto front, categories, layers, twins, and the assumptions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 from multispike.energy.pricing import Energy
 from multispike.energy.twins import TWINS
-from multispike.report.comparison import MICRO, Comparison, energy_uj
+from multispike.report.comparison import (
+    MEANING,
+    MICRO,
+    Comparison,
+    energy_uj,
+    pareto_front,
+    verdict,
+)
 from multispike.report.document import (
     WHOLE_ROW,
     Column,
@@ -18,42 +23,28 @@ from multispike.report.document import (
     number,
     row_of,
     short_name,
+    table_of,
 )
 from multispike.report.plots import Bars, Points
 from multispike.report.style import BASELINE_COLOURS, CATEGORIES
-from multispike.report.wording import MEANING, verdict
 from multispike.results import RunResult
 
-_PARTS = {f"{name}, µJ": light for name, (light, _) in CATEGORIES.values()}
+_PARTS = {f"{name}, µJ": light for name, _, (light, _) in CATEGORIES.values()}
 """Columns of a table of categories -> colours of a plot of it."""
 
-_CATEGORY_LEGEND = [Key(name, light) for name, (light, _) in CATEGORIES.values()]
-
-
-def pareto_front(runs: Iterable[RunResult]) -> list[RunResult]:
-    """Runs that no other run beats in accuracy at no more energy, by rising energy."""
-    front: list[RunResult] = []
-    for run in sorted(runs, key=lambda run: (energy_uj(run), -run.accuracy)):
-        if not front or run.accuracy > front[-1].accuracy:
-            front.append(run)
-    return front
+_CATEGORY_LEGEND = [Key(name, light) for name, _, (light, _) in CATEGORIES.values()]
 
 
 def accuracy_energy(data: Comparison) -> Content:
     """Accuracy against energy, one point a run, and the front of those worth having."""
     names = [run.name for run in pareto_front(data.runs)]
-    table = Table(
-        (
-            Column("run"),
-            Column("accuracy", ".2%"),
-            Column("energy, µJ", ",.2f"),
-            Column("on the Pareto front"),
-        ),
-        [
-            (run.name, run.accuracy, energy_uj(run), "yes" if run.name in names else "no")
-            for run in data.runs
-        ],
+    table = table_of(
+        data.runs,
         "Accuracy and energy per inference",
+        ("run", "", lambda run: run.name),
+        ("accuracy", ".2%", lambda run: run.accuracy),
+        ("energy, µJ", ",.2f", energy_uj),
+        ("on the Pareto front", "", lambda run: "yes" if run.name in names else "no"),
     )
     summary = (
         f"On the Pareto front (dotted): {listed(names)}."
@@ -93,18 +84,14 @@ def energy_by_category(data: Comparison) -> Content:
     for run in data.runs:
         largest = max(CATEGORIES, key=lambda key: getattr(run.energy_nj, key))
         share = getattr(run.energy_nj, largest) / max(run.energy_nj.total, 1e-300)
-        sentences.append(f"{run.name}: {CATEGORIES[largest][0]} are {share:.0%}")
-    synops = Table(
-        (
-            Column("run"),
-            *(Column(name, ",.0f") for name in ("effective ACs", "effective MACs")),
-            Column("dense operations", ",.0f"),
-        ),
-        [
-            (run.name, run.synops.effective_acs, run.synops.effective_macs, run.synops.dense)
-            for run in data.runs
-        ],
+        sentences.append(f"{run.name}: {CATEGORIES[largest].name} are {share:.0%}")
+    synops = table_of(
+        data.runs,
         "Synaptic operations per inference in NeuroBench's convention",
+        ("run", "", lambda run: run.name),
+        ("effective ACs", ",.0f", lambda run: run.synops.effective_acs),
+        ("effective MACs", ",.0f", lambda run: run.synops.effective_macs),
+        ("dense operations", ",.0f", lambda run: run.synops.dense),
     )
     plot = Plot(
         "Energy per inference by category, µJ",
@@ -160,6 +147,20 @@ def twins(data: Comparison) -> Content:
         [(name, *row) for name, row in prices.items()],
         "Energy per inference as an SNN and as ANNs of the same shape",
     )
+    crossover = Table(
+        (
+            Column("run"),
+            Column("mean density", ".3f"),
+            Column("same cost at density", ".3f"),
+            *map(Column, TWINS.values()),
+        ),
+        [
+            (run.name, run.density, run.even_density, *(run.crossover[key].where for key in TWINS))
+            for run in runs
+            if run.crossover
+        ],
+        "The SNN needs less energy than an ANN of its shape, by kind of ANN",
+    )
     best = [
         f"{name} {number(own)} µJ, zero-skipping ANN {number(skipping)} µJ"
         for name, (own, *_, skipping) in prices.items()
@@ -178,7 +179,7 @@ def twins(data: Comparison) -> Content:
             " to ⌈log2(N·T+1)⌉ bits, and quantised with zeros skipped, from the zeros that were"
             " measured. At T = 1 the last computes exactly what the SNN does.",
         ],
-        tables=[_crossover(runs)],
+        tables=[crossover],
         points=[
             *(f"{run.name}: {verdict(run)}." for run in runs),
             f"{MEANING[0].upper()}{MEANING[1:]}.",
@@ -192,22 +193,41 @@ def twins(data: Comparison) -> Content:
     )
 
 
-def _crossover(runs: Sequence[RunResult]) -> Table:
-    return Table(
-        (
-            Column("run"),
-            Column("mean density", ".3f"),
-            Column("same cost at density", ".3f"),
-            *(Column(name) for name in TWINS.values()),
-        ),
+def assumptions(data: Comparison) -> Content:
+    """Constants with their sources, choices, and what is left out."""
+    known = [run for run in data.runs if run.assumptions]
+    if not known or known[0].assumptions is None:
+        return Content(["These results hold no assumptions."])
+    first = known[0].assumptions
+    constants = table_of(
+        first.profile.constants.items(),
+        f"Constants of the profile {first.profile.name}",
+        ("constant", "", lambda item: item[0]),
+        ("value", ".4g", lambda item: item[1].value),
+        ("source", "", lambda item: item[1].source),
+    )
+    operations = Table(
+        (Column("operation"), Column("energy, pJ", ".4g")),
+        list(first.operation_pj.items()),
+        f"Operations at {known[0].energy_nj.bits} bit",
+    )
+    priced = Table(
+        tuple(map(Column, ("run", "priced as", "fan-out", "graded event"))),
         [
-            (
-                run.name,
-                run.density,
-                run.even_density,
-                *(run.crossover[key].where for key in TWINS if run.crossover),
-            )
-            for run in runs
+            (run.name, own.network, own.fanout, own.graded_op)
+            for run in known
+            if (own := run.assumptions)
         ],
-        "The SNN needs less energy than an ANN of its shape, by kind of ANN",
+        "How each run is priced; a graded event costs a MAC, or z additions (repeat)",
+    )
+    lines = [("chosen", choice) for choice in first.choices]
+    lines += [("not modelled", gap) for gap in first.not_modelled]
+    lines += [(f"not counted in {run.name}", gap) for run in known for gap in run.not_counted]
+    rest = Table(tuple(map(Column, ("kind", "assumption"))), lines, "Choices, and what is left out")
+    return Content(
+        [
+            "Energies are computed from measured activity, not measured on a chip."
+            " They compare networks under one set of assumptions; they predict no device."
+        ],
+        tables=[priced, operations, constants, rest],
     )

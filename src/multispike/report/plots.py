@@ -1,17 +1,24 @@
-"""How tables are drawn with plotly: lines, bars, points and heat maps."""
+"""How tables are drawn: lines, bars, points and heat maps with plotly; lines on paper, too."""
 
 from __future__ import annotations
 
 import html
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
-from multispike.report.document import Column, Table, short_name
+from multispike.report.document import Column, Plot, Table, short_name
 from multispike.report.style import PAGE, PARETO, SEQUENTIAL, Mark
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+ByPlace = dict[str, float | None]
+"""A quantity by the place in the network where it was measured."""
 
 
 def label(text: str) -> str:
@@ -95,7 +102,7 @@ class Lines:
         )
 
     def _bound(self, figure: go.Figure, column: Column, x: Sequence[Any], y: Sequence[Any]) -> None:
-        rises = len(set(y)) > 1  # bounds that meet at one height are kept apart
+        rises = len({*y}) > 1  # bounds that meet at one height are kept apart
         texts = [""] * len(y)
         texts[-1 if rises else 0] = label(column.title)
         figure.add_scatter(
@@ -107,6 +114,56 @@ class Lines:
             textposition="top left" if rises else "top right",
             hovertemplate=f"{label(column.title)}: %{{y}}<extra></extra>",
         )
+
+    def panel(self, axes: Axes, table: Table) -> None:
+        """The lines and bounds on a panel of matplotlib, without titles."""
+        for index, column in enumerate(table.columns[1:], 1):
+            x, y = column_of(table, 0), column_of(table, index)
+            if mark := self.marks.get(column.title):
+                axes.plot(x, [math.nan if value is None else value for value in y], **mark.line())
+            elif column.title in self.bounds:
+                known = [point for point in zip(x, y, strict=True) if point[1] is not None]
+                x, y = zip(*known, strict=True)
+                axes.step(x, y, where="mid", color="0.4", linestyle=":", linewidth=1)
+                side, end = ("right", -1) if len({*y}) > 1 else ("left", 0)
+                axes.annotate(column.title, (x[end], y[end]), ha=side, va="bottom", size=7)
+        axes.grid(alpha=0.3)
+
+
+def along_depth(
+    marks: Mapping[str, Mark],
+    values: Mapping[str, ByPlace],
+    title: str,
+    axis: str,
+    spec: str,
+    summary: str,
+    bounds: Mapping[str, ByPlace] | None = None,
+) -> Plot:
+    """One line a series over named places of the network, in their order; a table of the same.
+
+    `bounds`: further columns, of whole numbers, which the plot shows as bounds.
+    """
+    every = {**values, **(bounds or {})}
+    places: list[str] = []
+    for own in sorted(values.values(), key=len, reverse=True):
+        end = 0
+        for place in own:
+            if place in places:
+                end = places.index(place) + 1
+            else:  # behind what it follows in its own network
+                places.insert(end, place)
+                end += 1
+    table = Table(
+        (
+            Column("layer"),
+            *(Column(name, spec if name in values else ",d") for name in every),
+        ),
+        [(place, *(own.get(place) for own in every.values())) for place in places],
+        title,
+    )
+    height = 380 if len(places) > 6 else 330
+    drawn = Lines(marks, "", axis, height, layers=True, bounds=tuple(bounds or ()))
+    return Plot(title, summary, table, drawn)
 
 
 def _name_layers(figure: go.Figure, names: Sequence[str]) -> None:

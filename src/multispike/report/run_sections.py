@@ -1,4 +1,4 @@
-"""Sections of a report on the runs: results, neurons, learning, and what the figures rest on."""
+"""Sections of a report on the runs: results, information, neurons, learning, versions."""
 
 from __future__ import annotations
 
@@ -6,51 +6,46 @@ from typing import Any
 
 import torch
 
+from multispike.activity.information import information as of_layers
+from multispike.activity.information import quantisation_study
 from multispike.files import plain_fields
 from multispike.neurons import MultiLevelIF
-from multispike.report.comparison import Comparison, energy_uj
-from multispike.report.document import Column, Content, Plot, Table, percent, row_of
-from multispike.report.plots import Lines, Matrix
-from multispike.report.wording import findings
+from multispike.report.comparison import Comparison, energy_uj, findings
+from multispike.report.document import (
+    Cell,
+    Column,
+    Content,
+    Plot,
+    Table,
+    percent,
+    row_of,
+    table_of,
+)
+from multispike.report.plots import ByPlace, Lines, Matrix, along_depth
+from multispike.report.style import DASHES, PAGE, Mark
 from multispike.results import RunResult
 from multispike.surrogate import SURROGATES
 
 
 def overview(data: Comparison) -> Content:
     """The headline table and what it says, losses included."""
-    columns = (
-        Column("run"),
-        Column("T", "d"),
-        Column("N", "d"),
-        Column("accuracy", ".2%"),
-        Column("energy, µJ", ",.2f"),
-        Column("events", ",.0f"),
-        Column("density", ".3f"),
-        Column("parameters", ",d"),
-        Column("training, s", ",.1f"),
-        Column("images/s", ",.0f"),
-    )
-    rows = [
-        (
-            run.name,
-            run.timesteps,
-            run.levels if run.spiking else None,
-            run.accuracy,
-            energy_uj(run),
-            run.events_per_inference if run.spiking else None,
-            run.density,
-            run.params,
-            run.train_seconds,
-            run.images_per_second,
-        )
-        for run in data.runs
-    ]
     priced = data.runs[0].energy_nj
-    caption = (
+    table = table_of(
+        data.runs,
         f"Energy, events and density per inference; energy by {priced.profile},"
-        f" {priced.bits} bit; images/s in training"
+        f" {priced.bits} bit; images/s in training",
+        ("run", "", lambda run: run.name),
+        ("T", "d", lambda run: run.timesteps),
+        ("N", "d", lambda run: run.levels if run.spiking else None),
+        ("accuracy", ".2%", lambda run: run.accuracy),
+        ("energy, µJ", ",.2f", energy_uj),
+        ("events", ",.0f", lambda run: run.events_per_inference if run.spiking else None),
+        ("density", ".3f", lambda run: run.density),
+        ("parameters", ",d", lambda run: run.params),
+        ("training, s", ",.1f", lambda run: run.train_seconds),
+        ("images/s", ",.0f", lambda run: run.images_per_second),
     )
-    return Content(points=findings(data), tables=[Table(columns, rows, caption)])
+    return Content(points=findings(data), tables=[table])
 
 
 # --- learning -----------------------------------------------------------------------------------
@@ -64,14 +59,14 @@ def training(data: Comparison) -> Content:
     if not data.histories:
         return Content(["No metrics.csv was found in the runs' folders."])
     plots = [
-        _curve(data, "test_accuracy", "Test accuracy by epoch", "test accuracy, %", 100),
-        _curve(data, "train_loss", "Training loss by epoch", "training loss (cross-entropy)", 1),
-    ]
+        _curve(data, "test_accuracy", "Test accuracy by epoch", "test accuracy, %", 100, ".2f"),
+        _curve(data, "train_loss", "Training loss by epoch", "training loss (cross-entropy)", 1,
+               ".4f"),
+    ]  # fmt: skip
     return Content(legend=[data.marks[name].key() for name in data.histories], plots=plots)
 
 
-def _curve(data: Comparison, key: str, title: str, axis: str, factor: float) -> Plot:
-    spec = ".2f" if factor == 100 else ".4f"
+def _curve(data: Comparison, key: str, title: str, axis: str, factor: float, spec: str) -> Plot:
     histories = {
         name: {int(row["epoch"]): factor * row[key] for row in rows}
         for name, rows in data.histories.items()
@@ -100,8 +95,9 @@ def confusion(data: Comparison) -> Content:
 
 
 def _matrix(run: RunResult, counts: tuple[tuple[int, ...], ...]) -> Plot:
-    numbers = [str(number) for number in range(len(counts))]
-    names = list(run.classes) if len(run.classes) == len(counts) else numbers
+    names = run.classes
+    if len(names) != len(counts):
+        names = tuple(map(str, range(len(counts))))
     totals = [max(sum(row), 1) for row in counts]
     mistakes = sorted(
         (
@@ -120,15 +116,13 @@ def _matrix(run: RunResult, counts: tuple[tuple[int, ...], ...]) -> Plot:
             f"{run.name}: images by true class (rows) and predicted class (columns)",
         )
     else:
-        table = Table(
-            (
-                Column("true class"),
-                Column("predicted class"),
-                Column("images", ",d"),
-                Column("share of the true class", ".1%"),
-            ),
-            [(true, taken, count, share) for count, true, taken, share in mistakes[:_MISTAKES]],
+        table = table_of(
+            mistakes[:_MISTAKES],
             f"{run.name}: the {min(_MISTAKES, len(mistakes))} most frequent mistakes",
+            ("true class", "", lambda mistake: mistake[1]),
+            ("predicted class", "", lambda mistake: mistake[2]),
+            ("images", ",d", lambda mistake: mistake[0]),
+            ("share of the true class", ".1%", lambda mistake: mistake[3]),
         )
     summary = f"{percent(run.accuracy)} right."
     if mistakes:
@@ -181,7 +175,7 @@ def transfer(neuron: MultiLevelIF, timesteps: int, x: torch.Tensor) -> torch.Ten
 
 def _transfer(data: Comparison, known: list[RunResult]) -> Plot:
     x = torch.linspace(-0.25, 1.5, _POINTS, dtype=torch.float64)
-    curves = {run.name: torch.relu(x) for run in data.runs if not run.spiking}
+    curves = {run.name: torch.relu(x) for run in data.runs if run in known or not run.spiking}
     for run in known:
         own = data.settings[run.name]
         neuron = MultiLevelIF(
@@ -191,15 +185,12 @@ def _transfer(data: Comparison, known: list[RunResult]) -> Plot:
     products = {run.name: run.levels * run.timesteps for run in known}
     values = ", ".join(f"{name}: N·T = {k}, so {k + 1} values" for name, k in products.items())
     offsets = sorted({data.settings[run.name]["v_init"] for run in known})
-    return _curves(
-        data,
+    return Plot(
         "Transfer function: decoded output for a constant input",
         f"{values}. Neurons start at {', '.join(f'{value:g}' for value in offsets)} of a level"
         " (0 cuts off, 0.5 rounds). Codes of equal N·T have one curve, whatever T.",
-        ("x / V_th", "constant input x / V_th", "decoded output y / V_th"),
-        x,
-        {run.name: curves[run.name] for run in data.runs if run.name in curves},
-        "Transfer functions, sampled",
+        _sampled("x / V_th", x, curves, "Transfer functions, sampled"),
+        Lines(data.marks, "constant input x / V_th", "decoded output y / V_th", points=False),
     )
 
 
@@ -212,92 +203,146 @@ def _surrogate(data: Comparison, known: list[RunResult]) -> Plot:
         curves[run.name] = SURROGATES[name](h, 1.0, run.levels, alpha).double()
         steepness = f" (α = {alpha:g})" if name == "sigmoid" else ""
         kinds.append(f"{run.name}: {name}{steepness}, N = {run.levels}")
-    return _curves(
-        data,
+    return Plot(
         "Surrogate gradient: what stands in for the derivative of a spike",
         f"{'; '.join(kinds)}. A barrier after a residual sum always learns straight-through (ste).",
-        ("H / V_th", "potential H / V_th", "surrogate of ds/dH"),
-        h,
-        curves,
-        "Surrogate gradients, sampled",
+        _sampled("H / V_th", h, curves, "Surrogate gradients, sampled"),
+        Lines(data.marks, "potential H / V_th", "surrogate of ds/dH", points=False),
     )
 
 
-def _curves(
-    data: Comparison,
-    title: str,
-    summary: str,
-    axes: tuple[str, str, str],
-    x: torch.Tensor,
-    curves: dict[str, torch.Tensor],
-    caption: str,
-) -> Plot:
-    """Functions of one variable; `axes`: its column, and the titles of both axes."""
-    table = Table(
-        (Column(axes[0], ".3f"), *(Column(name, ".3f") for name in curves)),
-        list(zip(x.tolist(), *(y.tolist() for y in curves.values()), strict=True)),
-        caption,
-        every=_EVERY,
-    )
-    return Plot(title, summary, table, Lines(data.marks, *axes[1:], points=False))
+def _sampled(name: str, x: torch.Tensor, curves: dict[str, torch.Tensor], caption: str) -> Table:
+    """Functions of one variable."""
+    columns = tuple(Column(title, ".3f") for title in (name, *curves))
+    rows = list(zip(x.tolist(), *(y.tolist() for y in curves.values()), strict=True))
+    return Table(columns, rows, caption, every=_EVERY)
 
 
-# --- what the figures rest on ---------------------------------------------------------------------
+# --- information --------------------------------------------------------------------------------
+
+_JITTERS = tuple(step / 10 for step in range(11))
+"""How much an input changes from step to step, as a share of the spread of its mean."""
+
+_QUANTITIES = (
+    ("bits", "Entropy per neuron", "bits per neuron and inference", ".3f"),
+    ("bits_per_event", "Entropy per event", "bits per event", ".3f"),
+    ("levels_used", "Levels in use", "share of levels 0..N seen", ".2f"),
+    ("error_relu", "Error against the ReLU", "RMS error / V_th", ".4f"),
+    ("error_clipped", "Error against the clipped ReLU", "RMS error / V_th", ".4f"),
+)
+"""Attribute of a layer's information, title, axis, format."""
 
 
-def assumptions(data: Comparison) -> Content:
-    """Constants with their sources, choices, and what is left out."""
-    known = [run for run in data.runs if run.assumptions]
-    if not known or known[0].assumptions is None:
-        return Content(["These results hold no assumptions."])
-    first = known[0].assumptions
-    constants = Table(
-        (Column("constant"), Column("value", ".4g"), Column("source")),
-        [(name, one.value, one.source) for name, one in first.profile.constants.items()],
-        f"Constants of the profile {first.profile.name}",
+def information(data: Comparison) -> Content:
+    """Entropy per neuron and per event, levels in use, and the error of codes of equal N·T."""
+    layers = {run.name: of_layers(run.neurons) for run in data.spiking}
+    runs = [run for run in data.spiking if layers[run.name]]
+    if not runs:
+        return Content(["No spiking run with histograms of its levels is in these results."])
+    plots = []
+    for key, title, axis, spec in _QUANTITIES:
+        values: dict[str, ByPlace] = {}
+        means = []
+        for run in runs:
+            known = {row.name: getattr(row, key) for row in layers[run.name]}
+            known = {name: value for name, value in known.items() if value is not None}
+            values[run.name] = {**known}
+            if known:
+                means.append(f"{run.name} {sum(known.values()) / len(known):{spec}}")
+        if means:
+            summary = f"Mean over the layers: {'; '.join(means)}."
+            plots.append(along_depth(data.marks, values, title, axis, spec, summary))
+    products = sorted({run.timesteps * run.levels for run in runs})
+    plots += [_error_plot(product) for product in products if product > 1]
+
+    def events(run: RunResult) -> float:
+        return sum(row.events for row in layers[run.name])
+
+    def bits(run: RunResult) -> float | None:
+        told = [row.bits * row.neurons for row in layers[run.name] if row.bits is not None]
+        return sum(told) if len(told) == len(layers[run.name]) else None
+
+    def bits_per_event(run: RunResult) -> Cell:
+        sent, paid = bits(run), events(run)
+        return sent / paid if sent is not None and paid else None
+
+    table = table_of(
+        runs,
+        "Information sent by all neurons, residual sums left out",
+        ("run", "", lambda run: run.name),
+        ("T", "d", lambda run: run.timesteps),
+        ("N", "d", lambda run: run.levels),
+        ("N·T", "d", lambda run: run.timesteps * run.levels),
+        ("bits per inference", ",.0f", bits),
+        ("events per inference", ",.0f", events),
+        ("bits per event", ".3f", bits_per_event),
     )
-    operations = Table(
-        (Column("operation"), Column("energy, pJ", ".4g")),
-        list(first.operation_pj.items()),
-        f"Operations at {known[0].energy_nj.bits} bit",
-    )
-    priced = Table(
-        (Column("run"), Column("priced as"), Column("fan-out"), Column("graded event")),
-        [
-            (run.name, own.network, own.fanout, own.graded_op)
-            for run in known
-            if (own := run.assumptions)
-        ],
-        "How each run is priced; a graded event costs a MAC, or z additions (repeat)",
-    )
-    lines = [("chosen", choice) for choice in first.choices]
-    lines += [("not modelled", gap) for gap in first.not_modelled]
-    lines += [(f"not counted in {run.name}", gap) for run in known for gap in run.not_counted]
-    rest = Table((Column("kind"), Column("assumption")), lines, "Choices, and what is left out")
     return Content(
         [
-            "Energies are computed from measured activity, not measured on a chip."
-            " They compare networks under one set of assumptions; they predict no device."
+            "The entropy of what a neuron sends, its levels added up over the timesteps, is the"
+            " most it can tell the next layer; neurons of a layer are taken together. Bits per"
+            " event say what one event, and so its energy, buys. A neuron stands for the ReLU"
+            " max(x, 0) of its mean input x: the error against it has two parts. What exceeds V_th"
+            " no code of this threshold can send; the error against the clipped ReLU, min(max(x,"
+            " 0), V_th), is that of the code alone.",
         ],
-        tables=[priced, operations, constants, rest],
+        legend=data.legend(runs),
+        tables=[table],
+        plots=plots,
     )
 
 
-def environment(data: Comparison) -> Content:
+def _error_plot(product: int) -> Plot:
+    """RMS error against the clipped ReLU over the inputs' jitter, one line for every way to factor
+    N·T; that against the ReLU stands in the table."""
+    clipped: dict[str, list[float]] = {}
+    whole: dict[str, list[float]] = {}
+    for code in quantisation_study(product, _JITTERS, v_init=0.5):
+        name = f"T = {code.timesteps}, N = {code.levels}"
+        clipped.setdefault(name, []).append(code.error_clipped)
+        whole.setdefault(f"{name}, ReLU", []).append(code.error_relu)
+    shades = [PAGE[name][0] for name in ("text", "accent", "muted")]
+    marks = {
+        name: Mark(name, shades[min(i, 2)], "circle", list(DASHES)[i % len(DASHES)])
+        for i, name in enumerate(clipped)
+    }
+    table = Table(
+        (Column("jitter", ".1f"), *(Column(name, ".4f") for name in (*clipped, *whole))),
+        list(zip(_JITTERS, *clipped.values(), *whole.values(), strict=True)),
+        f"Error at N·T = {product} against the clipped ReLU, then against the ReLU, in V_th",
+    )
+    first = next(iter(clipped.values()))
+    worst = max(clipped, key=lambda name: clipped[name][-1])
+    x, y = "jitter of the input between timesteps", "RMS error / V_th"
+    return Plot(
+        f"Error of codes with N·T = {product} against the clipped ReLU",
+        f"For constant inputs all are equal ({first[0]:.4f}). With jitter 1 the error is"
+        f" {first[-1]:.4f} at T = 1 and {clipped[worst][-1]:.4f} with {worst}: spikes"
+        " that come before a negative input can't be taken back. Simulated with 20,000 random"
+        " inputs, mean N(0, 0.6²), neurons that start at half a level.",
+        table,
+        Lines(marks, x, y, points=False, named=True),
+    )
+
+
+# --- versions -----------------------------------------------------------------------------------
+
+
+def versions(data: Comparison) -> Content:
     """Machine and versions of every run, and all of its settings."""
     machines = {run.name: plain_fields(run.environment) for run in data.runs}
     keys = list(dict.fromkeys(key for machine in machines.values() for key in machine))
     table = Table(
-        (Column("run"), Column("seed"), *map(Column, keys)),
+        tuple(map(Column, ("run", "seed", *keys))),
         [
             (run.name, str(run.seed), *(_text(machines[run.name].get(key)) for key in keys))
             for run in data.runs
         ],
         "What each run was trained and measured with",
     )
-    names = list(dict.fromkeys(key for config in data.settings.values() for key in config))
+    names = dict.fromkeys(key for config in data.settings.values() for key in config)
     settings = Table(
-        (Column("setting"), *map(Column, data.settings)),
+        tuple(map(Column, ("setting", *data.settings))),
         [(key, *(_text(config.get(key)) for config in data.settings.values())) for key in names],
         "All settings",
         folded=True,
@@ -305,5 +350,5 @@ def environment(data: Comparison) -> Content:
     return Content(tables=[table, settings] if data.settings else [table])
 
 
-def _text(value: Any) -> str:
-    return "–" if value is None else str(value)
+def _text(value: Any) -> Cell:
+    return None if value is None else str(value)

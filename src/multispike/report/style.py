@@ -1,4 +1,4 @@
-"""Colours and marks of the plots: one look for every report, in light and dark.
+"""Colours and marks of all plots, and the look of matplotlib's figures for paper and Markdown.
 
 Every colour is a pair. Plots are made with the light one; in dark mode the page replaces each
 light colour by its partner, so a figure is stored once.
@@ -8,8 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from multispike.files import replacing
 from multispike.report.document import Key
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Pair = tuple[str, str]
 """A colour on a light and on a dark page."""
@@ -32,27 +38,43 @@ _SERIES: tuple[Pair, ...] = (
     ("#96700a", "#e6b83a"),
     ("#5c646e", "#b4bcc6"),
 )
-SYMBOLS = {
-    "circle": "M12,7a5,5 0 1,0 10,0a5,5 0 1,0 -10,0",
-    "square": "M12.5,2.5h9v9h-9z",
-    "diamond": "M17,1l6,6l-6,6l-6,-6z",
-    "triangle-up": "M17,1.5l5.5,10h-11z",
-    "x": "M13,1l4,4l4,-4l2,2l-4,4l4,4l-2,2l-4,-4l-4,4l-2,-2l4,-4l-4,-4z",
-    "triangle-down": "M17,12.5l5.5,-10h-11z",
+SYMBOLS: dict[str, tuple[str, str]] = {
+    "circle": ("M12,7a5,5 0 1,0 10,0a5,5 0 1,0 -10,0", "o"),
+    "square": ("M12.5,2.5h9v9h-9z", "s"),
+    "diamond": ("M17,1l6,6l-6,6l-6,-6z", "D"),
+    "triangle-up": ("M17,1.5l5.5,10h-11z", "^"),
+    "x": ("M13,1l4,4l4,-4l2,2l-4,4l4,4l-2,2l-4,-4l-4,4l-2,-2l4,-4l-4,-4z", "x"),
+    "triangle-down": ("M17,12.5l5.5,-10h-11z", "v"),
 }
-"""Markers by plotly's name, as SVG paths around (17, 7) for a legend."""
-DASHES = {"solid": "", "dash": "7 3", "dot": "2 3", "dashdot": "7 3 2 3", "longdash": "10 4"}
-"""Line styles by plotly's name, as SVG dash arrays for a legend."""
+"""Markers by plotly's name: an SVG path around (17, 7) for a legend, and matplotlib's name."""
+DASHES: dict[str, tuple[str, Any]] = {
+    "solid": ("", "-"),
+    "dash": ("7 3", "--"),
+    "dot": ("2 3", ":"),
+    "dashdot": ("7 3 2 3", "-."),
+    "longdash": ("10 4", (0, (8, 3))),
+}
+"""Line styles by plotly's name: an SVG dash array for a legend, and matplotlib's name."""
 
-CATEGORIES: dict[str, tuple[str, Pair]] = {
-    "ops": ("operations", ("#3d4550", "#c9d0d9")),
-    "addressing": ("addressing", ("#9aa3ae", "#6d7682")),
-    "weights": ("weight reads", ("#2c4a8c", "#8aa8f0")),
-    "potentials": ("potential reads and writes", ("#2a9d9e", "#46cdc6")),
-    "bias": ("bias reads", ("#e9b949", "#f4d47c")),
-    "io": ("inputs and outputs", ("#c2543d", "#f08a70")),
+
+class Category(NamedTuple):
+    """A part of the energy."""
+
+    name: str
+    heading: str
+    """Of a column that leaves room for seven others in a terminal."""
+    colours: Pair
+
+
+CATEGORIES: dict[str, Category] = {
+    "ops": Category("operations", "ops", ("#3d4550", "#c9d0d9")),
+    "addressing": Category("addressing", "addr", ("#9aa3ae", "#6d7682")),
+    "weights": Category("weight reads", "weights", ("#2c4a8c", "#8aa8f0")),
+    "potentials": Category("potential reads and writes", "potent.", ("#2a9d9e", "#46cdc6")),
+    "bias": Category("bias reads", "bias", ("#e9b949", "#f4d47c")),
+    "io": Category("inputs and outputs", "io", ("#c2543d", "#f08a70")),
 }
-"""Energy categories: what they are called, and their colour. Computing is grey, memory is not."""
+"""By attribute of an energy. Computing is grey, memory is not."""
 
 BASELINE_COLOURS: dict[str, Pair] = {
     "ann": ("#474e59", "#c3cad3"),
@@ -83,6 +105,17 @@ class Mark:
         """Its entry in a legend."""
         return Key(self.name, self.colour, self.symbol, self.dash)
 
+    def line(self) -> dict[str, Any]:
+        """Keyword arguments of matplotlib's `Axes.plot`."""
+        return {
+            "color": self.colour,
+            "marker": SYMBOLS[self.symbol][1],
+            "linestyle": DASHES[self.dash][1],
+            "markersize": 4,
+            "linewidth": 1.4,
+            "label": self.name,
+        }
+
 
 def marks(names: Sequence[str], colours: Sequence[int] | None = None) -> dict[str, Mark]:
     """A mark for every series, by position: the same list gives the same marks.
@@ -107,5 +140,27 @@ def marks(names: Sequence[str], colours: Sequence[int] | None = None) -> dict[st
 
 def dark_colours() -> dict[str, str]:
     """Light colour -> its partner on a dark page."""
-    named = [pair for _, pair in CATEGORIES.values()] + list(BASELINE_COLOURS.values())
+    named = [category.colours for category in CATEGORIES.values()] + [*BASELINE_COLOURS.values()]
     return dict([*PAGE.values(), *_SERIES, *named, PARETO, *SEQUENTIAL])
+
+
+def blank(width: float, height: float) -> Figure:
+    """An empty figure of that many inches, with no window behind it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def legend_below(figure: Figure) -> None:
+    """One legend for all panels, of the series of the first."""
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+
+
+def save(figure: Figure, path: Path, dpi: int) -> None:
+    """As PNG without version or date in it: the same figure gives the same file."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=dpi, metadata={"Software": None})

@@ -5,119 +5,125 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich import box
-from rich.table import Table
+from rich.table import Table as TerminalTable
 
+from multispike.activity.avalanche import BRANCHES, TITLES, Avalanche, growth
 from multispike.energy.pricing import Energy
 from multispike.energy.twins import TWINS, RunPrices
-from multispike.report.document import short_name
-from multispike.report.wording import MEANING, verdict
+from multispike.report.comparison import MEANING, verdict
+from multispike.report.document import Cell, Column, Table, short_name, table_of
+from multispike.report.style import CATEGORIES
 from multispike.results import RunResult
 
 
-def comparison_table(runs: Sequence[RunResult]) -> Table:
+def terminal_table(
+    table: Table, title: str, *, footer: Sequence[Cell] = (), narrow: bool = False
+) -> TerminalTable:
+    """A table as rich prints it, numbers whole and to the right.
+
+    A row of one cell is a heading of those below. `narrow` saves a blank between columns.
+    """
+    printed = TerminalTable(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0) if narrow else (0, 1),
+        title=title,
+        caption=table.caption or None,
+        show_footer=bool(footer),
+    )
+    for column, end in zip(table.columns, footer or [""] * len(table.columns), strict=True):
+        text = column.show(end, "-")
+        if column.spec:
+            printed.add_column(column.title, text, justify="right", no_wrap=True)
+        else:
+            printed.add_column(column.title, text, overflow="fold")
+    for row in table.rows:
+        if len(row) == 1:
+            printed.add_section()
+            printed.add_row(f"[bold]{row[0]}[/]")
+        else:
+            cells = zip(table.columns, row, strict=True)
+            printed.add_row(*(column.show(value, "-") for column, value in cells))
+    return printed
+
+
+def scale(nj: float, *, layers: bool = False) -> tuple[str, float, str]:
+    """The unit for energies up to this many nJ, how many nJ it has, and the format of numbers.
+
+    With `layers` small ones come in nJ: of a network of less than 100 µJ, many layers need less
+    than 0.1 µJ.
+
+    >>> scale(125_019e3), scale(14e9), scale(9e4, layers=True)
+    (('µJ', 1000.0, ',.1f'), ('mJ', 1000000.0, ',.1f'), ('nJ', 1.0, ',.0f'))
+    """
+    unit, size = ("µJ", 1e3) if nj < 1e9 else ("mJ", 1e6)
+    if layers and nj < 1e5:
+        unit, size = "nJ", 1.0
+    return unit, size, ",.1f" if nj < 1e3 * size else ",.0f"
+
+
+def comparison_table(runs: Sequence[RunResult]) -> TerminalTable:
     """One row a run: accuracy, activity, energy, speed. Fits 80 columns."""
-    first = runs[0]
-    energy = first.energy_nj
+    energy = runs[0].energy_nj
     archs = ", ".join(dict.fromkeys(run.arch for run in runs))
     samples = ", ".join(dict.fromkeys(f"{run.samples:,}" for run in runs if run.samples))
-    most = max(run.energy_nj.total for run in runs)
-    unit, size = scale(most)
-    decimals = 1 if most < 1e3 * size else 0
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-        title=f"{archs} on {first.data}{f' (n = {samples})' if samples else ''},"
-        f" {energy.profile} {energy.bits} bit",
-        caption="events and energy per inference; density per neuron and timestep",
+    tested = f" (n = {samples})" if samples else ""
+    unit, size, spec = scale(max(run.energy_nj.total for run in runs))
+    table = table_of(
+        runs,
+        "events and energy per inference; density per neuron and timestep",
+        ("variant", "", lambda run: run.name),
+        ("accuracy", ".4f", lambda run: run.accuracy),
+        ("events", ",.0f", lambda run: run.events_per_inference if run.spiking else None),
+        ("density", ".3f", lambda run: run.density),
+        (f"energy {unit}", spec, lambda run: run.energy_nj.total / size),
+        ("s/epoch", ".1f", lambda run: run.train_seconds / run.epochs),
+        ("images/s", ",.0f", lambda run: run.images_per_second),
     )
-    table.add_column("variant", overflow="fold")
-    for column in ("accuracy", "events", "density", f"energy {unit}", "s/epoch", "images/s"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for run in runs:
-        table.add_row(
-            run.name,
-            f"{run.accuracy:.4f}",
-            f"{run.events_per_inference:,.0f}" if run.spiking else "-",
-            f"{run.density:.3f}",
-            f"{run.energy_nj.total / size:,.{decimals}f}",
-            f"{run.train_seconds / run.epochs:.1f}",
-            f"{run.images_per_second:,.0f}",
-        )
-    return table
+    title = f"{archs} on {runs[0].data}{tested}, {energy.profile} {energy.bits} bit"
+    return terminal_table(table, title, narrow=True)
 
 
-def scale(nj: float) -> tuple[str, float]:
-    """The unit in which energies up to this many nJ are shown, and how many nJ it has.
-
-    >>> scale(125_019e3), scale(14e9)
-    (('µJ', 1000.0), ('mJ', 1000000.0))
-    """
-    return ("µJ", 1e3) if nj < 1e9 else ("mJ", 1e6)
-
-
-def _layer_scale(nj: float) -> tuple[str, float]:
-    """The same for the layers of a network: of less than 100 µJ, many need less than 0.1 µJ."""
-    return ("nJ", 1.0) if nj < 1e5 else scale(nj)
-
-
-CATEGORIES = {
-    "ops": "ops",
-    "addressing": "addr",
-    "weights": "weights",
-    "potentials": "potent.",
-    "bias": "bias",
-    "io": "io",
-    "total": "total",
-}
-"""Attribute of an energy -> heading that leaves room for eight columns of numbers."""
-
-
-def energy_table(prices: RunPrices, name: str) -> Table:
+def energy_table(prices: RunPrices, name: str) -> TerminalTable:
     """One row a layer, one column a category, per inference."""
     energy = prices.energy_nj
-    unit, size = _layer_scale(energy.total)
-    decimals = 1 if energy.total < 1e3 * size else 0
+    unit, size, spec = scale(energy.total, layers=True)
+
+    def parts(own: Energy) -> list[Cell]:
+        return [getattr(own, key) / size or None for key in (*CATEGORIES, "total")]
+
+    headings = [*(category.heading for category in CATEGORIES.values()), "total"]
     table = Table(
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-        title=f"{name}: {unit} per inference, {energy.profile} {energy.bits} bit",
-        show_footer=True,
+        (
+            Column("layer"),
+            Column("events" if prices.baselines else "non-zero", ",.0f"),
+            *(Column(heading, spec) for heading in headings),
+        ),
+        [
+            (short_name(layer.name), layer.events_in, *parts(layer.energy_nj))
+            for layer in prices.layers
+        ],
+        "",
     )
-
-    def cells(parts: Energy) -> list[str]:
-        values = (getattr(parts, key) for key in CATEGORIES)
-        return [f"{value / size:,.{decimals}f}" if value else "-" for value in values]
-
-    table.add_column("layer", "total", overflow="fold")
-    events = "events" if prices.baselines else "non-zero"
-    table.add_column(events, justify="right", no_wrap=True)
-    for heading, total in zip(CATEGORIES.values(), cells(energy), strict=True):
-        table.add_column(heading, total, justify="right", no_wrap=True)
-    for layer in prices.layers:
-        table.add_row(short_name(layer.name), f"{layer.events_in:,.0f}", *cells(layer.energy_nj))
-    return table
+    title = f"{name}: {unit} per inference, {energy.profile} {energy.bits} bit"
+    return terminal_table(table, title, footer=["total", "", *parts(energy)], narrow=True)
 
 
-def twins_table(prices: RunPrices) -> Table:
+def twins_table(prices: RunPrices) -> TerminalTable:
     """The same layers as ANNs: their energy, and below which density the SNN needs less."""
     assert prices.baselines is not None
     assert prices.crossover is not None
-    table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, title="Against the same layers run as an ANN"
+    twins, own = prices.baselines, prices.total_nj
+    unit, size, _ = scale(max(twin.total for twin in twins.values()), layers=True)
+    table = table_of(
+        prices.crossover.items(),
+        "",
+        ("ANN", "", lambda item: TWINS[item[0]]),
+        (unit, ",.1f", lambda item: twins[item[0]].total / size),
+        ("times SNN", ".2f", lambda item: twins[item[0]].total / own if own else None),
+        ("the SNN needs less energy", "", lambda item: item[1].where),
     )
-    unit, size = _layer_scale(max(twin.total for twin in prices.baselines.values()))
-    table.add_column("ANN", no_wrap=True)
-    table.add_column(unit, justify="right", no_wrap=True)
-    table.add_column("times SNN", justify="right", no_wrap=True)
-    table.add_column("the SNN needs less energy")
-    total = prices.total_nj
-    for key, crossover in prices.crossover.items():
-        nj = prices.baselines[key].total
-        ratio = f"{nj / total:.2f}" if total else "-"
-        table.add_row(TWINS[key], f"{nj / size:,.1f}", ratio, crossover.where)
-    return table
+    return terminal_table(table, "Against the same layers run as an ANN")
 
 
 def energy_notes(prices: RunPrices, name: str, events: str) -> list[str]:
@@ -131,3 +137,38 @@ def energy_notes(prices: RunPrices, name: str, events: str) -> list[str]:
         ]
     lines.append("--json lists every count, and every constant with its source")
     return lines + [f"not counted: {line}" for line in prices.not_counted]
+
+
+def avalanche_table(studies: Sequence[Avalanche]) -> TerminalTable:
+    """By network and stage, what meets in the stage's last block, and what that sends on."""
+    rows: list[Sequence[Cell]] = []
+    for study in studies:
+        rows.append([study.title])
+        for last, factor in growth(study):
+            for branch in BRANCHES:
+                [site] = [site for site in study.along(branch) if site.block == last.block]
+                near = "" if site.spikes else "~"
+                rows.append(
+                    (
+                        f"  {last.stage if branch == 'direct' else ' '} {TITLES[branch]}",
+                        site.density,
+                        f"{near}{site.per_neuron:.3f}",
+                        f"{near}{site.largest:.4g}",
+                        site.bound,
+                        factor if branch == "out" else "",
+                    )
+                )
+    table = Table(
+        (
+            Column("network, stage, path"),
+            Column("density", ".3f"),
+            Column("Σz/neuron", ".3f"),
+            Column("max z", ".4g"),
+            Column("bound", "d"),
+            Column("growth", ".2f"),
+        ),
+        rows,
+        "growth: Σz per neuron, last block against first block of the stage; potentials count as"
+        " |v|/(V_th/N), marked ~",
+    )
+    return terminal_table(table, "Spike avalanche: the last block of each stage")

@@ -12,7 +12,7 @@ from multispike.config.commands import AvalancheConfig
 from multispike.environment import environment
 from multispike.errors import invalid
 from multispike.files import write_json
-from multispike.report.avalanche import terminal_table
+from multispike.report.terminal import avalanche_table
 from multispike.reproduce.archive import Archive
 from multispike.reproduce.settings import ReproduceConfig
 from multispike.reproduce.studies import STUDIES
@@ -51,7 +51,7 @@ def make(name: str, settings: ReproduceConfig) -> int:
             )
         )
     )
-    Console().print(terminal_table(networks))
+    Console().print(avalanche_table(networks))
     path = Path(settings.results) / f"{name}.json"
     write_json(
         path,
