@@ -26,15 +26,10 @@ from torch import Tensor
 
 from multispike.datasets.loader import BatchLoader
 from multispike.environment import environment
-from multispike.export.bench import torch_call
+from multispike.export.bench import onnxruntime_session, openvino_request, torch_call
 from multispike.export.c import export_c, flash_bytes
 from multispike.export.network import IntegerNetwork, count
-from multispike.export.runtimes import (
-    export_onnx,
-    export_openvino,
-    onnxruntime_session,
-    openvino_request,
-)
+from multispike.export.onnx import export_onnx, export_openvino
 from multispike.export.trained import as_input, quantise_run
 from multispike.files import write_json
 from multispike.training.evaluation import data_of, evaluation_loader

@@ -28,15 +28,10 @@ import torch
 from torch import Tensor, nn
 
 from multispike.environment import environment
-from multispike.export.bench import Call, race, torch_call
+from multispike.export.bench import Call, onnxruntime_session, openvino_request, race, torch_call
 from multispike.export.c import export_c
+from multispike.export.onnx import export_onnx, openvino_package
 from multispike.export.quantise import quantise
-from multispike.export.runtimes import (
-    export_onnx,
-    onnxruntime_session,
-    openvino_package,
-    openvino_request,
-)
 from multispike.files import write_json
 from multispike.models import create_model
 from multispike.models.network import Network

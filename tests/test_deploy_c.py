@@ -257,9 +257,9 @@ def test_an_interrupted_overwrite_leaves_the_earlier_program(tmp_path, monkeypat
 def test_buffers_alive_together_do_not_overlap(arch, timesteps):
     program = compile_network(small(arch, timesteps, 1))
     for a in program.buffers:
-        assert a.offset + a.size <= program.arenas[a.type]
+        assert a.offset + a.size <= program.arenas[a.dtype]
         for b in program.buffers:
-            if a is not b and a.type == b.type and a.overlaps(b):
+            if a is not b and a.dtype == b.dtype and a.overlaps(b):
                 assert a.offset + a.size <= b.offset or b.offset + b.size <= a.offset
     everything = sum(buffer.size for buffer in program.buffers)
     assert sum(program.arenas.values()) < everything

@@ -10,15 +10,10 @@ import pytest
 from test_deploy_integer import CASES, MEAN, NAMES, SHAPE, STD, images, realistic
 
 from multispike.errors import InputError
-from multispike.export import runtimes
-from multispike.export.onnx import build
+from multispike.export import onnx as onnx_export
+from multispike.export.bench import onnxruntime_session, openvino_request
+from multispike.export.onnx import build, export_onnx, export_openvino
 from multispike.export.quantise import quantise
-from multispike.export.runtimes import (
-    export_onnx,
-    export_openvino,
-    onnxruntime_session,
-    openvino_request,
-)
 
 onnx = pytest.importorskip("onnx")
 
@@ -100,7 +95,7 @@ def test_weights_that_16_bits_could_not_pair_are_float32(levels, wide):
 
 def test_openvino_leaves_no_identifier_in_the_home_folder(tmp_path):
     needs_openvino()
-    code = "from multispike.export.runtimes import openvino_package; openvino_package()"
+    code = "from multispike.export.onnx import openvino_package; openvino_package()"
     environment = {**os.environ, "HOME": str(tmp_path)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
     assert not list(tmp_path.iterdir())
@@ -110,7 +105,7 @@ def test_wrong_names_and_missing_packages_are_named(tmp_path, monkeypatch):
     network = quantise(realistic("fastnet"), MEAN, STD, SHAPE)
     with pytest.raises(InputError, match=r"^path: got .*model.bin.*\.onnx"):
         export_onnx(network, tmp_path / "model.bin")
-    monkeypatch.setattr(runtimes, "find_spec", lambda name: None)
+    monkeypatch.setattr(onnx_export, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"^onnx: not installed.*multispike\[deploy\]"):
         export_onnx(network, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())

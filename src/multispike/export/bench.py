@@ -9,6 +9,7 @@ all but C, which has one.
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
 import subprocess
 import time
@@ -28,11 +29,11 @@ from multispike.environment import environment
 from multispike.errors import RunError, invalid
 from multispike.export.c import export_c, flash_bytes
 from multispike.export.network import IntegerNetwork
-from multispike.export.runtimes import (
+from multispike.export.onnx import (
+    check_installed,
     export_onnx,
     export_openvino,
-    onnxruntime_session,
-    openvino_request,
+    openvino_package,
 )
 from multispike.export.trained import as_input, quantise_run
 from multispike.models.network import Network
@@ -126,19 +127,45 @@ def engines_of(
     onnx, xml = folder / "model.onnx", folder / "model.xml"
     export_onnx(network, onnx)
     export_openvino(network, xml)
-    tensors = [*model.parameters(), *model.buffers()]
+    float_bytes = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+    xml_bytes = xml.stat().st_size + xml.with_suffix(".bin").stat().st_size
     return {
-        "torch float32": (
-            torch_call(model, mean, std, threads),
-            sum(tensor.nbytes for tensor in tensors),
-        ),
+        "torch float32": (torch_call(model, mean, std, threads), float_bytes),
         "onnxruntime int8": (onnxruntime_session(onnx, threads), onnx.stat().st_size),
-        "openvino int8": (
-            openvino_request(xml, threads),
-            xml.stat().st_size + xml.with_suffix(".bin").stat().st_size,
-        ),
+        "openvino int8": (openvino_request(xml, threads), xml_bytes),
         "c event-driven": (c_call(network, folder / "c"), flash_bytes(network)),
     }
+
+
+def onnxruntime_session(path: str | os.PathLike[str], threads: int) -> Call:
+    """An ONNX file in ONNX Runtime on `threads` threads."""
+    check_installed("onnxruntime")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    session: Any = onnxruntime.InferenceSession(
+        os.fspath(path), options, providers=["CPUExecutionProvider"]
+    )
+    return lambda images: session.run(["logits"], {"image": np.ascontiguousarray(images)})[0]
+
+
+def openvino_request(
+    path: str | os.PathLike[str], threads: int, precision: str | None = "f32"
+) -> Call:
+    """An OpenVINO IR or ONNX file in OpenVINO on `threads` threads, one request at a time.
+
+    Where the CPU has bfloat16, OpenVINO computes in it by default (`precision` None) what is not
+    int8. Its 8 bits of mantissa can't hold potentials, so float32 is asked for.
+    """
+    openvino = openvino_package()
+    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": str(threads)}
+    if precision is not None:
+        options["INFERENCE_PRECISION_HINT"] = precision
+    compiled = openvino.Core().compile_model(os.fspath(path), "CPU", options)
+    request = compiled.create_infer_request()
+    return lambda images: request.infer({0: np.ascontiguousarray(images)})[0].copy()
 
 
 def torch_call(model: Network, mean: list[float], std: list[float], threads: int) -> Call:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 
@@ -45,63 +47,67 @@ def write_c(network: IntegerNetwork, main: Path) -> Program:
     """The files of `export_c` in an empty folder; `main` is its model.c."""
     folder = main.parent
     program = compile_network(network)
-    kernels = files("multispike.export") / "runtime"
     for name in _KERNELS:
-        write_text(folder / name, (kernels / name).read_text(encoding="utf-8"))
+        write_text(folder / name, _runtime(name))
     sources = []
     for index, group in enumerate(_grouped(network)):
         sources.append(f"weights{index}")
-        write_text(folder / f"weights{index}.c", _weights(group))
-    write_text(folder / "model.h", _header(network))
-    write_text(main, _source(program))
-    makefile = (kernels / "Makefile").read_text(encoding="utf-8")
-    write_text(folder / "Makefile", makefile.replace("@WEIGHTS@", " ".join(sources)))
-    write_text(folder / "README.md", _readme(program))
+        write_text(folder / f"weights{index}.c", _weight_file(group))
+    facts = _facts(network)
+    write_text(folder / "model.h", _filled("model.h.in", facts))
+    write_text(main, _filled("model.c.in", _source(program)))
+    write_text(folder / "Makefile", _filled("Makefile", {"WEIGHTS": " ".join(sources)}))
+    write_text(folder / "README.md", _filled("README.md.in", facts | _memory(program)))
     return program
 
 
 def flash_bytes(network: IntegerNetwork) -> int:
     """Bytes of weights and tables in read-only memory, without code and descriptors."""
-    return sum(array.nbytes for _, _, array in _tables(network)) + sum(
-        synapses.weight.size for synapses in _convolutions(network) if synapses.weight is not None
-    )
+    tables = sum(array.nbytes for _, _, array in _tables(network))
+    return tables + sum(weight.size for _, weight in _weights(network))
 
 
-def _convolutions(network: IntegerNetwork) -> list[Synapses]:
-    return [one for one in network.synapses if one.weight is not None]
+def _runtime(name: str) -> str:
+    return (files("multispike.export") / "runtime" / name).read_text(encoding="utf-8")
 
 
-def _grouped(network: IntegerNetwork) -> Iterator[list[Synapses]]:
-    """Synapses in files of about `WEIGHTS_PER_FILE`."""
-    group: list[Synapses] = []
+def _filled(name: str, words: Mapping[str, str]) -> str:
+    """A file of the runtime with `words` for its @NAMES@."""
+    return re.sub(r"@([A-Z_]+)@", lambda found: words[found[1]], _runtime(name))
+
+
+def _weights(network: IntegerNetwork) -> list[tuple[Synapses, NDArray[np.int8]]]:
+    """All convolutions and linear layers with their weights."""
+    return [(one, one.weight) for one in network.synapses if one.weight is not None]
+
+
+def _grouped(network: IntegerNetwork) -> Iterator[list[tuple[Synapses, NDArray[np.int8]]]]:
+    """Weights in files of about `WEIGHTS_PER_FILE`."""
+    group: list[tuple[Synapses, NDArray[np.int8]]] = []
     size = 0
-    for one in _convolutions(network):
-        assert one.weight is not None
-        if group and size + one.weight.size > WEIGHTS_PER_FILE:
+    for one, weight in _weights(network):
+        if group and size + weight.size > WEIGHTS_PER_FILE:
             yield group
             group, size = [], 0
-        group.append(one)
-        size += one.weight.size
+        group.append((one, weight))
+        size += weight.size
     if group:
         yield group
 
 
 def _numbers(values: NDArray[np.integer]) -> str:
     """An initialiser, 16 numbers a line."""
-    words = np.array([str(n) for n in range(-128, 256)]) if values.dtype.itemsize == 1 else None
-    flat = values.ravel()
-    texts = (words[flat.astype(int) + 128] if words is not None else flat.astype(str)).tolist()
+    texts = [str(number) for number in values.ravel().tolist()]
     lines = (", ".join(texts[i : i + 16]) for i in range(0, len(texts), 16))
     return "{\n    " + ",\n    ".join(lines) + "\n}"
 
 
-def _weights(group: list[Synapses]) -> str:
+def _weight_file(group: list[tuple[Synapses, NDArray[np.int8]]]) -> str:
     """One file of weights, [in][row][column][out]."""
     parts = ["#include <stdint.h>\n"]
-    for one in group:
-        assert one.weight is not None
+    for one, weight in group:
         name = f"{identifier(one.name)}_weight"
-        layout = one.weight.transpose(1, 2, 3, 0)
+        layout = weight.transpose(1, 2, 3, 0)
         shape = " x ".join(map(str, layout.shape))
         parts.append(
             f"/* {one.name}: {shape} (in, row, column, out) */\n"
@@ -109,41 +115,6 @@ def _weights(group: list[Synapses]) -> str:
             f"const int8_t {name}[{layout.size}] = {_numbers(np.ascontiguousarray(layout))};\n"
         )
     return "\n".join(parts)
-
-
-def _header(network: IntegerNetwork) -> str:
-    channels, rows, columns = network.input_shape
-    frames = network.timesteps if network.events else 1
-    axes = ", ".join(map(str, (*([frames] if frames > 1 else []), *network.input_shape)))
-    layout = "[timestep][channel][row][column]" if network.events else "[channel][row][column]"
-    return f"""\
-/* {network.arch}: {"event frames" if network.events else "images"} -> integer logits, \
-{network.timesteps} timestep(s). Generated; see README.md. */
-#ifndef MODEL_H
-#define MODEL_H
-
-#include <stddef.h>
-#include <stdint.h>
-
-#define MODEL_CHANNELS {channels}
-#define MODEL_ROWS {rows}
-#define MODEL_COLUMNS {columns}
-#define MODEL_TIMESTEPS {network.timesteps}
-#define MODEL_CLASSES {network.readout.shape[0]}
-#define MODEL_FRAME_BYTES (MODEL_CHANNELS * MODEL_ROWS * MODEL_COLUMNS)
-#define MODEL_INPUT_BYTES ((size_t){frames} * MODEL_FRAME_BYTES)
-#define MODEL_LAYOUT "{axes}" /* {layout} */
-
-enum {{ MODEL_OK = 0, MODEL_ERROR_INPUT = 1, MODEL_ERROR_LOGITS = 2 }};
-
-/* One inference. `input` is uint8 {layout}, `input_bytes` long.
- * `logits` has room for `classes` numbers, each worth {network.logit_scale:.9g}.
- * Returns MODEL_OK, or the error for a size other than MODEL_INPUT_BYTES or MODEL_CLASSES or a null
- * pointer; then `logits` is left as it was. Not reentrant: the buffers are static. */
-int model_run(const uint8_t *input, size_t input_bytes, int32_t *logits, size_t classes);
-
-#endif
-"""
 
 
 def _tables(network: IntegerNetwork) -> Iterator[tuple[str, str, NDArray[np.integer]]]:
@@ -212,120 +183,87 @@ def _bias(name: str, bias: Bias) -> str:
     return f"{{{name}_bias_values, {name}_bias_rows, {name}_bias_columns, {classes}}}"
 
 
-def _source(program: Program) -> str:
-    """model.c"""
+def _counters(names: Iterable[str]) -> str:
+    """Initialisers of counters at zero, and the one that ends them."""
+    rows = [f'    {{"{name}", 0, 0, 0}},' for name in names]
+    return "\n".join([*rows, "    {NULL, 0, 0, 0},"])
+
+
+def _block(lines: list[str], indent: str) -> str:
+    return "\n".join(f"{indent}{line}" if line else "" for line in lines).rstrip()
+
+
+def _source(program: Program) -> dict[str, str]:
+    """What model.c.in leaves open."""
     network = program.network
-    tables = "\n".join(
-        f"static const {kind} {name}[{array.size}] = {_numbers(array)};"
-        for name, kind, array in _tables(network)
-    )
-    arenas = "\n".join(
-        f"static {kind} {kind.removesuffix('_t')}_arena[{size}];"
-        for kind, size in program.arenas.items()
-    )
-    buffers = "\n".join(
-        f"#define {buffer.name} ({buffer.type.removesuffix('_t')}_arena + {buffer.offset})"
-        for buffer in program.buffers
-    )
-    names = [f'    {{"{one.name}", 0, 0, 0}},' for one in network.synapses]
-    neurons = [
-        f'    {{"{layer.name}", 0, 0, 0}},'
-        for layer in network.layers
-        if isinstance(layer, Neurons)
-    ]
-    end = "    {NULL, 0, 0, 0},"
-    prelude = "\n".join(f"    {line}" if line else "" for line in program.prelude).rstrip()
-    many = network.timesteps > 1
-    indent = "        " if many else "    "
-    loop = "\n".join(f"{indent}{line}" if line else "" for line in program.loop).rstrip()
-    if many:
+    loop = _block(program.loop, "    ")
+    if network.timesteps > 1:
+        loop = _block(program.loop, "        ")
         loop = f"    for (int t = 0; t < MODEL_TIMESTEPS; ++t) {{\n{loop}\n    }}"
     elif network.events:
         loop = f"    const int t = 0;\n{loop}"
-    return f"""\
-#include "model.h"
-
-#include "kernels.h"
-
-{tables}
-
-{chr(10).join(_descriptors(network))}
-
-/* Values that are never alive together share memory. */
-{arenas}
-{buffers}
-
-#ifdef COUNT
-counts_t synapse_counts[] = {{
-{chr(10).join([*names, end])}
-}};
-counts_t neuron_counts[] = {{
-{chr(10).join([*neurons, end])}
-}};
-#endif
-
-int model_run(const uint8_t *input, size_t input_bytes, int32_t *logits, size_t classes)
-{{
-    if (input == NULL || input_bytes != MODEL_INPUT_BYTES)
-        return MODEL_ERROR_INPUT;
-    if (logits == NULL || classes != MODEL_CLASSES)
-        return MODEL_ERROR_LOGITS;
-
-{prelude}
-
-{loop}
-    return MODEL_OK;
-}}
-"""
-
-
-def _readme(program: Program) -> str:
-    network = program.network
-    channels, rows, columns = network.input_shape
-    steps = network.timesteps if network.events else 1
-    frames = f"{steps} x " if network.events else ""
-    values = "event counts" if network.events else "pixels"
-    sample = steps * channels * rows * columns
-    arenas = ", ".join(
-        f"{WIDTHS[kind] * size:,} in {kind}" for kind, size in program.arenas.items()
+    tables = (
+        f"static const {kind} {name}[{array.size}] = {_numbers(array)};"
+        for name, kind, array in _tables(network)
     )
-    weights = sum(one.weight.size for one in _convolutions(network) if one.weight is not None)
+    arenas = (f"static {kind}_t {kind}_arena[{size}];" for kind, size in program.arenas.items())
+    buffers = (
+        f"#define {buffer.name} ({buffer.dtype}_arena + {buffer.offset})"
+        for buffer in program.buffers
+    )
+    neurons = (layer.name for layer in network.layers if isinstance(layer, Neurons))
+    return {
+        "TABLES": "\n".join(tables),
+        "DESCRIPTORS": "\n".join(_descriptors(network)),
+        "ARENAS": "\n".join(arenas),
+        "BUFFERS": "\n".join(buffers),
+        "SYNAPSE_COUNTS": _counters(one.name for one in network.synapses),
+        "NEURON_COUNTS": _counters(neurons),
+        "PRELUDE": _block(program.prelude, "    "),
+        "LOOP": loop,
+    }
+
+
+def _facts(network: IntegerNetwork) -> dict[str, str]:
+    """What model.h.in and README.md.in leave open about the input and the output."""
+    events = network.events
+    frames = network.timesteps if events else 1
+    axes = network.input_shape if frames == 1 else (frames, *network.input_shape)
+    layout = "[channel][row][column]"
+    facts = {
+        "ARCH": network.arch,
+        "INPUTS": "event frames" if events else "images",
+        "VALUES": "event counts" if events else "pixels",
+        "STEPS": f"{frames} x " if events else "",
+        "FRAMES": frames,
+        "AXES": ", ".join(map(str, axes)),
+        "LAYOUT": f"[timestep]{layout}" if events else layout,
+        "SAMPLE": f"{frames * math.prod(network.input_shape):,}",
+        "TIMESTEPS": network.timesteps,
+        "CLASSES": network.readout.shape[0],
+        "LOGIT_SCALE": f"{network.logit_scale:.9g}",
+        **dict(zip(("CHANNELS", "ROWS", "COLUMNS"), network.input_shape, strict=True)),
+    }
+    return {name: str(fact) for name, fact in facts.items()}
+
+
+def _memory(program: Program) -> dict[str, str]:
+    """What README.md.in leaves open about the program."""
+    network = program.network
+    weights = sum(weight.size for _, weight in _weights(network))
     largest, bound = max(network.bounds.items(), key=lambda item: item[1])
-    layers = "\n".join(
+    arenas = (f"{WIDTHS[kind] * size:,} in {kind}_t" for kind, size in program.arenas.items())
+    layers = (
         f"| {layer.name} | {type(layer).__name__} | {' x '.join(map(str, layer.shape))} | "
         f"{network.bounds.get(layer.name, '')} |"
         for layer in network.layers
     )
-    return f"""\
-# {network.arch}, integer and event-driven
-
-Input: uint8, {frames}{channels} x {rows} x {columns} ([channel][row][column]); raw {values}, the
-normalisation is folded in. Output: {network.readout.shape[0]} int32 logits, each worth
-{network.logit_scale:.9g} of the float network's units. Timesteps: {network.timesteps}.
-
-    make && ./model images.bin       # raw bytes or a uint8 .npy file; one line of logits an image
-    make dense && ./model-dense      # every input visited, zero or not, for comparison
-    make count && ./model-count      # events, synaptic operations and updates on standard error
-    make check && ./model-check      # address and undefined-behaviour sanitizers
-    make mps2                        # Arm Cortex-M4 with 64 KB of RAM, for qemu-system-arm
-
-In another program: `model.h`, `model.c`, `kernels.*` and `weights*.c`; call `model_run`.
-
-| memory | bytes |
-|---|---|
-| RAM, static buffers | {program.ram:,} ({arenas}) |
-| flash, int8 weights | {weights:,} |
-| flash, other tables | {flash_bytes(network) - weights:,} |
-
-Code comes on top: on a Cortex-M4 (gcc -O2) about 3 KB for the kernels and 2 to 5 KB for the calls.
-Nothing is allocated at run time; the stack holds a few small frames and never grows with the input.
-`main.c`, which is only for trying it out, adds RAM for its input ({sample:,} bytes), 4 KB to read
-.npy headers, and what printf needs.
-
-No sum can leave int32: bounds from the actual weights, of which the largest is {bound:,}
-({largest}), are below 2,147,483,647.
-
-| layer | kind | shape | bound on its sums |
-|---|---|---|---|
-{layers}
-"""
+    return {
+        "RAM": f"{program.ram:,}",
+        "ARENAS": ", ".join(arenas),
+        "WEIGHTS": f"{weights:,}",
+        "TABLES": f"{flash_bytes(network) - weights:,}",
+        "BOUND": f"{bound:,}",
+        "LARGEST": largest,
+        "LAYERS": "\n".join(layers),
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -13,7 +14,6 @@ from multispike.export.layers import (
     Merge,
     Neurons,
     Potentials,
-    Readout,
     Shape,
     Synapses,
 )
@@ -22,10 +22,13 @@ from multispike.export.network import IntegerNetwork
 PRELUDE = -1
 """The time before the first layer: what is done once an inference, not once a timestep."""
 
-WIDTHS = {"uint8_t": 1, "int16_t": 2, "int32_t": 4}
+WIDTHS = {"uint8": 1, "int16": 2, "int32": 4}
 """Element types of buffers, and their bytes."""
 
-_PREFIXES = {"uint8_t": "z", "int16_t": "p", "int32_t": "sums"}
+_PREFIXES = {"uint8": "z", "int16": "p", "int32": "sums"}
+_ADD = {"uint8": "add_levels", "int16": "add_potentials"}
+_MULTIPLY = {"uint8": "conv_events", "int16": "conv_potentials", "int32": "linear_sums"}
+"""Kernels of identities and of weights, by what they read."""
 
 
 @dataclass
@@ -33,7 +36,7 @@ class Buffer:
     """Static memory for a value that is alive from layer `first` to layer `last`, both included."""
 
     name: str
-    type: str
+    dtype: str
     size: int
     first: int
     last: int
@@ -95,7 +98,6 @@ class _Writer:
         self.network = network
         self.program = Program(network)
         self.end = len(network.layers)
-        self.types: dict[str, str] = {}
         self.last_read: dict[str, int] = {}
         for index, layer in enumerate(network.layers):
             for source in layer.sources:
@@ -118,65 +120,55 @@ class _Writer:
 
     def image(self) -> None:
         """Rearrange the input, once or once a frame."""
-        first = 0 if self.network.events else PRELUDE
-        self.buffer(IMAGE, "uint8_t", self.network.input_shape, first, self.last_read[IMAGE])
         shape = literal(self.network.input_shape)
+        first = 0 if self.network.events else PRELUDE
+        z = self.output(IMAGE, first, self.last_read[IMAGE])
         if self.network.events:
             frame = "input + (size_t)t * MODEL_FRAME_BYTES"
-            self.program.loop += [f"channels_last(z_image, {frame}, {shape});", ""]
+            self.program.loop += [f"channels_last({z}, {frame}, {shape});", ""]
         else:
-            self.program.prelude += [f"channels_last(z_image, input, {shape});"]
+            self.program.prelude += [f"channels_last({z}, input, {shape});"]
 
-    def buffer(self, name: str, kind: str, shape: Shape, first: int, last: int) -> None:
-        """Reserve memory for what a layer sends."""
-        self.types[name] = kind
-        self.reserve(f"{_PREFIXES[kind]}_{identifier(name)}", kind, shape, first, last)
-
-    def reserve(self, name: str, kind: str, shape: Shape, first: int, last: int) -> str:
-        size = shape[0] * shape[1] * shape[2]
-        self.program.buffers.append(Buffer(name, kind, size, first, last))
+    def reserve(self, name: str, dtype: str, shape: Shape, first: int, last: int) -> str:
+        self.program.buffers.append(Buffer(name, dtype, math.prod(shape), first, last))
         return name
 
     def value(self, name: str) -> str:
         """The C name of what a layer sends."""
-        return f"{_PREFIXES[self.types[name]]}_{identifier(name)}"
+        return f"{_PREFIXES[self.network.outputs[name].dtype]}_{identifier(name)}"
 
-    def output(self, index: int, layer: Layer, kind: str) -> str:
-        """Reserve what `layer` sends, as long as somebody reads it, and name it."""
-        if self.once(layer):
-            self.buffer(layer.name, kind, layer.shape, PRELUDE, self.end)
-        else:
-            last = self.last_read.get(layer.name, index)
-            self.buffer(layer.name, kind, layer.shape, index, last)
-        return self.value(layer.name)
+    def output(self, name: str, first: int, last: int) -> str:
+        """Reserve memory for what a layer, or the image, sends."""
+        sent = self.network.outputs[name]
+        return self.reserve(self.value(name), sent.dtype, sent.shape, first, last)
 
     def write(self, index: int, layer: Layer) -> None:
         """Calls for `layer`, into the loop or before it."""
         shape = literal(layer.shape)
-        name = identifier(layer.name)
+        read = [self.value(source) for source in layer.sources]
+        before = literal(self.network.outputs[layer.sources[0]].shape)
         match layer:
             case Neurons():
                 calls = self.neurons(index, layer)
             case Potentials():
                 calls = self.potentials(index, layer)
             case Merge():
-                a, b = self.value(layer.path), self.value(layer.shortcut)
-                z = self.output(index, layer, "uint8_t")
-                calls = [f"merge_{layer.kind}({z}, {a}, {b}, {shape});"]
+                a, b = read
+                calls = [f"merge_{layer.kind}({self.value(layer.name)}, {a}, {b}, {shape});"]
             case MaxPool():
-                kind = self.types[layer.source]
-                call = "max_pool" if kind == "uint8_t" else "max_pool_potentials"
-                before = literal(self.network.outputs[layer.source].shape)
-                source = self.value(layer.source)
-                calls = [f"{call}({self.output(index, layer, kind)}, {source}, {before});"]
+                levels = self.network.outputs[layer.name].dtype == "uint8"
+                call = "max_pool" if levels else "max_pool_potentials"
+                calls = [f"{call}({self.value(layer.name)}, {read[0]}, {before});"]
             case GlobalSum():
-                before = literal(self.network.outputs[layer.source].shape)
-                source = self.value(layer.source)
-                calls = [f"global_sum({self.output(index, layer, 'int32_t')}, {source}, {before});"]
-            case Readout():
+                calls = [f"global_sum({self.value(layer.name)}, {read[0]}, {before});"]
+            case _:
                 self.program.prelude += [f"clear(logits, {shape});"]
-                calls = [f"add_bias(logits, {name}_bias, {shape});"]
-                calls += [self.synapses("logits", synapses) for synapses in layer.synapses]
+                calls = [f"add_bias(logits, {identifier(layer.name)}_bias, {shape});"]
+                calls += [self.synapses("logits", one) for one in self.network.readout.synapses]
+        if layer is not self.network.readout:
+            last = self.last_read.get(layer.name, index)
+            alive = (PRELUDE, self.end) if self.once(layer) else (index, last)
+            self.output(layer.name, *alive)
         target = self.program.prelude if self.once(layer) else self.program.loop
         target += [*calls, ""]
 
@@ -185,12 +177,12 @@ class _Writer:
         name, shape = identifier(layer.name), literal(layer.shape)
         several = self.network.timesteps > 1
         alive = (PRELUDE, self.end) if several else (index, index)
-        v = self.reserve(f"v_{name}", "int32_t", layer.shape, *alive)
+        v = self.reserve(f"v_{name}", "int32", layer.shape, *alive)
         calls = [f"/* {layer.name}: {' x '.join(map(str, layer.shape))} neurons */"]
         if several:
             self.program.prelude += [f"set_channels({v}, {name}.start, {shape});"]
         if self.held(layer):
-            drive = self.reserve(f"drive_{name}", "int32_t", layer.shape, PRELUDE, self.end)
+            drive = self.reserve(f"drive_{name}", "int32", layer.shape, PRELUDE, self.end)
             self.program.prelude += [f"set_bias({drive}, {name}.bias, {shape});"]
             self.program.prelude += [self.synapses(drive, one) for one in layer.synapses]
             calls += [f"add_drive({v}, {drive}, {shape});"]
@@ -200,15 +192,14 @@ class _Writer:
                 calls += [self.synapses(v, one) for one in layer.synapses]
             else:
                 calls += self.pooled(index, layer, v)
-        z = self.output(index, layer, "uint8_t")
-        return [*calls, f"fire({z}, {v}, &{name});"]
+        return [*calls, f"fire({self.value(layer.name)}, {v}, &{name});"]
 
     def pooled(self, index: int, layer: Neurons, v: str) -> list[str]:
         """Synapses whose sum is max-pooled before it reaches the neurons."""
         (one,) = layer.synapses
         reach = one.sum_shape(self.network.outputs[one.source].shape)
         name = identifier(layer.name)
-        drive = self.reserve(f"drive_{name}", "int32_t", reach, index, index)
+        drive = self.reserve(f"drive_{name}", "int32", reach, index, index)
         return [
             f"clear({drive}, {literal(reach)});",
             self.synapses(drive, one),
@@ -220,14 +211,14 @@ class _Writer:
         """A sum of potentials in fixed point."""
         name, shape = identifier(layer.name), literal(layer.shape)
         time = PRELUDE if self.once(layer) else index
-        v = self.reserve(f"v_{name}", "int32_t", layer.shape, time, time)
+        v = self.reserve(f"v_{name}", "int32", layer.shape, time, time)
         calls = [
             f"/* {layer.name}: {' x '.join(map(str, layer.shape))} potentials */",
             f"set_bias({v}, {name}_bias, {shape});",
         ]
         shifted = [one for one in layer.synapses if one.shift is not None]
         if shifted:
-            drive = self.reserve(f"drive_{name}", "int32_t", layer.shape, time, time)
+            drive = self.reserve(f"drive_{name}", "int32", layer.shape, time, time)
             for one in shifted:
                 calls += [
                     f"clear({drive}, {shape});",
@@ -235,18 +226,12 @@ class _Writer:
                     f"add_shifted({v}, {drive}, {identifier(one.name)}_shift, {shape});",
                 ]
         calls += [self.synapses(v, one) for one in layer.synapses if one.shift is None]
-        return [*calls, f"saturate({self.output(index, layer, 'int16_t')}, {v}, {shape});"]
+        return [*calls, f"saturate({self.value(layer.name)}, {v}, {shape});"]
 
     def synapses(self, v: str, synapses: Synapses) -> str:
         """The call that adds synapses onto `v`."""
-        levels = self.types[synapses.source] == "uint8_t"
-        sums = self.types[synapses.source] == "int32_t"
-        if synapses.gain is not None:
-            call = "add_levels" if levels else "add_potentials"
-        elif sums:
-            call = "linear_sums"
-        else:
-            call = "conv_events" if levels else "conv_potentials"
+        dtype = self.network.outputs[synapses.source].dtype
+        call = (_ADD if synapses.weight is None else _MULTIPLY)[dtype]
         return f"{call}({v}, &{identifier(synapses.name)}, {self.value(synapses.source)});"
 
 
@@ -255,11 +240,13 @@ def _place(buffers: Iterable[Buffer]) -> dict[str, int]:
     arenas: dict[str, int] = {}
     placed: list[Buffer] = []
     for buffer in sorted(buffers, key=lambda b: (-b.size, b.first, b.name)):
-        rivals = [other for other in placed if other.type == buffer.type and other.overlaps(buffer)]
+        rivals = [
+            other for other in placed if other.dtype == buffer.dtype and other.overlaps(buffer)
+        ]
         for rival in sorted(rivals, key=lambda b: b.offset):
             if buffer.offset + buffer.size <= rival.offset:
                 break
             buffer.offset = max(buffer.offset, rival.offset + rival.size)
         placed.append(buffer)
-        arenas[buffer.type] = max(arenas.get(buffer.type, 0), buffer.offset + buffer.size)
+        arenas[buffer.dtype] = max(arenas.get(buffer.dtype, 0), buffer.offset + buffer.size)
     return arenas

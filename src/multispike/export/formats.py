@@ -51,8 +51,8 @@ _C = r"model\.h|main\.c|kernels\.[ch]|mps2\.(c|ld)|weights\d+\.c|Makefile|README
 FORMATS = {
     "c": Format("model.c", _C, "c:write_c"),
     "nir": Format("model.nir", "", "nir:export_nir"),
-    "onnx": Format("model.onnx", "", "runtimes:export_onnx"),
-    "openvino": Format("model.xml", r"model\.bin", "runtimes:export_openvino"),
+    "onnx": Format("model.onnx", "", "onnx:export_onnx"),
+    "openvino": Format("model.xml", r"model\.bin", "onnx:export_openvino"),
 }
 """A new format is a new row."""
 

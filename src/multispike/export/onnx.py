@@ -1,4 +1,5 @@
-"""An integer network as a graph of standard ONNX operators.
+"""An integer network as a graph of standard ONNX operators, and that as an ONNX or OpenVINO file
+(`pip install multispike[deploy]`).
 
 Weights are int8 behind DequantizeLinear, levels uint8 between QuantizeLinear and DequantizeLinear,
 so that runtimes run 8-bit convolutions. Where processors have no instruction for four products at
@@ -17,10 +18,18 @@ only the dense shortcut convolutions of MS-ResNet may pass 2^24.
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from multispike.errors import InputError, invalid
 from multispike.export.layers import (
     IMAGE,
     POTENTIAL_END,
@@ -37,6 +46,7 @@ from multispike.export.layers import (
 )
 from multispike.export.network import IntegerNetwork
 from multispike.export.validate import prove_float32
+from multispike.files import replacing
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
@@ -46,6 +56,58 @@ PAIR_MAX = 2**15 - 1
 
 OPSET = 17
 """Of 2022: per-axis DequantizeLinear, 8-bit Clip and MaxPool, and runtimes that know them."""
+
+
+def export_onnx(network: IntegerNetwork, path: str | os.PathLike[str]) -> None:
+    """Write `network` as ONNX (QDQ, standard operators, free batch), checked by onnx's checker."""
+    check_installed("onnx")
+    _check_suffix(path, ".onnx")
+    model = build(network)
+    with replacing(path) as temporary:
+        temporary.write_bytes(model.SerializeToString())
+
+
+def export_openvino(network: IntegerNetwork, path: str | os.PathLike[str]) -> None:
+    """Write `network` as OpenVINO IR: `path` (.xml) and, beside it, its weights (.bin)."""
+    check_installed("onnx")
+    _check_suffix(path, ".xml")
+    openvino = openvino_package()
+    model = openvino.Core().read_model(build(network).SerializeToString())
+    with TemporaryDirectory() as folder:
+        # OpenVINO insists on the suffix; the weights come first, so that no .xml lacks its .bin.
+        made = Path(folder) / "model.xml"
+        openvino.serialize(model, str(made), str(made.with_suffix(".bin")))
+        for suffix in (".bin", ".xml"):
+            with replacing(Path(path).with_suffix(suffix)) as temporary:
+                shutil.copyfile(made.with_suffix(suffix), temporary)
+
+
+def openvino_package() -> Any:
+    """The openvino package, its telemetry off.
+
+    Importing it writes an identifier to the home folder and calls a statistics server, unless
+    its telemetry package can't be imported; then it takes a stub.
+    """
+    check_installed("openvino")
+    hidden = "openvino_telemetry"
+    if hidden in sys.modules or "openvino" in sys.modules:
+        return import_module("openvino")
+    sys.modules[hidden] = None  # pyright: ignore[reportArgumentType]
+    try:
+        return import_module("openvino")
+    finally:
+        del sys.modules[hidden]
+
+
+def check_installed(module: str) -> None:
+    """Raise `InputError` where an optional package is missing."""
+    if find_spec(module) is None:
+        raise InputError(f"{module}: not installed, allowed: pip install 'multispike[deploy]'")
+
+
+def _check_suffix(path: str | os.PathLike[str], suffix: str) -> None:
+    if Path(path).suffix != suffix:
+        raise invalid("path", str(path), f"a file name that ends in {suffix}")
 
 
 def build(network: IntegerNetwork) -> ModelProto:
@@ -90,8 +152,7 @@ class _Writer:
         self.constants: list[TensorProto] = []
         self.known: set[str] = set()
         self.time = ""
-        self.levels: dict[str, str] = {}
-        self.floats: dict[str, str] = {}
+        self.values = {IMAGE: IMAGE}
         self.membranes: dict[str, str] = {}
         self.pooled: list[str] = []
 
@@ -125,7 +186,7 @@ class _Writer:
             for layer in network.layers:
                 still = t > 0 and layer.name in network.computed_once
                 if not isinstance(layer, Readout) and not still:
-                    self.layer(layer)
+                    self.values[layer.name] = self.layer(layer)
             self.pooled.append(self.value(network.readout.synapses[0].source))
         self.readout(network.readout)
 
@@ -133,71 +194,64 @@ class _Writer:
         """The input of this timestep."""
         if self.network.events:
             index = self.constant(f"index{t}", np.int64(t))
-            self.levels[IMAGE] = self.op("Gather", [IMAGE, index], "frame", axis=0)
-        elif t > 0:
-            return
-        else:
-            self.levels[IMAGE] = IMAGE
-        self.floats.pop(IMAGE, None)
+            self.values[IMAGE] = self.op("Gather", [IMAGE, index], "frame", axis=0)
+
+    def is_levels(self, name: str) -> bool:
+        return self.network.outputs[name].dtype == "uint8"
 
     def value(self, name: str) -> str:
         """What a layer sends, in float32."""
-        if name not in self.floats:
-            unit = [self.constant("one", np.float32(1)), self.constant("zero8", np.uint8(0))]
-            level = self.levels[name]
-            self.floats[name] = self.op("DequantizeLinear", [level, *unit], f"{level}/float", True)
-        return self.floats[name]
+        sent = self.values[name]
+        if not self.is_levels(name):
+            return sent
+        return self.op("DequantizeLinear", [sent, *self.unit()], f"{sent}/float", True)
 
-    def sends_levels(self, name: str, level: str) -> None:
-        self.levels[name] = level
-        self.floats.pop(name, None)
-
-    def layer(self, layer: Layer) -> None:
-        """Nodes of one layer at this timestep."""
+    def layer(self, layer: Layer) -> str:
+        """Nodes of one layer at this timestep, and the name of what it sends."""
         match layer:
             case Neurons():
-                self.neurons(layer)
+                return self.neurons(layer)
             case Potentials():
-                self.floats[layer.name] = self.potentials(layer)
+                ends = [
+                    self.constant("lowest", np.float32(-POTENTIAL_END)),
+                    self.constant("highest", np.float32(POTENTIAL_END - 1)),
+                ]
+                return self.op("Clip", [self.drive(layer), *ends], layer.name)
             case Merge():
                 path, shortcut = self.value(layer.path), self.value(layer.shortcut)
                 if layer.kind == "iand":
-                    path = self.op(
-                        "Sub", [self.constant("one", np.float32(1)), path], f"{layer.name}/not"
-                    )
+                    one = self.constant("one", np.float32(1))
+                    path = self.op("Sub", [one, path], f"{layer.name}/not")
                 kind = "Add" if layer.kind == "add" else "Mul"
                 total = self.op(kind, [path, shortcut], f"{layer.name}/sum")
-                self.sends_levels(layer.name, self.quantised(total, layer.name))
-            case MaxPool() if layer.source in self.levels:
-                source, shape = self.levels[layer.source], self.network.outputs[layer.source].shape
-                self.sends_levels(layer.name, self.max_pool(source, shape, layer.name))
+                return self.quantised(total, layer.name)
             case MaxPool():
-                source, shape = self.value(layer.source), self.network.outputs[layer.source].shape
-                self.floats[layer.name] = self.max_pool(source, shape, layer.name)
+                shape = self.network.outputs[layer.source].shape
+                return self.max_pool(self.values[layer.source], shape, layer.name)
             case GlobalSum():
                 axes = self.constant("image_axes", np.array([2, 3], np.int64))
                 inputs = [self.value(layer.source), axes]
-                self.floats[layer.name] = self.op("ReduceSum", inputs, layer.name, keepdims=1)
+                return self.op("ReduceSum", inputs, layer.name, keepdims=1)
+        raise TypeError(type(layer).__name__)
 
-    def neurons(self, layer: Neurons) -> None:
+    def neurons(self, layer: Neurons) -> str:
         """Charge, fire and, where there is a next timestep, reset."""
         name, offset = layer.name, (layer.step - 1) // 2
         if self.folds(layer):
-            level = self.folded(layer, offset)
-        else:
-            h = self.drive(layer)
-            if self.network.timesteps > 1:
-                before = self.membranes.get(name) or self.channels(f"{name}/start", layer.start)
-                h = self.op("Add", [h, before], f"{name}/h")
-            shifted = self.op("Sub", [h, self.channels(f"{name}/half", offset)], f"{name}/shifted")
-            inverse = self.channels(f"{name}/inverse", 1 / layer.step)
-            level = self.quantised(self.op("Mul", [shifted, inverse], f"{name}/ratio"), f"{name}/q")
-            level = self.clipped(level, layer)
-        self.sends_levels(name, level)
+            return self.folded(layer, offset)
+        h = self.drive(layer)
+        if self.network.timesteps > 1:
+            before = self.membranes.get(name) or self.channels(f"{name}/start", layer.start)
+            h = self.op("Add", [h, before], f"{name}/h")
+        shifted = self.op("Sub", [h, self.channels(f"{name}/half", offset)], f"{name}/shifted")
+        inverse = self.channels(f"{name}/inverse", 1 / layer.step)
+        ratio = self.op("Mul", [shifted, inverse], f"{name}/ratio")
+        level = self.values[name] = self.clipped(self.quantised(ratio, f"{name}/q"), layer)
         if self.network.timesteps > 1:
             step = self.channels(f"{name}/step", layer.step)
             sent = self.op("Mul", [self.value(name), step], f"{name}/sent")
-            self.membranes[name] = self.op("Sub", [h, sent], f"{name}/v")  # pyright: ignore[reportPossiblyUnbound]
+            self.membranes[name] = self.op("Sub", [h, sent], f"{name}/v")
+        return level
 
     def folds(self, layer: Neurons) -> bool:
         """Whether one 8-bit convolution can do it all: its bias and scale then carry the rest."""
@@ -211,7 +265,7 @@ class _Writer:
         assert one.weight is not None
         largest_weight = int(np.abs(one.weight.astype(np.int64)).max())
         product = self.network.outputs[one.source].largest * largest_weight
-        return one.source in self.levels and 2 * product <= PAIR_MAX
+        return self.is_levels(one.source) and 2 * product <= PAIR_MAX
 
     def folded(self, layer: Neurons, offset: Ints) -> str:
         """Convolution in units of one level, rounded; a max-pool commutes with all of it."""
@@ -228,14 +282,6 @@ class _Writer:
             return level
         reach = one.sum_shape(self.network.outputs[one.source].shape)
         return self.max_pool(level, reach, f"{layer.name}/pool")
-
-    def potentials(self, layer: Potentials) -> str:
-        """A saturating sum in fixed point."""
-        ends = [
-            self.constant("lowest", np.float32(-POTENTIAL_END)),
-            self.constant("highest", np.float32(POTENTIAL_END - 1)),
-        ]
-        return self.op("Clip", [self.drive(layer), *ends], layer.name)
 
     def drive(self, layer: Neurons | Potentials) -> str:
         """Bias plus the sum of all synapses."""
@@ -276,7 +322,7 @@ class _Writer:
     def weight(self, one: Synapses) -> str:
         """Whole weights."""
         assert one.weight is not None
-        if one.source in self.levels and not self.is_byte(one):
+        if self.is_levels(one.source) and not self.is_byte(one):
             return self.constant(f"{one.name}/weight", one.weight.astype(np.float32))
         return self.bytes_weight(one, np.ones(len(one.weight)))
 
@@ -299,8 +345,11 @@ class _Writer:
 
     def quantised(self, value: str, name: str) -> str:
         """The nearest of 0..255."""
-        unit = [self.constant("one", np.float32(1)), self.constant("zero8", np.uint8(0))]
-        return self.op("QuantizeLinear", [value, *unit], name)
+        return self.op("QuantizeLinear", [value, *self.unit()], name)
+
+    def unit(self) -> list[str]:
+        """Scale and zero point of levels."""
+        return [self.constant("one", np.float32(1)), self.constant("zero8", np.uint8(0))]
 
     def clipped(self, level: str, layer: Neurons) -> str:
         """At most N; a byte saturates at 255 by itself."""
