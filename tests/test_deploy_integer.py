@@ -14,7 +14,6 @@ from multispike.datasets import load_dataset
 from multispike.errors import InputError
 from multispike.export import folding, layers, validate
 from multispike.export import network as integer_module
-from multispike.export import quantise as quantise_module
 from multispike.export.layers import (
     IMAGE,
     Bias,
@@ -188,15 +187,14 @@ def test_equals_the_float_network_as_weights_get_finer(
 ):
     """With 22-bit weights rounding is too rare to matter; all else is the same arithmetic."""
     if arch.startswith("ms"):  # potentials finer too, hence wider than the shipped int16
-        for module in (layers, integer_module, quantise_module):
+        for module in (layers, integer_module, folding):
             monkeypatch.setattr(module, "POTENTIAL_END", 2**39)
-        monkeypatch.setattr(quantise_module, "POTENTIAL_LEVEL", 2**20 - 1)
+        monkeypatch.setattr(folding, "POTENTIAL_LEVEL", 2**20 - 1)
         monkeypatch.setattr(torch, "int32", torch.int64)
     monkeypatch.setattr(folding, "WEIGHT", np.int32)
-    for module in (folding, quantise_module):
-        monkeypatch.setattr(module, "WEIGHT_MAX", 2**21)
-    monkeypatch.setattr(quantise_module, "STEP_MAX", 2**26 - 1)
-    monkeypatch.setattr(quantise_module, "REACH", 2**40)
+    monkeypatch.setattr(folding, "WEIGHT_MAX", 2**21)
+    monkeypatch.setattr(folding, "STEP_MAX", 2**26 - 1)
+    monkeypatch.setattr(folding, "UNITS_MAX", 2**40)
     monkeypatch.setattr(validate, "INT32", 2**62)
     monkeypatch.setattr(torch, "int32", torch.int64)
     model = realistic(arch, timesteps, levels, **options)

@@ -97,7 +97,10 @@ def _grouped(network: IntegerNetwork) -> Iterator[list[tuple[Synapses, NDArray[n
 
 def _numbers(values: NDArray[np.integer]) -> str:
     """An initialiser, 16 numbers a line."""
-    texts = [str(number) for number in values.ravel().tolist()]
+    flat = values.ravel()
+    if flat.itemsize == 1:  # millions of weights: their texts are looked up
+        flat = np.array([str(n) for n in range(-128, 256)])[flat.astype(int) + 128]
+    texts = flat.astype(str).tolist()
     lines = (", ".join(texts[i : i + 16]) for i in range(0, len(texts), 16))
     return "{\n    " + ",\n    ".join(lines) + "\n}"
 
