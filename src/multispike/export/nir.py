@@ -15,6 +15,7 @@ rounding shifts (MS-ResNet) and a minimum (negative batch norm scale before a ma
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -28,7 +29,6 @@ from multispike.export.layers import (
     MaxPool,
     Merge,
     Neurons,
-    Potentials,
     Readout,
     Shape,
     Synapses,
@@ -50,36 +50,31 @@ def export_nir(network: IntegerNetwork, path: str | os.PathLike[str]) -> None:
     """
     if find_spec("nir") is None:
         raise InputError("nir: not installed, allowed: pip install 'multispike[nir]'")
-    import nir
-
     graph = nir_graph(network)
     with replacing(path) as temporary:
-        nir.write(str(temporary), graph)
+        import_module("nir").write(str(temporary), graph)
 
 
 def nir_graph(network: IntegerNetwork) -> Any:
     """The `nir.NIRGraph` of `network`, its metadata with the worth of one unit of a logit."""
-    import nir
-
     if network.timesteps > 1:
         raise invalid("timesteps", network.timesteps, "1 (NIR has no soft reset)")
     writer = _Writer(network)
     for layer in network.layers:
-        writer.layer(layer)
+        writer.units[layer.name] = writer.layer(layer)
     prove_float32(network.layers, network.outputs, network.timesteps)
     metadata = {"logit_scale": network.logit_scale, "arch": network.arch}
-    return nir.NIRGraph(nodes=writer.nodes, edges=writer.edges, metadata=metadata)
+    return writer.nir.NIRGraph(nodes=writer.nodes, edges=writer.edges, metadata=metadata)
 
 
 class _Writer:
     """Writes layers in order; `units` has, per layer, the nodes whose sum is what it sends."""
 
     def __init__(self, network: IntegerNetwork) -> None:
-        import nir
-
+        self.nir = import_module("nir")
         self.network = network
         shape = np.array(network.input_shape)
-        self.nodes: dict[str, Any] = {IMAGE: nir.Input(input_type={"input": shape})}
+        self.nodes: dict[str, Any] = {IMAGE: self.nir.Input(input_type={"input": shape})}
         self.edges: list[tuple[str, str]] = []
         self.units: dict[str, list[str]] = {IMAGE: [IMAGE]}
         self.sums: set[str] = set()
@@ -91,39 +86,32 @@ class _Writer:
         self.edges += [(source, name) for source in sources]
         return name
 
-    def layer(self, layer: Layer) -> None:
-        """Nodes of one layer."""
-        import nir
-
+    def layer(self, layer: Layer) -> list[str]:
+        """Nodes of one layer; gives those whose sum is what it sends."""
+        name = layer.name
         match layer:
             case Neurons():
-                self.units[layer.name] = self.neurons(layer)
+                return self.neurons(layer)
             case Merge(kind="add"):
-                self.sums.add(layer.name)
-                self.units[layer.name] = self.units[layer.path] + self.units[layer.shortcut]
+                self.sums.add(name)
+                return self.units[layer.path] + self.units[layer.shortcut]
             case MaxPool() if layer.source in self.sums:
                 allowed = "levels of single neurons (NIR's nodes add what they read, unpooled)"
-                raise invalid(layer.name, f"a max-pool of {layer.source}", allowed)
+                raise invalid(name, f"a max-pool of {layer.source}", allowed)
             case MaxPool():
                 shape = self.network.outputs[layer.source].shape
-                units = self.units[layer.source]
-                self.units[layer.name] = self.any_of(layer.name, units, shape)
+                return self.any_of(name, self.units[layer.source], shape)
             case GlobalSum():
                 window = self.network.outputs[layer.source].shape[1:]
-                pool = nir.SumPool2d(np.array(window), np.array(window), np.zeros(2, int))
-                self.units[layer.name] = [self.add(layer.name, pool, self.units[layer.source])]
+                pool = self.nir.SumPool2d(np.array(window), np.array(window), np.zeros(2, int))
+                return [self.add(name, pool, self.units[layer.source])]
             case Readout():
-                self.readout(layer)
-            case Merge() | Potentials():
-                what = layer.kind if isinstance(layer, Merge) else "fixed-point potentials"
-                raise invalid(
-                    layer.name, what, "sums of levels (NIR has no products and no shifts)"
-                )
+                return [self.readout(layer)]
+        what = layer.kind if isinstance(layer, Merge) else "fixed-point potentials"
+        raise invalid(name, what, "sums of levels (NIR has no products and no shifts)")
 
     def neurons(self, layer: Neurons) -> list[str]:
         """N thresholds on one sum, behind each of them the max-pool where there is one."""
-        import nir
-
         drive = [self.synapses(one) for one in layer.synapses]
         shape, bias = layer.shape, layer.bias.image()
         if layer.sign is not None:
@@ -135,53 +123,48 @@ class _Writer:
         units = []
         for k in range(1, layer.levels + 1):
             edges = k * layer.step[:, None, None].astype(np.float64) - bias - 0.5
-            if np.abs(edges).max() >= EDGE_MAX:
-                largest = np.abs(edges).max()
+            largest = np.abs(edges).max()
+            if largest >= EDGE_MAX:
                 raise invalid(layer.name, f"a threshold of {largest}", f"< {EDGE_MAX} (float32)")
-            node = nir.Threshold(np.broadcast_to(edges, shape).astype(np.float32))
+            node = self.nir.Threshold(np.broadcast_to(edges, shape).astype(np.float32))
             units.append(self.add(f"{layer.name}_level{k}", node, drive))
         return units if layer.sign is None else self.any_of(f"{layer.name}_pool", units, shape)
 
     def any_of(self, name: str, units: list[str], shape: Shape) -> list[str]:
         """2x2 maximum of levels: per level, whether any in the window reached it."""
-        import nir
-
         if any(size > 1 and size % 2 for size in shape[1:]):
             raise invalid(name, shape, "even sizes (NIR's poolings drop an odd row or column)")
         window = np.array([min(2, size) for size in shape[1:]])
         half = np.full((shape[0], *(np.array(shape[1:]) // window)), 0.5, np.float32)
         pooled = []
         for k, unit in enumerate(units, start=1):
-            pool = nir.SumPool2d(window, window, np.zeros(2, int))
+            pool = self.nir.SumPool2d(window, window, np.zeros(2, int))
             summed = self.add(f"{name}_sum{k}", pool, [unit])
-            pooled.append(self.add(f"{name}_any{k}", nir.Threshold(half), [summed]))
+            pooled.append(self.add(f"{name}_any{k}", self.nir.Threshold(half), [summed]))
         return pooled
 
     def synapses(self, one: Synapses) -> str:
         """A convolution without bias, or an identity's scale."""
-        import nir
-
         sources = self.units[one.source]
         shape = self.network.outputs[one.source].shape
         if one.gain is not None:
             gain = np.broadcast_to(one.gain[:, None, None], shape).astype(np.float32)
-            return self.add(one.name, nir.Scale(gain), sources)
+            return self.add(one.name, self.nir.Scale(gain), sources)
         assert one.weight is not None
         weight = one.weight.astype(np.float32)
         zero = np.zeros(len(weight), np.float32)
-        node = nir.Conv2d(shape[1:], weight, one.stride, one.padding, 1, 1, zero)
+        node = self.nir.Conv2d(shape[1:], weight, one.stride, one.padding, 1, 1, zero)
         return self.add(one.name, node, sources)
 
-    def readout(self, layer: Readout) -> None:
+    def readout(self, layer: Readout) -> str:
         """Integer logits."""
-        import nir
-
         (one,) = layer.synapses
         assert one.weight is not None
         weight = one.weight[:, :, 0, 0].astype(np.float32)
         shape = np.array(self.network.outputs[one.source].shape)
-        flatten = nir.Flatten({"input": shape}, start_dim=0)
+        flatten = self.nir.Flatten({"input": shape}, start_dim=0)
         flat = self.add("flatten", flatten, self.units[one.source])
-        affine = nir.Affine(weight, layer.bias.values[0, 0].astype(np.float32))
+        affine = self.nir.Affine(weight, layer.bias.values[0, 0].astype(np.float32))
         logits = self.add(one.name, affine, [flat])
-        self.add("logits", nir.Output(output_type={"output": np.array([len(weight)])}), [logits])
+        output = self.nir.Output(output_type={"output": np.array([len(weight)])})
+        return self.add("logits", output, [logits])
