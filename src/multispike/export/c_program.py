@@ -106,7 +106,7 @@ class _Writer:
 
     def once(self, layer: Layer) -> bool:
         """Whether `layer` is computed before the loop over time."""
-        return self.network.timesteps > 1 and layer.name in self.network.computed_once
+        return layer.name in self.network.computed_once
 
     def held(self, layer: Layer) -> bool:
         """Whether neurons are driven by a still image in every timestep."""
@@ -197,13 +197,13 @@ class _Writer:
     def pooled(self, index: int, layer: Neurons, v: str) -> list[str]:
         """Synapses whose sum is max-pooled before it reaches the neurons."""
         (one,) = layer.synapses
-        reach = one.sum_shape(self.network.outputs[one.source].shape)
-        name = identifier(layer.name)
-        drive = self.reserve(f"drive_{name}", "int32", reach, index, index)
+        shape = one.sum_shape(self.network.outputs[one.source].shape)
+        name, before = identifier(layer.name), literal(shape)
+        drive = self.reserve(f"drive_{name}", "int32", shape, index, index)
         return [
-            f"clear({drive}, {literal(reach)});",
+            f"clear({drive}, {before});",
             self.synapses(drive, one),
-            f"max_pool_drive({drive}, {drive}, {literal(reach)});",
+            f"max_pool_drive({drive}, {drive}, {before});",
             f"add_signed({v}, {drive}, {name}_sign, {literal(layer.shape)});",
         ]
 
@@ -216,15 +216,16 @@ class _Writer:
             f"/* {layer.name}: {' x '.join(map(str, layer.shape))} potentials */",
             f"set_bias({v}, {name}_bias, {shape});",
         ]
+        drive = f"drive_{name}"
         shifted = [one for one in layer.synapses if one.shift is not None]
         if shifted:
-            drive = self.reserve(f"drive_{name}", "int32", layer.shape, time, time)
-            for one in shifted:
-                calls += [
-                    f"clear({drive}, {shape});",
-                    self.synapses(drive, one),
-                    f"add_shifted({v}, {drive}, {identifier(one.name)}_shift, {shape});",
-                ]
+            self.reserve(drive, "int32", layer.shape, time, time)
+        for one in shifted:
+            calls += [
+                f"clear({drive}, {shape});",
+                self.synapses(drive, one),
+                f"add_shifted({v}, {drive}, {identifier(one.name)}_shift, {shape});",
+            ]
         calls += [self.synapses(v, one) for one in layer.synapses if one.shift is None]
         return [*calls, f"saturate({self.value(layer.name)}, {v}, {shape});"]
 

@@ -100,8 +100,10 @@ class IntegerNetwork:
 
     @cached_property
     def computed_once(self) -> frozenset[str]:
-        """Layers that don't change over time: potentials of a still image, and what pools them."""
-        still = set() if self.events else {IMAGE}
+        """Layers whose output later timesteps repeat: potentials of a still image, and what pools
+        them.
+        """
+        still = {IMAGE} if self.timesteps > 1 and not self.events else set()
         for layer in self.layers:
             stateless = isinstance(layer, (Potentials, MaxPool))
             if stateless and still.issuperset(layer.sources):
@@ -132,10 +134,6 @@ class IntegerNetwork:
         with torch.inference_mode(), exact_convolutions():
             parts = [self._run(chunk, observe) for chunk in pixels.split(CHUNK, dim=batch)]
         return torch.cat(parts).numpy()
-
-    def accuracy(self, images: NDArray[np.uint8] | Tensor, labels: Tensor) -> float:
-        """Share of images whose largest logit is their label's."""
-        return float((self.forward(images).argmax(1) == np.asarray(labels)).mean())
 
     def _run(self, pixels: Tensor, observe: Observer | None) -> Tensor:
         """Logits of one chunk."""
