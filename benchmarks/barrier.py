@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from short_runs import MULTISPIKE, arguments, study, trained
@@ -60,29 +60,55 @@ class Halved(Windowed):
 
 
 Make = Callable[[int, float], nn.Module]
+CEILINGS = {"ceiling 1.5": 1.5, "ceiling 2": 2}
+"""Barriers with so many times as many levels."""
+
+
+def raised(factor: float) -> Make:
+    """A barrier with `factor` times the levels, of the same size."""
+    return lambda n, v: Windowed(int(factor * n), factor * v, factor * n + 0.5)
+
+
 BARRIERS: dict[str, Make] = {
     "half-open": lambda n, v: Windowed(n, v, n - 0.5),  # a sum of N is shut out
     "masked": lambda n, v: Windowed(n, v, n + 0.5),
     "wide": lambda n, v: Windowed(n, v, 1.5 * n + 0.5),
     "identity": lambda n, v: Windowed(n, v, 2 * n + 0.5),
-    "ceiling 1.5": lambda n, v: Windowed(3 * n // 2, 1.5 * v, 1.5 * n + 0.5),
-    "ceiling 2": lambda n, v: Windowed(2 * n, 2 * v, 2 * n + 0.5),
+    **{name: raised(factor) for name, factor in CEILINGS.items()},
     "twice": lambda n, v: Halved(n, 2 * v, n + 0.5),  # half of the sum, rounded
 }
-ROWS: dict[str, tuple[str, str, str]] = {  # name -> arch, barrier, options
-    "sew": ("sew_resnet20", "", ""),
-    **{f"sparse {name}": ("sparse_resnet20", name, "") for name in BARRIERS},
-    "sparse learned": ("sparse_resnet20", "", "--learn-threshold layer"),
-    "sew sigmoid": ("sew_resnet20", "", "--surrogate sigmoid"),
-    "sparse sigmoid masked": ("sparse_resnet20", "masked", "--surrogate sigmoid"),
-    **{
-        f"{row} V_th {value}": (arch, name, f"--threshold {value}")
-        for value in (3, 4)
-        for row, arch, name in (
-            ("sew", "sew_resnet20", ""),
-            ("sparse masked", "sparse_resnet20", "masked"),
-        )
-    },
+
+
+class Row(NamedTuple):
+    """A network, and what its settings change of the recipe."""
+
+    arch: str
+    barrier: str = ""
+    """A name in BARRIERS; empty for the usual one, or where there is none."""
+    surrogate: str | None = None
+    threshold: float | None = None
+    learn_threshold: str | None = None
+
+    def options(self) -> list[str]:
+        """For the command line of `multispike train`."""
+        changed = {
+            "--surrogate": self.surrogate,
+            "--threshold": self.threshold,
+            "--learn-threshold": self.learn_threshold,
+        }
+        return [str(part) for option in changed.items() if option[1] for part in option]
+
+
+ROWS: dict[str, Row] = {
+    "sew": Row("sew_resnet20"),
+    **{f"sparse {name}": Row("sparse_resnet20", name) for name in BARRIERS},
+    "sparse learned": Row("sparse_resnet20", learn_threshold="layer"),
+    "sew sigmoid": Row("sew_resnet20", surrogate="sigmoid"),
+    "sparse sigmoid masked": Row("sparse_resnet20", "masked", surrogate="sigmoid"),
+    "sew V_th 3": Row("sew_resnet20", threshold=3),
+    "sparse masked V_th 3": Row("sparse_resnet20", "masked", threshold=3),
+    "sew V_th 4": Row("sew_resnet20", threshold=4),
+    "sparse masked V_th 4": Row("sparse_resnet20", "masked", threshold=4),
 }
 
 
@@ -104,9 +130,9 @@ def main() -> None:
     options = arguments(__doc__, "barrier", 4)
 
     def run(row: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        arch, name, extra = ROWS[row]
-        program = (__file__, "--worker", name) if name else MULTISPIKE
-        result = trained(options, row, ["--arch", arch, *extra.split()], program)
+        own = ROWS[row]
+        program = (__file__, "--worker", own.barrier) if own.barrier else MULTISPIKE
+        result = trained(options, row, ["--arch", own.arch, *own.options()], program)
         return result, {
             "accuracy": result["accuracy"],
             "loss": result["loss"],

@@ -145,7 +145,7 @@ def test_zero_skipping_ann_that_wins_is_named() -> None:
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(1, 1e9)), min_size=1, max_size=20))
 def test_pareto_front_holds_exactly_what_nothing_beats(points: list[tuple[float, float]]) -> None:
     runs = [result(str(index), a, e) for index, (a, e) in enumerate(points)]
-    front = pareto_front(runs)
+    front = pareto_front(runs, lambda run: run.total_nj, lambda run: run.accuracy)
 
     def beats(a: RunResult, b: RunResult) -> bool:
         pairs = [(run.accuracy, -run.total_nj) for run in (a, b)]

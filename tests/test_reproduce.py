@@ -239,7 +239,7 @@ def test_runs_that_arrive_during_a_training_stay(study, whole, tmp_path):
     """Another machine's rows, pulled in while this one trains, are not lost."""
     archive = Archive(tmp_path, "tiny")
     config = recipe("tiny")
-    result = Archive(whole, "tiny").runs[0]
+    result = Archive(whole / "results", "tiny").runs[0]
     assert not archive.finished("ann", config)
     Archive(tmp_path, "tiny").add("binary-T4", config, result)
     archive.add("ann", config, result)

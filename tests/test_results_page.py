@@ -19,40 +19,45 @@ from multispike.config import deciding
 from multispike.config.commands import EvaluateConfig
 from multispike.errors import InputError
 from multispike.report.style import save
-from multispike.reproduce import avalanche
+from multispike.reproduce import measurements
 from multispike.reproduce.studies import STUDIES, row
+from multispike.results import read_runs
 
 ROOT = Path(__file__).parent.parent
 MACHINE = {"version": "0.1.0", "torch": "2.9", "cpu": "made up", "threads": 2, "date": "2026-01-02"}
+DEMO = read_runs(ROOT / "results" / "demo.json")
 study = test_reproduce.study  # a fixture
 
 
-def energies(total: float) -> dict[str, float]:
+def energies(total: float, profile: str = "lemaire2022") -> dict:
     parts = dict.fromkeys(("ops", "addressing", "potentials", "bias", "io"), total / 10)
-    return {"total": total, "weights": total / 2, **parts}
+    return {"profile": profile, "bits": 32, "total": total, "weights": total / 2, **parts}
 
 
-def made_run(study: str, label: str, accuracy: float, total: float, **more) -> dict:
-    """A run of a study as its archive has it, with what the page reads."""
+def made_run(
+    study: str, label: str, accuracy: float, total: float, *, amplitude: float = 0.0, **more
+) -> dict:
+    """A run of a study as its archive has it: one of today's format with figures made up."""
     (item,) = [item for item in STUDIES[study].rows if item.label == label]
     config = STUDIES[study].settings(item, seed=more.get("seed", 0))
-    twins = {name: energies(factor * total) for name, factor in (("qann", 2), ("qann_skip", 1.1))}
+    twins = {
+        name: energies(factor * total)
+        for name, factor in (("ann", 2), ("qann", 2), ("qann_skip", 1.1))
+    }
     spiking = config.neuron != "relu"
-    run = {
+    run = next(run for run in DEMO if run.spiking == spiking).to_dict()
+    sent = {"events": total / 10, "amplitude": amplitude or total / 5, "max_level": 4}
+    further = {"energy_nj": energies(total / 10, "castagnetti2025")}
+    run |= {
         "name": label, "neuron": config.neuron, "seed": 0, "samples": 10_000,
-        "accuracy": accuracy, "density": 0.25, "events_per_inference": total / 10,
-        "amplitude_per_inference": total / 5, "train_seconds": 60.0, "images_per_second": 100.0,
-        "neurons": [{"name": "body.neuron1", "max_level": 4, "density": 0.25}],
-        "energy_nj": {"profile": "lemaire2022", **energies(total)},
-        "energy_nj_profiles": {"castagnetti2025": {"energy_nj": energies(total / 10)}},
+        "accuracy": accuracy, "train_seconds": 60.0, "images_per_second": 100.0,
+        "neurons": [{**run["neurons"][0], **sent}], "energy_nj": energies(total),
+        "energy_nj_profiles": {"castagnetti2025": further},
         "settings": deciding(vars(config)), "environment": MACHINE,
     }  # fmt: skip
     if spiking:
-        run["baselines"] = twins
-        run["assumptions"] = {"fanout": "exact", "graded_op": "mac"}
-        run["crossover"] = {"ann": {"verdict": "the SNN needs less below density 0.8"}}
-        run["even_density"] = 0.3
-        run["energy_nj_profiles"]["castagnetti2025"]["baselines"] = twins
+        run |= {"baselines": twins, "even_density": 0.3}
+        further["baselines"] = twins
     return run | more
 
 
@@ -192,7 +197,7 @@ def test_families_compare_amplitude_at_equal_accuracy(accuracy, amplitude, holds
         tmp_path,
         "families",
         made_run("families", f"sew-{label}", 0.90, 500.0),
-        made_run("families", f"sparse-{label}", accuracy, 500.0, amplitude_per_inference=amplitude),
+        made_run("families", f"sparse-{label}", accuracy, 500.0, amplitude=amplitude),
     )
     assert ("**Holds.**" in text) == holds
     assert "1.00 times the events of SEW" in text
@@ -319,7 +324,10 @@ def test_committed_results_can_be_drawn(name, tmp_path):
 def test_figures_of_tables(name, study, labels, tmp_path):
     """Drawn from whatever rows are finished, the legend names them."""
     runs = [made_run(study, label, 0.9, 1000.0) for label in labels]
-    figure = FIGURES[name][1]({"runs": runs})
+    content = {"format": 1, "command": "x", "runs": runs}
+    (tmp_path / f"{study}.json").write_text(json.dumps(content))
+    [(_, read)] = contents(tmp_path, f"{study}.json")
+    figure = FIGURES[name][1](read)
     save(figure, tmp_path / "x.png", dpi=50)
     with Image.open(tmp_path / "x.png") as image:
         assert len(image.convert("RGB").getcolors(1 << 20) or []) > 5
@@ -374,7 +382,7 @@ def test_avalanche_study_takes_the_kept_weights(study, tmp_path, monkeypatch, ca
     monkeypatch.setitem(
         STUDIES, "tiny", test_reproduce.Study("Tiny", recipe="tiny", rows=rows, headline=labels[0])
     )
-    monkeypatch.setattr(avalanche, "TRAINED", "tiny")
+    monkeypatch.setattr(measurements, "TRAINED", "tiny")
     folders = ["--results", str(tmp_path / "results")]
     assert main(["reproduce", "avalanche", *folders]) == 2
     assert "first multispike reproduce tiny" in capsys.readouterr().err

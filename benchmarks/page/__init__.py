@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from multispike.errors import InputError
+from multispike.reproduce.studies import STUDIES
 from multispike.results import read_json
 from page import learning, machine, neurons, speed, studies
-
-Render = Callable[[dict[str, Any]], list[str]]
+from page.rows import read_study
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Part:
     named: bool = True
 
 
-def _study(name: str, render: Render, data: str = " --data-dir DIR") -> Part:
+def _study(name: str, render: Callable[..., list[str]], data: str = " --data-dir DIR") -> Part:
     return Part(f"{name}.json", f"multispike reproduce {name}{data}", render, named=False)
 
 
@@ -103,14 +103,15 @@ def page(results: str | Path) -> str:
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def contents(results: str | Path, pattern: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name and content of the files that match, sorted.
+def contents(results: str | Path, pattern: str) -> Iterator[tuple[str, Any]]:
+    """Name and content of the files that match, sorted; `StudyRuns` of studies that train.
 
     Raises:
-        InputError: for a file that is no JSON object.
+        InputError: for a file that is no JSON object, or holds no runs of this version.
     """
     for path in sorted(Path(results).glob(pattern), key=lambda path: path.stem):
-        yield path.name, read_json(path)
+        trains = path.stem in STUDIES and STUDIES[path.stem].rows
+        yield path.name, read_study(path) if trains else read_json(path)
 
 
 def _blocks(part: Part, results: str | Path) -> list[str]:

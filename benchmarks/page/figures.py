@@ -6,19 +6,20 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from multispike.activity.avalanche import Avalanche
+from multispike.report.comparison import pareto_front
 from multispike.report.document import short_name
 from multispike.report.style import BASELINE_COLOURS, CATEGORIES, PARETO, blank, legend_below, marks
 from page.learning import AIMS
-from page.rows import FIRST, PROFILES, Rows, rows_of
+from page.rows import FIRST, PROFILES, StudyRuns, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-def front(content: dict[str, Any]) -> Figure:
+def front(content: StudyRuns) -> Figure:
     """Accuracy against energy of `table-cifar10`, one mark a row."""
-    rows = rows_of("table-cifar10", content)
+    rows = rows_of(content)
     figure = blank(7, 4.2)
     panel: Axes = figure.subplots()
     for label, mark in marks(list(rows)).items():
@@ -33,8 +34,9 @@ def front(content: dict[str, Any]) -> Figure:
             markersize=8, color=BASELINE_COLOURS["qann"][0], markerfacecolor="none",
             label="N4 as zero-skipping QANN",
         )  # fmt: skip
-    best = pareto(rows)
-    panel.plot(*zip(*best, strict=True), color=PARETO[0], linewidth=1, zorder=0)
+    best = pareto_front(rows.values(), lambda row: row.energy(FIRST), lambda row: row.accuracy)
+    places = [(row.energy(FIRST), row.accuracy) for row in best]
+    panel.plot(*zip(*places, strict=True), color=PARETO[0], linewidth=1, zorder=0)
     panel.set_xlabel(f"µJ per inference, {FIRST}, 32 bit")
     panel.set_xlim(left=0)
     panel.xaxis.set_major_formatter("{x:,.0f}")
@@ -44,25 +46,15 @@ def front(content: dict[str, Any]) -> Figure:
     return figure
 
 
-def pareto(rows: Rows) -> list[tuple[float, float]]:
-    """Energy and accuracy of the rows that no other row beats in both, by energy."""
-    places = sorted((group.energy(FIRST), group.accuracy) for group in rows.values())
-    best: list[tuple[float, float]] = []
-    for energy, accuracy in places:
-        if not best or accuracy > best[-1][1]:
-            best.append((energy, accuracy))
-    return best
-
-
-def densities(content: dict[str, Any]) -> Figure:
+def densities(content: StudyRuns) -> Figure:
     """Events per neuron and timestep of every layer of `table-cifar10`'s rows."""
-    rows = rows_of("table-cifar10", content)
+    rows = rows_of(content)
     figure = blank(7, 4.2)
     panel: Axes = figure.subplots()
     for label, mark in marks(list(rows)).items():
-        layers = rows[label].first["neurons"]
-        names = [short_name(layer["name"]) for layer in layers]
-        panel.plot(names, [layer["density"] for layer in layers], **mark.line())
+        layers = rows[label].first.neurons
+        names = [short_name(layer.name) for layer in layers]
+        panel.plot(names, [layer.density for layer in layers], **mark.line())
     panel.set_ylim(bottom=0)
     panel.set_ylabel("non-zero per neuron and timestep")
     panel.tick_params(axis="x", rotation=30)
@@ -71,9 +63,9 @@ def densities(content: dict[str, Any]) -> Figure:
     return figure
 
 
-def energies(content: dict[str, Any]) -> Figure:
+def energies(content: StudyRuns) -> Figure:
     """Energy of VGG-16 by category, one panel a profile."""
-    rows = rows_of("table-vgg16", content)
+    rows = rows_of(content)
     figure = blank(8, 2.8)
     for panel, profile in zip(figure.subplots(1, 2), PROFILES, strict=True):
         left = [0.0] * len(rows)
@@ -134,7 +126,7 @@ def avalanche(content: dict[str, Any]) -> Figure:
     ):
         for network in networks:
             outs = network.along("out")
-            blocks = [f"{site.stage}.{site.index}" for site in outs]
+            blocks = [site.place for site in outs]
             values = [getattr(site, attribute) for site in outs]
             panel.plot(blocks, values, **look[network.name].line())
         panel.set_ylim(bottom=0)
@@ -167,7 +159,7 @@ def time_to_accuracy(content: dict[str, Any]) -> Figure:
     return figure
 
 
-FIGURES: dict[str, tuple[str, Callable[[dict[str, Any]], Figure]]] = {
+FIGURES: dict[str, tuple[str, Callable[[Any], Figure]]] = {
     "cifar10-front": ("table-cifar10.json", front),
     "cifar10-densities": ("table-cifar10.json", densities),
     "vgg16-energy": ("table-vgg16.json", energies),

@@ -6,8 +6,10 @@ import math
 import statistics
 from typing import Any
 
+from barrier import CEILINGS, ROWS, Row
+
 from page.markdown import bullets, figure, source, table, verdict, whole
-from page.rows import ACCURATE, BOUNDED, sampling_error, shown_settings
+from page.rows import ACCURATE, BOUNDED, likely_error, shown_settings
 
 
 def ablation(content: dict[str, Any], file: str) -> list[str]:
@@ -80,16 +82,16 @@ def barrier(content: dict[str, Any], file: str) -> list[str]:
 
 
 def _sew(rows: dict[str, Any], name: str) -> dict[str, Any] | None:
-    """The network without barriers that a row is compared with."""
-    if "sigmoid" in name:
-        return rows.get("sew sigmoid")
-    _, given, threshold = name.partition(" V_th ")
-    return rows.get("sew" + given + threshold)
+    """The network without barriers of the same gradient and threshold as a row's."""
+    own = ROWS[name]
+    same = Row("sew_resnet20", surrogate=own.surrogate, threshold=own.threshold)
+    return next((row for other, row in rows.items() if ROWS[other] == same), None)
 
 
 def _bounded(rows: dict[str, Any]) -> list[str]:
     """Does any barrier keep what the paper claims, and what does a higher ceiling cost?"""
-    known = {name: sew for name in rows if name.startswith("sparse ") and (sew := _sew(rows, name))}
+    sparse = [name for name in rows if ROWS[name].arch == "sparse_resnet20"]
+    known = {name: sew for name in sparse if (sew := _sew(rows, name))}
 
     def against(name: str) -> str:
         return (
@@ -116,11 +118,10 @@ def _bounded(rows: dict[str, Any]) -> list[str]:
             )
         )
     for name in known:
-        if name.startswith("sparse ceiling"):
-            factor = name.rpartition(" ")[2]
-            lines.append(f"With {factor} times as many levels, {name}: {against(name)}.")
+        if factor := CEILINGS.get(ROWS[name].barrier):
+            lines.append(f"With {factor:g} times as many levels, {name}: {against(name)}.")
     for name, row in rows.items():
-        if name.startswith("sew V_th") and "sew" in rows:
+        if name not in sparse and ROWS[name].threshold and "sew" in rows:
             share, points = _share(row, rows["sew"]), _points(row, rows["sew"])
             lines.append(f"Without a barrier, {name}: {share} times at {points} points.")
     return lines
@@ -137,9 +138,8 @@ def _points(row: dict[str, Any], reference: dict[str, Any] | None) -> str:
 
 
 def _short_source(file: str, content: dict[str, Any]) -> str:
-    error = math.sqrt(2) * max(
-        sampling_error(row["accuracy"], content["samples"]) for row in content["rows"].values()
-    )
+    accuracies = [row["accuracy"] for row in content["rows"].values()]
+    error = math.sqrt(2) * likely_error(accuracies, content["samples"])
     remarks = [
         f"recipe, before options of the command: {shown_settings(content['recipe'])}",
         f"n = 1 run a row, seed {content['seed']}",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from multispike.config import deciding, differing
+from multispike.energy.twins import Execution
+from multispike.files import plain_fields
+from multispike.report.comparison import sampling_error
 from multispike.reproduce.studies import STUDIES
+from multispike.results import FurtherPrices, RunResult, read_json, read_runs
 from page.markdown import source, whole
 
 FIRST = "lemaire2022"
@@ -24,29 +28,44 @@ BOUNDED = 0.8
 
 
 @dataclass(frozen=True)
+class StudyRuns:
+    """What the file of a trained study holds."""
+
+    study: str
+    command: str
+    runs: list[RunResult]
+
+
+def read_study(path: Path) -> StudyRuns:
+    """RESULTS/STUDY.json.
+
+    Raises:
+        InputError: as `read_runs`.
+    """
+    runs = read_runs(path)
+    return StudyRuns(path.stem, read_json(path)["command"], runs)
+
+
+@dataclass(frozen=True)
 class Group:
     """The runs of one row, by seed."""
 
     label: str
-    runs: tuple[dict[str, Any], ...]
+    runs: tuple[RunResult, ...]
 
-    def values(self, read: Callable[[dict[str, Any]], float]) -> list[float]:
-        """One number a run."""
-        return [read(run) for run in self.runs]
-
-    def mean(self, key: str) -> float:
-        """Mean of an entry over the seeds."""
-        return statistics.fmean(self.values(lambda run: run[key]))
+    def mean(self, name: str) -> float:
+        """Mean of an attribute over the seeds."""
+        return statistics.fmean(getattr(run, name) for run in self.runs)
 
     @property
-    def first(self) -> dict[str, Any]:
+    def first(self) -> RunResult:
         """The run of the lowest seed."""
         return self.runs[0]
 
     @property
     def spiking(self) -> bool:
         """False for an ANN."""
-        return self.first["neuron"] != "relu"
+        return self.first.spiking
 
     @property
     def accuracy(self) -> float:
@@ -56,51 +75,46 @@ class Group:
     @property
     def deviation(self) -> float:
         """Standard deviation of the accuracy over the seeds, points; 0 for one seed."""
-        values = self.values(lambda run: 100 * run["accuracy"])
+        values = [100 * run.accuracy for run in self.runs]
         return statistics.stdev(values) if len(values) > 1 else 0.0
 
     @property
     def largest(self) -> int:
         """The largest level that any layer or sum sent."""
-        return max(layer["max_level"] for run in self.runs for layer in run["neurons"])
+        return max(layer.max_level for run in self.runs for layer in run.neurons)
 
     def energy(self, profile: str, part: str = "total") -> float:
         """µJ per inference, mean over the seeds."""
-        return statistics.fmean(self.values(lambda r: priced(r, profile)["energy_nj"][part])) / 1e3
+        prices = (priced(run, profile).energy_nj for run in self.runs)
+        return statistics.fmean(getattr(energy, part) for energy in prices) / 1e3
 
-    def baseline(self, profile: str, twin: str) -> float:
+    def baseline(self, profile: str, twin: Execution) -> float:
         """µJ of an ANN or quantised twin, mean over the seeds."""
-        return (
-            statistics.fmean(
-                self.values(lambda run: priced(run, profile)["baselines"][twin]["total"])
-            )
-            / 1e3
-        )
+        twins = (priced(run, profile).baselines or {} for run in self.runs)
+        return statistics.fmean(energies[twin].total for energies in twins) / 1e3
 
 
-def priced(run: dict[str, Any], profile: str) -> dict[str, Any]:
-    """ "energy_nj" and "baselines" of a run under a profile."""
-    if run["energy_nj"]["profile"] == profile:
-        return run
-    return run["energy_nj_profiles"][profile]
+def priced(run: RunResult, profile: str) -> RunResult | FurtherPrices:
+    """Energy and twins of a run under a profile."""
+    return run if run.energy_nj.profile == profile else (run.energy_nj_profiles or {})[profile]
 
 
 Rows = dict[str, Group]
 
 
-def rows_of(study: str, content: dict[str, Any]) -> Rows:
+def rows_of(content: StudyRuns) -> Rows:
     """The finished rows in the study's order; runs of older settings are rows of their own, with
     which nothing is compared."""
-    labels = [row.label for row in STUDIES[study].rows]
-    found: dict[str, list[dict[str, Any]]] = {
+    labels = [row.label for row in STUDIES[content.study].rows]
+    found: dict[str, list[RunResult]] = {
         name: [] for label in labels for name in (label, f"{label} (older settings)")
     }
-    for run in content["runs"]:
-        if run["name"] in labels:
-            older = " (older settings)" if changes(run, study) else ""
-            found[run["name"] + older].append(run)
+    for run in content.runs:
+        if run.name in labels:
+            older = " (older settings)" if changes(run, content.study) else ""
+            found[run.name + older].append(run)
     return {
-        label: Group(label, tuple(sorted(runs, key=lambda run: run["seed"])))
+        label: Group(label, tuple(sorted(runs, key=lambda run: run.seed)))
         for label, runs in found.items()
         if runs
     }
@@ -147,58 +161,60 @@ def lead(one: Group, other: Group) -> str:
     text = f"{points(one, other):+.2f} points"
     if len(one.runs) == len(other.runs):
         return text
-    alone = 100 * (one.first["accuracy"] - other.first["accuracy"])
+    alone = 100 * (one.first.accuracy - other.first.accuracy)
     return f"{text} (n = {len(one.runs)} and {len(other.runs)}; the first seed alone {alone:+.2f})"
 
 
-def sampling_error(accuracy: float, samples: int) -> float:
-    """Half of the 95 % interval of an accuracy, points, from the number of test images alone.
+def likely_error(accuracies: Iterable[float], samples: int) -> float:
+    """Half of the 95 % interval of an accuracy, points, from the number of test images alone: the
+    largest of several.
 
-    >>> round(sampling_error(0.9, 10_000), 2)
+    >>> round(likely_error([0.9, 0.99], 10_000), 2)
     0.59
     """
-    return 100 * 1.96 * math.sqrt(accuracy * (1 - accuracy) / samples)
+    return 100 * 1.96 * max(sampling_error(accuracy, samples) for accuracy in accuracies)
 
 
-def study_source(study: str, content: dict[str, Any], rows: Rows) -> str:
+def study_source(content: StudyRuns, rows: Rows) -> str:
     """The line below a study's table: command, settings, seeds, what is missing, versions."""
+    study = content.study
     runs = [run for group in rows.values() for run in group.runs]
     several = [
-        f"{g.label} with seeds {', '.join(str(run['seed']) for run in g.runs)}"
+        f"{g.label} with seeds {', '.join(str(run.seed) for run in g.runs)}"
         for g in rows.values()
         if len(g.runs) > 1
     ]
-    error = max(sampling_error(run["accuracy"], run["samples"]) for run in runs)
+    error = max(likely_error([run.accuracy], run.samples) for run in runs)
+    settings = [(run.name, run.settings or {}) for run in runs]
     remarks = [
-        f"recipe `recipes/{STUDIES[study].recipe}.yaml`: {shared_settings(runs)}",
+        f"recipe `recipes/{STUDIES[study].recipe}.yaml`: {shared_settings(settings)}",
         f"n = 1 run a row, seed 0{', but ' + '; '.join(several) if several else ''}",
-        f"{runs[0]['samples']:,} test images, sampling error of an accuracy about"
+        f"{runs[0].samples:,} test images, sampling error of an accuracy about"
         f" ±{error:.1f} points (95 %)",
         *_assumed(runs),
         *_machines(runs),
         *older_settings(runs, study),
         *unfinished(study, rows),
     ]
-    return source(
-        f"{study}.json", content["command"], remarks, *(run["environment"] for run in runs)
-    )
+    environments = [plain_fields(run.environment) for run in runs]
+    known = [{k: value for k, value in one.items() if value != "?"} for one in environments]
+    return source(f"{study}.json", content.command, remarks, *known)
 
 
-def _assumed(runs: Sequence[dict[str, Any]]) -> list[str]:
+def _assumed(runs: Sequence[RunResult]) -> list[str]:
     """What the energy model leaves open, as it was chosen for the spiking networks."""
     chosen = {
-        f"energy: fan-out {run['assumptions']['fanout']}, a graded event meets a weight by"
-        f" {run['assumptions']['graded_op']}"
+        f"energy: fan-out {own.fanout}, a graded event meets a weight by {own.graded_op}"
         for run in runs
-        if run["neuron"] != "relu"
+        if run.spiking and (own := run.assumptions)
     }
     return sorted(chosen)
 
 
-def _machines(runs: Sequence[dict[str, Any]]) -> list[str]:
+def _machines(runs: Sequence[RunResult]) -> list[str]:
     """A warning where rows were trained on different machines, or with different threads."""
-    machines = {run["environment"]["cpu"] for run in runs}
-    threads = {run["environment"]["threads"] for run in runs}
+    machines = {run.environment.cpu for run in runs}
+    threads = {run.environment.threads for run in runs}
     if len(machines) > 1:
         return ["trained on different machines: seconds don't compare"]
     counts = " and ".join(map(str, sorted(threads)))
@@ -210,33 +226,37 @@ def unfinished(study: str, rows: Rows) -> list[str]:
     missing = [
         f"{row.label} seed {seed}"
         for row, seed in STUDIES[study].order()
-        if row.label not in rows or seed not in [run["seed"] for run in rows[row.label].runs]
+        if row.label not in rows or seed not in [run.seed for run in rows[row.label].runs]
     ]
     return [f"not finished yet: {', '.join(missing)}"] if missing else []
 
 
-def shared_settings(runs: Sequence[dict[str, Any]]) -> str:
+Named = tuple[str, Mapping[str, Any]]
+"""A row's label, and the settings of one of its runs."""
+
+
+def shared_settings(runs: Sequence[Named]) -> str:
     """What all runs share and what is not a default of `multispike train`; rates and gradients."""
     usual = deciding({})
     shared = [
         f"{name} {value}"
-        for name, value in runs[0]["settings"].items()
+        for name, value in runs[0][1].items()
         if value != usual.get(name, value) or name in ("epochs", "arch")
-        if all(run["settings"].get(name) == value for run in runs)
+        if all(settings.get(name) == value for _, settings in runs)
         if name not in ("lr", "surrogate")
     ]
-    spiking = [run for run in runs if run["settings"]["neuron"] != "relu"]
+    spiking = [run for run in runs if run[1]["neuron"] != "relu"]
     return ", ".join([*shared, *_by_row(runs, "lr"), *_by_row(spiking, "surrogate")])
 
 
 def shown_settings(settings: dict[str, Any]) -> str:
     """What of one training's settings is not a default of `multispike train`."""
-    return shared_settings([{"name": "", "settings": settings}])
+    return shared_settings([("", settings)])
 
 
-def _by_row(runs: Sequence[dict[str, Any]], name: str) -> list[str]:
+def _by_row(runs: Sequence[Named], name: str) -> list[str]:
     """A setting, once for every value that it has, with the rows where they differ."""
-    values = {run["name"]: run["settings"][name] for run in runs}
+    values = {label: settings[name] for label, settings in runs}
     kinds = dict.fromkeys(values.values())
     shown = []
     for kind in kinds:
@@ -245,18 +265,19 @@ def _by_row(runs: Sequence[dict[str, Any]], name: str) -> list[str]:
     return shown
 
 
-def older_settings(runs: Sequence[dict[str, Any]], study: str) -> list[str]:
+def older_settings(runs: Sequence[RunResult], study: str) -> list[str]:
     """Rows trained under other settings than the study now has, and what differs."""
     found = [
-        f"{run['name']} ({'; '.join(changed)})" for run in runs if (changed := changes(run, study))
+        f"{run.name} ({'; '.join(changed)})" for run in runs if (changed := changes(run, study))
     ]
     return [f"**trained under older settings**: {', '.join(found)}"] if found else []
 
 
-def changes(run: dict[str, Any], study: str) -> list[str]:
+def changes(run: RunResult, study: str) -> list[str]:
     """What the study has changed in a run's settings since it was trained."""
     rows = {row.label: row for row in STUDIES[study].rows}
-    planned = STUDIES[study].settings(rows[run["name"]], run["seed"])
+    planned = STUDIES[study].settings(rows[run.name], run.seed)
     return [
-        f"{name} {before}, now {now}" for name, before, now in differing(run["settings"], planned)
+        f"{name} {before}, now {now}"
+        for name, before, now in differing(run.settings or {}, planned)
     ]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
+from multispike.energy.twins import TWINS
 from page.markdown import bullets, figure, table, verdict, whole
 from page.rows import (
     ACCURATE,
@@ -15,6 +15,7 @@ from page.rows import (
     SECOND,
     Group,
     Rows,
+    StudyRuns,
     lead,
     points,
     rows_of,
@@ -34,12 +35,12 @@ def columns(rows: Rows, names: Sequence[str]) -> str:
 _USUAL = ("accuracy", "n", "density", "events", "energy", "energy2", "skip", "seconds")
 
 
-def cifar10(content: dict[str, Any]) -> list[str]:
+def cifar10(content: StudyRuns) -> list[str]:
     """`table-cifar10`."""
-    rows = rows_of("table-cifar10", content)
+    rows = rows_of(content)
     return [
         columns(rows, _USUAL),
-        study_source("table-cifar10", content, rows),
+        study_source(content, rows),
         bullets(
             [
                 *_against_binary(rows, "binary-T4", 1 / 2, "half"),
@@ -52,19 +53,19 @@ def cifar10(content: dict[str, Any]) -> list[str]:
     ]
 
 
-def cifar100(content: dict[str, Any]) -> list[str]:
+def cifar100(content: StudyRuns) -> list[str]:
     """`table-cifar100`."""
-    rows = rows_of("table-cifar100", content)
+    rows = rows_of(content)
     return [
         columns(rows, _USUAL),
-        study_source("table-cifar100", content, rows),
+        study_source(content, rows),
         bullets([*_against_binary(rows, "binary-T4", 1 / 2, "half"), *_where_it_loses(rows)]),
     ]
 
 
-def dvs(content: dict[str, Any]) -> list[str]:
+def dvs(content: StudyRuns) -> list[str]:
     """`table-dvs`."""
-    rows = rows_of("table-dvs", content)
+    rows = rows_of(content)
     compare = "    multispike compare --config recipes/cifar10dvs.yaml --data-dir DIR --download"
     real = "\n".join(
         (
@@ -81,7 +82,7 @@ def dvs(content: dict[str, Any]) -> list[str]:
         " own, as"
         f" here), is\n\n{real}",
         columns(rows, _USUAL),
-        study_source("table-dvs", content, rows),
+        study_source(content, rows),
         bullets([*_against_binary(rows, "binary-T10", 1 / 3, "a third"), *_where_it_loses(rows)]),
     ]
 
@@ -116,7 +117,7 @@ def _against_binary(rows: Rows, binary: str, share: float, share_name: str) -> l
 def _penalised(rows: Rows, binary: str) -> list[str]:
     """The aims of the activity penalty: the binary SNN's accuracy at a share of what it spends."""
     other = rows.get(binary)
-    graded = [group for group in rows.values() if group.first["settings"]["activity_penalty"]]
+    graded = [group for group in rows.values() if (group.first.settings or {})["activity_penalty"]]
     if other is None or not graded:
         return []
     kept = [g for g in graded if points(g, other) >= -ACCURATE]
@@ -166,13 +167,16 @@ def _where_it_loses(rows: Rows) -> list[str]:
             lines.append(
                 f"Against the ANN: {label} is {accurate} multilevel-T1-N4, at {energies}{remark}."
             )
-    crossover = graded.first["crossover"]
+    first, crossover = graded.first, graded.first.crossover or {}
+    wins = (
+        f"the SNN needs less energy than the {TWINS[k]} {c.where}" for k, c in crossover.items()
+    )
     return [
         *lines,
         *(quantised(graded, profile) for profile in PROFILES),
-        f"Crossovers ({FIRST}): {'; '.join(twin['verdict'] for twin in crossover.values())}. What"
+        f"Crossovers ({FIRST}): {'; '.join(wins)}. What"
         f" {graded.label} needs, it would need at an even density of"
-        f" {graded.first['even_density']:.3f}.",
+        f" {first.even_density:.3f}.",
     ]
 
 
@@ -189,16 +193,16 @@ def quantised(graded: Group, profile: str) -> str:
     )
 
 
-def families(content: dict[str, Any]) -> list[str]:
+def families(content: StudyRuns) -> list[str]:
     """`families`."""
-    rows = rows_of("families", content)
+    rows = rows_of(content)
     names = ("accuracy", "density", "events", "amplitude", "largest", "energy", "energy2", "skip")
     return [
         "Events are the non-zero spikes that are sent, amplitude the sum of their levels: by"
         " neurons, barriers and, in SEW-ResNets, residual sums. In MS-ResNets potentials cross"
         " the shortcuts, which are no spikes and are not in these columns, but in the energy.",
         columns(rows, (*names, "seconds")),
-        study_source("families", content, rows),
+        study_source(content, rows),
         bullets(
             line
             for variant in ("multilevel-T1-N4", "binary-T4")
@@ -238,9 +242,9 @@ def _sparse_against_sew(rows: Rows, variant: str) -> list[str]:
 _PARTS = ("total", "ops", "addressing", "weights", "potentials", "bias", "io")
 
 
-def vgg16(content: dict[str, Any]) -> list[str]:
+def vgg16(content: StudyRuns) -> list[str]:
     """`table-vgg16`."""
-    rows = rows_of("table-vgg16", content)
+    rows = rows_of(content)
     parts = [
         [f"{group.label}, {profile}", *(whole(group.energy(profile, part)) for part in _PARTS)]
         for profile in PROFILES
@@ -250,7 +254,7 @@ def vgg16(content: dict[str, Any]) -> list[str]:
         columns(rows, ("accuracy", "n", "density", "events", "energy", "energy2", "seconds")),
         "Where the energy goes, µJ per inference:",
         table(["row, profile", *_PARTS], parts),
-        study_source("table-vgg16", content, rows),
+        study_source(content, rows),
         bullets([*_paper_ratios(rows), *_where_it_loses(rows)]),
         figure("vgg16-energy", "Energy of VGG-16 by category under both profiles"),
     ]

@@ -29,7 +29,7 @@ from multispike.config.commands import (
 from multispike.config.types import Settings, allowed
 from multispike.environment import keep_freed_memory
 from multispike.errors import InputError, RunError, invalid
-from multispike.reproduce.settings import ReproduceConfig
+from multispike.reproduce.studies import ReproduceConfig
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ COMMANDS = {
         ),
     ),
     "reproduce": Command(
-        "multispike.reproduce.command:reproduce",
+        "multispike.reproduce.training:reproduce",
         ReproduceConfig,
         "Measure a study of docs/results.md, training what is missing.",
         (

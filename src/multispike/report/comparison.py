@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ import yaml
 
 from multispike.energy.twins import TWINS, RunPrices
 from multispike.errors import InputError
-from multispike.report.document import Key, listed, number, percent
+from multispike.report.document import Item, Key, listed, number, percent
 from multispike.report.style import Mark, marks
 from multispike.results import RunResult, read_results
 
@@ -126,12 +126,14 @@ def energy_uj(run: RunResult) -> float:
     return run.energy_nj.total * MICRO
 
 
-def pareto_front(runs: Iterable[RunResult]) -> list[RunResult]:
-    """Runs that no other run beats in accuracy at no more energy, by rising energy."""
-    front: list[RunResult] = []
-    for run in sorted(runs, key=lambda run: (energy_uj(run), -run.accuracy)):
-        if not front or run.accuracy > front[-1].accuracy:
-            front.append(run)
+def pareto_front(
+    items: Iterable[Item], cost: Callable[[Item], float], accuracy: Callable[[Item], float]
+) -> list[Item]:
+    """Those that no other beats in accuracy at no more cost, by rising cost."""
+    front: list[Item] = []
+    for item in sorted(items, key=lambda item: (cost(item), -accuracy(item))):
+        if not front or accuracy(item) > accuracy(front[-1]):
+            front.append(item)
     return front
 
 

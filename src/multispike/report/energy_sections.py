@@ -37,7 +37,8 @@ _CATEGORY_LEGEND = [Key(name, light) for name, _, (light, _) in CATEGORIES.value
 
 def accuracy_energy(data: Comparison) -> Content:
     """Accuracy against energy, one point a run, and the front of those worth having."""
-    names = [run.name for run in pareto_front(data.runs)]
+    front = pareto_front(data.runs, energy_uj, lambda run: run.accuracy)
+    names = [run.name for run in front]
     table = table_of(
         data.runs,
         "Accuracy and energy per inference",

@@ -1,1 +1,1 @@
-"""`multispike reproduce`: the tables and figures of docs/results.md from runs, and the page."""
+"""`multispike reproduce`: the runs and measurements behind docs/results.md."""

@@ -1,7 +1,7 @@
 """results/STUDY.json: the finished runs of a study, each with the settings that made it.
 
-The file is what is shared: a row found in it is finished on every machine. It is written after
-each run, so two machines that train different rows merge by adding lists.
+A row found in it is finished on every machine. It is written after each run, so two machines that
+train different rows merge by adding lists.
 """
 
 from __future__ import annotations
@@ -17,12 +17,8 @@ CHECKPOINT_BYTES = 5_000_000
 
 
 class Archive:
-    """The runs of one study, read anew whenever asked for: a training takes hours, and others may
-    bring in their runs meanwhile.
-
-    Attributes:
-        path: RESULTS/STUDY.json.
-    """
+    """The runs of one study in `path`, RESULTS/STUDY.json; read anew whenever asked for, since
+    others may bring in their runs during a training."""
 
     def __init__(self, results: str | Path, study: str) -> None:
         self.study = study
@@ -33,19 +29,16 @@ class Archive:
         """Results with "settings"; "name" is the row's label."""
         return read_runs(self.path) if self.path.exists() else []
 
-    def find(self, label: str, seed: int) -> RunResult | None:
-        """The run of a row and seed, whatever its settings."""
-        return next((r for r in self.runs if (r.name, r.seed) == (label, seed)), None)
-
     def finished(self, label: str, config: TrainConfig) -> bool:
         """Whether the row's run is here and was made under the same settings."""
-        run = self.find(label, config.seed)
-        return run is not None and not differing(run.settings or {}, config)
+        found = [run for run in self.runs if (run.name, run.seed) == (label, config.seed)]
+        return bool(found) and not differing(found[0].settings or {}, config)
 
     def remove(self, label: str, seed: int) -> None:
         """Forget a run."""
-        if self.find(label, seed):
-            self._write(self._without(label, seed))
+        others = self._without(label, seed)
+        if len(others) < len(self.runs):
+            self._write(others)
 
     def add(self, label: str, config: TrainConfig, result: RunResult) -> None:
         """Put a finished run in the place of an older one, and write the file."""

@@ -1,4 +1,5 @@
-"""The one table of studies. Torch-free, so that names can be listed and checked at once."""
+"""The one table of studies, and the settings of `multispike reproduce`. Torch-free, so that names
+can be listed and checked at once."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from multispike.config import TrainConfig, parse_variant
+from multispike.config.types import Count, Settings, split_names
+from multispike.errors import invalid, unknown
 from multispike.recipes import recipe
 
 
@@ -26,22 +29,16 @@ class Row:
 
 
 def row(variant: str, *, prefix: str = "", seeds: int = 1, **overrides: Any) -> Row:
-    """A row whose label names its neuron.
+    """A row whose label names its neuron, and the activity penalty in its loss, if there is one.
 
     >>> row("binary-T4", prefix="sew-", arch="sew_resnet20").label
     'sew-binary-T4'
-    """
-    return Row(prefix + variant, {**parse_variant(variant), **overrides}, seeds)
-
-
-def penalised(variant: str, weight: float) -> Row:
-    """A row whose loss has the activity penalty: a point of the accuracy-energy front.
-
-    >>> penalised("multilevel-T1-N4", 0.5).label
+    >>> row("multilevel-T1-N4", activity_penalty=0.5).label
     'multilevel-T1-N4-penalty-0.5'
     """
-    overrides = {**parse_variant(variant), "activity_penalty": weight}
-    return Row(f"{variant}-penalty-{weight:g}", overrides)
+    penalty = overrides.get("activity_penalty")
+    suffix = f"-penalty-{penalty:g}" if penalty else ""
+    return Row(prefix + variant + suffix, {**parse_variant(variant), **overrides}, seeds)
 
 
 @dataclass(frozen=True)
@@ -50,18 +47,16 @@ class Study:
 
     Attributes:
         title: of its section.
-        make: "module:function", called with the study's name and the settings; gives the exit
-            code.
-        recipe: what its rows share, a name of `multispike.recipes`; empty where nothing is
-            trained.
+        make: "module:function" of the study's name and the settings; gives the exit code.
+        recipe: of `multispike.recipes`, what its rows share; empty where nothing is trained.
         rows: in the order of the table.
-        headline: label of the row that is trained first and stands for the study.
-        epoch_seconds: training time of one epoch and timestep on 2 cores, roughly; for the
-            estimate as long as no row is finished.
+        headline: label of the row that is trained first.
+        epoch_seconds: rough training time of one epoch and timestep on 2 cores, for estimates
+            until a row is finished.
     """
 
     title: str
-    make: str = "multispike.reproduce.training:make"
+    make: str = "multispike.reproduce.training:train_rows"
     recipe: str = ""
     rows: tuple[Row, ...] = ()
     headline: str = ""
@@ -82,23 +77,12 @@ class Study:
         >>> [(row.label, seed) for row, seed in STUDIES["table-cifar10"].order()][::6]
         [('multilevel-T1-N4', 0), ('multilevel-T1-N4-penalty-0.5', 0), ('multilevel-T1-N4', 2)]
         """
-        runs = [(row, seed) for row in self.rows for seed in range(row.seeds)]
-        return sorted(
-            runs,
-            key=lambda run: (
-                run[1],
-                run[0].label != self.headline,
-                run[0].overrides.get("timesteps", 1),
-            ),
-        )
 
+        def place(run: tuple[Row, int]) -> tuple[int, bool, int]:
+            row, seed = run
+            return seed, row.label != self.headline, row.overrides.get("timesteps", 1)
 
-def _families() -> tuple[Row, ...]:
-    return tuple(
-        row(variant, prefix=f"{family}-", arch=f"{family}_resnet20")
-        for variant in ("multilevel-T1-N4", "binary-T4")
-        for family in ("sparse", "sew", "spiking", "ms")
-    )
+        return sorted(((row, seed) for row in self.rows for seed in range(row.seeds)), key=place)
 
 
 STUDIES: dict[str, Study] = {
@@ -106,14 +90,10 @@ STUDIES: dict[str, Study] = {
         "CIFAR-10",
         recipe="cifar10-table",
         rows=(
-            row("ann"),
-            row("binary-T1"),
-            row("binary-T4"),
-            row("multilevel-T1-N2"),
+            *map(row, ("ann", "binary-T1", "binary-T4", "multilevel-T1-N2")),
             row("multilevel-T1-N4", seeds=3),
-            row("multilevel-T1-N8"),
-            row("multilevel-T2-N2"),
-            *(penalised("multilevel-T1-N4", weight) for weight in (0.2, 0.5, 0.75, 1.0)),
+            *map(row, ("multilevel-T1-N8", "multilevel-T2-N2")),
+            *(row("multilevel-T1-N4", activity_penalty=p) for p in (0.2, 0.5, 0.75, 1.0)),
         ),
         headline="multilevel-T1-N4",
         epoch_seconds=120,
@@ -128,7 +108,11 @@ STUDIES: dict[str, Study] = {
     "families": Study(
         "Residual families",
         recipe="cifar10-resnet20",
-        rows=_families(),
+        rows=tuple(
+            row(variant, prefix=f"{family}-", arch=f"{family}_resnet20")
+            for variant in ("multilevel-T1-N4", "binary-T4")
+            for family in ("sparse", "sew", "spiking", "ms")
+        ),
         headline="sparse-multilevel-T1-N4",
         epoch_seconds=150,
     ),
@@ -147,12 +131,53 @@ STUDIES: dict[str, Study] = {
             row("ann"),
             row("ann-T10"),
             row("binary-T10", lr=0.01),
-            row("multilevel-T1-N4"),
-            row("multilevel-T1-N8"),
+            *map(row, ("multilevel-T1-N4", "multilevel-T1-N8")),
         ),
         headline="multilevel-T1-N4",
         epoch_seconds=60,
     ),
-    "transfer": Study("Transfer function", make="multispike.reproduce.transfer:make"),
-    "avalanche": Study("Spike avalanche", make="multispike.reproduce.avalanche:make"),
+    "transfer": Study("Transfer function", make="multispike.reproduce.measurements:transfer"),
+    "avalanche": Study("Spike avalanche", make="multispike.reproduce.measurements:avalanche"),
 }
+
+
+@dataclass(frozen=True)
+class ReproduceConfig(Settings):
+    """What to reproduce, and where results are kept.
+
+    Args:
+        study: Name of a study; without one they are listed.
+        data_dir: Folder with the study's data set.
+        download: Fetch the official archive into data_dir if it is not there.
+        results: Folder of STUDY.json; rows that it has under the same settings are not trained.
+        work: Folder of the runs, WORK/STUDY/LABEL-sSEED; a run begun there goes on.
+        rows: Labels of the rows to make, comma-separated; by default all.
+        seeds: At most this many seeds a row.
+        retrain: Forget what is there of these rows first.
+    """
+
+    study: str | None = None
+    data_dir: str | None = None
+    download: bool = False
+    results: str = "results"
+    work: str = "runs/reproduce"
+    rows: str | None = None
+    seeds: Count | None = None
+    retrain: bool = False
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels in `rows`; of all rows where there are none given."""
+        every = [row.label for row in STUDIES[self.study].rows] if self.study in STUDIES else []
+        return split_names(self.rows) if self.rows else every
+
+    def check(self) -> None:
+        if self.study is None:
+            return
+        if self.study not in STUDIES:
+            raise unknown("study", self.study, STUDIES)
+        known = [row.label for row in STUDIES[self.study].rows]
+        for label in [label for label in self.labels if label not in known]:
+            raise unknown("rows", label, known)
+        if known and not self.labels:
+            raise invalid("rows", self.rows, f"some of {', '.join(known)}")
