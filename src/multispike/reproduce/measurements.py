@@ -40,14 +40,8 @@ def transfer(name: str, settings: ReproduceConfig) -> int:
     codes = []
     for timesteps, levels in CODES:
         outputs = decoded(MultiLevelIF(levels), timesteps, torch.tensor(INPUTS)).tolist()
-        codes.append(
-            {
-                "timesteps": timesteps,
-                "levels": levels,
-                "distinct": len(set(outputs)),
-                "outputs": outputs,
-            }
-        )
+        code = {"timesteps": timesteps, "levels": levels, "distinct": len(set(outputs))}
+        codes.append({**code, "outputs": outputs})
     content = {"threshold": 1.0, "v_init": 0.0, "inputs": INPUTS, "codes": codes}
     return _write(name, settings, f"multispike reproduce {name}", content)
 

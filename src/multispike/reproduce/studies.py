@@ -177,7 +177,8 @@ class ReproduceConfig(Settings):
         if self.study not in STUDIES:
             raise unknown("study", self.study, STUDIES)
         known = [row.label for row in STUDIES[self.study].rows]
-        for label in [label for label in self.labels if label not in known]:
-            raise unknown("rows", label, known)
+        for label in self.labels:
+            if label not in known:
+                raise unknown("rows", label, known)
         if known and not self.labels:
             raise invalid("rows", self.rows, f"some of {', '.join(known)}")
