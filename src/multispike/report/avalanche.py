@@ -52,20 +52,18 @@ _AMOUNTS: tuple[tuple[str, str, str, Callable[[SpikeLayer], float]], ...] = (
 def avalanche(data: Comparison) -> Content:
     """Density, amplitude and largest level on both ways into every residual sum."""
     if not any(run.sums for run in data.runs):
-        return Content(
-            [
-                "This architecture has no residual sum, so nothing can pile up along a shortcut and"
-                " there is no avalanche to show. “multispike avalanche” studies residual networks."
-            ]
+        text = (
+            "This architecture has no residual sum, so nothing can pile up along a shortcut and"
+            " there is no avalanche to show. “multispike avalanche” studies residual networks."
         )
+        return Content([text])
     runs = [run for run in data.spiking if any(_spikes(run, branch) for branch in _BRANCHES)]
     if not runs:
-        return Content(
-            [
-                "Full-precision potentials meet at this architecture's residual sums, not spikes:"
-                " there is no level z that could grow."
-            ]
+        text = (
+            "Full-precision potentials meet at this architecture's residual sums, not spikes:"
+            " there is no level z that could grow."
         )
+        return Content([text])
     plots = []
     for branch, where in _BRANCHES.items():
         for name, axis, spec, amount in _AMOUNTS:

@@ -20,8 +20,6 @@ from multispike.results import RunResult, read_results
 
 MICRO = 1e-3
 """nJ -> µJ, the unit of a report."""
-_METRICS = ("epoch", "test_accuracy", "train_loss")
-"""Columns of metrics.csv that a report shows."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +103,9 @@ def _rows(path: Path) -> list[dict[str, float]]:
         history = [{key: float(value) for key, value in row.items()} for row in rows]
     except (TypeError, ValueError) as error:
         raise InputError(f"metrics: got {str(path)!r}, a damaged table ({error})") from error
-    missing = [key for key in _METRICS if any(key not in row for row in history)]
-    if missing:
-        raise InputError(f"metrics: got {str(path)!r}, a table without {missing[0]!r}")
+    for key in ("epoch", "test_accuracy", "train_loss"):
+        if any(key not in row for row in history):
+            raise InputError(f"metrics: got {str(path)!r}, a table without {key!r}")
     return history
 
 
