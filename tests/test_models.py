@@ -49,7 +49,7 @@ def test_trains_a_step_and_keeps_nothing(arch, neuron):
     assert torch.isfinite(first).all()
 
 
-@pytest.mark.parametrize("arch", list_models())
+@pytest.mark.parametrize("arch", ["fastnet", "sew_iand_resnet20"])
 def test_traces_without_a_graph_break(arch):
     """torch.compile takes the whole network as one graph, and it computes the same."""
     torch.manual_seed(0)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from multispike.ops.build import library, pointer, threads_for
+from multispike.ops.reference import laid_out
 
 _IMAGES = Struct("6q")
 """`Images` of pool.c."""
@@ -89,12 +90,13 @@ for _name, _on_cpu, _elsewhere in (
 
 
 def _keep(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
-    ctx.shape = inputs[0].shape
+    ctx.shape, ctx.strides = inputs[0].shape, output[1].stride()
     ctx.save_for_backward(output[1])
 
 
 def _differentiate(ctx: Any, grad: Tensor, _: Any) -> Tensor:
     (corner,) = ctx.saved_tensors
+    corner = laid_out(corner, ctx.strides)  # hooks on saved tensors may have changed it
     return torch.ops.multispike._max_pool_backward(grad, corner, ctx.shape)
 
 

@@ -41,13 +41,14 @@ def empty_like_steps(x: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.empty_strided(x.shape, strides, dtype=dtype, device=x.device)
 
 
-def laid_out(tensor: Tensor, like: Tensor) -> Tensor:
-    """`tensor`, [T, a step] or a step, copied only if a step's strides are not those of `like`."""
-    strides = like.stride()[1:]
-    if tensor.stride()[tensor.dim() - len(strides) :] == strides:
+def laid_out(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """`tensor`, [T, a step] or a step, copied only if a step's strides are not the last of those
+    given for [T, a step]."""
+    if tensor.stride()[tensor.dim() - len(strides) + 1 :] == strides[1:]:
         return tensor
-    like = like if tensor.dim() == like.dim() else like[0]
-    return torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
+    strides = strides[len(strides) - tensor.dim() :]
+    empty = torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=tensor.device)
+    return empty.copy_(tensor)
 
 
 def forward(
@@ -65,7 +66,7 @@ def forward(
         if window is not None:
             window[t] = SURROGATES[c.surrogate](h, threshold, c.levels, c.alpha)
     assert v is not None  # T >= 1
-    return spikes, laid_out(v, spikes) if return_v else None, window
+    return spikes, laid_out(v, spikes.stride()) if return_v else None, window
 
 
 def backward(
@@ -108,7 +109,7 @@ def backward(
     if grad_threshold is not None and v is None and c.v_init:  # V[-1] = v_init/N * V_th
         start = grad_v * (c.v_init / c.levels)
         grad_threshold = grad_threshold + start.sum_to_size(shape)
-    return grad_x, laid_out(grad_v, grad_x) if need_v else None, grad_threshold
+    return grad_x, laid_out(grad_v, grad_x.stride()) if need_v else None, grad_threshold
 
 
 def _widened(threshold: Tensor, dtype: torch.dtype) -> Tensor:

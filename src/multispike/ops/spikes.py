@@ -132,8 +132,8 @@ def _forward_cpu(
     dtype = x.dtype
     x = x.float() if dtype == torch.float16 else x
     spikes = _empty(x, x.dtype)
-    x = laid_out(x, spikes)
-    v = None if v is None else laid_out(v.float(), spikes)
+    x = laid_out(x, spikes.stride())
+    v = None if v is None else laid_out(v.float(), spikes.stride())
     window = torch.empty_like(spikes, dtype=torch.uint8) if with_window else None
     last = torch.empty_like(spikes[0], dtype=torch.float32) if return_v else None
     threshold, constants = threshold.contiguous(), _floats(4, threshold.numel() + BLOCK)
@@ -167,11 +167,12 @@ def _backward_cpu(
     like = window if x is None else x
     assert like is not None
     grad_x = _empty(like, grad_spikes.dtype)
-    grad_spikes = laid_out(grad_spikes, grad_x)
-    grad_last = None if grad_last is None else laid_out(grad_last, grad_x)
-    x = None if x is None else laid_out(x, grad_x)
-    v = None if v is None else laid_out(v.float(), grad_x)
-    if window is not None and window.stride() != grad_x.stride():
+    strides = grad_x.stride()
+    grad_spikes = laid_out(grad_spikes, strides)
+    grad_last = None if grad_last is None else laid_out(grad_last, strides)
+    x = None if x is None else laid_out(x, strides)
+    v = None if v is None else laid_out(v.float(), strides)
+    if window is not None and window.stride() != strides:
         window = torch.empty_like(grad_x, dtype=torch.uint8).copy_(window)
     threshold, constants = threshold.contiguous(), _floats(4, threshold.numel() + BLOCK)
     threads, steps = threads_for(grad_x.numel()), len(grad_x)
@@ -244,6 +245,7 @@ class _Spikes(torch.autograd.Function):
         else:
             spiked, last = spikes.redispatch(keys, *inputs)
             ctx.save_for_backward(None, x, v, threshold)
+        ctx.strides = spiked.stride()
         return spiked, last
 
     @staticmethod
@@ -251,8 +253,12 @@ class _Spikes(torch.autograd.Function):
     def backward(ctx: Any, grad_spikes: Tensor, grad_last: Tensor) -> Any:
         needed = ctx.needs_input_grad[2:4]
         by_v = grad_last if ctx.return_v else None
+        window, x, v, threshold = ctx.saved_tensors
+        # Hooks on saved tensors may change the layout, which decides that of the gradient.
+        window = None if window is None else laid_out(window, ctx.strides)
+        x = None if x is None else laid_out(x, ctx.strides)
         grad_x, *grads = _spikes_backward(
-            grad_spikes, by_v, *ctx.saved_tensors, *ctx.numbers, *needed
+            *(grad_spikes, by_v, window, x, v, threshold), *ctx.numbers, *needed
         )
         grads = (grad if need else None for grad, need in zip(grads, needed, strict=True))
         return None, grad_x, *grads, *[None] * (len(ctx.needs_input_grad) - 4)
