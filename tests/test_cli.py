@@ -342,7 +342,7 @@ def test_numbers_are_whole_in_80_columns(comparison):
     large = replace(
         run,
         name="families-sparse-multilevel-T1-N4-s0",
-        events_per_inference=12_345_678.0,
+        neurons=(replace(run.neurons[0], events=12_345_678.0),),
         energy_nj=replace(run.energy_nj, **vars(nj)),
         train_seconds=5636.8,
         images_per_second=1234.0,
