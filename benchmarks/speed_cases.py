@@ -164,13 +164,13 @@ def peer_cases() -> dict[str, Callable[[], Case]]:
 
 def tune() -> None:
     """`keep_freed_memory` of a file that needs nothing else of this package."""
-    where = ROOT / "src" / "multispike" / "allocator.py"
-    spec = importlib.util.spec_from_file_location("allocator", where)
+    where = ROOT / "src" / "multispike" / "environment.py"
+    spec = importlib.util.spec_from_file_location("environment", where)
     assert spec is not None
     assert spec.loader is not None
-    allocator = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(allocator)
-    allocator.keep_freed_memory()
+    environment = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(environment)
+    environment.keep_freed_memory()
 
 
 def tensors(case: Case) -> float:

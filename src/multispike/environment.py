@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from multispike import __version__
-
 
 def environment() -> dict[str, Any]:
     """The `environment` entry of result.json."""
     import torch
+
+    from multispike import __version__
 
     return {
         "version": __version__,
