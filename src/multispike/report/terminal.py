@@ -54,7 +54,7 @@ def scale(nj: float, *, layers: bool = False) -> tuple[str, float, str]:
     than 0.1 µJ.
 
     >>> scale(125_019e3), scale(14e9), scale(9e4, layers=True)
-    (('µJ', 1000.0, ',.1f'), ('mJ', 1000000.0, ',.1f'), ('nJ', 1.0, ',.0f'))
+    (('µJ', 1000.0, ',.0f'), ('mJ', 1000000.0, ',.0f'), ('nJ', 1.0, ',.0f'))
     """
     unit, size = ("µJ", 1e3) if nj < 1e9 else ("mJ", 1e6)
     if layers and nj < 1e5:
