@@ -14,6 +14,7 @@ the same level: floor(H/D) = round((H - (D-1)/2) / D), with never a tie.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -178,7 +179,7 @@ class Bias:
 
 
 @dataclass(frozen=True)
-class Layer:
+class Layer(ABC):
     """What all layers have in common. `inputs` are what its `sources` send, in their order."""
 
     name: str
@@ -186,13 +187,13 @@ class Layer:
     reads: ClassVar[tuple[str, ...]] = ("uint8",)
 
     @property
+    @abstractmethod
     def sources(self) -> tuple[str, ...]:
         """Names of the layers that it reads."""
-        raise NotImplementedError
 
+    @abstractmethod
     def output(self, inputs: Sequence[Output]) -> Output:
         """What it sends."""
-        raise NotImplementedError
 
     def implied_shapes(self, inputs: Sequence[Output]) -> list[Shape]:
         """What `shape` has to be, by each of the sources."""
