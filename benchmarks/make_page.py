@@ -1,4 +1,4 @@
-"""Write docs/results.md and its figures from the files in results/.
+"""Write docs/results.md and its figures from the files in results/, and those of docs/concepts.
 
     python benchmarks/make_page.py [RESULTS] [DOCS]
 
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from page import contents, page
+from page.concepts import CONCEPTS
 from page.figures import FIGURES
 
 from multispike.errors import InputError
@@ -30,6 +31,8 @@ def write_page(results: Path, docs: Path) -> Path:
     for name, (file, draw) in FIGURES.items():
         for _, content in contents(results, file):
             save(draw(content), docs / "figures" / f"{name}.png", dpi=110)
+    for name, draw in CONCEPTS.items():
+        save(draw(), docs / "figures" / f"{name}.png", dpi=110)
     write_text(docs / "results.md", text)
     return docs / "results.md"
 
