@@ -43,10 +43,9 @@ from multispike.config import TrainConfig
 from multispike.datasets import load_dataset
 from multispike.environment import environment
 from multispike.events.emulator import emulate_frames
-from multispike.events.frames import event_frames
+from multispike.events.frames import event_frames, slices
 from multispike.events.read import EVENT, read_events
 from multispike.events.stream import classify_stream
-from multispike.events.windows import slices
 from multispike.files import write_json
 from multispike.models import create_model
 from multispike.training import Run

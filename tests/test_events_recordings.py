@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -88,6 +89,21 @@ def hdf5_table(events: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+DAT_HEADER = b"% Data file containing CD events.\n% Version 2\n% Width 128\n% Height 128\n"
+
+
+def dat(events: np.ndarray, header: bytes = DAT_HEADER, kind: bytes = b"\x0c\x08") -> bytes:
+    """Prophesee's DAT 2: 32 bits of time; 14, 14 and 4 bits of x, y and polarity."""
+    records = np.empty((len(events), 2), "<u4")
+    records[:, 0] = events["t"]
+    records[:, 1] = (
+        events["p"].astype(np.uint32) << 28
+        | events["y"].astype(np.uint32) << 14
+        | events["x"].astype(np.uint32)
+    )
+    return header + kind + records.tobytes()
+
+
 def bin5(events: np.ndarray) -> bytes:
     """N-MNIST's records: x, y, polarity with 23 bits of time."""
     records = np.empty((len(events), 5), np.uint8)
@@ -99,6 +115,7 @@ def bin5(events: np.ndarray) -> bytes:
 FILES = {
     "evt2": (".raw", evt2(ramp())),
     "evt3": (".raw", evt3(ramp())),
+    "dat": (".dat", dat(ramp())),
     "aedat2": (".aedat", aedat2(ramp())),
     "aedat4": (".aedat4", (RAMPS / "ramp_plain.aedat4").read_bytes()),
     "aedat4 lz4": (".aedat4", (RAMPS / "ramp_lz4.aedat4").read_bytes()),
@@ -120,7 +137,7 @@ def read_all(source, **options) -> tuple[np.ndarray, object]:
 
 def skipped(recording, unit: str) -> int:
     """How many of `unit` in all."""
-    return sum(skip.count for skip in recording.skipped.reasons.values() if skip.unit == unit)
+    return sum(skip.count for skip in recording.skipped.values() if skip.unit == unit)
 
 
 def stored(folder: Path, name: str, content: bytes | None = None) -> Path:
@@ -157,6 +174,23 @@ def test_nmnist_records(tmp_path):
     events, recording = read_all(tmp_path / "00001.bin")
     np.testing.assert_array_equal(events, expected)
     assert (recording.format, recording.sensor) == ("N-MNIST", (34, 34))
+
+
+def test_dat_without_a_sensor_or_of_another_kind(tmp_path):
+    """N-Cars has no width in its headers, and type 0 for its events."""
+    header = b"% Data file containing Event2D events.\n% Version 2\n% Date 2017-3-29 10:9:32\n"
+    events, recording = read_all(io.BytesIO(dat(ramp(), header, b"\x00\x08")))
+    np.testing.assert_array_equal(events, ramp())
+    assert (recording.format, recording.sensor) == ("DAT", None)
+    for wrong in (
+        dat(ramp(), DAT_HEADER.replace(b"Version 2", b"Version 1")),
+        dat(ramp(), DAT_HEADER.replace(b"% Version 2\n", b"")),
+        dat(ramp(), kind=b"\x0e\x08"),
+        dat(ramp(), kind=b"\x0c\x10"),
+        DAT_HEADER,
+    ):
+        with pytest.raises(InputError, match=r"DAT .*allowed: DAT 2 with CD events of 8 bytes"):
+            read_all(io.BytesIO(wrong))
 
 
 DAVIS346 = b"#!AER-DAT2.0\r\n# AEChip: eu.seebetter.ini.chips.davis.DAVIS346B\r\n"
@@ -207,6 +241,39 @@ def test_a_davis_is_as_large_as_its_chip(chip, sensor):
     events, recording = read_all(davis(header, [0]))
     assert recording.sensor == sensor
     assert events.tolist() == [(0, sensor[0] - 1, sensor[1] - 1, 0)]
+
+
+UNNAMED = b"#!AER-DAT2.0\r\n# Timestamps tick is 1 us\r\n"
+
+
+def davis_ramp(width: int, height: int) -> list[int]:
+    i = np.arange(1000)
+    x, y = i % width, i % height
+    return list((height - 1 - y) << 22 | (width - 1 - x) << 12 | (i & 1) << 11)
+
+
+@pytest.mark.parametrize("sensor", [(346, 260), (640, 480), (240, 180)])
+def test_a_davis_that_is_not_named_is_told_by_its_sensor(sensor):
+    """As v2e writes them."""
+    events, recording = read_all(davis(UNNAMED, davis_ramp(*sensor)), sensor=sensor)
+    assert events["x"].tolist() == [i % sensor[0] for i in range(1000)]
+    assert events["y"].tolist() == [i % sensor[1] for i in range(1000)]
+    assert events["p"].tolist() == [i & 1 for i in range(1000)]
+    assert not recording.skipped
+
+
+@pytest.mark.parametrize("sensor", [None, (128, 128), (300, 300)])
+def test_addresses_that_no_dvs128_can_send_are_not_read_as_its(sensor):
+    with pytest.raises(InputError, match=r"names no chip.*--sensor 346x260"):
+        read_all(davis(UNNAMED, davis_ramp(346, 260)), sensor=sensor)
+
+
+def test_single_damaged_addresses_of_a_dvs128_are_left_out():
+    addresses = [5 << 8 | 3 << 1, 5 << 8 | 1 << 20, 6 << 8]
+    events, recording = read_all(davis(UNNAMED, addresses))
+    assert events["x"].tolist() == [124, 127]
+    at = len(UNNAMED) + 8
+    assert str(recording.skipped) == f"not a DVS128's address: 1 events (first at byte {at})"
 
 
 @pytest.mark.parametrize(
@@ -422,7 +489,7 @@ def with_times(*times: int) -> bytes:
 def test_time_never_goes_back(given_times, expected, reason, chunk):
     events, recording = read_all(io.BytesIO(with_times(*given_times)), chunk=chunk)
     assert events["t"].tolist() == expected
-    assert list(recording.skipped.reasons) == ([reason] if reason else [])
+    assert list(recording.skipped) == ([reason] if reason else [])
 
 
 a_step = st.sampled_from([0, 3, 700, 1000, 1001, 9000, 1 << 26])
@@ -468,7 +535,7 @@ def test_places_count_all_events_of_the_file(chunk):
     events["t"][30:] -= 100_000
     events["t"] += 200_000
     decoded, recording = read_all(io.BytesIO(evt2(events)), chunk=chunk)
-    places = {reason: skip.position for reason, skip in recording.skipped.reasons.items()}
+    places = {reason: skip.position for reason, skip in recording.skipped.items()}
     assert places == {"outside the sensor": 0, "clock went back": 30}
     assert len(decoded) == 36
 
@@ -501,7 +568,7 @@ def test_a_damaged_packet_is_passed_over(name):
     content[second] ^= 1
     decoded, recording = read_all(io.BytesIO(content))
     np.testing.assert_array_equal(decoded, ramp()[np.r_[:40, 80:120]])
-    assert list(recording.skipped.reasons) == ["damaged packets"]
+    assert list(recording.skipped) == ["damaged packets"]
 
 
 def test_polarities_and_names_of_other_tools(tmp_path):
@@ -521,6 +588,143 @@ def test_numbers_that_are_none_are_skipped():
     events, recording = read_all(io.BytesIO(npy(table)))
     assert events.tolist() == [(2, 3, 0, 0)]
     assert skipped(recording, "events") == 3
+
+
+def shuffled(seed: int, count: int = 3000) -> np.ndarray:
+    """Events in an order of their own, with times that repeat."""
+    events = ramp(count)
+    events["t"] = np.random.default_rng(seed).integers(0, 1_000_000, count)
+    events["x"], events["y"] = np.divmod(np.arange(count), 60)
+    return events
+
+
+def seconds(events: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, t=events["t"] / 1e6, **{name: events[name] for name in "xyp"})
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("chunk", [7, 1000, 1 << 16])
+@pytest.mark.parametrize(
+    ("suffix", "written"),
+    [(".npy", npy), (".npz", npz), (".npz", seconds), (".h5", hdf5), (".h5", hdf5_table)],
+)
+@pytest.mark.parametrize("by_polarity", [False, True])
+def test_arrays_in_a_file_are_sorted(suffix, written, chunk, by_polarity, tmp_path):
+    """Stably; in blocks by polarity time goes back once only."""
+    events = shuffled(1)
+    if by_polarity:
+        events = events[np.lexsort((events["t"], events["p"]))]
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(written(events))
+    found, recording = read_all(path, chunk=chunk)
+    np.testing.assert_array_equal(found, events[np.argsort(events["t"], kind="stable")])
+    back = np.flatnonzero(np.diff(events["t"]) < 0) + 1
+    assert str(recording.skipped) == (
+        f"not in the order of time, so sorted: {len(back)} times (first at event {back[0]})"
+    )
+
+
+def test_integers_that_no_float_holds_are_in_order(tmp_path):
+    events = ramp()
+    events["t"] = (1 << 60) + np.arange(120) // 2
+    (tmp_path / "a.npy").write_bytes(npy(events))
+    for chunk in (1, 7, 200):
+        found, recording = read_all(tmp_path / "a.npy", chunk=chunk)
+        np.testing.assert_array_equal(found, events)
+        assert not recording.skipped
+
+
+def test_arrays_in_a_stream_are_refused_if_time_goes_back_often(monkeypatch, tmp_path):
+    with pytest.raises(InputError, match="events in the order of time"):
+        read_all(io.BytesIO(npy(shuffled(2))), chunk=100)
+    events = shuffled(2)
+    events["t"].sort()
+    events["t"][2000:] -= 100_000  # a clock that was reset
+    found, recording = read_all(io.BytesIO(npy(events)), chunk=100)
+    assert len(found) == 3000
+    assert list(recording.skipped) == ["clock went back"]
+    monkeypatch.setattr("multispike.events.codecs.arrays.MOST_SORTED", 2999)
+    (tmp_path / "a.npz").write_bytes(npz(shuffled(2)))
+    with pytest.raises(InputError, match=r"a\.npz', allowed: events in the order of time"):
+        read_all(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    ("kind", "odd", "on"),
+    [
+        ("u1", [2, 3], 1), ("u1", [255], 1), ("i8", [-2], 0), ("i8", [1 << 40], 1),
+        ("i1", [-128], 0), ("f4", [np.nan], 0), ("f4", [1.5], 1),
+    ],
+)  # fmt: skip
+def test_odd_polarities_are_told(kind, odd, on):
+    table = np.zeros(4, [("t", "i8"), ("x", "u2"), ("y", "u2"), ("p", kind)])
+    table["p"] = [0, 1, odd[0], odd[-1]]
+    events, recording = read_all(io.BytesIO(npy(table)), chunk=2)
+    assert events["p"].tolist() == [0, 1, on, on]
+    reason = "polarity not 0, 1 or -1, ON if above 0"
+    assert str(recording.skipped) == f"{reason}: 2 events (first at event 2)"
+
+
+def test_a_compression_of_hdf5_that_is_not_there_is_named(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        group = file.create_group("events")
+        for name in "xytp":
+            settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            settings.set_chunk((100,))
+            settings.set_filter(36559, h5py.h5z.FLAG_OPTIONAL, ())
+            space = h5py.h5s.create_simple((100,))
+            h5py.h5d.create(group.id, name.encode(), h5py.h5t.NATIVE_INT64, space, dcpl=settings)
+    with pytest.raises(InputError, match=r"filter 36559 \(ECF, .*\)'.*pip install hdf5plugin"):
+        read_events(path)
+
+
+def test_filters_of_hdf5plugin_are_used(tmp_path, monkeypatch):
+    """Whether or not it is installed here: importing it is all that h5py needs."""
+    (tmp_path / "hdf5plugin.py").write_text("import builtins; builtins.filters_known = True\n")
+    program = (
+        "import builtins, sys; from multispike.events.read import read_events\n"
+        "list(read_events(sys.argv[1])); print(builtins.filters_known)\n"
+    )
+    (tmp_path / "a.h5").write_bytes(hdf5(ramp()))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "a.h5")],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "True\n"
+
+
+def bombs(folder: Path) -> dict[str, Path]:
+    """Small files that announce, or decompress to, gigabytes."""
+    header = b"\x93NUMPY\x02\x00" + (1 << 32 - 1).to_bytes(4, "little")
+    wide = io.BytesIO()
+    dtype = np.dtype([("t", "i8"), ("x", "i8"), ("y", "i8"), ("p", "V1000000")])
+    np.save(wide, np.zeros(2, dtype))
+    with zipfile.ZipFile(folder / "header.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in "txyp":
+            with archive.open(f"{name}.npy", "w") as member:
+                member.write(header + bytes(1 << 26))
+    (folder / "wide.npy").write_bytes(wide.getvalue())
+    with h5py.File(folder / "chunk.h5", "w") as file:
+        for name in "txyp":
+            file.create_dataset(name, (1 << 28,), "i8", chunks=(1 << 28,), compression="gzip")
+    with h5py.File(folder / "broad.h5", "w") as file:
+        for name in "txyp":
+            file.create_dataset(name, (4, 1 << 28), "i8", chunks=(1, 1 << 16))
+    return {path.name: path for path in folder.iterdir()}
+
+
+def test_bombs_are_refused_before_memory_is_taken(tmp_path):
+    for name, path in bombs(tmp_path).items():
+        tracemalloc.start()
+        try:
+            with pytest.raises(InputError, match="format of"):
+                list(read_events(path))
+            assert tracemalloc.get_traced_memory()[1] < 1 << 24, name
+        finally:
+            tracemalloc.stop()
 
 
 def timed(times: list[float], kind: str = "f8") -> io.BytesIO:
@@ -599,6 +803,7 @@ def test_fields_of_several_values_are_no_columns(columns, tmp_path):
         (b"GIF89a plainly no recording", "GIF89a"),
         (b"% evt 2.1\n% end\n" + bytes(16), "EVT 21"),
         (b"% Date 2020\n", "EVT unknown"),
+        (DAT_HEADER + b"\x0c\x08", "at least one event"),
         (b"% evt 2.0\n% end\n", "at least one event"),
         (npy(np.zeros((3, 4))), "no fields"),
         (npy(np.zeros(3, [("t", int), ("x", int)])), "t, x"),

@@ -14,9 +14,9 @@ from test_events_recordings import evt2, npy, ramp
 from multispike.commands.view import view as view_command
 from multispike.config.commands import ViewConfig
 from multispike.errors import InputError
+from multispike.events.frames import slices
 from multispike.events.read import EVENT
 from multispike.events.view import CAPTION, View, read_view, write_view
-from multispike.events.windows import slices
 
 
 def at(times: list[int]) -> np.ndarray:

@@ -29,7 +29,7 @@ from multispike.config.commands import StreamConfig
 from multispike.datasets.dataset import Split
 from multispike.datasets.loader import BatchLoader
 from multispike.errors import InputError
-from multispike.events.frames import event_frames
+from multispike.events.frames import event_frames, slices
 from multispike.events.read import EVENT, read_events
 from multispike.events.stream import (
     AsRead,
@@ -38,8 +38,7 @@ from multispike.events.stream import (
     Realtime,
     classify_stream,
 )
-from multispike.events.terminal import LiveView, half_blocks
-from multispike.events.windows import slices
+from multispike.events.view import LiveView, half_blocks
 from multispike.models import create_model
 from multispike.training import fit, load_run
 

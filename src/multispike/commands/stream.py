@@ -20,7 +20,7 @@ from multispike.errors import InputError, RunError, invalid
 from multispike.events.frames import frame_size
 from multispike.events.read import Recording, read_events
 from multispike.events.stream import FrameClassifier, Framing, Prediction, classify_stream
-from multispike.events.terminal import LiveView, StdoutConsole, line_printer, print_summary
+from multispike.events.view import LiveView, StdoutConsole, line_printer, print_summary
 from multispike.training import Run, load_run
 
 
@@ -89,9 +89,9 @@ def note(text: str) -> None:
 def frame_classifier(run: Run) -> FrameClassifier:
     """A run's network for frames of events; `InputError` if it was not trained on events."""
     channels, height, width = run.data["input_shape"]
-    if channels != 2:
+    if channels % 2:
         given = f"{run.folder}, trained on {run.data['name']} with {channels} channels"
-        raise invalid("run", given, "a run trained on events, which have 2")
+        raise invalid("run", given, "a run trained on events, which have 2 a bin")
     return FrameClassifier(
         run.network,
         [str(name) for name in run.data["classes"]],
@@ -113,9 +113,10 @@ def framing_of(run: Run, recording: Recording) -> Framing:
     transposed = is_transposed(run.data["name"], recording.format)
     columns, rows = recording.sensor
     sensor = (rows, columns) if transposed else (columns, rows)
-    _, height, width = run.data["input_shape"]
+    channels, height, width = run.data["input_shape"]
     size = frame_size((height, width), sensor)
-    return Framing(sensor, size, run.network.timesteps, run.config.by or "time", transposed)
+    by = run.config.by or "time"
+    return Framing(sensor, size, run.network.timesteps, channels // 2, by, transposed)
 
 
 def _open(config: StreamConfig) -> Recording:

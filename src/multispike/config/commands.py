@@ -315,7 +315,7 @@ class StreamConfig(Settings):
 
     @property
     def slicing(self) -> dict[str, int]:
-        """The arguments of `multispike.events.windows.slices`.
+        """The arguments of `multispike.events.frames.slices`.
 
         >>> StreamConfig("RUN", "a.raw", overlap=5000).slicing
         {'window_us': 10000, 'overlap': 5000}

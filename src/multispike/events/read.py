@@ -15,31 +15,24 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from multispike.errors import InputError, invalid, is_count
-from multispike.events.codecs import DAMAGE, ByteSource, Columns, Decoded
+from multispike.events.codecs import DAMAGE, JITTER_US, LATEST_US, ByteSource, Columns, Decoded
 from multispike.events.codecs.arrays import decode_hdf5, decode_nmnist, decode_npy, decode_npz
-from multispike.events.codecs.cameras import decode_aedat2, decode_aedat4, decode_evt
+from multispike.events.codecs.cameras import decode_aedat2, decode_aedat4, decode_prophesee
 
 EVENT = np.dtype([("t", np.int64), ("x", np.int16), ("y", np.int16), ("p", np.uint8)], align=True)
 """One event: time in µs, column, row (from the upper left), and 1 for brighter, 0 for darker."""
 
-LATEST_US = 1 << 61
-"""Times beyond this, in either direction, are damage; below it differences don't overflow."""
-
-JITTER_US = 1000
-"""Time may go back this far without being a restart of the clock: the order in which the rows of a
-sensor are read differs from the order of their times."""
-
 _BY_CONTENT: dict[bytes, Callable[[ByteSource], Decoded]] = {
-    b"% ": decode_evt,
+    b"% ": decode_prophesee,
     b"#!AER-DAT4": decode_aedat4,
     b"#!AER-DAT2": decode_aedat2,
     b"\x89HDF\r\n\x1a\n": decode_hdf5,
     b"\x93NUMPY": decode_npy,
     b"PK\x03\x04": decode_npz,
 }
-FORMATS = "EVT2, EVT3, AEDAT2, AEDAT4, HDF5, npy, npz or N-MNIST's .bin"
+FORMATS = "EVT2, EVT3, DAT, AEDAT2, AEDAT4, HDF5, npy, npz or N-MNIST's .bin"
 
-SUFFIXES = (".raw", ".aedat4", ".aedat", ".npy", ".npz", ".h5", ".hdf5", ".bin")
+SUFFIXES = (".raw", ".dat", ".aedat4", ".aedat", ".npy", ".npz", ".h5", ".hdf5", ".bin")
 """What a folder of recordings is searched for."""
 
 
@@ -48,7 +41,7 @@ class Recording(Iterator[np.ndarray]):
 
     format: what it was recognised as.
     sensor: `(width, height)`, None if neither the file nor the caller knows.
-    skipped: what could not be used so far, and where.
+    skipped: what could not be used so far, or not as it is, and where.
     events: how many have been given out so far.
     first_us, last_us: times of the first and the last of these.
     began: when the first piece was there, in seconds of `time.perf_counter`.
@@ -155,20 +148,22 @@ def read_events(
     chunk: int = 1 << 16,
     sensor: tuple[int, int] | None = None,
 ) -> Recording:
-    """Open a recording: EVT2, EVT3, AEDAT2, AEDAT4, HDF5, npy, npz, or N-MNIST's .bin.
+    """Open a recording: EVT2, EVT3, DAT, AEDAT2, AEDAT4, HDF5, npy, npz, or N-MNIST's .bin.
 
     The format is told by the first bytes (N-MNIST's, which have no mark, by the suffix).
 
     source: a path, or a binary stream (HDF5 and npz need a path). A stream is read as it comes:
         events are given out as soon as the bytes are there.
-    chunk: at most so many events a piece; memory does not depend on the recording's length.
+    chunk: at most so many events a piece; memory does not depend on the recording's length, but
+        for arrays in a file that have to be sorted.
     sensor: `(width, height)`, where the file doesn't tell it or tells it wrongly. Events outside
         are skipped and counted.
 
     A recording that is damaged, cut off or has a clock that jumps never raises as long as one
     event could be read: what is whole is given out, `.skipped` tells what was not. Time: steps
     back of up to 1 ms are raised to the latest time, and behind a longer one (the clock wrapped, or
-    was reset) time goes on from the latest.
+    was reset) time goes on from the latest. Arrays in a file are sorted; in a stream, they are
+    refused if time goes back often.
 
     Raises `InputError` if there is no such file, its format is none of these, a library is
     missing, or, at the end, if nothing could be read.
@@ -188,7 +183,7 @@ def read_events(
         stream: Any = source if path is None else open(path, "rb")  # noqa: SIM115  see close()
     except OSError as error:
         raise invalid("recording", path, f"a readable file ({error.strerror})") from None
-    events = ByteSource(stream, path, chunk)
+    events = ByteSource(stream, path, chunk, sensor)
     try:
         decoded = _decoder(events)(events)
     except DAMAGE as error:
@@ -201,11 +196,9 @@ def read_events(
 
 def _decoder(source: ByteSource) -> Callable[[ByteSource], Decoded]:
     head = source.peek(16)
-    if not head:
-        raise source.refused("an empty file", FORMATS)
     for mark, decode in _BY_CONTENT.items():
         if head.startswith(mark):
             return decode
-    if source.path and source.path.lower().endswith(".bin"):
+    if head and source.path and source.path.lower().endswith(".bin"):
         return decode_nmnist
-    raise source.refused(head, FORMATS)
+    raise source.refused(head or "an empty file", FORMATS)

@@ -24,9 +24,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from multispike.events.frames import Binning, event_frames, transpose
+from multispike.events.frames import Binning, Slice, event_frames, slices, transpose
 from multispike.events.read import Recording
-from multispike.events.windows import Slice, slices
 
 WARM_UP = 3
 """Inferences before the source is opened: libraries choose and prepare their kernels in them."""
@@ -39,7 +38,7 @@ class Prediction:
     t_us: its end, in µs of the recording's clock: the first time that is not in it.
     name: of its class; confidence: the softmax probability of that.
     events: how many it holds; latency_ms: see the module.
-    probabilities: float32 `[classes]`; frames: uint8 `[T, 2, H, W]`.
+    probabilities: float32 `[classes]`; frames: uint8 `[T, 2K, H, W]`.
     """
 
     t_us: int
@@ -63,38 +62,35 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Framing:
-    """How a slice becomes frames.
-
-    sensor: `(width, height)` of the coordinates; size: `(height, width)` of the frames.
-    timesteps, by: as for `event_frames`.
-    transposed: x and y are exchanged before anything else.
-    """
+    """How a slice becomes frames: `event_frames` with these arguments, of which `sensor` is that
+    after x and y were exchanged (`transposed`)."""
 
     sensor: tuple[int, int]
     size: tuple[int, int]
-    timesteps: int
+    timesteps: int = 1
+    bins: int = 1
     by: Binning = "time"
     transposed: bool = False
 
     def frames(self, part: Slice) -> np.ndarray:
-        """Counts of its events, uint8 `[T, 2, H, W]`; the bins share its time or events."""
+        """uint8 `[T, 2K, H, W]`; bins of equal time divide all the slice."""
+        by_time = self.by == "time" and self.timesteps * self.bins > 1
         return event_frames(
             transpose(part.events) if self.transposed else part.events,
             self.sensor,
             timesteps=self.timesteps,
+            bins=self.bins,
             size=self.size,
             by=self.by,
-            span=(part.start_us, part.stop_us)
-            if self.timesteps > 1 and self.by == "time"
-            else None,
+            span=(part.start_us, part.stop_us) if by_time else None,
         )
 
 
 class FrameClassifier:
     """A network as a function from frames to probabilities, on the CPU and warmed up.
 
-    network: in evaluation mode, from `[T, 1, 2, H, W]` to logits `[1, classes]`.
-    classes: their names; shape: `(T, 2, H, W)` of the frames; mean, std: of the training's pixels,
+    network: in evaluation mode, from `[T, 1, 2K, H, W]` to logits `[1, classes]`.
+    classes: their names; shape: `(T, 2K, H, W)` of the frames; mean, std: of the training's pixels,
     a value a channel.
     """
 
@@ -119,7 +115,7 @@ class FrameClassifier:
 
     @torch.inference_mode()
     def __call__(self, frames: np.ndarray) -> np.ndarray:
-        """Softmax of the logits, float32 `[classes]`, of frames uint8 `[T, 2, H, W]`."""
+        """Softmax of the logits, float32 `[classes]`, of frames uint8 `[T, 2K, H, W]`."""
         pixels = torch.from_numpy(frames).to(torch.float32, memory_format=self._layout)
         torch.addcmul(self._offset, pixels, self._scale, out=pixels)
         return self._network(pixels.unsqueeze(1))[0].softmax(0).numpy()
@@ -129,8 +125,8 @@ class FrameClassifier:
 class Summary:
     """What was streamed, as `stream --json` ends with it.
 
-    latency_ms: quantiles p50, p95 and p99, and the largest; each the latency of a slice, None
-        without slices. skipped: reason, count, unit and first place of what could not be used.
+    latency_ms: quantiles p50, p95 and p99, and the largest, each of a slice; None without slices.
+    skipped: reason, count, unit and first place of what was not as it should be.
     sensor: `[width, height]`; frame: `[height, width]`.
     """
 
@@ -153,7 +149,7 @@ class AsRead:
     """Every slice, as fast as they are asked for; a pipe is read no faster, so its writer waits.
 
     Iterates over slices, each with the time when it was available (`time.perf_counter`).
-    slicing: see `multispike.events.windows.slices`.
+    slicing: see `multispike.events.frames.slices`.
     """
 
     dropped = 0
@@ -238,7 +234,7 @@ def classify_stream(
     """Classify an open recording slice by slice, and close it.
 
     sinks: each is called with every prediction and the number of slices that were dropped so far.
-    slicing: see `multispike.events.windows.slices`.
+    slicing: see `multispike.events.frames.slices`.
 
     Ctrl-C ends it early, which the summary tells. Raises `InputError` if nothing could be read.
     """
@@ -251,16 +247,11 @@ def classify_stream(
             frames = framing.frames(part)
             probabilities = classifier(frames)
             label = int(probabilities.argmax())
+            latencies.append(1000 * (time.perf_counter() - available))
             prediction = Prediction(
-                t_us=part.stop_us,
-                name=classifier.classes[label],
-                confidence=float(probabilities[label]),
-                events=len(part.events),
-                latency_ms=1000 * (time.perf_counter() - available),
-                probabilities=probabilities,
-                frames=frames,
-            )
-            latencies.append(prediction.latency_ms)
+                part.stop_us, classifier.classes[label], float(probabilities[label]),
+                len(part.events), latencies[-1], probabilities, frames,
+            )  # fmt: skip
             for sink in sinks:
                 sink(prediction, arrivals.dropped)
     except KeyboardInterrupt:
@@ -276,15 +267,7 @@ def classify_stream(
         latency_ms=_quantiles(latencies),
         wall_seconds=round(seconds, 6),
         recording_seconds=(recording.last_us - recording.first_us) / 1e6,
-        skipped=[
-            {
-                "reason": reason,
-                "count": skip.count,
-                "unit": skip.unit,
-                "first_at": {"unit": skip.place, "position": skip.position},
-            }
-            for reason, skip in recording.skipped.reasons.items()
-        ],
+        skipped=recording.skipped.to_dicts(),
         interrupted=interrupted,
         format=recording.format,
         sensor=list(recording.sensor or ()),

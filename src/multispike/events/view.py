@@ -1,4 +1,7 @@
-"""A recording of an event camera as a picture, an animation or a page."""
+"""What a recording looks like: as a picture, an animation or a page, and in a terminal as it comes.
+
+ON is red and OFF blue. Both together are black on the white of a picture, white in a terminal.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,27 @@ import base64
 import io
 import math
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import resources
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 from jinja2 import Environment
 from PIL import Image, ImageDraw
+from rich.bar import Bar
+from rich.color import Color
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.live import Live
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
 
-from multispike.events.frames import brightest, event_frames
+from multispike.events.frames import event_frames, slices
 from multispike.events.read import read_events
-from multispike.events.windows import slices
+from multispike.events.stream import Prediction, Summary
 from multispike.files import replacing
 
 LONGEST = 320
@@ -24,6 +37,12 @@ LONGEST = 320
 
 CAPTION = 14
 """Height of the line of text below a frame, in pixels."""
+
+SHADES = 16
+"""Levels of brightness of a colour in a terminal; few, so that styles are made once."""
+
+SIDE_COLUMNS, SIDE_ROWS = 32, 9
+"""What the text beside a frame needs at least, its rows without the bars."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +75,6 @@ class View:
         ]
         return [*rows, ("skipped", self.skipped)] if self.skipped else rows
 
-    def captions(self) -> list[str]:
-        """The time of each frame."""
-        return [f"{time / 1000:,.1f} ms" for time in self.times]
-
 
 def read_view(
     path: str | os.PathLike[str],
@@ -72,7 +87,7 @@ def read_view(
 ) -> View:
     """Count the start of a recording into at most `limit` frames.
 
-    window_us, count: what a frame shows, see `multispike.events.windows.slices`. sensor: for files
+    window_us, count: what a frame shows, see `multispike.events.frames.slices`. sensor: for files
     that don't tell it; without it, the smallest that holds all events. size: longest side of a
     frame, by default the sensor's, or `LONGEST` if that is less.
 
@@ -80,14 +95,11 @@ def read_view(
     `InputError` for a recording that can't be read, see `read_events`.
     """
     recording = read_events(path, sensor=sensor)
-    if recording.sensor is None:
-        width = height = 1
-        for events in recording:
-            width = max(width, int(events["x"].max()) + 1)
-            height = max(height, int(events["y"].max()) + 1)
-        recording = read_events(path, sensor=(width, height))
     sensor = recording.sensor
-    assert sensor is not None
+    if sensor is None:
+        corners = [(int(events["x"].max()), int(events["y"].max())) for events in recording]
+        sensor = max(x for x, _ in corners) + 1, max(y for _, y in corners) + 1
+        recording = read_events(path, sensor=sensor)
     share = min(1.0, (size or LONGEST) / max(sensor))
     shape = (max(1, round(sensor[1] * share)), max(1, round(sensor[0] * share)))
 
@@ -120,16 +132,19 @@ def read_view(
 
 def write_view(view: View, path: str | os.PathLike[str]) -> None:
     """Write a view as .png (frames side by side), .gif (animation) or .html (page)."""
-    full = brightest(view.frames)
-    pictures = [_picture(frame, full) for frame in view.frames]
+    off, on = shades(view.frames.swapaxes(0, 1))
+    dark = np.maximum(on, off)
+    missing = np.stack([np.maximum(off, dark - on), dark, np.maximum(on, dark - off)], axis=-1)
+    pictures = [Image.fromarray(each) for each in np.rint(255 * (1 - missing)).astype(np.uint8)]
+    captions = [f"{time / 1000:,.1f} ms" for time in view.times]
     out = Path(path)
     out.parent.mkdir(parents=True, exist_ok=True)
     suffix = out.suffix.lower()
     with replacing(out) as temporary:
         if suffix == ".html":
-            temporary.write_text(_page(view, pictures), encoding="utf-8")
+            temporary.write_text(_page(view, captions, pictures), encoding="utf-8")
             return
-        tiles = [_captioned(*each) for each in zip(pictures, view.captions(), strict=True)]
+        tiles = [_captioned(*each) for each in zip(pictures, captions, strict=True)]
         if suffix == ".gif":
             first, *others = tiles
             first.save(temporary, "GIF", save_all=True, append_images=others, duration=100, loop=0)
@@ -137,12 +152,12 @@ def write_view(view: View, path: str | os.PathLike[str]) -> None:
             _sheet(tiles).save(temporary, "PNG", optimize=True)
 
 
-def _picture(frame: np.ndarray, full: float) -> Image.Image:
-    """ON red, OFF blue, both black."""
-    off, on = np.minimum(frame / full, 1.0) ** 0.5  # the root shows single events among many
-    dark = np.maximum(on, off)
-    missing = np.stack([np.maximum(off, dark - on), dark, np.maximum(on, dark - off)], axis=-1)
-    return Image.fromarray(np.rint(255 * (1 - missing)).astype(np.uint8))
+def shades(counts: np.ndarray) -> np.ndarray:
+    """Counts as brightness from 0 to 1, full from the 99th percentile of those above 0. The root
+    shows single events among many."""
+    above = counts[counts > 0]
+    full = max(1.0, float(np.percentile(above, 99))) if len(above) else 1.0
+    return np.minimum(counts / full, 1.0) ** 0.5
 
 
 def _captioned(picture: Image.Image, text: str) -> Image.Image:
@@ -164,7 +179,7 @@ def _sheet(tiles: list[Image.Image]) -> Image.Image:
     return sheet
 
 
-def _page(view: View, pictures: list[Image.Image]) -> str:
+def _page(view: View, captions: list[str], pictures: list[Image.Image]) -> str:
     """One HTML file with everything in it."""
     images = []
     for picture in pictures:
@@ -176,7 +191,162 @@ def _page(view: View, pictures: list[Image.Image]) -> str:
     return page.render(
         name=view.name,
         rows=view.lines(),
-        frames=list(zip(view.captions(), images, strict=True)),
+        frames=list(zip(captions, images, strict=True)),
         width=pictures[0].width,
         height=pictures[0].height,
     )
+
+
+class StdoutConsole(Console):
+    """Standard output: colours in a terminal, plain text elsewhere."""
+
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command; rich would end the program with code 1."""
+        raise BrokenPipeError
+
+
+def line_printer(console: Console, classes: Sequence[str]) -> Callable[[Prediction, int], None]:
+    """One readable line a slice."""
+    width = max(map(len, classes))
+
+    def show(prediction: Prediction, dropped: int) -> None:
+        line = Text.assemble(
+            f"{prediction.t_us / 1e6:13.6f} s  ",
+            (f"{prediction.name:<{width}}", "bold"),
+            f"  {prediction.confidence:6.1%}  {prediction.events:>9,} events"
+            f"  {prediction.latency_ms:8.2f} ms",
+        )
+        console.print(line, soft_wrap=True)
+
+    return show
+
+
+def print_summary(console: Console, summary: Summary) -> None:
+    """The summary for a reader."""
+    sensor = "x".join(map(str, summary.sensor))
+    rows = {
+        "source": f"{summary.format} of {sensor} pixels, {summary.recording_seconds:,.3f} s",
+        "slices": f"{summary.slices:,} classified, {summary.slices_dropped:,} dropped",
+        "events": f"{summary.events:,} in {summary.wall_seconds:,.3f} s,"
+        f" {summary.events_per_second:,.0f} events/s",
+    }
+    if summary.slices:
+        rows["latency"] = ", ".join(f"{key} {ms:,.2f} ms" for key, ms in summary.latency_ms.items())
+    for skip in summary.skipped:
+        where = skip["first_at"]
+        rows[f"skipped: {skip['reason']}"] = (
+            f"{skip['count']:,} {skip['unit']}, the first at {where['unit']} {where['position']:,}"
+        )
+    for name, value in rows.items():
+        console.print(f"{name:<9} {value}", markup=False, soft_wrap=True)
+
+
+class LiveView:
+    """The newest slice on the whole terminal: its frame, its classes, how long it took.
+
+    A thread draws eight times a second, so that drawing delays no slice by itself. What fits into
+    80x24 is shown; frames larger than that are shown smaller, and the classes that are likeliest.
+    """
+
+    def __init__(self, console: Console, title: str, classes: Sequence[str]) -> None:
+        self._title = title
+        self._classes = classes
+        self._newest: tuple[Prediction, int] | None = None
+        self._slices = 0
+        self._live = Live(self, console=console, screen=True, refresh_per_second=8)
+
+    def show(self, prediction: Prediction, dropped: int) -> None:
+        """Make it the newest; the screen is taken with the first."""
+        self._newest = prediction, dropped
+        self._slices += 1
+        self._live.start(refresh=True)
+
+    def close(self) -> None:
+        """Give the screen back."""
+        self._live.stop()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self._newest is None:
+            return
+        prediction, dropped = self._newest
+        width, height = console.size
+        frames = prediction.frames
+        counts = frames.reshape(-1, 2, *frames.shape[2:]).sum(0, dtype=np.int64)
+        best = f"{prediction.name}  {prediction.confidence:.0%}"
+        numbers = Table.grid(padding=(0, 1))
+        numbers.add_column(justify="right", style="dim", no_wrap=True)
+        numbers.add_column(no_wrap=True)
+        numbers.add_row("time", f"{prediction.t_us / 1e6:,.3f} s")
+        numbers.add_row("events", f"{prediction.events:,}")
+        numbers.add_row("latency", f"{prediction.latency_ms:,.2f} ms")
+        numbers.add_row("slices", f"{self._slices:,}, {dropped:,} dropped")
+        side = Group(
+            Text(self._title, "dim", no_wrap=True, overflow="ellipsis"),
+            Text(best, "bold green", no_wrap=True, overflow="ellipsis"),
+            "",
+            self._bars(prediction.probabilities, max(1, height - SIDE_ROWS)),
+            "",
+            numbers,
+        )
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(no_wrap=True)
+        grid.add_column(width=SIDE_COLUMNS)
+        grid.add_row(half_blocks(counts, max(1, width - SIDE_COLUMNS - 2), height - 1), side)
+        yield grid
+
+    def _bars(self, probabilities: np.ndarray, rows: int) -> Table:
+        """The likeliest classes that fit, always in the order of the classes."""
+        shown = np.sort(np.argsort(-probabilities, kind="stable")[:rows])
+        table = Table.grid(padding=(0, 1))
+        table.add_column(width=12, no_wrap=True, overflow="ellipsis")
+        table.add_column(width=SIDE_COLUMNS - 19)
+        table.add_column(width=4, justify="right")
+        for label in map(int, shown):
+            share = float(probabilities[label])
+            best = label == probabilities.argmax()
+            style, color = ("bold green", "green") if best else ("", "blue")
+            bar = Bar(1.0, 0.0, share, color=color)
+            table.add_row(Text(self._classes[label], style), bar, Text(f"{share:.0%}", style))
+        return table
+
+
+def half_blocks(counts: np.ndarray, columns: int, rows: int) -> Text:
+    """A frame as characters, each of two pixels, one above the other.
+
+    counts: integers `[2, H, W]`, OFF and ON; columns, rows: the characters that there is room for.
+    A larger frame is shown smaller, each point the largest of its pixels, so that a single event
+    stays visible; a frame that fits several times is shown several times larger.
+
+    >>> half_blocks(np.array([[[0, 0]], [[1, 0]]]), 2, 1).plain
+    '▀▀'
+    """
+    height, width = counts.shape[1:]
+    share = min(columns / width, 2 * rows / height)
+    scaled = shades(counts)
+    for axis, side in (1, height), (2, width):
+        if share >= 1:
+            scaled = scaled.repeat(int(share), axis=axis)
+        else:
+            shown = max(1, int(side * share))
+            scaled = np.maximum.reduceat(scaled, -(-np.arange(shown) * side // shown), axis=axis)
+    levels = np.rint(scaled * (SHADES - 1)).astype(int)
+    levels = np.pad(levels, ((0, 0), (0, levels.shape[1] % 2), (0, 0)))
+    text = Text(no_wrap=True, end="")
+    for y in range(0, levels.shape[1], 2):
+        if y:
+            text.append("\n")
+        # OFF and ON of the upper pixels, then of the lower ones.
+        pairs = zip(*levels[:, y].tolist(), *levels[:, y + 1].tolist(), strict=True)
+        for pair, same in groupby(pairs):
+            text.append("▀" * len(list(same)), _style(*pair))
+    return text
+
+
+@lru_cache(maxsize=4096)
+def _style(off_above: int, on_above: int, off_below: int, on_below: int) -> Style:
+    full = 255 / (SHADES - 1)
+    above, below = (
+        Color.from_rgb(round(on * full), round(min(on, off) * full), round(off * full))
+        for off, on in ((off_above, on_above), (off_below, on_below))
+    )
+    return Style(color=above, bgcolor=below)

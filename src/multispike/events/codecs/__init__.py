@@ -11,7 +11,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, BinaryIO, NamedTuple
 
@@ -24,6 +24,13 @@ DAMAGE = (
     RuntimeError, NotImplementedError, SyntaxError, struct.error, zlib.error, zipfile.BadZipFile,
 )  # fmt: skip
 """What the libraries underneath raise on hostile bytes; what ends a recording, not the program."""
+
+LATEST_US = 1 << 61
+"""Times beyond this, in either direction, are damage; below it differences don't overflow."""
+
+JITTER_US = 1000
+"""Time may go back this far without being a restart of the clock: the order in which the rows of a
+sensor are read differs from the order of their times."""
 
 LONGEST_LINE = 4096
 """Bytes of a header's line that are believed."""
@@ -49,7 +56,7 @@ class Decoded:
 
 @dataclass
 class Skip:
-    """How much was left out for one reason, and where it was first."""
+    """How much is not as it should be for one reason, and where it was first."""
 
     count: int
     unit: str
@@ -60,9 +67,8 @@ class Skip:
         return f"{self.count} {self.unit} (first at {self.place} {self.position})"
 
 
-@dataclass
-class Skipped:
-    """The account of what a recording holds and could not be used, by reason.
+class Skipped(dict[str, Skip]):
+    """The account of what a recording holds and could not be used as it is, by reason.
 
     >>> skipped = Skipped()
     >>> skipped.add("outside the sensor", 2, "events", 17, "event")
@@ -71,42 +77,58 @@ class Skipped:
     outside the sensor: 3 events (first at event 17)
     """
 
-    reasons: dict[str, Skip] = field(default_factory=dict)
-
     def add(self, reason: str, count: int, unit: str, position: int, place: str) -> None:
-        """Add to a reason; the position that was told first is kept."""
-        self.reasons.setdefault(reason, Skip(0, unit, position, place)).count += count
+        """Add to a reason, if `count` isn't 0; the position that was told first is kept."""
+        if count:
+            self.setdefault(reason, Skip(0, unit, position, place)).count += count
 
     def add_bytes(self, reason: str, count: int, position: int) -> None:
         """`count` bytes from byte `position` of the recording were not understood."""
-        if count:
-            self.add(reason, count, "bytes", position, "byte")
+        self.add(reason, count, "bytes", position, "byte")
 
     def add_events(self, reason: str, wrong: np.ndarray, numbers: np.ndarray) -> None:
         """The events where `wrong` is true; numbers: which of the recording each of them is."""
         if wrong.any():
             self.add(reason, int(wrong.sum()), "events", int(numbers[wrong.argmax()]), "event")
 
-    def __bool__(self) -> bool:
-        return bool(self.reasons)
-
     def __str__(self) -> str:
-        return "; ".join(f"{reason}: {skip}" for reason, skip in self.reasons.items())
+        return "; ".join(f"{reason}: {skip}" for reason, skip in self.items())
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """As JSON has it."""
+        return [
+            {
+                "reason": reason,
+                "count": skip.count,
+                "unit": skip.unit,
+                "first_at": {"unit": skip.place, "position": skip.position},
+            }
+            for reason, skip in self.items()
+        ]
 
 
 class ByteSource:
     """A binary stream read forwards only: a file, a pipe or standard input.
 
-    path: the file's name where there is one; chunk: how many events a piece should have.
+    path: the file's name where there is one; seekable: whether that isn't a pipe.
+    chunk: how many events a piece should have.
+    sensor: `(width, height)` if the caller knows it.
     position: bytes given out so far; skipped: what could not be used of them.
     """
 
-    def __init__(self, stream: BinaryIO, path: str | None = None, chunk: int = 1 << 16) -> None:
+    def __init__(
+        self,
+        stream: BinaryIO,
+        path: str | None = None,
+        chunk: int = 1 << 16,
+        sensor: tuple[int, int] | None = None,
+    ) -> None:
         self.path = path
-        self.name = path or "the stream"
         self.chunk = chunk
+        self.sensor = sensor
         self.position = 0
         self.skipped = Skipped()
+        self.seekable = path is not None and stream.seekable()
         self._stream = stream
         self._head = b""
         # read1 gives what a pipe holds now, where read would wait for the whole block.
@@ -128,7 +150,7 @@ class ByteSource:
     def line(self) -> str:
         """The next line without its end, waiting for no more than it."""
         line = self.peek_line()
-        self._take(len(line) + 1)
+        self.read_some(len(line) + 1)
         return line.decode("latin-1").strip()
 
     def read(self, count: int) -> bytes:
@@ -142,8 +164,9 @@ class ByteSource:
     def read_some(self, count: int) -> bytes:
         """At most `count` bytes, at least one unless at the end; waits no longer than for that."""
         if self._head:
-            return self._take(count)
-        data = self._some(count)
+            data, self._head = self._head[:count], self._head[count:]
+        else:
+            data = self._some(count)
         self.position += len(data)
         return data
 
@@ -159,6 +182,11 @@ class ByteSource:
                 yield start, data[:whole]
         self.skipped.add_bytes("cut off within an event", len(rest), self.position - len(rest))
 
+    def rewind(self, position: int) -> None:
+        """Go back to where `self.position` once was; for files that are `seekable`."""
+        self._stream.seek(position)
+        self._head, self.position = b"", position
+
     def drain(self) -> int:
         """Read to the end; the number of bytes."""
         start = self.position
@@ -173,12 +201,7 @@ class ByteSource:
 
     def refused(self, found: object, allowed: str) -> InputError:
         """An `InputError` for a recording that is no recording, or of a kind that isn't read."""
-        return invalid(f"format of {self.name}", found, allowed)
-
-    def _take(self, count: int) -> bytes:
-        data, self._head = self._head[:count], self._head[count:]
-        self.position += len(data)
-        return data
+        return invalid(f"format of {self.path or 'the stream'}", found, allowed)
 
 
 def require(module: str, what: str) -> Any:

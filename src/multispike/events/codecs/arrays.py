@@ -1,4 +1,8 @@
-"""Events kept as arrays: npy, npz and HDF5 in chunks; N-MNIST's 5-byte records at once."""
+"""Events kept as arrays: npy, npz and HDF5 in chunks; N-MNIST's 5-byte records at once.
+
+A file whose times aren't in order (blocks by polarity, simulations in parallel) is sorted, which
+takes its size in memory. A stream can't be; it is refused if its time goes back often.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,23 @@ import io
 import math
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from multispike.events.codecs import DAMAGE, ByteSource, Columns, Decoded, require
+from multispike.errors import invalid
+from multispike.events.codecs import (
+    DAMAGE,
+    JITTER_US,
+    LATEST_US,
+    ByteSource,
+    Columns,
+    Decoded,
+    require,
+)
 
 NAMES = {
     "t": ("t", "ts", "timestamp", "timestamps", "time"),
@@ -29,6 +44,28 @@ NO_TIME = np.iinfo(np.int64).min
 
 DECIDING = 1000
 """Events by whose times it is decided whether these are seconds."""
+
+WIDEST = 1 << 10
+"""Bytes of an event that are believed."""
+
+LARGEST_CHUNK = 1 << 28
+"""Bytes of HDF5 that are decompressed at once."""
+
+MOST_SORTED = 1 << 26
+"""Events that are sorted; their four columns take 2 GB."""
+
+FEW, UNSORTED = 10, 0.01
+"""How often the time of a stream may go back: a few times, or in this share of its events."""
+
+FILTERS = {
+    32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32013: "zfp", 32015: "zstd",
+    32026: "blosc2", 36559: "ECF, brought by Metavision",
+}  # fmt: skip
+"""Compressions of HDF5 that h5py finds in plugins only. hdf5plugin brings all but the last."""
+
+Read = Callable[[Sequence[str]], Iterator[list[np.ndarray]]]
+"""Gives the columns of these names in pieces, as they are in the file; what isn't whole is added to
+`source.skipped`. Can be called again, but for a stream."""
 
 
 def in_microseconds(t: np.ndarray, unit_us: float) -> np.ndarray:
@@ -63,13 +100,65 @@ def _column_names(names: Iterable[str], source: ByteSource) -> list[str]:
     return [name for name in found if name is not None]
 
 
-def _timed(pieces: Iterable[Sequence[np.ndarray]]) -> Iterator[Columns]:
-    """Events of columns t, x, y and p, as they are in the file, with t in whole µs.
+def _events(read: Read, names: Sequence[str], source: ByteSource) -> Iterator[Columns]:
+    """The events of columns t, x, y and p, in the order of time or nearly so."""
+    back, first, seen = _steps_back(read, names[0]) if source.seekable else (0, 0, 0)
+    source.skipped.clear()  # it is told when all columns are read
+    if back and seen <= MOST_SORTED:
+        source.skipped.add("not in the order of time, so sorted", back, "times", first, "event")
+        yield from _timed(_sorted(read(names), source.chunk), source)
+        return
+    back = seen = 0
+    latest = np.empty(0, np.int64)
+    for events in _timed(read(names), source):
+        known = events.t[(events.t >= -LATEST_US) & (events.t <= LATEST_US)]
+        times = np.append(latest, known)
+        back += int((np.diff(times) < -JITTER_US).sum())
+        seen, latest = seen + len(known), times[-1:]
+        if back > max(FEW, UNSORTED * seen):
+            allowed = f"events in the order of time; files of up to {MOST_SORTED:,} are sorted"
+            raise invalid("recording", source.path or "a stream", allowed)
+        yield events
+
+
+def _steps_back(read: Read, name: str) -> tuple[int, int, int]:
+    """How often the times decrease, at which event first, and how many events there are."""
+    back = first = seen = 0
+    latest = None
+    with suppress(*DAMAGE):
+        for (t,) in read([name]):
+            times = t if latest is None else np.append(latest, t)
+            steps = np.flatnonzero(times[1:] < times[:-1])
+            if len(steps) and not back:
+                first = seen + len(t) - len(times) + 1 + int(steps[0])
+            back, seen, latest = back + len(steps), seen + len(t), times[-1:]
+    return back, first, seen
+
+
+def _sorted(pieces: Iterable[list[np.ndarray]], chunk: int) -> Iterator[list[np.ndarray]]:
+    """All events sorted by their first column, in pieces; damage is raised behind them."""
+    held, damage = [], None
+    try:
+        held.extend(pieces)
+    except DAMAGE as error:
+        damage = error
+    if held:
+        columns = [np.concatenate(parts) for parts in zip(*held, strict=True)]
+        order = np.argsort(columns[0], axis=0, kind="stable").ravel()
+        for start in range(0, len(order), chunk):
+            yield [column[order[start : start + chunk]] for column in columns]
+    if damage is not None:
+        raise damage
+
+
+def _timed(pieces: Iterable[list[np.ndarray]], source: ByteSource) -> Iterator[Columns]:
+    """Events of columns t, x, y and p with t in whole µs.
 
     Integers stay as they are; floats, too, if they are whole. If one of the first `DECIDING` times
     isn't whole, they are seconds. Until that is known, or the pieces end, events wait. Columns
     that don't have one value an event raise `ValueError`.
     """
+    seen = 0
     unit_us = None
     waiting: list[Columns] = []
 
@@ -81,6 +170,10 @@ def _timed(pieces: Iterable[Sequence[np.ndarray]]) -> Iterator[Columns]:
     try:
         for columns in pieces:
             t, x, y, p = (column.reshape(len(columns[0])) for column in columns)
+            odd = ~((p >= -1) & (p <= 1))
+            numbers = np.arange(seen, seen + len(p))
+            source.skipped.add_events("polarity not 0, 1 or -1, ON if above 0", odd, numbers)
+            seen += len(p)
             events = Columns(t, integers(x), integers(y), polarity(p))
             if t.dtype.kind != "f":
                 yield events._replace(t=t.astype(np.int64, copy=False))
@@ -104,93 +197,108 @@ def _timed(pieces: Iterable[Sequence[np.ndarray]]) -> Iterator[Columns]:
 def decode_npy(source: ByteSource) -> Decoded:
     """A structured array with the fields t, x, y and p."""
     count, dtype = _npy_header(source, source)
-    names = _column_names(dtype.names or (), source)
+    start = source.position
 
-    def columns() -> Iterator[Sequence[np.ndarray]]:
+    def read(names: Sequence[str]) -> Iterator[list[np.ndarray]]:
+        if source.seekable:
+            source.rewind(start)
         missing = count
         for _, data in source.words(dtype.itemsize):
             records = np.frombuffer(data, dtype)[:missing]
             missing -= len(records)
             yield [records[name] for name in names]
-        if missing:
-            source.skipped.add("missing at the end", missing, "events", source.position, "byte")
+        source.skipped.add("missing at the end", missing, "events", count - missing, "event")
 
-    return Decoded("npy", None, _timed(columns()))
+    return Decoded("npy", None, _events(read, _column_names(dtype.names or (), source), source))
 
 
 def _npy_header(stream: Any, source: ByteSource) -> tuple[int, np.dtype]:
     """Number and type of an npy file's values; its stream is left at the first one."""
     try:
-        version = np.lib.format.read_magic(stream)
-        read = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[version]
+        if np.lib.format.read_magic(stream) != (1, 0):
+            raise ValueError("not version 1.0, the only one whose length is limited")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # takes a damaged header for one of Python 2
-            shape, fortran, dtype = read(stream)
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
     except Exception as error:  # whatever Python's own parser raises
         raise source.refused(f"npy with a damaged header ({error})", "a whole header") from None
-    if dtype.hasobject or dtype.itemsize == 0 or (fortran and len(shape) > 1):
-        raise source.refused(f"npy of {dtype}", ARRAYS)
+    if dtype.hasobject or not 0 < dtype.itemsize <= WIDEST or (fortran and len(shape) > 1):
+        raise source.refused(f"npy of {str(dtype)[:200]}", ARRAYS)
     return math.prod(shape), dtype
 
 
 def decode_npz(source: ByteSource) -> Decoded:
     """One array per column, as SpikingJelly writes them, compressed or not."""
-    if source.path is None:
+    if not source.seekable or source.path is None:
         raise source.refused("npz in a stream", "a file: its index is at the end")
     archive = zipfile.ZipFile(source.path)
     members = _column_names((name.removesuffix(".npy") for name in archive.namelist()), source)
 
-    def columns() -> Iterator[Sequence[np.ndarray]]:
-        with archive:
-            streams = [archive.open(f"{name}.npy") for name in members]
-            lengths, dtypes = zip(*(_npy_header(each, source) for each in streams), strict=True)
-            missing = _shortest(lengths, source)
-            while missing > 0:
-                count = min(source.chunk, missing)
-                parts = [
-                    np.frombuffer(stream.read(count * dtype.itemsize), dtype)
-                    for stream, dtype in zip(streams, dtypes, strict=True)
-                ]
-                whole = min(len(part) for part in parts)
-                yield [part[:whole] for part in parts]
-                if whole < count:
-                    lost = missing - whole
-                    source.skipped.add("missing at the end", lost, "events", missing, "event")
-                    return
-                missing -= count
+    def read(names: Sequence[str]) -> Iterator[list[np.ndarray]]:
+        streams = [archive.open(f"{name}.npy") for name in names]
+        lengths, dtypes = zip(*(_npy_header(each, source) for each in streams), strict=True)
+        length = _shortest(lengths, source)
+        for start in range(0, length, source.chunk):
+            count = min(source.chunk, length - start)
+            parts = [
+                np.frombuffer(stream.read(count * dtype.itemsize), dtype)
+                for stream, dtype in zip(streams, dtypes, strict=True)
+            ]
+            whole = min(map(len, parts))
+            yield [part[:whole] for part in parts]
+            if whole < count:
+                lost = length - start - whole
+                source.skipped.add("missing at the end", lost, "events", start + whole, "event")
+                return
 
-    return Decoded("npz", None, _timed(columns()))
+    return Decoded("npz", None, _events(read, members, source))
 
 
 def decode_hdf5(source: ByteSource) -> Decoded:
     """Arrays t, x, y and p in `/events`, `/CD/events` or the root, or one table there with them."""
-    if source.path is None:
+    if not source.seekable or source.path is None:
         raise source.refused("HDF5 in a stream", "a file: it is read out of order")
     h5py = require("h5py", "HDF5 recordings")
+    with suppress(ImportError):
+        import_module("hdf5plugin")  # makes its filters known to h5py
     file = h5py.File(source.path, "r")
     node: Any = next((file[name] for name in ("CD/events", "events") if name in file), file)
     is_table = isinstance(node, h5py.Dataset)
-    names = _column_names((node.dtype.names or ()) if is_table else node.keys(), source)
+    members = _column_names((node.dtype.names or ()) if is_table else node.keys(), source)
+    datasets = [node] if is_table else [node[name] for name in members]
+    for dataset in datasets:
+        _check_storage(dataset, source, h5py.h5z.filter_avail)
 
-    def columns() -> Iterator[Sequence[np.ndarray]]:
-        with file:
-            length = len(node) if is_table else _shortest([len(node[n]) for n in names], source)
-            for start in range(0, length, source.chunk):
-                part = slice(start, min(start + source.chunk, length))
-                table = node[part] if is_table else {name: node[name][part] for name in names}
-                yield [np.asarray(table[name]) for name in names]
+    def read(names: Sequence[str]) -> Iterator[list[np.ndarray]]:
+        length = _shortest([len(dataset) for dataset in datasets], source)
+        for start in range(0, length, source.chunk):
+            part = slice(start, min(start + source.chunk, length))
+            table = node[part] if is_table else {name: node[name][part] for name in names}
+            yield [np.asarray(table[name]) for name in names]
 
-    return Decoded("HDF5", None, _timed(columns()))
+    return Decoded("HDF5", None, _events(read, members, source))
+
+
+def _check_storage(dataset: Any, source: ByteSource, is_available: Callable[[int], bool]) -> None:
+    """Raise `InputError` for a dataset that can't be decompressed, or only with much memory."""
+    settings = dataset.id.get_create_plist()
+    for index in range(settings.get_nfilters()):
+        number = settings.get_filter(index)[0]
+        if not is_available(number):
+            name = FILTERS.get(number, "an unknown one")
+            found = f"HDF5 compressed by filter {number} ({name})"
+            raise source.refused(found, "filters that h5py finds: `pip install hdf5plugin`")
+    width = math.prod(dataset.shape[1:]) * dataset.dtype.itemsize
+    chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
+    if width > WIDEST or chunk > LARGEST_CHUNK:
+        found = f"HDF5 with {width:,} bytes an event in chunks of {chunk:,} bytes"
+        raise source.refused(found, f"at most {WIDEST:,} and {LARGEST_CHUNK:,} bytes")
 
 
 def _shortest(lengths: Sequence[int], source: ByteSource) -> int:
     """How many events there are if the columns differ in length."""
     length, most = min(lengths), max(lengths)
-    if most > length:
-        source.skipped.add("columns of unequal length", most - length, "events", length, "event")
+    source.skipped.add("columns of unequal length", most - length, "events", length, "event")
     return length
 
 

@@ -1,14 +1,15 @@
-"""What cameras write: Prophesee's EVT2 and EVT3, jAER's AEDAT2 (CIFAR10-DVS's own), DV's AEDAT4.
+"""What cameras write: Prophesee's EVT2, EVT3 and DAT, jAER's AEDAT2, DV's AEDAT4.
 
 EVT3 is decoded by the library evt3 (MIT), the only one found that takes bytes as they come, keeps
 decoding behind damaged words and has the specified time. The others are decoded here: of EVT2
 expelliarmus never returns on some damaged files, faery ends at the first coordinate outside the
-sensor and can't read a pipe, evlib holds whole files. AEDAT2 is an array of 8-byte records, and
-Tonic's functions for it fail before they read one (1.7.0). AEDAT4 has decoders (aedat, faery,
-dv-processing), but each ends the whole process on some damaged file; the packets are walked here
-instead, with lz4 and zstandard for what is compressed.
+sensor and can't read a pipe, evlib holds whole files. AEDAT2 and DAT are arrays of 8-byte records,
+and Tonic's functions for AEDAT2 fail before they read one (1.7.0). AEDAT4 has decoders (aedat,
+faery, dv-processing), but each ends the whole process on some damaged file; the packets are walked
+here instead, with lz4 and zstandard for what is compressed.
 
-Formats: https://docs.prophesee.ai/stable/data/encoding_formats/index.html and
+Formats: https://docs.prophesee.ai/stable/data/encoding_formats/index.html,
+https://docs.prophesee.ai/stable/data/file_formats/dat.html and
 https://docs.inivation.com/software/software-advanced-usage/file-formats/
 """
 
@@ -38,7 +39,8 @@ ADDRESSED = 2048
 TIME_HIGH = 0x8
 """Type of a word, its top 4 bits: the upper bits of the time of all events behind it."""
 
-AEDAT2_RECORD = np.dtype([("address", ">u4"), ("t", ">u4")])
+RECORD = np.dtype([("address", ">u4"), ("t", ">u4")])
+DAT_RECORD = np.dtype([("t", "<u4"), ("address", "<u4")])
 AEDAT4_EVENT = np.dtype([("t", "<i8"), ("x", "<i2"), ("y", "<i2"), ("p", "u1"), ("", "V3")])
 
 CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
@@ -51,36 +53,54 @@ LARGEST_PACKET = 1 << 26
 """Bytes, decompressed too; DV's packets are a thousand times smaller."""
 
 
-def decode_evt(source: ByteSource) -> Decoded:
-    """Events behind a `% ` header with `% evt 2.0` or `3.0`, or `% format EVT2` or `EVT3`."""
+def decode_prophesee(source: ByteSource) -> Decoded:
+    """Behind a header of lines with `% `: EVT2 or EVT3 (`% evt 2.0`, `% format EVT3`), or DAT."""
     lines = []
     while source.peek(2) == b"% " and len(lines) < HEADER_LINES:
         lines.append(source.line())
         if lines[-1] == "% end":
             break
     header = "\n".join(lines)
+    if re.search("^% Data file containing", header, re.MULTILINE | re.IGNORECASE):
+        return Decoded("DAT", _sensor(header, None), _dat(source, header))
     found = re.search(r"^% (?:evt |format EVT)(\d)\.?(\d?)", header, re.MULTILINE | re.IGNORECASE)
     version = "".join(found.groups()).removesuffix("0") if found else "unknown"
     decode = {"2": _evt2, "3": _evt3}.get(version)
     if decode is None:
         raise source.refused(f"EVT {version}", "EVT 2.0 or EVT 3.0")
-    return Decoded(f"EVT{version}", _sensor(header), decode(source))
+    return Decoded(f"EVT{version}", _sensor(header, LARGEST), decode(source))
 
 
-def _sensor(header: str) -> tuple[int, int]:
-    """`(width, height)`, unless the format can't address it.
+def _sensor(header: str, default: tuple[int, int] | None) -> tuple[int, int] | None:
+    """`(width, height)`; the default if the header doesn't tell, or more than can be addressed.
 
-    >>> _sensor("% format EVT3;height=720;width=1280"), _sensor("% plugin_name hal_plugin_gen3_fx3")
+    >>> _sensor("% format EVT3;height=720;width=1280", None), _sensor("% hal_plugin_gen3_fx3", None)
     ((1280, 720), (640, 480))
     """
-    sides = r"geometry (?P<width>\d+)x(?P<height>\d+)"
-    width, height = r"width[ =](?P<width>\d+)", r"height[ =](?P<height>\d+)"
-    for pattern in (sides, rf"{width}[^%]*{height}", rf"{height}[^%]*{width}"):
-        if found := re.search(pattern, header):
-            size = int(found["width"]), int(found["height"])
-            return size if min(size) > 0 and max(size) <= ADDRESSED else LARGEST
     names = header.lower()
-    return next((size for name, size in SENSORS.items() if name in names), LARGEST)
+    sides = [
+        re.search(pattern, names)
+        for pattern in (r"(?:width[ =]|geometry )(\d+)", r"(?:height[ =]|geometry \d+x)(\d+)")
+    ]
+    if sides[0] and sides[1]:
+        size = int(sides[0][1]), int(sides[1][1])
+        return size if min(size) > 0 and max(size) <= ADDRESSED else default
+    return next((size for name, size in SENSORS.items() if name in names), default)
+
+
+def _dat(source: ByteSource, header: str) -> Iterator[Columns]:
+    """Two bytes, the type of events and their size; then records of 32 bits of time and 14, 14 and
+    4 bits of x, y and p."""
+    version = re.search(r"^% Version (\d+)", header, re.MULTILINE | re.IGNORECASE)
+    kind = source.read(2)
+    if not version or version[1] != "2" or kind not in (b"\x00\x08", b"\x0c\x08"):
+        found = f"DAT {version[1] if version else 'without a version'} with events of {kind.hex()}"
+        raise source.refused(found, "DAT 2 with CD events of 8 bytes (0008 or 0c08)")
+    for _, data in source.words(DAT_RECORD.itemsize):
+        records = np.frombuffer(data, DAT_RECORD)
+        address = records["address"]
+        x, y = (address & 0x3FFF).astype(np.int32), (address >> 14 & 0x3FFF).astype(np.int32)
+        yield Columns(records["t"].astype(np.int64), x, y, address >> 28 & 1)
 
 
 def _evt2(source: ByteSource) -> Iterator[Columns]:
@@ -145,7 +165,7 @@ def _pieces(
 class Address(NamedTuple):
     """Where an AEDAT2 address has its fields: shift and mask of x and y, which count from the lower
     right; shift of the polarity, and what its bit is for brighter; the bits that are set in a
-    special event, such as a trigger, and in what is no event.
+    special event, such as a trigger, in what is no event, and in no address of this layout.
     """
 
     x: tuple[int, int]
@@ -153,10 +173,11 @@ class Address(NamedTuple):
     p: tuple[int, int]
     special: int
     no_event: int
+    foreign: int
 
 
-DVS128 = Address(x=(1, 0x7F), y=(8, 0x7F), p=(0, 0), special=1 << 31 | 1 << 15, no_event=0)
-DAVIS = Address(x=(12, 0x3FF), y=(22, 0x1FF), p=(11, 1), special=1 << 10, no_event=1 << 31)
+DVS128 = Address((1, 0x7F), (8, 0x7F), (0, 0), 1 << 31 | 1 << 15, no_event=0, foreign=0x7FFF << 16)
+DAVIS = Address((12, 0x3FF), (22, 0x1FF), (11, 1), 1 << 10, no_event=1 << 31, foreign=0)
 
 DAVIS_SIZES = {
     "128": (128, 128), "208": (208, 192), "240": (240, 180), "346": (346, 260), "640": (640, 480),
@@ -169,12 +190,13 @@ pixel for events for every four of its 640x480 for colours."""
 def decode_aedat2(source: ByteSource) -> Decoded:
     """Records of address and time behind lines that start with `#`.
 
-    The header of a DAVIS names its chip; every other file is taken for a DVS128's. Orientation and
+    The header of a DAVIS names its chip, by jAER. Without a name (v2e) a file is taken for a
+    DAVIS's if the caller's sensor is one of those, and for a DVS128's otherwise. Orientation and
     polarity are those that jAER shows: x to the right, y downwards, p = 1 for brighter. Special
     and external events, which are no pixels, are left out and counted.
 
     Of the chip DavisRGB640 jAER has no layout: its events are taken for those of 640x480 pixels,
-    and may be shifted, if it has fewer. A DAVIS that isn't named is taken for a DAVIS346.
+    and may be shifted, if it has fewer. A DAVIS without a number is taken for a DAVIS346.
     """
     header = []
     while source.peek(1) == b"#" and not CONTROL.search(source.peek_line()):
@@ -182,40 +204,54 @@ def decode_aedat2(source: ByteSource) -> Decoded:
         if END_OF_HEADER.fullmatch(header[-1]):
             break
     text = "\n".join(header).lower()
-    size, layout = (_davis_size(text), DAVIS) if "davis" in text else ((128, 128), DVS128)
+    told = source.sensor if source.sensor in DAVIS_SIZES.values() else None
+    if "davis" in text:
+        size, layout = _davis_size(text) or told or DAVIS_SIZES["346"], DAVIS
+    elif told and told != (128, 128):
+        size, layout = told, DAVIS
+    else:
+        size, layout = (128, 128), DVS128
     return Decoded("AEDAT2", size, _records(source, size, layout))
 
 
-def _davis_size(header: str) -> tuple[int, int]:
-    """`(width, height)`.
+def _davis_size(header: str) -> tuple[int, int] | None:
+    """`(width, height)`, None if the chip has no number.
 
     >>> _davis_size("# aechip: davis.davis240c"), _davis_size("# aechip: davis.cdavis")
     ((240, 180), (320, 240))
     """
-    if "cdavis" in header:
-        return DAVIS_SIZES["rgbw640"]
     found = re.search(r"davis_?((?:rgbw?)?\d{3})", header)
-    return DAVIS_SIZES.get(found[1] if found else "", DAVIS_SIZES["346"])
+    name = "rgbw640" if "cdavis" in header else found[1] if found else ""
+    return DAVIS_SIZES.get(name)
 
 
 def _records(source: ByteSource, size: tuple[int, int], layout: Address) -> Iterator[Columns]:
-    width, height = size
-    for start, data in source.words(AEDAT2_RECORD.itemsize):
-        records = np.frombuffer(data, AEDAT2_RECORD)
+    (x, x_mask), (y, y_mask), (p, brighter) = layout.x, layout.y, layout.p
+    for start, data in source.words(RECORD.itemsize):
+        records = np.frombuffer(data, RECORD)
         address = records["address"].astype(np.uint32)
-        is_event = address & (layout.special | layout.no_event) == 0
-        if not is_event.all():
-            special = ~is_event & (address & layout.no_event == 0)
-            first = start + AEDAT2_RECORD.itemsize * int(special.argmax())
-            if special.any():
-                count = int(special.sum())
-                source.skipped.add("special or external", count, "events", first, "byte")
-            address, records = address[is_event], records[is_event]
-        (x, x_mask), (y, y_mask), (p, brighter) = layout.x, layout.y, layout.p
+        no_event = address & layout.no_event != 0
+        special = ~no_event & (address & layout.special != 0)
+        foreign = ~no_event & ~special & (address & layout.foreign != 0)
+        if 2 * foreign.sum() > len(records):
+            sizes = ", ".join(f"{w}x{h}" for w, h in sorted(set(DAVIS_SIZES.values()))[1:])
+            raise source.refused(
+                "AEDAT2 whose header names no chip and whose addresses are no DVS128's",
+                f"with the sensor of a DAVIS, such as --sensor 346x260 (of {sizes})",
+            )
+        for reason, left_out in (
+            ("special or external", special),
+            ("not a DVS128's address", foreign),
+        ):
+            if left_out.any():
+                first = start + RECORD.itemsize * int(left_out.argmax())
+                source.skipped.add(reason, int(left_out.sum()), "events", first, "byte")
+        is_event = ~(no_event | special | foreign)
+        address = address[is_event]
         yield Columns(
-            t=records["t"].astype(np.int64),
-            x=width - 1 - (address >> x & x_mask).astype(np.int32),
-            y=height - 1 - (address >> y & y_mask).astype(np.int32),
+            t=records["t"][is_event].astype(np.int64),
+            x=size[0] - 1 - (address >> x & x_mask).astype(np.int32),
+            y=size[1] - 1 - (address >> y & y_mask).astype(np.int32),
             p=(address >> p & 1) == brighter,
         )
 
@@ -250,17 +286,14 @@ def _packets(
     while end < 0 or source.position < end:
         start = source.position
         head = source.read(8)
-        if len(head) < 8:
-            source.skipped.add_bytes("cut off within a packet", len(head), start)
-            return
-        number, size = struct.unpack("<ii", head)
+        number, size = struct.unpack("<ii", head) if len(head) == 8 else (0, 0)
         if not 0 <= size <= LARGEST_PACKET:
             rest = source.drain()
             source.skipped.add_bytes("behind a damaged packet header", 8 + rest, start)
             return
         body = source.read(size)
-        if len(body) < size:
-            source.skipped.add_bytes("cut off within a packet", 8 + len(body), start)
+        if len(head) < 8 or len(body) < size:
+            source.skipped.add_bytes("cut off within a packet", len(head) + len(body), start)
             return
         try:
             events = _events(decompress(body))
