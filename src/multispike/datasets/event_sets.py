@@ -31,7 +31,7 @@ from multispike.events.read import SUFFIXES, Recording, read_events
 
 log = logging.getLogger(__name__)
 
-VERSION = 3
+VERSION = 4
 """Of the frames in the cache: raise it whenever a recording is read or counted differently."""
 
 EMULATOR_VERSION = 1
