@@ -428,6 +428,7 @@ def measured(
         prices = price_run(
             activity.records, profile, spiking=activity.spiking, not_counted=activity.not_counted
         )
+        prices = replace(prices, executions=None)  # new; group "energy" has them
         if not (searched and not priced) and prices.crossover:  # the search took long
             prices = replace(prices, crossover={})
         priced[profile] = plain(prices.to_json())
@@ -548,7 +549,7 @@ def records() -> dict[str, Any]:
     }  # fmt: skip
 
 
-FANOUTS, GRADED = ("lemaire", "exact"), ("mac", "repeat")
+FANOUTS, GRADED = ("lemaire", "exact"), ("mac", "repeat", "unroll", "bits")
 NETWORKS = ("snn", "ann", "ann_stepwise", "qann", "qann_skip")
 
 

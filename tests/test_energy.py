@@ -17,8 +17,20 @@ from layers import LINEAR, changed, layer
 
 from multispike.energy.count import count_layer
 from multispike.energy.pricing import Energy, Memory, price_layers
-from multispike.energy.profiles import Constant, get_profile, list_profiles, load_profile
-from multispike.energy.twins import Crossover, crossover_density, even_density, price_twins
+from multispike.energy.profiles import (
+    Constant,
+    Profile,
+    get_profile,
+    list_profiles,
+    load_profile,
+)
+from multispike.energy.twins import (
+    Crossover,
+    crossover_density,
+    even_density,
+    price_run,
+    price_twins,
+)
 from multispike.errors import InputError
 from multispike.layer_record import Geometry, LayerRecord, Synapses, with_density
 
@@ -180,6 +192,48 @@ def test_accesses_at_horowitz_points():
         assert profile.access(kib * 1024 * 8 / 64, 64) == pytest.approx(pj, abs=0.06)
 
 
+def test_spikingjelly_interpolates_between_the_sizes_that_it_knows():
+    profile = get_profile("spikingjelly")
+    sizes = {0: 0, 4: 5, 8: 10, 20: 15, 32: 20, 528: 60, 1024: 100, 4096: 100}  # KiB -> pJ
+    for kib, pj in sizes.items():
+        assert profile.access(kib * 1024 / 4, 32) == pytest.approx(pj)
+        assert profile.access(kib * 1024, 8) == pytest.approx(pj / 4)  # a byte, not a word
+    assert profile.mac(8) == profile.mac(32) == pytest.approx(3.2)
+    assert price_layers([FC], profile).layers[0].memories["inputs"] == Memory(1000, 32)
+
+
+def test_qualia_fetches_the_stem_at_every_timestep_and_queues_words():
+    stem = changed(vgg16(4, 1)[0], input_events=3072, input_taps=3072 * 8)
+    ours, theirs = (price_layers([stem], name) for name in ("lemaire2022", "qualia"))
+    assert theirs.energy_nj.weights == pytest.approx(4 * ours.energy_nj.weights)
+    assert theirs.counts.mac == ours.counts.mac
+    assert theirs.layers[0].memories["outputs"] == Memory(2048, 32)
+    once = [replace(stem, neuron=replace(stem.neuron, timesteps=1))]
+    assert price_layers(once, "qualia").energy_nj.weights == pytest.approx(
+        price_layers(once).energy_nj.weights
+    )
+
+
+def test_a_constant_of_every_built_in_profile_says_where_it_is_from():
+    for name in list_profiles():
+        assert all(len(one.source) > 20 for one in get_profile(name).constants.values())
+
+
+def test_a_run_is_priced_by_every_execution_and_profile_at_once():
+    records = with_density(vgg16(1, 4), 0.2)
+    prices = price_run(records, profiles=list_profiles())
+    assert prices.executions is not None
+    assert list(prices.executions) == ["mac", "repeat", "unroll", "bits"]
+    assert prices.executions["mac"] == prices.energy_nj
+    for op, energy in prices.executions.items():
+        assert energy == price_layers(records, graded_op=op).energy_nj
+    assert prices.energy_nj_profiles is not None
+    assert list(prices.energy_nj_profiles) == list_profiles()
+    for name, one in prices.energy_nj_profiles.items():
+        assert one.energy_nj == price_layers(records, name).energy_nj
+    assert price_run(records, spiking=False).executions is None
+
+
 def test_how_energy_scales_with_bits():
     wide, narrow = (price_layers([FC], "sram8k", bits).energy_nj for bits in (32, 8))
     assert wide.weights == pytest.approx(4 * narrow.weights)
@@ -209,7 +263,7 @@ def write(tmp_path, content):
 
 def test_a_users_profile(tmp_path):
     path = write(tmp_path, as_yaml())
-    assert load_profile(path).constants() == get_profile("lemaire2022").constants()
+    assert load_profile(path).constants == get_profile("lemaire2022").constants
     assert price_layers([FC], path).total_nj == price_layers([FC]).total_nj
     free = {"value": 0, "source": "ideal multiplier"}
     ideal = load_profile(write(tmp_path, as_yaml(mul_8bit_pj=free, mul_32bit_pj=free)))
@@ -260,7 +314,7 @@ def test_a_profile_that_is_not_there(tmp_path):
 
 def test_a_profile_made_in_python_is_checked_too():
     with pytest.raises(InputError, match=r"^lemaire2022\.access_pj: got -1, allowed"):
-        replace(get_profile("lemaire2022"), access_pj=Constant(-1, "typing error"))
+        Profile("lemaire2022", {"access_pj": Constant(-1, "typing error")})
 
 
 @pytest.mark.parametrize("bits", [0, 12, 64])
@@ -398,10 +452,7 @@ def test_even_density_weighs_layers_by_what_their_events_cost():
     loud, silent = with_density([wide, narrow], 0.5), with_density([wide, narrow], 0.0)
     assert 0.25 < even_density([loud[0], silent[1]]) < 0.5
     assert 0.0 < even_density([silent[0], loud[1]]) < 0.25
-    free = replace(
-        get_profile("sram8k"),
-        **{name: Constant(0, "free") for name in get_profile("sram8k").constants()},
-    )
+    free = Profile("free", dict.fromkeys(get_profile("sram8k").constants, Constant(0, "free")))
     assert even_density(loud, free) == 0
     with pytest.raises(InputError, match="a spiking network"):
         even_density([Synapses("fc", Geometry((6,), (3,)), kind="linear")])
@@ -428,7 +479,7 @@ def test_crossover_of_a_network_without_spikes():
 def test_energy_is_positive_and_grows_with_events(network, one, other):
     records, profile = network
     low, high = sorted((one, other))
-    for graded_op in ("mac", "repeat"):
+    for graded_op in ("mac", "repeat", "unroll", "bits"):
         fewer, more = (
             price_layers(with_density(records, density), profile, graded_op=graded_op).energy_nj
             for density in (low, high)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from layers import LINEAR, changed, layer
 
 from multispike.energy.count import Counts, count_layer, synops
+from multispike.energy.pricing import price_layers
 from multispike.errors import InputError
 from multispike.files import to_plain
 from multispike.layer_record import (
@@ -87,6 +88,57 @@ def test_graded_event_as_repeated_addition():
     assert (exact.mac, exact.ac) == (0, 13 * 4 + 72 + 6)
     # The weight is read once and held: no access changes.
     assert replace(repeated, mac=32, ac=78) == count_layer(CONV)
+
+
+def test_graded_event_as_shifted_additions():
+    shifted = count_layer(CONV, graded_op="bits")
+    assert (shifted.mac, shifted.ac) == (0, 2 * 32 + 72 + 6)  # levels 0..3: two bits
+    assert replace(shifted, mac=32, ac=78) == count_layer(CONV)
+    wide = changed(CONV, input_levels=4, input_amplitude=4)  # 0..4: three bits
+    assert count_layer(wide, graded_op="bits").ac == 3 * 32 + 72 + 6
+
+
+@pytest.mark.parametrize("fanout", ["lemaire", "exact"])
+def test_graded_event_unrolled_is_a_binary_event_for_each_unit(fanout):
+    """sum z = 4 comes in, 9 goes out: addresses, weights and potentials for each of them."""
+    unrolled = count_layer(CONV, graded_op="unroll", fanout=fanout)
+    units = {"input_levels": 1, "input_events": 4, "input_amplitude": 4, "input_taps": 13}
+    sent = {"output_levels": 1, "output_events": 9, "output_amplitude": 9, "output_max_level": 1}
+    binary = changed(CONV, **units, input_amplitude_taps=13, **sent)
+    assert unrolled == count_layer(binary, fanout=fanout)
+    assert (unrolled.read_input, unrolled.write_output, unrolled.address_mac) == (4, 9, 8)
+    assert unrolled.read_weights == (4 * 4 * 9 if fanout == "lemaire" else 13 * 4)
+    prices = price_layers([CONV], graded_op="unroll", fanout=fanout)
+    assert prices.energy_nj == price_layers([binary], fanout=fanout).energy_nj
+
+
+def test_unrolled_sums_and_pools_work_once_for_each_unit():
+    add, pool = (count_layer(record, graded_op="unroll") for record in (ADD, POOL))
+    assert (add.read_input, add.ac, add.write_output) == (8 + 7, 8 + 7 + 9, 9)
+    assert (pool.read_input, pool.ac, pool.write_output) == (12, 12, 8)
+
+
+@pytest.mark.parametrize("graded_op", ["repeat", "unroll", "bits"])
+def test_how_a_graded_event_is_executed_does_not_touch_binary_and_analog_ones(graded_op):
+    binary = changed(CONV, input_levels=1, input_amplitude=2, input_amplitude_taps=5,
+                     output_levels=1, output_events=9, output_max_level=1)  # fmt: skip
+    analog = replace(changed(CONV, **ANALOG, input_amplitude_taps=0), **SILENT)
+    for record in (binary, analog):
+        assert count_layer(record, graded_op=graded_op) == count_layer(record)
+
+
+def test_a_stem_that_is_fetched_at_every_timestep():
+    stem = layer(
+        "conv", (1, 3, 3), (2, 3, 3), square=(3, 1, 1), bias=True, timesteps_out=4, neuron=True,
+        levels=(0, 1), read=(2, 0), taps=(13, 0), sent=(10, 10),
+    )  # fmt: skip
+    once, each = (
+        count_layer(stem, fanout="exact", stem_each_timestep=each) for each in (False, True)
+    )
+    assert (each.read_weights, each.mac) == (4 * 26, 26)
+    assert (each.read_potential, each.write_potential) == (4 * 26 + 72, 4 * 26 + 72)
+    assert once.read_weights == 26
+    assert count_layer(CONV, stem_each_timestep=True) == count_layer(CONV)  # reads events
 
 
 def test_binary_spiking_conv_adds_only():
@@ -372,7 +424,7 @@ def test_dense_taps_seen_from_the_input(record):
 def test_counts_grow_with_density(record, one, other):
     low, high = (with_density([record], density)[0] for density in sorted((one, other)))
     for fanout in ("lemaire", "exact"):
-        for graded_op in ("mac", "repeat"):
+        for graded_op in ("mac", "repeat", "unroll", "bits"):
             fewer, more = (
                 vars(count_layer(r, fanout=fanout, graded_op=graded_op)) for r in (low, high)
             )

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from multispike.config import deciding, differing
-from multispike.energy.twins import Execution
+from multispike.energy.twins import Execution, FurtherPrices
 from multispike.files import plain_fields
 from multispike.report.comparison import sampling_error
 from multispike.reproduce.studies import STUDIES
-from multispike.results import FurtherPrices, RunResult, read_json, read_runs
+from multispike.results import RunResult, read_json, read_runs
 from page.markdown import source, whole
 
 FIRST = "lemaire2022"

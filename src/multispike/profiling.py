@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any, Unpack
 
 from torch import nn
@@ -13,7 +12,7 @@ from multispike.energy.count import Choices, execution
 from multispike.energy.pricing import EnergyReport, checked_profile, price_layers
 from multispike.energy.profiles import Profile
 from multispike.energy.twins import price_run
-from multispike.results import Evaluation, FurtherPrices
+from multispike.results import Evaluation
 
 
 def profile(
@@ -79,16 +78,15 @@ def evaluate_run(
     for name in (energy, *profiles):
         checked_profile(name, bits, **choices)
     activity = record_activity(model, loader, confusion=True, errors=True, progress=progress)
-    price = partial(
-        price_run,
+    prices = price_run(
         activity.records,
-        bits=bits,
+        energy,
+        bits,
         spiking=activity.spiking,
         not_counted=activity.not_counted,
+        profiles=profiles,
         **choices,
     )
-    measured = {**vars(price(energy)), **vars(activity)}
+    measured = {**vars(prices), **vars(activity)}
     del measured["records"]  # each is in its layer
-    further = {name: price(name) for name in profiles}
-    kept = {name: FurtherPrices(one.energy_nj, one.baselines) for name, one in further.items()}
-    return Evaluation(**measured, energy_nj_profiles=kept or None)
+    return Evaluation(**measured)

@@ -26,11 +26,10 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le, MinLen
 from pydantic import TypeAdapter, ValidationError
 
-from multispike.energy.count import Execution
-from multispike.energy.pricing import LayerEnergy, NetworkEnergy
+from multispike.energy.pricing import LayerEnergy
 from multispike.energy.twins import RunPrices
 from multispike.errors import InputError, invalid
-from multispike.files import known_fields, plain_fields, to_plain, write_json
+from multispike.files import plain_fields, to_plain, write_json
 from multispike.layer_record import LayerRecord
 
 FORMAT = 1
@@ -173,23 +172,9 @@ class Activity(Measured):
 # --- results ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class FurtherPrices:
-    """What a result keeps of a further energy profile."""
-
-    energy_nj: NetworkEnergy
-    baselines: dict[Execution, NetworkEnergy] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        return known_fields(self)
-
-
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Evaluation(RunPrices, Measured):
     """All that one pass over labelled data can say, and what an inference costs."""
-
-    energy_nj_profiles: dict[str, FurtherPrices] | None = None
-    """By the name of a further profile."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers, strings and lists, as in a file; what is None is left out."""

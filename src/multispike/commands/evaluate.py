@@ -15,6 +15,7 @@ from rich.console import Console
 from multispike.activity import record_activity
 from multispike.config.commands import EnergyConfig, EvaluateConfig, ReportConfig
 from multispike.datasets.dataset import Dataset
+from multispike.energy.profiles import list_profiles
 from multispike.energy.twins import price_run
 from multispike.environment import environment
 from multispike.errors import invalid
@@ -23,8 +24,15 @@ from multispike.layer_record import with_density
 from multispike.models import create_model
 from multispike.profiling import evaluate_run
 from multispike.progress import progress_bar
+from multispike.report.comparison import alternatives
 from multispike.report.page import write_report
-from multispike.report.terminal import comparison_table, energy_notes, energy_table, twins_table
+from multispike.report.terminal import (
+    comparison_table,
+    energy_notes,
+    energy_table,
+    terminal_table,
+    twins_table,
+)
 from multispike.results import (
     Environment,
     RunResult,
@@ -143,7 +151,7 @@ def _priced(place: Path, settings: ReportConfig) -> RunResult:
                 spiking=stored.spiking,
                 not_counted=stored.not_counted,
             )
-            return replace(stored, energy_nj_profiles=None, **vars(prices))
+            return replace(stored, **vars(prices))
     run = load_run(place)
     tell_unfinished(run)
     dataset = data_of(run, settings.data_dir, settings.limit_test)
@@ -199,6 +207,7 @@ def energy(settings: EnergyConfig) -> None:
         fanout=settings.fanout,
         graded_op=settings.graded_op,
         not_counted=activity.not_counted,
+        profiles=list_profiles(),
     )
     code = _code(network.config)
     priced = {
@@ -214,6 +223,7 @@ def energy(settings: EnergyConfig) -> None:
     console.print(energy_table(prices, name))
     if prices.crossover:
         console.print(twins_table(prices))
+        console.print(terminal_table(alternatives(prices), "What the verdict turns on"))
     events = f"measured on {data} (n = {activity.samples:,})"
     if density is not None:
         events = f"assumed, density {density:g}"

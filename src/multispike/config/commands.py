@@ -24,6 +24,7 @@ from multispike.config.types import (
     split_names,
 )
 from multispike.datasets import DATASETS
+from multispike.energy.count import Fanout, GradedOp
 from multispike.errors import InputError, invalid, unknown
 from multispike.models.table import ARCHITECTURES, ResNet
 
@@ -62,7 +63,8 @@ class EvaluateConfig(RunSettings):
         data_dir: Folder with the data, if it has moved since the training.
         limit_test: Use this many test samples only.
         flip: Report the accuracy over each image and its mirror image as well.
-        profile: Energy profile: castagnetti2025, lemaire2022, sram8k, or a YAML file.
+        profile: Energy profile: lemaire2022, castagnetti2025, sram8k, qualia, spikingjelly, or a
+            YAML file.
         bits: Width of weights, potentials and operations: 8, 16 or 32.
         json: Write the result to this file.
     """
@@ -83,7 +85,8 @@ class ReportConfig(Settings):
 
     Args:
         runs: Folders of runs, of comparisons, or checkpoints, comma-separated.
-        profile: Energy profile: castagnetti2025, lemaire2022, sram8k, or a YAML file.
+        profile: Energy profile: lemaire2022, castagnetti2025, sram8k, qualia, spikingjelly, or a
+            YAML file.
         bits: Width of weights, potentials and operations: 8, 16 or 32.
         data_dir: Folder with the runs' data, if it has moved since the training.
         limit_test: Use this many test samples only.
@@ -116,10 +119,12 @@ class EnergyConfig(Settings):
 
     Args:
         target: Folder of a run, a checkpoint by itself, or name of an architecture.
-        profile: Energy profile: castagnetti2025, lemaire2022, sram8k, or a YAML file.
+        profile: Energy profile: lemaire2022, castagnetti2025, sram8k, qualia, spikingjelly, or a
+            YAML file.
         bits: Width of weights, potentials and operations: 8, 16 or 32.
         fanout: Synapses an event reaches: lemaire (ceil(K/S) an axis) or exact (borders, stride).
-        graded_op: A graded event meets a weight by one mac, or by repeat: z additions.
+        graded_op: An event of level z: one mac a weight; repeat, z additions; unroll, z binary
+            events; bits, ceil(log2(N+1)) shifted additions. All are listed side by side.
         density: Assumed events per neuron and timestep; by default measured (run) or 0.2.
         neuron: Of the architecture.
         levels: N, of the architecture.
@@ -135,8 +140,8 @@ class EnergyConfig(Settings):
     target: str
     profile: ProfileName = "lemaire2022"
     bits: Bits = 32
-    fanout: Literal["lemaire", "exact"] = "lemaire"
-    graded_op: Literal["mac", "repeat"] = "mac"
+    fanout: Fanout = "lemaire"
+    graded_op: GradedOp = "mac"
     density: Density | None = None
     neuron: Literal["relu", "binary", "multilevel"] = "multilevel"
     levels: Count | None = None

@@ -26,11 +26,14 @@ from dataclasses import astuple, dataclass
 from typing import Literal, Self, TypedDict, get_args
 
 from multispike.errors import unknown
-from multispike.layer_record import LayerRecord, Pool, Sum, Synapses, checked
+from multispike.layer_record import LayerRecord, Pool, Stream, Sum, Synapses, checked
 
 Execution = Literal["snn", "ann", "ann_stepwise", "qann", "qann_skip"]
 Fanout = Literal["lemaire", "exact"]
-GradedOp = Literal["mac", "repeat"]
+GradedOp = Literal["mac", "repeat", "unroll", "bits"]
+"""How an event of level z, at most N, is executed: by one multiply-accumulate a weight; by z
+additions of a weight that is fetched once; as z binary events, one after the other; by ⌈log2(N+1)⌉
+shifted additions of a weight that is fetched once."""
 
 
 class Choices(TypedDict, total=False):
@@ -77,6 +80,7 @@ def count_layer(
     network: Execution = "snn",
     fanout: Fanout = "lemaire",
     graded_op: GradedOp = "mac",
+    stem_each_timestep: bool = False,
 ) -> Counts:
     """Counts of one layer.
 
@@ -84,8 +88,9 @@ def count_layer(
     dense and evaluated as often as recorded (an ANN that reads T event frames one by one); "qann"
     dense, once and with few-bit activations (only the widths differ); "qann_skip" that, without
     the operations and weight reads of zero inputs. `fanout`: "lemaire" ⌈K/S⌉ per axis, borders
-    ignored; "exact" what events truly reached. `graded_op`: how an event of several levels meets a
-    weight: "mac" one multiply-accumulate, "repeat" z additions of a weight that is read once.
+    ignored; "exact" what events truly reached. `graded_op`: see `GradedOp`. With
+    `stem_each_timestep` the weights and potentials of a stem under direct coding are fetched at
+    each of the T timesteps.
 
     >>> from multispike.layer_record import Geometry, Input
     >>> layer = Synapses("fc", Geometry((4,), (3,)), kind="linear", bias=True,
@@ -96,12 +101,16 @@ def count_layer(
     check_names(network, fanout, graded_op)
     event_driven = network == "snn"
     match record:
-        case Sum():
-            counts = _event_add(record) if event_driven else _dense_add(record)
-        case Pool():
-            counts = _event_pool(record, fanout) if event_driven else _dense_pool(record)
+        case Sum() if event_driven:
+            counts = _event_add(record, graded_op)
+        case Pool() if event_driven:
+            counts = _event_pool(record, fanout, graded_op)
         case Synapses() if event_driven:
-            counts = _event_synapses(record, fanout, graded_op)
+            counts = _event_synapses(record, fanout, graded_op, stem_each_timestep)
+        case Sum():
+            counts = _dense_add(record)
+        case Pool():
+            counts = _dense_pool(record)
         case Synapses():
             counts = _dense_synapses(record)
             if network == "qann_skip":
@@ -174,70 +183,98 @@ def _zero_skipping(r: Synapses, dense: Counts, fanout: Fanout) -> Counts:
 # --- event-driven network ---------------------------------------------------------------------
 
 
-def _event_synapses(r: Synapses, fanout: Fanout, graded_op: GradedOp) -> Counts:
+def payload_bits(levels: int) -> int:
+    """⌈log2(levels + 1)⌉: bits that hold 0..levels.
+
+    >>> [payload_bits(levels) for levels in (1, 3, 4, 7, 8)]
+    [1, 2, 3, 3, 4]
+    """
+    return levels.bit_length()
+
+
+def _events(stream: Stream, graded_op: GradedOp) -> float:
+    """Events on a stream: "unroll" makes one of each unit of z."""
+    return stream.amplitude if graded_op == "unroll" and stream.levels else stream.events
+
+
+def _event_synapses(
+    r: Synapses, fanout: Fanout, graded_op: GradedOp, stem_each_timestep: bool
+) -> Counts:
     """Convolution and linear layer, from events to potentials, and the neuron that follows."""
+    events = _events(r.input, graded_op)
     if fanout == "exact":
-        synops = fetches = r.input.taps * r.fan
-        repeated = r.input.amplitude_taps * r.fan
+        synops, units = r.input.taps * r.fan, r.input.amplitude_taps * r.fan
+        fetches = units if graded_op == "unroll" and r.input.levels else synops
     else:
-        synops = r.input.events * r.fan * r.geometry.strided_size
-        repeated = r.input.amplitude * r.fan * r.geometry.strided_size
-        fetches = r.input.events * r.fan * r.geometry.kernel_size
-    analog, binary = r.input.levels == 0, r.input.levels == 1
-    multiply = analog or (graded_op == "mac" and not binary)
-    additions = 0.0 if multiply else synops if binary else repeated
+        reached = r.fan * r.geometry.strided_size
+        synops, units = r.input.events * reached, r.input.amplitude * reached
+        fetches = events * r.fan * r.geometry.kernel_size
+    additions = {
+        "mac": 0.0,
+        "repeat": units,
+        "unroll": units,
+        "bits": synops * payload_bits(r.input.levels),
+    }[graded_op]
+    mac = 0.0
+    if r.input.levels == 1:
+        additions = synops
+    elif r.input.levels == 0 or graded_op == "mac":
+        mac, additions = synops, 0.0  # ours; analog input: non-zeros only, once
     bias = r.bias * r.timesteps * r.out_size
     update = r.steps_out * r.out_size  # each potential once per timestep: bias, leak, threshold
     # Ours: under direct coding the stem is computed once, its result held and added T times.
-    held = update if r.steps_out != r.timesteps else 0
+    held, accessed = update if r.steps_out != r.timesteps else 0, fetches
+    if held and stem_each_timestep:
+        held, accessed = 0, fetches * r.steps_out
     return Counts(
-        mac=synops if multiply else 0.0,  # ours; analog input: non-zeros only, once
-        ac=additions + bias + held + _resets(r),  # Eqs. 1.4, 2.4 (corrected)
+        mac=mac,
+        ac=additions + bias + held + _resets(r, graded_op),  # Eqs. 1.4, 2.4 (corrected)
         mul=r.leak * update,  # Eqs. 1.3, 2.3
-        read_input=r.input.events,  # Eq. 5
-        read_weights=fetches,  # Eqs. 7, 8
+        read_input=events,  # Eq. 5
+        read_weights=accessed,  # Eqs. 7, 8
         read_bias=bias,  # Eqs. 7, 8
-        read_potential=fetches + update + held,  # Eqs. 9, 10
-        write_potential=fetches + update,  # Eqs. 14, 15
-        write_output=r.output.events,  # Eq. 13
-        address_mac=2 * r.input.events if r.kind == "conv" else 0.0,  # Eq. 16.2
+        read_potential=accessed + update + held,  # Eqs. 9, 10
+        write_potential=accessed + update,  # Eqs. 14, 15
+        write_output=_events(r.output, graded_op),  # Eq. 13
+        address_mac=2 * events if r.kind == "conv" else 0.0,  # Eq. 16.2
         address_ac=fetches,  # Eqs. 16.3, 17.2
     )
 
 
-def _resets(r: LayerRecord) -> float:
+def _resets(r: LayerRecord, graded_op: GradedOp) -> float:
     """θout, the soft resets; events of a pooling or of a sum of spikes reset nothing."""
-    return r.output.events if r.neuron else 0.0
+    return _events(r.output, graded_op) if r.neuron else 0.0
 
 
-def _event_add(r: Sum) -> Counts:
+def _event_add(r: Sum, graded_op: GradedOp) -> Counts:
     """Residual sum; all ours. Addresses are free: an event's source and target coincide."""
     update = r.steps_out * r.out_size
     if r.shortcut == "dense":
         # MS-ResNet adds two full-precision streams; the sum lives on beside the neuron's V.
         integrate = update if r.neuron else 0
         return Counts(
-            ac=update + integrate + _resets(r),
+            ac=update + integrate + _resets(r, graded_op),
             mul=r.leak * update,
             read_potential=2 * update + integrate,
             write_potential=update + integrate,
-            write_output=r.output.events,
+            write_output=_events(r.output, graded_op),
         )
     own_memory = r.input.levels > 0
-    arriving = r.crossing.events + (r.input.events if own_memory else 0.0)
+    arriving = _events(r.crossing, graded_op)
+    arriving += _events(r.input, graded_op) if own_memory else 0.0
     # In place, the pass over the potentials is already in the convolution's record.
     scan = update if own_memory else 0
     return Counts(
-        ac=arriving + _resets(r),
+        ac=arriving + _resets(r, graded_op),
         mul=r.leak * update,
         read_input=arriving,
         read_potential=arriving + scan,
         write_potential=arriving + scan,
-        write_output=r.output.events,
+        write_output=_events(r.output, graded_op),
     )
 
 
-def _event_pool(r: Pool, fanout: Fanout) -> Counts:
+def _event_pool(r: Pool, fanout: Fanout, graded_op: GradedOp) -> Counts:
     """Pooling; all ours.
 
     Spikes: each event updates the running maximum or sum of every window that it falls into;
@@ -246,26 +283,30 @@ def _event_pool(r: Pool, fanout: Fanout) -> Counts:
     """
     update = r.steps_out * r.out_size
     if r.input.levels:
-        windows = r.input.taps if fanout == "exact" else r.input.events * r.geometry.strided_size
+        events = _events(r.input, graded_op)
+        reached = r.geometry.strided_size
+        if fanout == "exact":
+            reached = r.input.taps / r.input.events if r.input.events else 0.0
+        windows = events * reached
         return Counts(
-            ac=windows + _resets(r),
+            ac=windows + _resets(r, graded_op),
             mul=r.leak * update,
-            read_input=r.input.events,
+            read_input=events,
             read_potential=windows + update,
             write_potential=windows + update,
-            write_output=r.output.events,
-            address_mac=2 * r.input.events,
+            write_output=_events(r.output, graded_op),
+            address_mac=2 * events,
             address_ac=windows,
         )
     window = r.timesteps * r.geometry.kernel_size * r.out_size
     integrate = update if r.neuron else 0
     return Counts(
-        ac=window + integrate + _resets(r),
+        ac=window + integrate + _resets(r, graded_op),
         mul=r.leak * update,
         read_input=window,
         read_potential=integrate,
         write_potential=integrate,
-        write_output=r.output.events if r.neuron else update,
+        write_output=_events(r.output, graded_op) if r.neuron else update,
         address_ac=r.timesteps * (r.in_size + r.out_size),
     )
 

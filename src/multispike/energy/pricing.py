@@ -22,17 +22,13 @@ from multispike.energy.count import (
     SynapticOperations,
     check_names,
     count_layer,
+    payload_bits,
     synops,
 )
-from multispike.energy.profiles import BITS, Constant, Profile, get_profile
+from multispike.energy.profiles import BITS, Profile, get_profile
 from multispike.errors import invalid
 from multispike.files import known_fields, plain_fields
-from multispike.layer_record import (
-    Kind,
-    LayerRecord,
-    Synapses,
-    checked,
-)
+from multispike.layer_record import Kind, LayerRecord, Synapses, checked
 
 CHOICES = (
     "batch normalisation is folded into weights and biases before counting",
@@ -122,19 +118,11 @@ class LayerEnergy:
         return known_fields(self)
 
 
-@dataclass(frozen=True)
-class NamedConstants:
-    """An energy profile as a result file has it."""
-
-    name: str
-    constants: dict[str, Constant]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Assumptions:
     """What an energy rests on."""
 
-    profile: NamedConstants
+    profile: Profile
     network: Execution
     fanout: Fanout
     graded_op: GradedOp
@@ -152,8 +140,8 @@ class EnergyReport:
     >>> layer = Synapses("fc", Geometry((4,), (3,)), kind="linear", input=Input(events=4, taps=4))
     >>> price_layers([layer], network="ann")
     0.29045895 nJ per inference as ann, lemaire2022 at 32 bit
-    layer  kind      nJ      %    ops  memory
-    fc     linear  0.29  100.0  13.6%   86.4%
+    layer  kind              nJ     %    ops  memory
+    fc     linear          0.29   100   14%     86%
     """
 
     energy_nj: NetworkEnergy
@@ -180,30 +168,19 @@ class EnergyReport:
     def __repr__(self) -> str:
         """Total, then a row a layer: energy, its share, and of it operations and memory."""
         total = self.energy_nj
-        rows = [("layer", "kind", "nJ", "%", "ops", "memory")]
+        priced = f"{total.profile} at {total.bits} bit"
+        lines = [f"{total.total:,.8g} nJ per inference as {self.network}, {priced}"]
+        wide = max(len(layer.name) for layer in self.layers)
+        lines.append(f"{'layer':{wide}}  kind    {'nJ':>12}     %    ops  memory")
         for layer in self.layers:
             own = layer.energy_nj
             share = own.total / total.total if total.total else 0.0
             computing = (own.ops + own.addressing) / own.total if own.total else 0.0
-            memory = 1 - computing if own.total else 0.0
-            figures = (
-                f"{own.total:,.2f}",
-                f"{100 * share:.1f}",
-                f"{computing:.1%}",
-                f"{memory:.1%}",
+            lines.append(
+                f"{layer.name:{wide}}  {layer.kind:6}  {own.total:12,.2f}  {100 * share:4.0f}"
+                f"  {computing:4.0%}  {1 - computing if own.total else 0:6.0%}"
             )
-            rows.append((layer.name, layer.kind, *figures))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if place < 2 else cell.rjust(width)
-                for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in rows
-        ]
-        priced = f"{total.profile} at {total.bits} bit"
-        title = f"{total.total:,.8g} nJ per inference as {self.network}, {priced}"
-        return "\n".join([title, *lines, *(f"not counted: {line}" for line in self.not_counted)])
+        return "\n".join([*lines, *(f"not counted: {line}" for line in self.not_counted)])
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain numbers, strings and lists, with all assumptions; what is None is left
@@ -235,8 +212,15 @@ def price_layers(
     prices = checked_profile(profile, bits, fanout, graded_op, network)
     layers = []
     for record in checked(records):
-        counts = count_layer(record, network=network, fanout=fanout, graded_op=graded_op)
-        layers.append(_price(record, counts, prices, bits, network))
+        counts = count_layer(
+            record,
+            network=network,
+            fanout=fanout,
+            graded_op=graded_op,
+            stem_each_timestep=prices.value("stem_each_timestep") > 0,
+        )
+        memories = _memories(record, prices, bits, network, graded_op)
+        layers.append(_price(record, counts, memories, prices, bits))
     total = sum((layer.energy_nj for layer in layers), Energy())
     return EnergyReport(
         energy_nj=NetworkEnergy(profile=prices.name, bits=bits, **vars(total)),
@@ -244,7 +228,7 @@ def price_layers(
         layers=tuple(layers),
         not_counted=tuple(not_counted),
         assumptions=Assumptions(
-            profile=NamedConstants(prices.name, prices.constants()),
+            profile=prices,
             network=network,
             fanout=fanout,
             graded_op=graded_op,
@@ -276,9 +260,8 @@ def checked_profile(
 
 
 def _price(
-    record: LayerRecord, counts: Counts, profile: Profile, bits: int, network: Execution
+    record: LayerRecord, counts: Counts, memories: dict[str, Memory], profile: Profile, bits: int
 ) -> LayerEnergy:
-    memories = _memories(record, profile, bits, network)
     pj = {name: profile.access(m.elements, m.bits) for name, m in memories.items()}
     add, mac = profile.add(bits), profile.mac(bits)
     return LayerEnergy(
@@ -298,20 +281,22 @@ def _price(
 
 
 def _memories(
-    record: LayerRecord, profile: Profile, bits: int, network: Execution
+    record: LayerRecord, profile: Profile, bits: int, network: Execution, graded_op: GradedOp
 ) -> dict[str, Memory]:
     """Size and width of a layer's five memories."""
     event_driven = network == "snn"
     weights, biases = 0, 0
     if isinstance(record, Synapses):
         weights, biases = record.weights, record.bias * record.geometry.out_shape[0]
-    fifo = int(profile.fifo_elements.value)
+    fifo = int(profile.value("fifo_elements"))
 
     def values(size: int, levels: int, timesteps: int) -> Memory:
         if not levels or network in ("ann", "ann_stepwise"):
             return Memory(size, bits)
         if event_driven:  # address and payload of one event
-            return Memory(fifo, payload_bits(size - 1) + payload_bits(levels))
+            payload = payload_bits(1 if graded_op == "unroll" else levels)
+            word = profile.value("event_is_word") > 0
+            return Memory(fifo, bits if word else payload_bits(size - 1) + payload)
         return Memory(size, payload_bits(levels * timesteps))
 
     return {
@@ -321,12 +306,3 @@ def _memories(
         "inputs": values(record.in_size, record.levels_in, record.timesteps),
         "outputs": values(record.out_size, record.output.levels, record.steps_out),
     }
-
-
-def payload_bits(levels: int) -> int:
-    """⌈log2(levels + 1)⌉: bits that hold 0..levels.
-
-    >>> [payload_bits(levels) for levels in (1, 3, 4, 7, 8)]
-    [1, 2, 3, 3, 4]
-    """
-    return levels.bit_length()

@@ -1,16 +1,19 @@
 """What one operation and one memory access cost: constants, each with the source it is from.
 
-A memory access costs, for a memory of n elements that are read `bits` wide,
-
-    access_pj + access_pj_per_memory_bit · n · bits + access_pj_per_memory_element · n
-              + access_pj_per_word_bit · bits
-
-so that a profile is nine numbers. A user's profile is a YAML file:
+A profile is a YAML file, a built-in one (folder `builtin`) like a user's own:
 
     name: my_chip
     constants:
       add_8bit_pj: {value: 0.03, source: Horowitz 2014}
-      ...            all nine, zero where a term does not apply
+      ...            what `REQUIRED` lists, and those of `OPTIONAL` that apply
+
+A memory access costs, for a memory of n elements that are read `bits` wide, with the terms of a
+profile (those that it has not are 0),
+
+    access_pj + access_pj_per_memory_bit · n · bits + access_pj_per_memory_element · n
+              + access_pj_per_word_bit · bits + bits / 32 · curve(n · bits)
+
+where `curve` is linear between 0 at no size, access_pj_at_8kib, _32kib and _1mib, and flat beyond.
 """
 
 from __future__ import annotations
@@ -18,7 +21,9 @@ from __future__ import annotations
 import math
 import os
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +31,23 @@ from multispike.errors import InputError, invalid, unknown
 
 BITS = (8, 16, 32)
 
-_HOROWITZ = "Horowitz, ISSCC 2014, 45 nm, 0.9 V, integer"
-_FIT = (
-    "line through 10, 20, 100 pJ per access of 8 KiB, 32 KiB, 1 MiB SRAM (Horowitz, ISSCC 2014) "
-    "as used by Lemaire et al. 2022"
+REQUIRED = ("add_8bit_pj", "add_32bit_pj", "mul_8bit_pj", "mul_32bit_pj", "fifo_elements")
+"""Operations, and the depth of the queue that holds a layer's incoming or outgoing events."""
+OPTIONAL = (
+    "access_pj",
+    "access_pj_per_memory_bit",
+    "access_pj_per_memory_element",
+    "access_pj_per_word_bit",
+    "access_pj_at_8kib",
+    "access_pj_at_32kib",
+    "access_pj_at_1mib",
+    "event_is_word",
+    "stem_each_timestep",
 )
-_NOT_APPLICABLE = "no such term in this profile"
+"""Terms of an access; 1 where an event in a queue takes `bits` instead of address and payload; 1
+where a directly coded stem fetches its weights and potentials at every timestep."""
+
+_FOLDER = Path(__file__).parent / "builtin"
 
 
 @dataclass(frozen=True)
@@ -47,26 +63,18 @@ class Profile:
     """Energy constants in pJ. See the module's docstring for the formula of an access."""
 
     name: str
-    add_8bit_pj: Constant
-    add_32bit_pj: Constant
-    mul_8bit_pj: Constant
-    mul_32bit_pj: Constant
-    access_pj: Constant
-    access_pj_per_memory_bit: Constant
-    access_pj_per_memory_element: Constant
-    access_pj_per_word_bit: Constant
-    fifo_elements: Constant
-    """Depth of the queue that holds a layer's incoming or outgoing events."""
+    constants: dict[str, Constant]
 
     def __post_init__(self) -> None:
-        for name, constant in self.constants().items():
+        for name, constant in self.constants.items():
             _check_constant(f"{self.name}.{name}", constant)
-        if self.fifo_elements.value % 1:
-            raise invalid(f"{self.name}.fifo_elements", self.fifo_elements.value, "a whole number")
+        if self.value("fifo_elements") % 1:
+            found = self.value("fifo_elements")
+            raise invalid(f"{self.name}.fifo_elements", found, "a whole number")
 
-    def constants(self) -> dict[str, Constant]:
-        """All constants by name."""
-        return {name: getattr(self, name) for name in _CONSTANTS}
+    def value(self, name: str) -> float:
+        """A constant's value; 0 where the profile has no such term."""
+        return self.constants[name].value if name in self.constants else 0.0
 
     def add(self, bits: int) -> float:
         """pJ of one addition.
@@ -74,35 +82,46 @@ class Profile:
         >>> get_profile("lemaire2022").add(32)
         0.1
         """
-        return _between(bits, self.add_8bit_pj.value, self.add_32bit_pj.value)
+        return _between(bits, self.value("add_8bit_pj"), self.value("add_32bit_pj"))
 
     def mul(self, bits: int) -> float:
         """pJ of one multiplication."""
-        return _between(bits, self.mul_8bit_pj.value, self.mul_32bit_pj.value)
+        return _between(bits, self.value("mul_8bit_pj"), self.value("mul_32bit_pj"))
 
     def mac(self, bits: int) -> float:
         """pJ of one multiply-accumulate."""
         return self.mul(bits) + self.add(bits)
 
     def access(self, elements: float, bits: float) -> float:
-        """pJ to read or write one element of `bits` in a memory of `elements` of them."""
+        """pJ to read or write one element of `bits` in a memory of `elements` of them.
+
+        >>> round(get_profile("spikingjelly").access(elements=4096, bits=32), 2)  # 16 KiB
+        13.33
+        """
         return (
-            self.access_pj.value
-            + self.access_pj_per_memory_bit.value * elements * bits
-            + self.access_pj_per_memory_element.value * elements
-            + self.access_pj_per_word_bit.value * bits
+            self.value("access_pj")
+            + self.value("access_pj_per_memory_bit") * elements * bits
+            + self.value("access_pj_per_memory_element") * elements
+            + self.value("access_pj_per_word_bit") * bits
+            + bits / 32 * self._curve(elements * bits / 8 / 1024)
         )
 
+    def _curve(self, kib: float) -> float:
+        """pJ of a 32-bit access of a memory of that size."""
+        points = [(0, 0.0)]
+        points += [(k, self.value(f"access_pj_at_{n}")) for n, k in _SIZES.items()]
+        for (low, at_low), (high, at_high) in pairwise(points):
+            if kib <= high:
+                return at_low + (at_high - at_low) * (kib - low) / (high - low)
+        return points[-1][1]
+
     def to_dict(self) -> dict[str, Any]:
-        """Name and constants with their sources."""
-        constants = {
-            name: {"value": constant.value, "source": constant.source}
-            for name, constant in self.constants().items()
-        }
+        """Name and constants with their sources, as in a file."""
+        constants = {name: vars(constant) for name, constant in self.constants.items()}
         return {"name": self.name, "constants": constants}
 
 
-_CONSTANTS = tuple(field.name for field in fields(Profile) if field.name != "name")
+_SIZES = {"8kib": 8, "32kib": 32, "1mib": 1024}
 
 
 def _between(bits: int, at_8: float, at_32: float) -> float:
@@ -133,59 +152,13 @@ def _check_constant(argument: str, constant: Constant) -> None:
         raise invalid(f"{argument}.source", constant.source, "where the value is from")
 
 
-def _profile(name: str, **access: Constant) -> Profile:
-    """A built-in profile: Horowitz's operations, and the given terms of a memory access."""
-    terms = {term: Constant(0.0, _NOT_APPLICABLE) for term in _CONSTANTS if "access" in term}
-    return Profile(
-        name=name,
-        add_8bit_pj=Constant(0.03, _HOROWITZ),
-        add_32bit_pj=Constant(0.1, _HOROWITZ),
-        mul_8bit_pj=Constant(0.2, _HOROWITZ),
-        mul_32bit_pj=Constant(3.1, _HOROWITZ),
-        fifo_elements=Constant(
-            2048, "our choice: the smallest memory in Horowitz's table, 8 KiB, in 32-bit words"
-        ),
-        **{**terms, **access},
-    )
-
-
-_PROFILES = {
-    profile.name: profile
-    for profile in (
-        _profile(
-            "lemaire2022",
-            access_pj=Constant(13.2, _FIT),
-            access_pj_per_memory_bit=Constant(1.09e-5, _FIT),
-        ),
-        _profile(
-            "sram8k",
-            access_pj_per_word_bit=Constant(
-                10 / 64,
-                "10 pJ per 64-bit access of an 8 KiB SRAM (Horowitz, ISSCC 2014), words packed "
-                "with data; larger memories are banks of it",
-            ),
-        ),
-        _profile(
-            "castagnetti2025",
-            access_pj=Constant(13.2, _FIT),
-            access_pj_per_memory_element=Constant(
-                1.09e-5,
-                "inferred, not stated: the slope of Lemaire et al. 2022 applied to elements "
-                "instead of bits gives the 12.9e6 nJ that Castagnetti et al. (arXiv 2510.24637) "
-                "report for the ANN VGG-16 on CIFAR-10",
-            ),
-        ),
-    )
-}
-
-
 def list_profiles() -> list[str]:
     """Names of the built-in profiles.
 
     >>> list_profiles()
-    ['castagnetti2025', 'lemaire2022', 'sram8k']
+    ['castagnetti2025', 'lemaire2022', 'qualia', 'spikingjelly', 'sram8k']
     """
-    return sorted(_PROFILES)
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
 def get_profile(profile: str | os.PathLike[str] | Profile, argument: str = "profile") -> Profile:
@@ -195,14 +168,20 @@ def get_profile(profile: str | os.PathLike[str] | Profile, argument: str = "prof
     """
     if isinstance(profile, Profile):
         return profile
+    names = list_profiles()
     if not isinstance(profile, (str, os.PathLike)):
-        raise invalid(argument, profile, f"{', '.join(_PROFILES)}, a .yaml file or a Profile")
+        raise invalid(argument, profile, f"{', '.join(names)}, a .yaml file or a Profile")
     name = os.fspath(profile)
-    if name in _PROFILES:
-        return _PROFILES[name]
+    if name in names:
+        return _built_in(name)
     if Path(name).suffix in (".yaml", ".yml"):
         return load_profile(name)
-    raise unknown(argument, name, [*_PROFILES, "a .yaml file"])
+    raise unknown(argument, name, [*names, "a .yaml file"])
+
+
+@cache
+def _built_in(name: str) -> Profile:
+    return _read(_FOLDER / f"{name}.yaml")
 
 
 def load_profile(path: str | os.PathLike[str]) -> Profile:
@@ -211,6 +190,13 @@ def load_profile(path: str | os.PathLike[str]) -> Profile:
     Raises `InputError` where the file is absent or not YAML, where a constant is missing,
     unknown, negative or not a number, and where a source is missing.
     """
+    profile = _read(path)
+    if profile.name in list_profiles():
+        raise invalid(f"{path}: name", profile.name, "a name that no built-in profile has")
+    return profile
+
+
+def _read(path: str | os.PathLike[str]) -> Profile:
     import yaml  # here, so that a help text need not wait for it
 
     file = os.fspath(path)
@@ -223,24 +209,24 @@ def load_profile(path: str | os.PathLike[str]) -> Profile:
         raise InputError(f"profile: got {file!r}, not a YAML file: {reason}") from error
     _check_keys(file, content, ("name", "constants"))
     name, constants = content["name"], content["constants"]
-    if not isinstance(name, str) or not name or name in _PROFILES:
-        raise invalid(f"{file}: name", name, "a name that no built-in profile has")
-    _check_keys(f"{file}: constants", constants, _CONSTANTS)
+    if not isinstance(name, str) or not name:
+        raise invalid(f"{file}: name", name, "a name")
+    _check_keys(f"{file}: constants", constants, REQUIRED, OPTIONAL)
     for key, entry in constants.items():
         _check_keys(f"{file}: {key}", entry, ("value", "source"))
-    return Profile(
-        name=name,
-        **{key: Constant(entry["value"], entry["source"]) for key, entry in constants.items()},
-    )
+    return Profile(name, {key: Constant(**entry) for key, entry in constants.items()})
 
 
-def _check_keys(where: str, mapping: object, wanted: tuple[str, ...]) -> None:
-    """Raise `InputError` unless `mapping` is one that has exactly the `wanted` keys."""
+def _check_keys(
+    where: str, mapping: object, wanted: tuple[str, ...], spare: tuple[str, ...] = ()
+) -> None:
+    """Raise `InputError` unless `mapping` is one that has the `wanted` keys, and no others but
+    `spare` ones."""
     if not isinstance(mapping, dict):
         raise invalid(where, mapping, f"the keys {', '.join(wanted)}")
     for key in mapping:
-        if key not in wanted:
-            raise unknown(where, str(key), wanted)
+        if key not in wanted + spare:
+            raise unknown(where, str(key), wanted + spare)
     missing = [key for key in wanted if key not in mapping]
     if missing:
         raise InputError(f"{where}: missing {', '.join(missing)}")

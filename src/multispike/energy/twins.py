@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import Any, Unpack, get_args
 
-from multispike.energy.count import Choices, Execution, execution
+from multispike.energy.count import Choices, Execution, GradedOp, execution
 from multispike.energy.pricing import EnergyReport, NetworkEnergy, price_layers
 from multispike.energy.profiles import Profile, get_profile
 from multispike.errors import invalid
-from multispike.files import plain_fields
+from multispike.files import known_fields, plain_fields
 from multispike.layer_record import LayerRecord, checked, with_density
 
 TWINS: dict[Execution, str] = {
@@ -64,6 +64,17 @@ class Crossover:
         return {**plain_fields(self), "density": self.density, "verdict": sentence}
 
 
+@dataclass(frozen=True)
+class FurtherPrices:
+    """What a result keeps of a further energy profile."""
+
+    energy_nj: NetworkEnergy
+    baselines: dict[Execution, NetworkEnergy] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return known_fields(self)
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)
 class RunPrices(EnergyReport):
     """A report; of a spiking network, also what it is compared with, by the names of `TWINS`."""
@@ -72,6 +83,10 @@ class RunPrices(EnergyReport):
     crossover: dict[Execution, Crossover] | None = None
     even_density: float | None = None
     """The one density that costs as much as what was recorded."""
+    executions: dict[GradedOp, NetworkEnergy] | None = None
+    """By how a graded event is executed; the energy above is one of them."""
+    energy_nj_profiles: dict[str, FurtherPrices] | None = None
+    """By the name of a further profile."""
 
 
 def price_run(
@@ -81,23 +96,44 @@ def price_run(
     *,
     spiking: bool = True,
     not_counted: Sequence[str] = (),
+    profiles: Sequence[str] = (),
     **choices: Unpack[Choices],
 ) -> RunPrices:
     """The prices of a network from its records alone: arguments as for `price_layers`.
 
     A network that is not `spiking` is a dense ANN, evaluated as often as it was recorded, and has
-    no twins. Raises `InputError` as `price_layers`.
+    no twins. `energy_nj_profiles` has the prices under each further one of `profiles`. Raises
+    `InputError` as `price_layers`.
     """
-    prices, network = get_profile(profile), execution(records, spiking)
-    own = price_layers(records, prices, bits, network=network, not_counted=not_counted, **choices)
+    network = execution(records, spiking)
+
+    def priced(profile: str | Profile) -> tuple[EnergyReport, FurtherPrices]:
+        own = price_layers(
+            records, profile, bits, network=network, not_counted=not_counted, **choices
+        )
+        if not spiking:
+            return own, FurtherPrices(own.energy_nj)
+        twins = price_twins(records, profile, bits, **choices)
+        return own, FurtherPrices(
+            own.energy_nj, {name: twin.energy_nj for name, twin in twins.items()}
+        )
+
+    own, kept = priced(profile)
+    further = {name: priced(name)[1] for name in profiles} or None
     if not spiking:
-        return RunPrices(**vars(own))
-    twins = price_twins(records, prices, bits, **choices)
+        return RunPrices(**vars(own), energy_nj_profiles=further)
+    others: Choices = {**choices}
+    executions: dict[GradedOp, NetworkEnergy] = {}
+    for op in get_args(GradedOp):
+        others["graded_op"] = op
+        executions[op] = price_layers(records, profile, bits, **others).energy_nj
     return RunPrices(
         **vars(own),
-        baselines={name: twin.energy_nj for name, twin in twins.items()},
-        crossover=crossover_density(records, prices, bits, **choices),
-        even_density=even_density(records, prices, bits, **choices),
+        baselines=kept.baselines,
+        crossover=crossover_density(records, profile, bits, **choices),
+        even_density=even_density(records, profile, bits, **choices),
+        executions=executions,
+        energy_nj_profiles=further,
     )
 
 
@@ -130,9 +166,7 @@ def crossover_density(
     silent, busy = (price_layers(r, prices, bits, **choices).total_nj for r in (empty, full))
     twins = price_twins(empty, prices, bits, **choices)
     skipping = price_layers(full, prices, bits, network="qann_skip", **choices).layers
-    gained: dict[int, float] = defaultdict(
-        float
-    )  # of the zero-skipping twin, from empty to full, by timesteps
+    gained: dict[int, float] = defaultdict(float)  # of the zero-skipping twin, by timesteps
     for record, low, high in zip(full, twins["qann_skip"].layers, skipping, strict=True):
         gained[record.timesteps] += high.energy_nj.total - low.energy_nj.total
 

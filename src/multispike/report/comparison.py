@@ -14,7 +14,7 @@ import yaml
 
 from multispike.energy.twins import TWINS, RunPrices
 from multispike.errors import InputError
-from multispike.report.document import Item, Key, listed, number, percent
+from multispike.report.document import Column, Item, Key, Table, listed, number, percent
 from multispike.report.style import Mark, marks
 from multispike.results import RunResult, read_results
 
@@ -146,6 +146,37 @@ def verdict(run: RunPrices) -> str:
     density = run.even_density
     known = "" if density is None else f"its events cost what density {density:.3g} would; "
     return f"{known}it needs {', '.join(parts)}"
+
+
+def alternatives(prices: RunPrices) -> Table:
+    """A priced SNN by every execution of graded events, and by every energy profile that it was
+    priced with."""
+    own, used = prices.energy_nj, prices.assumptions
+    rows = [
+        (f"{own.profile}, {op}", e, prices.baselines) for op, e in (prices.executions or {}).items()
+    ]
+    rows += [
+        (f"{name}, {used.graded_op if used else '?'}", one.energy_nj, one.baselines)
+        for name, one in (prices.energy_nj_profiles or {}).items()
+        if name != own.profile
+    ]
+    return Table(
+        (
+            Column("profile, graded event"),
+            Column("SNN, µJ", ",.2f"),
+            *(Column(f"{name} ×", ".2f") for name in ("ANN", "QANN", "zero-skipping")),
+        ),
+        [
+            (
+                label,
+                energy.total * MICRO,
+                *(twins[key].total / max(energy.total, 1e-300) for key in TWINS if twins),
+            )
+            for label, energy, twins in rows
+        ],
+        "By energy profile and execution of a graded event; dense ANN, dense and zero-skipping"
+        " quantised ANN in times of the SNN: above 1 it needs less",
+    )
 
 
 def points(difference: float) -> str:
