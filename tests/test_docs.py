@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from jsonargparse import ActionYesNo
 
-from multispike.cli import COMMANDS, build_parser
+from multispike.cli import COMMANDS
+from multispike.config.parser import Parser
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -87,7 +88,7 @@ def test_commands_parse(match):
     if words[0] in ("--help", "COMMAND"):
         return
     assert words[0] in COMMANDS
-    parser = build_parser().commands[words[0]]
+    parser = Parser(words[0], COMMANDS[words[0]][1])
     options = {name: action for action in parser._actions for name in action.option_strings}
     alone, rest = [], iter(words[1:])
     for word in rest:

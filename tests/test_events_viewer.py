@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_events_recordings import evt2, npy, ramp
 
-from multispike.commands.view import view as view_command
+from multispike.commands.stream import view as view_command
 from multispike.config.commands import ViewConfig
 from multispike.errors import InputError
 from multispike.events.frames import slices

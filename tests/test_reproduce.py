@@ -15,8 +15,7 @@ import yaml
 
 from multispike import recipes
 from multispike.cli import COMMANDS, build_parser, main
-from multispike.config import TrainConfig
-from multispike.recipes import list_recipes, recipe
+from multispike.config import TrainConfig, list_recipes, recipe
 from multispike.reproduce.archive import Archive
 from multispike.reproduce.studies import STUDIES, Study, row
 from multispike.training import load_run

@@ -327,6 +327,7 @@ def test_unknown_runs_are_refused(capsys):
 def test_the_recording_is_not_written_over(name, tmp_path, monkeypatch, capsys):
     """By no other name of it either."""
     path = stored(tmp_path / "a.raw", evt2(ramp()))
+    (tmp_path / "run").mkdir()
     (tmp_path / "link.raw").symlink_to(path)
     (tmp_path / "hard.raw").hardlink_to(path)
     (tmp_path / "folder").mkdir()
@@ -347,8 +348,9 @@ def test_the_recording_on_standard_input_is_not_written_over(tmp_path):
             os.dup2(source.fileno(), 0)
             with pytest.raises(InputError, match="another file than the recording"):
                 StreamConfig("run", "-", json=str(path)).check()
-            StreamConfig("run", "-", json=str(tmp_path / "b.jsonl")).check()
-            StreamConfig("run", "-", json="-").check()
+            run = str(tmp_path)
+            StreamConfig(run, "-", json=str(tmp_path / "b.jsonl")).check()
+            StreamConfig(run, "-", json="-").check()
     finally:
         os.dup2(before, 0)
         os.close(before)

@@ -10,12 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from multispike.errors import invalid
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from multispike.errors import InputError, invalid
 
 
 @contextmanager
@@ -68,6 +65,46 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
         write_text(path, text)
 
 
+def load_yaml(text: str) -> Any:
+    """What a YAML text says; aliases, which some lines can multiply to gigabytes, and what nests
+    deeper than any settings do are a `yaml.YAMLError` too."""
+    import yaml  # here, so that a help text need not wait for it
+
+    depth = 0
+    for event in yaml.parse(text):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent) or depth > 20:
+            what = "nested more than 20 deep" if depth > 20 else f"with an alias, *{event.anchor}"
+            raise yaml.YAMLError(f"{what}, in line {event.start_mark.line + 1}")
+    return yaml.safe_load(text)
+
+
+def yaml_text(settings: dict[str, Any]) -> str:
+    """Settings as YAML, in their order."""
+    import yaml
+
+    return yaml.safe_dump(settings, sort_keys=False)
+
+
+def read_yaml(argument: str, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The mapping in a YAML file; `argument` is what the caller calls it.
+
+    Raises:
+        InputError: if the file is absent, unreadable, no YAML as `load_yaml` takes it, no mapping.
+    """
+    import yaml
+
+    try:
+        content = load_yaml(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise InputError(f"{argument}: got {os.fspath(path)!r}, no YAML file: {reason}") from error
+    if not isinstance(content, dict):
+        raise invalid(argument, os.fspath(path), "a file with a mapping of settings")
+    return content
+
+
 def to_plain(value: Any) -> Any:
     """A result as its file has it: dataclasses as dicts, tuples as lists."""
     if hasattr(value, "to_dict"):
@@ -87,13 +124,6 @@ def plain_fields(value: Any) -> dict[str, Any]:
 def known_fields(value: Any) -> dict[str, Any]:
     """The same without what is None."""
     return {name: part for name, part in plain_fields(value).items() if part is not None}
-
-
-def console_beside(json: str | None) -> Console:
-    """Where tables go: to standard output, or to standard error if JSON is wanted there ("-")."""
-    from rich.console import Console
-
-    return Console(stderr=json == "-")
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

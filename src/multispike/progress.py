@@ -1,21 +1,27 @@
-"""The progress bar of whatever takes its time."""
+"""The progress bar of whatever takes its time, and the line before there is one."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 def progress_bar(show: bool) -> Progress:
     """A bar on standard error with the time that is left; silent if that is not a terminal."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -25,3 +31,16 @@ def progress_bar(show: bool) -> Progress:
         transient=True,
         disable=not (show and sys.stderr.isatty()),
     )
+
+
+@contextmanager
+def telling(what: str) -> Iterator[None]:
+    """Show `what` on standard error, if that is a terminal, while something blocks."""
+    show = sys.stderr.isatty()
+    if show:
+        print(f"{what} ...", end="\r", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        if show:
+            print("\x1b[K", end="", file=sys.stderr, flush=True)

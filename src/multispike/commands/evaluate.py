@@ -19,18 +19,18 @@ from multispike.energy.profiles import list_profiles
 from multispike.energy.twins import price_run
 from multispike.environment import environment
 from multispike.errors import invalid
-from multispike.files import console_beside, write_json
+from multispike.files import write_json
 from multispike.layer_record import with_density
 from multispike.models import create_model
 from multispike.profiling import evaluate_run
 from multispike.progress import progress_bar
 from multispike.report.comparison import alternatives
+from multispike.report.console import console_beside, terminal_table
 from multispike.report.page import write_report
 from multispike.report.terminal import (
     comparison_table,
     energy_notes,
     energy_table,
-    terminal_table,
     twins_table,
 )
 from multispike.results import (

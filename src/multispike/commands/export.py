@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich import box
-from rich.table import Table
-
 from multispike.config.commands import BenchConfig, ExportConfig
 from multispike.export.bench import bench_run
 from multispike.export.formats import check_free, write
 from multispike.export.trained import Accuracy, compare, finetune_run, quantise_run
-from multispike.files import console_beside, write_json
+from multispike.files import write_json
+from multispike.report.console import console_beside, terminal_table
+from multispike.report.document import table_of
 from multispike.training.evaluation import data_of, evaluation_loader, tell_unfinished
 from multispike.training.run import load_run
 
@@ -90,13 +89,14 @@ def export_run(settings: ExportConfig) -> Exported:
 def export(settings: ExportConfig) -> None:
     """Write a run as an integer program; say what it is made of and, if asked, how good it is."""
     written = export_run(settings)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("file")
-    table.add_column("bytes", justify="right")
-    for name, size in written.files.items():
-        table.add_row(name, f"{size:,}")
+    files = table_of(
+        written.files.items(),
+        "",
+        ("file", "", lambda item: item[0]),
+        ("bytes", ",d", lambda item: item[1]),
+    )
     console = console_beside(settings.json)
-    console.print(table)
+    console.print(terminal_table(files, ""))
     lines = [
         f"{written.arch}, T = {written.timesteps}, N = {written.levels}, in {written.out}",
         f"{written.weights:,} weights of one byte; no sum exceeds {written.largest_bound:,},"
@@ -139,32 +139,21 @@ def accuracy_lines(before: Accuracy | None, after: Accuracy | None, epochs: int)
 def bench(settings: BenchConfig) -> None:
     """Time a run in every runtime and print the table."""
     run = load_run(settings.run, settings.checkpoint)
-    result = bench_run(
-        run,
-        data_of(run, settings.data_dir),
-        settings.threads,
-        settings.seconds,
+    data = data_of(run, settings.data_dir)
+    result = bench_run(run, data, settings.threads, settings.seconds)
+    table = table_of(
+        result.rows,
+        "same class: share of the n images on which the integer network agrees",
+        ("engine", "", lambda row: row.engine),
+        ("batch", "d", lambda row: row.batch),
+        ("images/s", ",.0f", lambda row: row.images_per_second),
+        ("p50 ms", ".2f", lambda row: row.p50_ms),
+        ("p99 ms", ".2f", lambda row: row.p99_ms),
+        ("KB", ",.0f", lambda row: row.bytes / 1000),
+        ("n", "d", lambda row: row.images),
+        ("same class", ".4f", lambda row: row.agreement),
     )
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        title=f"{result.arch} on {result.data}, {result.threads} threads",
-        caption="same class: share of the n images on which the integer network agrees",
-    )
-    table.add_column("engine", no_wrap=True)
-    for column in ("batch", "images/s", "p50 ms", "p99 ms", "KB", "n", "same class"):
-        table.add_column(column, justify="right")
-    for row in result.rows:
-        table.add_row(
-            row.engine,
-            str(row.batch),
-            f"{row.images_per_second:,.0f}",
-            f"{row.p50_ms:.2f}",
-            f"{row.p99_ms:.2f}",
-            f"{row.bytes / 1000:,.0f}",
-            str(row.images),
-            f"{row.agreement:.4f}",
-        )
-    console_beside(settings.json).print(table)
+    title = f"{result.arch} on {result.data}, {result.threads} threads"
+    console_beside(settings.json).print(terminal_table(table, title))
     if settings.json:
         write_json(settings.json, asdict(result))

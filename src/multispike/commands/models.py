@@ -1,76 +1,77 @@
-"""`multispike models`: every architecture with its size."""
+"""`multispike models`: every architecture with its size, from the table alone."""
 
 from __future__ import annotations
 
-from rich.table import Table
+from collections.abc import Iterator
 
 from multispike.config.commands import ModelsConfig
-from multispike.files import console_beside, write_json
-from multispike.models import create_model, list_models
-from multispike.models.table import ARCHITECTURES, ResNet
+from multispike.files import write_json
+from multispike.models.table import ARCHITECTURES, ResNet, Vgg
+from multispike.report.console import console_beside, terminal_table
+from multispike.report.document import table_of
+
+CROSSING = {"ms": "potentials", "sew": "spikes, growing"}
+"""What crosses the shortcut of a family; of the others spikes, at most N."""
+
+CLASSES = 10
 
 
-def count_macs(network, shape: tuple[int, int, int]) -> int:
-    """Multiply-accumulates of one image [C, H, W] and one timestep, convolutions and linear layers.
+def convolutions(row: Vgg | ResNet, side: int = 32) -> Iterator[tuple[int, int, int, int]]:
+    """Every convolution for RGB images of `side` pixels: channels in and out, kernel, output side.
 
-    >>> count_macs(create_model("vgg16"), (3, 32, 32))
-    313201664
+    >>> list(convolutions(Vgg((8, "M", 16))))
+    [(3, 8, 3, 32), (8, 16, 3, 16)]
     """
-    import torch
-    from torch import nn
-
-    total = 0
-
-    def add(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
-        nonlocal total
-        weight = module.weight
-        assert isinstance(weight, torch.Tensor)
-        total += weight[0].numel() * output[0].numel()
-
-    hooks = [
-        module.register_forward_hook(add)
-        for module in network.modules()
-        if isinstance(module, (nn.Conv2d, nn.Linear))
-    ]
-    try:
-        with torch.device("meta"), torch.no_grad():
-            network.to("meta").eval()(torch.empty(1, *shape))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return total
+    channels = 3
+    if isinstance(row, Vgg):
+        for item in row.layout:
+            if isinstance(item, int):
+                yield channels, item, 3, side
+                channels = item
+            else:
+                side = -(-side // 2)
+        return
+    yield channels, row.widths[0], 3, side
+    channels = row.widths[0]
+    for stage, (width, depth) in enumerate(zip(row.widths, row.depths, strict=True)):
+        for block in range(depth):
+            stride = 2 if stage and not block else 1
+            side = -(-side // stride)
+            yield channels, width, 3, side
+            yield width, width, 3, side
+            if stride > 1 or channels != width:
+                yield channels, width, 1, side
+            channels = width
 
 
 def rows() -> list[dict[str, str | int]]:
     """One dict an architecture: name, what crosses the shortcut, params, macs at 32x32."""
-    import torch
-
-    crossing = {"ms": "potentials", "sew": "spikes, growing"}
     table = []
-    for name in list_models():
-        with torch.device("meta"):
-            network = create_model(name, neuron="relu")
-        residual = ""
-        if isinstance(ARCHITECTURES[name], ResNet):
-            residual = crossing.get(name.rpartition("_")[0], "spikes, at most N")
-        params = sum(parameter.numel() for parameter in network.parameters())
-        macs = count_macs(network, (3, 32, 32))
-        table.append({"name": name, "shortcut": residual, "params": params, "macs": macs})
+    for name, row in sorted(ARCHITECTURES.items()):
+        crossing = ""
+        if isinstance(row, ResNet):
+            crossing = CROSSING.get(name.rpartition("_")[0], "spikes, at most N")
+        params = macs = width = 0
+        for channels, width, kernel, side in convolutions(row):
+            params += channels * width * kernel**2 + 2 * width  # batch norm's weight and bias
+            macs += channels * width * kernel**2 * side**2
+        params += (width + 1) * CLASSES
+        macs += width * CLASSES
+        table.append({"name": name, "shortcut": crossing, "params": params, "macs": macs})
     return table
 
 
-def show(settings: ModelsConfig) -> None:
+def models(settings: ModelsConfig) -> None:
     """Print the table; write it as JSON if asked for."""
-    table = Table(title="Architectures (3x32x32 input, 10 classes, one timestep)")
-    for column in ("name", "across the shortcut"):
-        table.add_column(column)
-    for column in ("parameters", "MACs"):
-        table.add_column(column, justify="right")
     listed = rows()
-    for row in listed:
-        table.add_row(
-            str(row["name"]), str(row["shortcut"]), f"{row['params']:,}", f"{row['macs']:,}"
-        )
-    console_beside(settings.json).print(table)
+    table = table_of(
+        listed,
+        "3x32x32 input, 10 classes, one timestep",
+        ("name", "", lambda row: row["name"]),
+        ("across the shortcut", "", lambda row: row["shortcut"]),
+        ("parameters", ",d", lambda row: row["params"]),
+        ("MACs", ",d", lambda row: row["macs"]),
+    )
+    console_beside(settings.json).print(terminal_table(table, "Architectures"))
     if settings.json:
         write_json(settings.json, listed)

@@ -1,4 +1,4 @@
-"""`multispike stream`: a recording, or what a camera sends, classified slice by slice."""
+"""`multispike stream` and `view`: recordings of event cameras, classified or shown."""
 
 from __future__ import annotations
 
@@ -9,18 +9,27 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, TextIO
 
 import torch
+from rich.console import Console
 
-from multispike.config.commands import StreamConfig
+from multispike.config.commands import FORMATS, StreamConfig, ViewConfig
 from multispike.config.types import parse_sensor
 from multispike.datasets.event_sets import is_transposed
 from multispike.errors import InputError, RunError, invalid
 from multispike.events.frames import frame_size
 from multispike.events.read import Recording, read_events
 from multispike.events.stream import FrameClassifier, Framing, Prediction, classify_stream
-from multispike.events.view import LiveView, StdoutConsole, line_printer, print_summary
+from multispike.events.view import (
+    LiveView,
+    StdoutConsole,
+    line_printer,
+    print_summary,
+    read_view,
+    write_view,
+)
 from multispike.training import Run, load_run
 
 
@@ -146,20 +155,38 @@ class JsonLines:
     def write(self, value: dict[str, Any]) -> None:
         """One line, which whoever reads the file has at once."""
         try:
-            if self._file is None:
-                self._file = open(self._path, "w", encoding="utf-8")  # noqa: SIM115  see close()
-        except OSError as error:
-            allowed = f"a file that can be written ({error.strerror})"
-            raise invalid("json", self._path, allowed) from None
-        try:
+            self._file = self._file or open(self._path, "w", encoding="utf-8")  # noqa: SIM115
             self._file.write(json.dumps(value, allow_nan=False) + "\n")
             self._file.flush()
         except BrokenPipeError:
             raise
         except OSError as error:
+            if self._file is None:
+                allowed = f"a file that can be written ({error.strerror})"
+                raise invalid("json", self._path, allowed) from None
             raise RunError(f"json: could not write {self._path}: {error.strerror}") from error
 
     def close(self) -> None:
         if self._file is not None and self._path != "-":
             with suppress(OSError):  # it has been told already
                 self._file.close()
+
+
+def view(config: ViewConfig) -> None:
+    """Write the picture and print what it shows: the command behind `multispike view`.
+
+    Raises `InputError` for a recording that can't be read, see `read_events`.
+    """
+    window = config.window_us or (None if config.count else 20_000)
+    shown = read_view(
+        config.events,
+        sensor=parse_sensor(config.sensor) if config.sensor else None,
+        size=config.size,
+        limit=config.frames or FORMATS[Path(config.out).suffix.lower()],
+        window_us=window,
+        count=config.count,
+    )
+    write_view(shown, config.out)
+    console = Console(highlight=False)
+    for name, value in [*shown.lines(), ("written", config.out)]:
+        console.print(f"{name:<9} {value}", markup=False, soft_wrap=True)

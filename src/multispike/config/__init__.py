@@ -1,32 +1,38 @@
 """Settings of the commands as typed dataclasses: here of a training, in `commands` of the others.
 
 Torch-free, so that bad usage answers at once; and no module here may have a TYPE_CHECKING block,
-since jsonargparse imports what stands in it.
+since jsonargparse imports what stands in it. The first line of a class is its command's help.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Annotated, Any, Literal
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 from multispike.config.types import (
     BatchSize,
     BelowOne,
     Count,
+    DataDir,
     Natural,
     NonNegative,
-    OneOf,
     Positive,
+    RunPath,
     Seed,
     Sensor,
     Settings,
     Share,
+    Threads,
     Where,
+    one_of,
     split_names,
 )
 from multispike.datasets import DATASETS
-from multispike.errors import InputError, invalid
+from multispike.errors import InputError, invalid, unknown
+from multispike.files import read_yaml
 from multispike.models import DEFAULT_LEVELS
 from multispike.models.table import ARCHITECTURES
 
@@ -39,6 +45,8 @@ class Recipe(Settings):
 
     Args:
         arch: Architecture; `multispike models` lists them.
+        stem: First layer: cifar (3x3) or imagenet (7x7, stride 2, max-pool).
+        classifier: linear, or mlp (VGGs only, two hidden layers of 512).
         data: Data set: digits, fashion_mnist, cifar10, cifar100, imagefolder, cifar10dvs,
             dvsgesture, nmnist, eventfolder; NAME-dvs-sim emulates a camera before images.
         data_dir: Folder with the data; not needed for digits.
@@ -47,8 +55,8 @@ class Recipe(Settings):
         by: Bins of event frames, of equal time or with equally many events (count).
         split: Of cifar10dvs, which has none of its own: fixed, tebn, tet or sew; fixed by default.
         sensor: WIDTHxHEIGHT in pixels of an eventfolder's recordings that don't tell it.
-        stem: First layer: cifar (3x3) or imagenet (7x7, stride 2, max-pool).
-        classifier: linear, or mlp (VGGs only, two hidden layers of 512).
+        limit_train: Use this many training samples only.
+        limit_test: Use this many test samples only.
         epochs: Passes over the training images.
         batch_size: Images a step; by default a 20th of the training set, between 32 and 250.
         optimizer: sgd (Nesterov momentum), adamw, or muon: orthogonal updates of convolutions but
@@ -56,19 +64,20 @@ class Recipe(Settings):
         lr: Peak learning rate; by default 0.2 (sgd), 0.002 (adamw) or 0.05 (muon) a batch of 250.
         momentum: Nesterov momentum of sgd.
         weight_decay: For convolution and linear weights only.
+        bias_lr: Factor on the learning rate of BN biases.
         schedule: onecycle (up and down in straight lines) or cosine (both along a cosine).
         warmup: Share of the training in which the learning rate rises.
         label_smoothing: Probability spread over all classes.
         ema: Decay of an average of the weights, which is then what is evaluated; 0 is off.
+        activity_penalty: Weight of the mean events per neuron in the loss; 0 is off.
+        whiten: Start the stem from the training images' principal patches (both signs).
+        init: Start from the weights of this run or checkpoint, of any neuron, N and T.
+        seed: Of the weights, the order and the augmentation.
         flip: Mirror half of the images at random; "alternate": each one every other epoch.
         shift: Largest shift in pixels, with reflection at the border.
         cutout: Side of a square that is blanked; 0 is off.
         mixup: Alpha of mixup; 0 is off.
         drop: Share of an event set's events that is lost at random; 0 is off.
-        activity_penalty: Weight of the mean events per neuron in the loss; 0 is off.
-        bias_lr: Factor on the learning rate of BN biases.
-        whiten: Start the stem from the training images' principal patches (both signs).
-        init: Start from the weights of this run or checkpoint, of any neuron, N and T.
         threshold: V_th of every neuron; inputs are batch-normalised, so few saturate at 2.
         surrogate: Gradient of the spike: sigmoid, ste (straight-through in [0, V_th]) or clip (if
             the level is not clipped); by default sigmoid for binary neurons, clip for others.
@@ -76,9 +85,6 @@ class Recipe(Settings):
         v_init: Potential at the start, in levels; 0.5 rounds instead of cutting off.
         beta: Leak: share of the potential left after a step; 1 is none.
         learn_threshold: Learn V_th: no, one a layer, or one a channel.
-        seed: Of the weights, the order and the augmentation.
-        limit_train: Use this many training samples only.
-        limit_test: Use this many test samples only.
         precision: 32-true, or bf16-mixed (fast on CPUs and GPUs with bfloat16 units).
         compile: Compile the network with torch.compile.
         channels_last: Keep images as NHWC, which is faster on most CPUs and GPUs.
@@ -90,44 +96,50 @@ class Recipe(Settings):
         checkpoint_seconds: Save last.ckpt this often within an epoch.
     """
 
-    arch: Annotated[str, OneOf(ARCHITECTURES)] = "fastnet"
-    data: Annotated[str, OneOf(DATASETS)] = "digits"
-    data_dir: str | None = None
+    sections: ClassVar = {
+        "arch": "network", "data": "data", "epochs": "optimisation", "flip": "augmentation",
+        "threshold": "neuron", "neuron": "neuron", "variants": "neuron",
+        "precision": "hardware", "name": "output", "out": "output",
+    }  # fmt: skip
+
+    arch: Annotated[str, one_of(ARCHITECTURES)] = "fastnet"
+    stem: Literal["cifar", "imagenet"] = "cifar"
+    classifier: Literal["linear", "mlp"] = "linear"
+    data: Annotated[str, one_of(DATASETS)] = "digits"
+    data_dir: DataDir | None = None
     download: bool = False
     size: Count | None = None
     by: Literal["time", "count"] | None = None
     split: str | None = None
     sensor: Sensor | None = None
-    stem: Literal["cifar", "imagenet"] = "cifar"
-    classifier: Literal["linear", "mlp"] = "linear"
+    limit_train: Count | None = None
+    limit_test: Count | None = None
     epochs: Count = 30
     batch_size: BatchSize | None = None
     optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
     lr: Positive | None = None
     momentum: BelowOne = 0.9
     weight_decay: NonNegative = 5e-4
+    bias_lr: Positive = 1.0
     schedule: Literal["onecycle", "cosine"] = "onecycle"
     warmup: Share = 0.2
     label_smoothing: BelowOne = 0.1
     ema: BelowOne = 0.0
+    activity_penalty: NonNegative = 0.0
+    whiten: bool = False
+    init: RunPath | None = None
+    seed: Seed = 0
     flip: Literal["none", "random", "alternate"] | None = None
     shift: Natural | None = None
     cutout: Natural = 0
     mixup: NonNegative = 0.0
     drop: Share = 0.0
-    activity_penalty: NonNegative = 0.0
-    bias_lr: Positive = 1.0
-    whiten: bool = False
-    init: str | None = None
     threshold: Positive = 2.0
     surrogate: SurrogateName | None = None
     alpha: Positive = 5.0
     v_init: Annotated[float, Where("a number of levels in [0, 1)", lambda v: 0 <= v < 1)] = 0.5
     beta: Annotated[float, Where("a number in (0, 1]", lambda x: 0 < x <= 1)] = 1.0
     learn_threshold: Literal["no", "layer", "channel"] = "no"
-    seed: Seed = 0
-    limit_train: Count | None = None
-    limit_test: Count | None = None
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     compile: bool = False
     channels_last: bool = True
@@ -135,10 +147,11 @@ class Recipe(Settings):
     devices: Count | Literal["auto"] = 1
     strategy: str = "auto"
     num_nodes: Count = 1
-    threads: Count | None = None
+    threads: Threads | None = None
     checkpoint_seconds: NonNegative = 60.0
 
     def check(self) -> None:
+        super().check()
         for name in ("size", "by", "split", "sensor"):
             value = getattr(self, name)
             if value is not None and name not in DATASETS[self.data].options:
@@ -150,7 +163,7 @@ class Recipe(Settings):
 
 @dataclass(frozen=True)
 class TrainConfig(Recipe):
-    """One training run: a recipe and a neuron.
+    """Train one network.
 
     Args:
         neuron: relu (the ANN), binary (levels 1) or multilevel.
@@ -160,6 +173,11 @@ class TrainConfig(Recipe):
         out: Folder of the run; by default runs/DATA-ARCH-NAME.
         resume: Go on with the run in that folder.
         overwrite: Delete the run in that folder and start anew.
+
+    Examples:
+        multispike train --arch fastnet --data digits --epochs 10
+        multispike train --arch vgg16 --data cifar10 --data-dir DIR --levels 4 --out RUN
+        multispike train --config RUN/config.yaml --out RUN --resume
     """
 
     neuron: Literal["relu", "binary", "multilevel"] = "multilevel"
@@ -219,6 +237,36 @@ class TrainConfig(Recipe):
         return replace(self, levels=levels, surrogate=self.gradient)
 
 
+RECIPES = Path(__file__).parent.parent / "recipes"
+"""Settings that are worth a name, as YAML."""
+
+
+def list_recipes() -> list[str]:
+    """The names that `recipe` and `--config` take, sorted.
+
+    >>> "cifar10-fast" in list_recipes()
+    True
+    """
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def recipe_file(name: str) -> Path:
+    """Where the settings of a recipe stand; `InputError` for a name that none has."""
+    if name not in list_recipes():
+        raise unknown("config", name, ["a YAML file", *list_recipes()])
+    return RECIPES / f"{name}.yaml"
+
+
+@cache
+def recipe(name: str) -> TrainConfig:
+    """A recipe's settings.
+
+    >>> recipe("cifar10-fast").arch
+    'fastnet'
+    """
+    return TrainConfig(**read_yaml("config", recipe_file(name)))
+
+
 _VARIANT = re.compile(r"(ann|binary|multilevel)(?:-T([1-9]\d*))?(?:-N([1-9]\d*))?")
 
 
@@ -246,12 +294,16 @@ def parse_variant(text: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class CompareConfig(Recipe):
-    """Several neurons under one recipe and seed.
+    """Train several neurons under one recipe and compare them.
 
     Args:
         variants: Comma-separated, e.g. ann,binary-T4,multilevel-T1-N4.
         out: Folder of the comparison; by default runs/compare-DATA-ARCH.
         overwrite: Train variants anew that are finished.
+
+    Examples:
+        multispike compare --arch fastnet --data digits --epochs 10 --out DIR
+        multispike compare --data cifar10 --data-dir DIR --variants ann,multilevel-T1-N4
     """
 
     variants: str = "ann,binary-T4,multilevel-T1-N4"

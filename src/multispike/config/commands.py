@@ -1,4 +1,7 @@
-"""Settings of the commands that measure, ship or show what was trained or recorded."""
+"""Settings of the commands that measure, ship or show what was trained or recorded.
+
+The first line of a class is the command's help.
+"""
 
 from __future__ import annotations
 
@@ -12,67 +15,58 @@ from multispike.config.types import (
     Bits,
     CheckpointName,
     Count,
+    DataDir,
     Folder,
     JsonFile,
-    OneOf,
+    Natural,
     Positive,
     ProfileName,
+    RunPath,
     Seed,
     Sensor,
     Settings,
+    TestLimit,
+    Threads,
     Where,
+    one_of,
     split_names,
 )
 from multispike.datasets import DATASETS
 from multispike.energy.count import Fanout, GradedOp
-from multispike.errors import InputError, invalid, unknown
+from multispike.errors import invalid, unknown
 from multispike.models.table import ARCHITECTURES, ResNet
 
 Density = Annotated[float, Where("events per neuron and timestep in [0, 1]", lambda x: 0 <= x <= 1)]
 
 
-class RunSettings(Settings):
-    """Settings that name a trained run."""
-
-    run: str
-
-    def check(self) -> None:
-        if not Path(self.run).exists():  # known before torch is imported
-            allowed = "allowed: a run folder or a .ckpt file"
-            raise InputError(f"run: got {self.run!r}, which does not exist; {allowed}")
-
-
 @dataclass(frozen=True)
 class ModelsConfig(Settings):
-    """How to list the architectures.
+    """List the architectures with their parameters and MACs.
 
-    Args:
-        json: Write the list to this file.
+    Examples:
+        multispike models
+        multispike models --json models.json
     """
 
     json: JsonFile | None = None
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(RunSettings):
-    """What to measure of a trained run.
+class EvaluateConfig(Settings):
+    """Measure a trained run on its test set.
 
     Args:
-        run: Folder of the run, or a checkpoint by itself.
-        checkpoint: last.ckpt (the end of the training) or best.ckpt.
-        data_dir: Folder with the data, if it has moved since the training.
-        limit_test: Use this many test samples only.
         flip: Report the accuracy over each image and its mirror image as well.
-        profile: Energy profile: lemaire2022, castagnetti2025, sram8k, qualia, spikingjelly, or a
-            YAML file.
-        bits: Width of weights, potentials and operations: 8, 16 or 32.
-        json: Write the result to this file.
+
+    Examples:
+        multispike evaluate RUN
+        multispike evaluate RUN --checkpoint best.ckpt --json out.json
     """
 
-    run: str
+    run: RunPath
     checkpoint: CheckpointName = "last.ckpt"
-    data_dir: str | None = None
-    limit_test: Count | None = None
+    data_dir: DataDir | None = None
+    limit_test: TestLimit | None = None
     flip: bool = False
     profile: ProfileName = "lemaire2022"
     bits: Bits = 32
@@ -81,47 +75,43 @@ class EvaluateConfig(RunSettings):
 
 @dataclass(frozen=True)
 class ReportConfig(Settings):
-    """Which trained runs to put into one report, and by which energy model.
+    """Put trained runs into one HTML report, under any energy profile.
 
     Args:
         runs: Folders of runs, of comparisons, or checkpoints, comma-separated.
-        profile: Energy profile: lemaire2022, castagnetti2025, sram8k, qualia, spikingjelly, or a
-            YAML file.
-        bits: Width of weights, potentials and operations: 8, 16 or 32.
-        data_dir: Folder with the runs' data, if it has moved since the training.
-        limit_test: Use this many test samples only.
         out: Folder for report.html and results.json.
+
+    Examples:
+        multispike report RUN
+        multispike report RUN1,RUN2 --profile mine.yaml --bits 8 --out DIR
     """
 
     runs: str
     profile: ProfileName = "lemaire2022"
     bits: Bits = 32
-    data_dir: str | None = None
-    limit_test: Count | None = None
+    data_dir: DataDir | None = None
+    limit_test: TestLimit | None = None
     out: Folder = "runs/report"
 
     @property
     def folders(self) -> list[str]:
-        """The entries of `runs`."""
+        """The entries of `runs`, each once."""
         return list(dict.fromkeys(split_names(self.runs)))
 
     def check(self) -> None:
-        if not self.folders:
-            raise invalid("runs", self.runs, "folders of runs, comma-separated")
-        for folder in self.folders:
-            if not Path(folder).exists():
-                raise invalid("runs", folder, "folders of runs, of comparisons, or checkpoints")
+        super().check()
+        for folder in self.folders or [self.runs]:
+            if not Path(folder).exists() or not self.folders:
+                allowed = "folders of runs, of comparisons, or checkpoints, comma-separated"
+                raise invalid("runs", folder, allowed)
 
 
 @dataclass(frozen=True)
 class EnergyConfig(Settings):
-    """What to price: a trained run at its measured activity, or an architecture at an assumed one.
+    """Price a trained run at its measured activity, or an architecture at an assumed one.
 
     Args:
         target: Folder of a run, a checkpoint by itself, or name of an architecture.
-        profile: Energy profile: lemaire2022, castagnetti2025, sram8k, qualia, spikingjelly, or a
-            YAML file.
-        bits: Width of weights, potentials and operations: 8, 16 or 32.
         fanout: Synapses an event reaches: lemaire (ceil(K/S) an axis) or exact (borders, stride).
         graded_op: An event of level z: one mac a weight; repeat, z additions; unroll, z binary
             events; bits, ceil(log2(N+1)) shifted additions. All are listed side by side.
@@ -132,9 +122,10 @@ class EnergyConfig(Settings):
         size: Side of the architecture's input image.
         channels: Channels of the architecture's input.
         classes: Classes of the architecture.
-        data_dir: Folder with the run's data, if it has moved since the training.
-        limit_test: Use this many test samples of the run only.
-        json: Write the result to this file.
+
+    Examples:
+        multispike energy RUN --profile castagnetti2025
+        multispike energy vgg16 --density 0.2 --levels 4 --bits 8 --json vgg16.json
     """
 
     target: str
@@ -149,31 +140,29 @@ class EnergyConfig(Settings):
     size: Annotated[int, Where("an integer in [1, 4096]", lambda n: 1 <= n <= 4096)] = 32
     channels: Count = 3
     classes: Count = 10
-    data_dir: str | None = None
-    limit_test: Count | None = None
+    data_dir: DataDir | None = None
+    limit_test: TestLimit | None = None
     json: JsonFile | None = None
 
     def check(self) -> None:
+        super().check()
         known = Path(self.target).exists()
         if not known and self.target not in ARCHITECTURES:
             raise unknown("target", self.target, ["a run's folder", *ARCHITECTURES])
         for name in ("density", "levels"):
             if not known and self.neuron == "relu" and getattr(self, name) is not None:
                 raise invalid(name, getattr(self, name), "only with spiking neurons")
-        for name in _OF_ARCHITECTURE if known else _OF_RUN:
+        architecture = ("neuron", "levels", "timesteps", "size", "channels", "classes")
+        for name in architecture if known else ("data_dir", "limit_test"):
             value = getattr(self, name)
             if value != getattr(EnergyConfig, name):
                 kind = "an architecture, a run has its own" if known else "a run"
                 raise invalid(name, value, f"only with {kind}")
 
 
-_OF_ARCHITECTURE = ("neuron", "levels", "timesteps", "size", "channels", "classes")
-_OF_RUN = ("data_dir", "limit_test")
-
-
 @dataclass(frozen=True)
 class AvalancheConfig(Settings):
-    """What to measure along the depth of residual networks.
+    """Measure how activity grows along the depth of residual networks.
 
     Args:
         arch: Residual architectures, comma-separated.
@@ -186,13 +175,17 @@ class AvalancheConfig(Settings):
         seed: Of the untrained weights.
         runs: Trained runs (folders or checkpoints), comma-separated, measured on their own data.
         out: Folder for avalanche.json, avalanche.png and avalanche.html.
+
+    Examples:
+        multispike avalanche --arch sparse_resnet18,sew_resnet18 --levels 4 --out DIR
+        multispike avalanche --runs RUN1,RUN2 --out DIR
     """
 
     arch: str = "spiking_resnet18,sew_resnet18,ms_resnet18,sparse_resnet18"
     levels: Count = 4
     timesteps: Count = 4
-    data: Annotated[str, OneOf(DATASETS)] = "digits"
-    data_dir: str | None = None
+    data: Annotated[str, one_of(DATASETS)] = "digits"
+    data_dir: DataDir | None = None
     limit: Count = 256
     batch_size: BatchSize = 64
     seed: Seed = 0
@@ -201,50 +194,54 @@ class AvalancheConfig(Settings):
 
     @property
     def architectures(self) -> list[str]:
-        """The names in `arch`."""
+        """The names in `arch`, each once."""
         return list(dict.fromkeys(split_names(self.arch)))
 
     @property
     def run_folders(self) -> list[str]:
-        """The folders in `runs`."""
-        return list(dict.fromkeys(split_names(self.runs or "")))
+        """The folders in `runs`, each once."""
+        return list(dict.fromkeys(split_names(self.runs)))
 
     def check(self) -> None:
+        super().check()
         residual = [name for name, row in ARCHITECTURES.items() if isinstance(row, ResNet)]
         for name in self.architectures:
-            if name not in residual:
-                raise unknown("arch", name, residual)
+            one_of(residual)("arch", name)
+        for folder in self.run_folders:
+            if not Path(folder).exists():
+                raise invalid("runs", folder, "run folders or .ckpt files, comma-separated")
         if not self.architectures and not self.run_folders:
             raise invalid("arch", self.arch, "one or more residual architectures, or --runs")
 
 
 @dataclass(frozen=True)
-class ExportConfig(RunSettings):
-    """What to ship of a trained run, and as what.
+class ExportConfig(Settings):
+    """Ship a run as an exact integer program: C99, ONNX, OpenVINO or NIR.
 
     Args:
-        run: Folder of the run, or a checkpoint by itself.
         format: c (C99, event-driven), onnx, openvino or nir.
         out: Folder to write to, new or empty; by default RUN/FORMAT.
-        checkpoint: last.ckpt (the end of the training) or best.ckpt.
         overwrite: Replace files of the format's names there, and what exports of others left.
         evaluate: Measure the integer network on the test set, beside the float one.
         finetune: Epochs of training with rounded weights, on the run's own data, before the export;
             advised where rounding costs more than 0.3 points. Implies --evaluate.
-        data_dir: Folder with the run's data, if it has moved since the training.
-        limit_test: Evaluate on this many test samples only.
-        json: Write what was exported (sizes, bounds, accuracy) to this file.
+
+    Examples:
+        multispike export RUN --format c --out DIR
+        multispike export RUN --format onnx --out DIR --overwrite
+        multispike export RUN --evaluate
+        multispike export RUN --finetune 1 --data-dir DIR
     """
 
-    run: str
+    run: RunPath
     format: Literal["c", "onnx", "openvino", "nir"] = "c"
     out: str | None = None
     checkpoint: CheckpointName = "last.ckpt"
     overwrite: bool = False
     evaluate: bool = False
-    finetune: Annotated[int, Where("a number of epochs >= 0", lambda n: n >= 0)] = 0
-    data_dir: str | None = None
-    limit_test: Count | None = None
+    finetune: Natural = 0
+    data_dir: DataDir | None = None
+    limit_test: TestLimit | None = None
     json: JsonFile | None = None
 
     def check(self) -> None:
@@ -254,23 +251,23 @@ class ExportConfig(RunSettings):
 
 
 @dataclass(frozen=True)
-class BenchConfig(RunSettings):
-    """How to time a trained run in torch, ONNX Runtime, OpenVINO and C.
+class BenchConfig(Settings):
+    """Time a run in torch, ONNX Runtime, OpenVINO and C.
 
     Args:
-        run: Folder of the run, or a checkpoint by itself.
-        checkpoint: last.ckpt (the end of the training) or best.ckpt.
         threads: Threads of torch, ONNX Runtime and OpenVINO; the C program has one.
         seconds: Time spent on each engine and batch size.
-        data_dir: Folder with the run's data, if it has moved since the training.
-        json: Write the result to this file.
+
+    Examples:
+        multispike bench RUN
+        multispike bench RUN --threads 1 --json bench.json
     """
 
-    run: str
+    run: RunPath
     checkpoint: CheckpointName = "last.ckpt"
-    threads: Count = 2
+    threads: Threads = 2
     seconds: Positive = 5.0
-    data_dir: str | None = None
+    data_dir: DataDir | None = None
     json: JsonFile | None = None
 
 
@@ -280,7 +277,7 @@ WINDOW_US = 10_000
 
 @dataclass(frozen=True)
 class StreamConfig(Settings):
-    """Which recording to classify, and how it is cut into slices.
+    """Classify a recording, or what a camera sends, slice by slice.
 
     Args:
         run: Folder of a run that was trained on events, or a checkpoint by itself.
@@ -291,12 +288,15 @@ class StreamConfig(Settings):
         realtime: Let slices come at the recording's own pace; where inference can't follow, drop
             all but the newest one that waits, and count what was dropped.
         view: Show frame, class and confidence in the terminal as they come.
-        sensor: WIDTHxHEIGHT in pixels, for recordings that don't tell it.
         threads: CPU threads of the inference; by default all cores.
-        json: Write JSON lines to this file, or - for standard output.
+
+    Examples:
+        multispike stream RUN recording.raw
+        multispike stream RUN recording.raw --count 5000 --overlap 2500 --json -
+        camera | multispike stream RUN - --realtime --view
     """
 
-    run: str
+    run: RunPath
     events: str
     window_us: Count | None = None
     count: Count | None = None
@@ -304,12 +304,11 @@ class StreamConfig(Settings):
     realtime: bool = False
     view: bool = False
     sensor: Sensor | None = None
-    threads: Count | None = None
+    threads: Threads | None = None
     json: JsonFile | None = None
 
     def check(self) -> None:
-        if self.window_us is not None and self.count is not None:
-            raise invalid("count", self.count, "window_us or count, not both")
+        _either(self.window_us, self.count)
         length = self.count or self.window_us or WINDOW_US
         if not 0 <= self.overlap < length:
             raise invalid("overlap", self.overlap, f"an integer from 0 to {length - 1}")
@@ -317,6 +316,7 @@ class StreamConfig(Settings):
             raise invalid("json", self.json, "another file than the recording")
         if self.view and self.json == "-":
             raise invalid("json", "-", "a file, as --view takes the terminal")
+        super().check()
 
     @property
     def slicing(self) -> dict[str, int]:
@@ -327,6 +327,11 @@ class StreamConfig(Settings):
         """
         length = {"count": self.count} if self.count else {"window_us": self.window_us or WINDOW_US}
         return {**length, "overlap": self.overlap}
+
+
+def _either(window_us: int | None, count: int | None) -> None:
+    if window_us is not None and count is not None:
+        raise invalid("count", count, "window_us or count, not both")
 
 
 def _same_file(out: str, events: str) -> bool:
@@ -343,7 +348,7 @@ FORMATS = {".png": 16, ".gif": 100, ".html": 100}
 
 @dataclass(frozen=True)
 class ViewConfig(Settings):
-    """How to look at a recording.
+    """Show a recording of an event camera as PNG, GIF or HTML.
 
     Args:
         events: Recording: EVT2, EVT3, AEDAT2, AEDAT4, HDF5, npy, npz, or N-MNIST's .bin.
@@ -352,10 +357,13 @@ class ViewConfig(Settings):
         count: Events that a frame shows, instead of window_us.
         frames: Show so many frames from the start; by default 16 (.png) or 100.
         size: Longest side of a frame in pixels; by default the sensor's, or 320 if that is less.
-        sensor: WIDTHxHEIGHT in pixels, for files that don't tell it.
+
+    Examples:
+        multispike view recording.raw --out frames.png
+        multispike view recording.raw --out film.gif --window-us 10000
     """
 
-    events: str
+    events: Annotated[str, Where("a file that exists", lambda path: Path(path).exists(), late=True)]
     out: str = "events.png"
     window_us: Count | None = None
     count: Count | None = None
@@ -364,7 +372,7 @@ class ViewConfig(Settings):
     sensor: Sensor | None = None
 
     def check(self) -> None:
+        _either(self.window_us, self.count)
         if Path(self.out).suffix.lower() not in FORMATS:
             raise invalid("out", self.out, f"a name that ends in {', '.join(FORMATS)}")
-        if self.window_us is not None and self.count is not None:
-            raise invalid("count", self.count, "window_us or count, not both")
+        super().check()

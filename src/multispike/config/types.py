@@ -4,6 +4,7 @@
 
 is an integer >= 1 or nothing. jsonargparse takes the plain type out of the annotation, for the
 command line and YAML; `Settings` checks type and range of whatever the settings are made from.
+A text in an annotation is the help of fields that their class says nothing about.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from multispike.energy.profiles import get_profile
 from multispike.errors import invalid, unknown
@@ -24,25 +25,29 @@ from multispike.files import check_target
 
 @dataclass(frozen=True)
 class Where:
-    """Metadata of an `Annotated` type: `holds` is true of the values that are allowed."""
+    """Metadata of an `Annotated` type: `holds` is true of the values that are allowed.
+
+    What is `late` is checked when a command starts, not when settings are made: the settings of a
+    run stay readable where its data are gone.
+    """
 
     allowed: str
     holds: Callable[[Any], bool]
+    late: bool = False
 
     def __call__(self, field: str, value: Any) -> None:
         if not self.holds(value):
             raise invalid(field, value, self.allowed)
 
 
-@dataclass(frozen=True)
-class OneOf:
+def one_of(names: Collection[str]) -> Callable[[str, str], None]:
     """Metadata of an `Annotated` type: the value is a name of a table."""
 
-    names: Collection[str]
+    def check(field: str, value: str) -> None:
+        if value not in names:
+            raise unknown(field, value, names)
 
-    def __call__(self, field: str, value: str) -> None:
-        if value not in self.names:
-            raise unknown(field, value, self.names)
+    return check
 
 
 def parse_sensor(text: str) -> tuple[int, int]:
@@ -61,47 +66,84 @@ Count = Annotated[int, Where("an integer >= 1", lambda n: n >= 1)]
 Natural = Annotated[int, Where("an integer >= 0", lambda n: n >= 0)]
 BatchSize = Annotated[int, Where("an integer >= 2", lambda n: n >= 2)]
 Seed = Annotated[int, Where("an integer in [0, 2^32)", lambda n: 0 <= n < 2**32)]
+Threads = Annotated[int, Where("an integer in [1, 1024]", lambda n: 1 <= n <= 1024)]
 Positive = Annotated[float, Where("a number > 0", lambda x: 0 < x < math.inf)]
 NonNegative = Annotated[float, Where("a number >= 0", lambda x: 0 <= x < math.inf)]
 BelowOne = Annotated[float, Where("a number in [0, 1)", lambda x: 0 <= x < 1)]
 Share = Annotated[float, Where("a share in [0, 1)", lambda x: 0 <= x < 1)]
-Sensor = Annotated[str, lambda _, text: parse_sensor(text)]
 Folder = Annotated[str, Where("a folder, new or not", lambda path: not Path(path).is_file())]
-JsonFile = Annotated[str, lambda field, path: path == "-" or check_target(field, path)]
-"""A file to write, or - for standard output."""
-ProfileName = Annotated[str, lambda _, name: get_profile(name)]
-Bits = Literal[8, 16, 32]
-CheckpointName = Literal["last.ckpt", "best.ckpt"]
+Sensor = Annotated[
+    str,
+    lambda _, text: parse_sensor(text),
+    "WIDTHxHEIGHT in pixels, for recordings that don't tell it.",
+]
+RunPath = Annotated[
+    str,
+    Where("a run folder or a .ckpt file", lambda path: Path(path).exists(), late=True),
+    "Folder of the run, or a checkpoint by itself.",
+]
+CheckpointName = Annotated[
+    Literal["last.ckpt", "best.ckpt"], "last.ckpt (the end of the training) or best.ckpt."
+]
+DataDir = Annotated[
+    str,
+    Where("a folder or file that exists", lambda path: Path(path).exists(), late=True),
+    "Folder with the run's data, if it has moved since the training.",
+]
+TestLimit = Annotated[Count, "Use this many test samples only."]
+ProfileName = Annotated[
+    str,
+    lambda _, name: get_profile(name),
+    "Energy profile: lemaire2022, castagnetti2025, sram8k, qualia, spikingjelly, or a YAML file.",
+]
+Bits = Annotated[Literal[8, 16, 32], "Width of weights, potentials and operations: 8, 16 or 32."]
+JsonFile = Annotated[
+    str,
+    lambda field, path: path == "-" or check_target(field, path),
+    "Write the result to this file, or to standard output (-).",
+]
 
 
 class Settings:
     """Base of the commands' settings, frozen dataclasses whose annotations say what is allowed.
 
+    Attributes:
+        sections: field -> title of the section of the help that begins with it.
+        positional: field without an option name, beside those that have no default -> "?" if it is
+            optional, "+" if it is several.
+
     Raises:
         InputError: when settings are made, for the first field that its annotation does not allow.
     """
 
+    sections: ClassVar[dict[str, str]] = {}
+    positional: ClassVar[dict[str, str]] = {}
+
     def __post_init__(self) -> None:
-        for name, hint in _hints(type(self)).items():
-            _check(name, getattr(self, name), hint)
+        for name, hint in hints(type(self)).items():
+            _check(name, getattr(self, name), hint, late=False)
 
     def check(self) -> None:
         """Raise `InputError` for values that do not go together, or with the files there are."""
+        for name, hint in hints(type(self)).items():
+            _check(name, getattr(self, name), hint, late=True)
 
 
 @cache
-def _hints(settings: type) -> dict[str, Any]:
-    hints = get_type_hints(settings, include_extras=True)
-    return {field.name: hints[field.name] for field in fields(settings)}
+def hints(settings: type) -> dict[str, Any]:
+    """Field -> its annotation."""
+    found = get_type_hints(settings, include_extras=True)
+    return {field.name: found[field.name] for field in fields(settings)}
 
 
-def _check(name: str, value: Any, hint: Any) -> None:
+def _check(name: str, value: Any, hint: Any, late: bool) -> None:
     """Raise `InputError` unless the value has the annotated type and range."""
     for kind in _alternatives(hint):
         plain, *rules = get_args(kind) if get_origin(kind) is Annotated else (kind,)
         if _is_a(plain, value):
             for rule in rules:
-                rule(name, value)
+                if callable(rule) and getattr(rule, "late", False) == late:
+                    rule(name, value)
             return
     raise invalid(name, value, _words(hint))
 
@@ -119,30 +161,41 @@ def _is_a(plain: Any, value: Any) -> bool:
 
 
 def allowed(settings: type[Settings], name: str) -> str:
-    """What a field may hold, for an error.
+    """What a field may hold, for an error or a help text.
 
     >>> from multispike.config import TrainConfig
     >>> allowed(TrainConfig, "devices"), allowed(TrainConfig, "learn_threshold")
     ('an integer >= 1 or auto', 'no, layer, channel')
     """
-    return _words(_hints(settings)[name])
+    return _words(hints(settings)[name])
+
+
+def help_of(settings: type[Settings], name: str) -> str:
+    """The help that a field's annotation has."""
+    texts = [
+        part
+        for kind in _alternatives(hints(settings)[name])
+        for part in get_args(kind)[1:]
+        if isinstance(part, str)
+    ]
+    return " ".join(texts)
 
 
 def _words(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return ", ".join(map(str, get_args(hint)))
     if get_origin(hint) is Annotated:
-        plain, rule = get_args(hint)
-        return rule.allowed if isinstance(rule, Where) else _words(plain)
+        plain, *rules = get_args(hint)
+        return next((rule.allowed for rule in rules if isinstance(rule, Where)), _words(plain))
     if kinds := [kind for kind in _alternatives(hint) if kind not in (hint, NoneType)]:
         return " or ".join(map(_words, kinds))
     return {int: "an integer", float: "a number", bool: "true or false"}.get(hint, "text")
 
 
-def split_names(text: str) -> list[str]:
+def split_names(text: str | None) -> list[str]:
     """Comma-separated names.
 
-    >>> split_names("ann, binary-T4,")
-    ['ann', 'binary-T4']
+    >>> split_names("ann, binary-T4,"), split_names(None)
+    (['ann', 'binary-T4'], [])
     """
-    return [name.strip() for name in text.split(",") if name.strip()]
+    return [name.strip() for name in (text or "").split(",") if name.strip()]

@@ -4,47 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich import box
 from rich.table import Table as TerminalTable
 
 from multispike.activity.avalanche import BRANCHES, TITLES, Avalanche, growth
 from multispike.energy.pricing import Energy
 from multispike.energy.twins import TWINS, RunPrices
 from multispike.report.comparison import MEANING, verdict
+from multispike.report.console import terminal_table
 from multispike.report.document import Cell, Column, Table, short_name, table_of
 from multispike.report.style import CATEGORIES
 from multispike.results import RunResult
-
-
-def terminal_table(
-    table: Table, title: str, *, footer: Sequence[Cell] = (), narrow: bool = False
-) -> TerminalTable:
-    """A table as rich prints it, numbers whole and to the right.
-
-    A row of one cell is a heading of those below. `narrow` saves a blank between columns.
-    """
-    printed = TerminalTable(
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0) if narrow else (0, 1),
-        title=title,
-        caption=table.caption or None,
-        show_footer=bool(footer),
-    )
-    for column, end in zip(table.columns, footer or [""] * len(table.columns), strict=True):
-        text = column.show(end, "-")
-        if column.spec:
-            printed.add_column(column.title, text, justify="right", no_wrap=True)
-        else:
-            printed.add_column(column.title, text, overflow="fold")
-    for row in table.rows:
-        if len(row) == 1:
-            printed.add_section()
-            printed.add_row(f"[bold]{row[0]}[/]")
-        else:
-            cells = zip(table.columns, row, strict=True)
-            printed.add_row(*(column.show(value, "-") for column, value in cells))
-    return printed
 
 
 def scale(nj: float, *, layers: bool = False) -> tuple[str, float, str]:

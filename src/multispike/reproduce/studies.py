@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from multispike.config import TrainConfig, parse_variant
+from multispike.config import TrainConfig, parse_variant, recipe
 from multispike.config.types import Count, Settings, split_names
 from multispike.errors import invalid, unknown
-from multispike.recipes import recipe
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,7 @@ STUDIES: dict[str, Study] = {
 
 @dataclass(frozen=True)
 class ReproduceConfig(Settings):
-    """What to reproduce, and where results are kept.
+    """Measure a study of docs/results.md, training what is missing.
 
     Args:
         study: Name of a study; without one they are listed.
@@ -154,7 +153,14 @@ class ReproduceConfig(Settings):
         rows: Labels of the rows to make, comma-separated; by default all.
         seeds: At most this many seeds a row.
         retrain: Forget what is there of these rows first.
+
+    Examples:
+        multispike reproduce
+        multispike reproduce table-cifar10 --data-dir DIR
+        multispike reproduce table-cifar10 --data-dir DIR --rows ann,binary-T4 --seeds 1
     """
+
+    positional = {"study": "?"}  # noqa: RUF012  of the class
 
     study: str | None = None
     data_dir: str | None = None
