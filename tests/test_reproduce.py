@@ -13,9 +13,9 @@ import pytest
 import torch
 import yaml
 
-from multispike import recipes
-from multispike.cli import COMMANDS, build_parser, main
-from multispike.config import TrainConfig, list_recipes, recipe
+from multispike import config as settings
+from multispike.cli import main, settings_of
+from multispike.config import TrainConfig, list_recipes, recipe, recipe_file
 from multispike.reproduce.archive import Archive
 from multispike.reproduce.studies import STUDIES, Study, row
 from multispike.training import load_run
@@ -26,10 +26,10 @@ INJECTED = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from multispike import recipes
+from multispike import config
 from multispike.cli import main
 from test_reproduce import tiny
-recipes.FOLDER = Path(sys.argv[1])
+config.RECIPES = Path(sys.argv[1])
 tiny()
 sys.exit(main(sys.argv[2:]))
 """
@@ -48,10 +48,10 @@ def tiny() -> None:
 def study(tmp_path_factory):
     """The folder of the tiny study's recipe; the table is as before afterwards."""
     folder = tmp_path_factory.mktemp("study") / "recipes"
-    shutil.copytree(recipes.FOLDER, folder)
+    shutil.copytree(settings.RECIPES, folder)
     (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipes, "FOLDER", folder)
+        patch.setattr(settings, "RECIPES", folder)
         patch.setitem(STUDIES, "tiny", None)
         tiny()
         recipe.cache_clear()
@@ -80,19 +80,16 @@ def results(folder) -> list[dict]:
 
 @pytest.mark.parametrize("name", list_recipes())
 def test_recipes_pass_the_command_line(name, capsys):
-    """`multispike train --config recipes/NAME.yaml` reads every recipe, all of its settings."""
-    path = recipes.FOLDER / f"{name}.yaml"
-    assert f"multispike train --config recipes/{name}.yaml" in path.read_text()
+    """`multispike train --config NAME` reads every recipe, all of its settings."""
+    path = recipe_file(name)
+    assert f"multispike train --config {name} " in path.read_text()
     with pytest.raises(SystemExit) as stop:
-        main(["train", "--config", str(path), "--print_config"])
+        main(["train", "--config", name, "--print_config"])
     assert stop.value.code == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     written = yaml.safe_load(path.read_text())
     assert {key: printed[key] for key in written} == pytest.approx(written)
-    parsed = build_parser().parse_args(["train", "--config", str(path)])
-    options = parsed["train"].as_dict()
-    del options["config"]
-    config = COMMANDS["train"].settings(**options)
+    config = settings_of("train", ["--config", str(path)])
     config.check()
     assert config == recipe(name)
 
@@ -100,10 +97,7 @@ def test_recipes_pass_the_command_line(name, capsys):
 @pytest.mark.parametrize("name", list_recipes())
 def test_a_recipe_leaves_the_neuron_to_the_command(name):
     """So `multispike compare` takes it too."""
-    path = str(recipes.FOLDER / f"{name}.yaml")
-    options = build_parser().parse_args(["compare", "--config", path])["compare"].as_dict()
-    del options["config"]
-    runs = COMMANDS["compare"].settings(**options).runs()
+    runs = settings_of("compare", ["--config", name]).runs()
     assert [run.variant for run in runs] == ["ann", "binary-T4", "multilevel-T1-N4"]
     assert recipe(name).resolved().levels == 4
     assert replace(runs[2], name=None, out=None).resolved() == recipe(name).resolved()

@@ -66,7 +66,7 @@ def cifar100(content: StudyRuns) -> list[str]:
 def dvs(content: StudyRuns) -> list[str]:
     """`table-dvs`."""
     rows = rows_of(content)
-    compare = "    multispike compare --config recipes/cifar10dvs.yaml --data-dir DIR --download"
+    compare = "    multispike compare --config cifar10dvs --data-dir DIR --download"
     real = "\n".join(
         (
             f"{compare} --variants ann-T10,multilevel-T1-N4,multilevel-T1-N8 --out runs/real",

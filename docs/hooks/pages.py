@@ -11,7 +11,7 @@ from typing import Any
 
 from mkdocs.structure.files import File
 
-from multispike.cli import COMMANDS, build_parser
+from multispike.cli import COMMANDS, main
 
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 """Of colours in a terminal."""
@@ -24,7 +24,7 @@ def command_line() -> str:
     for name in COMMANDS:
         text = io.StringIO()
         with redirect_stdout(text), suppress(SystemExit):
-            build_parser().parse_args([name, "--help"])
+            main([name, "--help"])
         shown = ESCAPES.sub("", text.getvalue()).strip()
         parts.append(f"## multispike {name}\n\n```text\n{shown}\n```\n")
     return "\n".join(parts)

@@ -64,6 +64,14 @@ def overview() -> str:
     )
 
 
+def settings_of(name: str, options: Sequence[str]) -> Settings:
+    """The settings of a command that some options give."""
+    kind = COMMANDS[name][1]
+    given = Parser(name, kind).parse_args(options).as_dict()
+    del given["config"]
+    return kind(**given)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command; what it refuses or fails at is raised."""
     name = arguments[0] if arguments else ""
@@ -72,13 +80,10 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     if name not in COMMANDS:
         raise unknown("command", name, COMMANDS)
-    place, kind = COMMANDS[name]
-    options = Parser(name, kind).parse_args(arguments[1:]).as_dict()
-    del options["config"]
-    settings = kind(**options)
+    settings = settings_of(name, arguments[1:])
     settings.check()
     keep_freed_memory()
-    module, function = place.split(":")
+    module, function = COMMANDS[name][0].split(":")
     with telling("loading"):
         call = getattr(import_module(module), function)
     return call(settings) or 0

@@ -104,10 +104,11 @@ class Parser(ArgumentParser):
     def _one_line(self, message: str) -> str:
         """jsonargparse's message in the project's form."""
         if found := re.search(r"unrecognized arguments: ([^ =]+)", message):
-            names = [name for action in self._actions for name in action.option_strings]
+            known = [name for action in self._actions for name in action.option_strings]
+            names = [name for name in known if "_" not in name]
             name = "--" + found[1].lstrip("-").replace("_", "-")
             near = get_close_matches(name, names, n=3, cutoff=0.5)
-            hint = f"nearest: {', '.join(dict.fromkeys(near))}; " if near else ""
+            hint = f"nearest: {', '.join(near)}; " if near else ""
             return f"{found[1]}: no such setting, {hint}see {self.prog} --help"
         key = re.search(r'Parser key "([^"]+)"', message)
         value = re.search(r"(?:Given value|Got value): (.*)$", message, re.MULTILINE)
