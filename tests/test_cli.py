@@ -283,6 +283,24 @@ def test_compare_goes_on_after_a_kill(comparison, tmp_path):
             assert first[key] == second[key]
 
 
+def test_a_further_process_trains_the_run_that_it_was_started_for(tmp_path, monkeypatch):
+    """Lightning's begin the same command anew: `compare --overwrite` would train the first variant
+    in them, while the process that started them trains the second."""
+    from multispike.commands import train
+
+    fitted = []
+    monkeypatch.setattr(train, "fit", lambda config: fitted.append(config.folder))
+    first, second = (TrainConfig(out=str(tmp_path / name)) for name in ("first", "second"))
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setenv(train.IN_HAND, "")
+    train.train_run(second)  # in the process that starts the others
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert train.train_run(first) is None
+    with pytest.raises(SystemExit):
+        train.train_run(second)
+    assert fitted == [second.folder, second.folder]
+
+
 def test_evaluate_repeats_the_result(comparison, tmp_path, capsys):
     run = comparison / "multilevel-T1-N4"
     assert main(["evaluate", str(run), "--flip", "--json", str(tmp_path / "out.json")]) == 0

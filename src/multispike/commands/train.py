@@ -18,6 +18,10 @@ from multispike.results import RunResult, check_folder, read_result, write_resul
 from multispike.training import RESULT, Interrupted, fit, load_data, load_run
 from multispike.training.run import read_settings
 
+IN_HAND = "MULTISPIKE_RUN"
+"""Environment variable: the run that Lightning's further processes, which begin the same command
+anew, are started for."""
+
 
 def train(config: TrainConfig) -> int:
     """Train one run, measure it and print its row."""
@@ -79,6 +83,10 @@ def train_run(config: TrainConfig, profiles: Sequence[str] = ()) -> RunResult | 
         InputError, RunError: as `fit`.
     """
     folder = Path(config.folder)
+    started = "LOCAL_RANK" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
+    if started and os.environ.get(IN_HAND, config.folder) != config.folder:
+        return None  # the process that started this one has that run behind it, or before it
+    os.environ[IN_HAND] = config.folder
     finished = folder / RESULT
     if config.resume and finished.exists():
         same_run(read_settings(folder / "config.yaml"), config)
@@ -87,7 +95,7 @@ def train_run(config: TrainConfig, profiles: Sequence[str] = ()) -> RunResult | 
             return result
     reports = fit(config)
     if not reports:
-        if "LOCAL_RANK" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
+        if started:
             raise SystemExit(0)  # Lightning starts new processes for the next run
         return None
     result = measure_run(load_run(folder), load_data(config, config.timesteps), profiles=profiles)
