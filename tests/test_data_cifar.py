@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 
 from multispike.datasets import image_sets, load_dataset
-from multispike.datasets.image_files import unpickle
+from multispike.datasets.source_files import unpickle
 from multispike.errors import InputError
 
 
@@ -356,7 +356,7 @@ def test_a_pickle_can_not_forge_pointers(use):
     """In a process of its own, which a pointer from the file would kill."""
     content = b"\x80\x03}X\x01\x00\x00\x00a" + use + b"s."
     program = (
-        "import sys; from multispike.datasets.image_files import unpickle\n"
+        "import sys; from multispike.datasets.source_files import unpickle\n"
         "from multispike.errors import InputError\n"
         "try: print(repr(unpickle(sys.stdin.buffer.read(), 'it')))\n"
         "except InputError as error: print(error)\n"

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from multispike.datasets.image_files import fetch
+from multispike.datasets.source_files import fetch
 from multispike.errors import InputError, RunError
 
 CONTENT = bytes(range(256)) * 4000  # about 1 MB, several chunks

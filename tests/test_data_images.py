@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import gzip
 import os
+import shutil
 import struct
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -15,7 +19,7 @@ from PIL import Image
 
 from multispike.datasets import image_sets, load_dataset
 from multispike.datasets.dataset import statistics
-from multispike.datasets.image_files import fitted
+from multispike.datasets.source_files import fitted
 from multispike.errors import InputError
 
 
@@ -111,17 +115,156 @@ def test_every_8_bit_mode_becomes_rgb(load, pictures, mode):
     assert (load("imagefolder", pictures).train.inputs[0] == 255).all()
 
 
-def test_a_palette_with_transparency_is_read_without_a_warning(load, pictures):
+def test_what_is_transparent_shows_the_background(load, pictures):
+    """White unless said otherwise; a palette's transparency is read without a warning."""
+    path = pictures / "train" / "cat" / "0.png"
     image = Image.fromarray(random_image(5, 6, 8)).quantize(4)
-    image.save(pictures / "train" / "cat" / "0.png", transparency=bytes([0, 128, 255, 255]))
-    expected = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-    assert np.array_equal(load("imagefolder", pictures).train.inputs[0], expected)
+    image.save(path, transparency=bytes([0, 128, 255, 255]))
+    with Image.open(path) as opened:
+        rgba = np.asarray(opened.convert("RGBA")).astype(float).transpose(2, 0, 1)
+    for background, level in (({}, 255), ({"background": "black"}, 0)):
+        found = load("imagefolder", pictures, **background).train.inputs[0].numpy()
+        share = rgba[3] / 255
+        np.testing.assert_allclose(found, share * rgba[:3] + (1 - share) * level, atol=1)
+        assert len(np.unique(rgba[3])) > 1
+    Image.fromarray(np.zeros((6, 8, 4), np.uint8), "RGBA").save(path)
+    green = load("imagefolder", pictures, background="#00ff00").train.inputs[0]
+    assert green.flatten(1).unique(dim=1).tolist() == [[0], [255], [0]]
 
 
-def test_deep_images_are_refused_not_clipped(expect, pictures):
-    deep = Image.fromarray(np.full((6, 8), 60_000, np.uint16))
-    deep.save(pictures / "train" / "cat" / "0.png")
-    expect("imagefolder", pictures, r"image: got '.*0\.png', allowed: at most 8 bits per channel")
+def test_16_bit_grey_is_scaled(load, pictures):
+    deep = np.arange(0, 65536, 1366).astype(np.uint16).reshape(6, 8)
+    for suffix in (".png", ".tif"):
+        (pictures / "train" / "cat" / "0.png").unlink(missing_ok=True)
+        Image.fromarray(deep).save(pictures / "train" / "cat" / f"0{suffix}")
+        found = load("imagefolder", pictures).train.inputs[0].numpy()
+        np.testing.assert_array_equal(found, np.rint(deep / 257)[None].repeat(3, 0))
+
+
+def test_deeper_images_are_refused_not_clipped(expect, pictures):
+    (pictures / "train" / "cat" / "0.png").unlink()
+    Image.fromarray(np.full((6, 8), 0.5, np.float32)).save(pictures / "train" / "cat" / "0.tif")
+    expect("imagefolder", pictures, r"image: got '.*0\.tif', allowed: at most 16 bits per channel")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_upright(load, pictures, orientation):
+    """Their metadata tell how the camera was held; a JPEG's lines and columns are then swapped."""
+    upright = random_image(3, 6, 8)
+    lying = {
+        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
+        5: upright.swapaxes(0, 1), 6: upright.swapaxes(0, 1)[::-1],
+        7: upright.swapaxes(0, 1)[::-1, ::-1], 8: upright.swapaxes(0, 1)[:, ::-1],
+    }  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = pictures / "train" / "cat" / "0.png"
+    Image.fromarray(np.ascontiguousarray(lying[orientation])).save(path, exif=exif)
+    found = load("imagefolder", pictures)
+    assert np.array_equal(found.train.inputs[0], upright.transpose(2, 0, 1))
+
+
+def spoil(pictures, *names: str) -> None:
+    for name in names:
+        path = pictures / name
+        path.write_bytes(path.read_bytes()[:-30])
+
+
+DAMAGED = ("train/cat/1.png", "train/dog/0.png", "test/dog/0.png")
+
+
+@pytest.mark.parametrize("size", [None, 4])
+def test_one_run_names_all_damaged_images(expect, pictures, size):
+    spoil(pictures, *DAMAGED)
+    (pictures / "train" / "cat" / "2.png").write_bytes(b"no image")
+    message = (
+        r"^4 damaged files: image: got .*cat.1\.png'.*cat.2\.png'.*dog.0\.png'.*test.dog.0\.png'"
+    )
+    expect("imagefolder", pictures, message, size=size)
+
+
+@pytest.mark.parametrize("size", [None, 4])
+def test_damaged_images_are_skipped_and_listed(load, pictures, size, caplog):
+    spoil(pictures, *DAMAGED[:2])
+    for _ in range(2):  # decoded, then from the cache
+        caplog.clear()
+        found = load("imagefolder", pictures, size=size, skip_damaged=True)
+        assert found.train.labels.tolist() == [0, 0, 1, 1]
+        seeds = (0, 2, 11, 12)
+        images = [fitted(Image.fromarray(random_image(seed, 6, 8)), size or 6, size or 8)
+                  for seed in seeds]  # fmt: skip
+        np.testing.assert_array_equal(found.train.inputs.numpy(), images)
+        mean, _ = statistics(np.stack(images))
+        assert found.mean == pytest.approx(mean)
+        (record,) = caplog.records
+        assert record.getMessage().startswith("imagefolder: 2 damaged files skipped: image: got '")
+    with pytest.raises(InputError, match="2 damaged files"):
+        load("imagefolder", pictures, size=size)
+    spoil(pictures, "test/cat/0.png", "test/dog/0.png")
+    with pytest.raises(InputError, match="4 damaged files"):  # no test image would be left
+        load("imagefolder", pictures, size=size, skip_damaged=True)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_share_of_the_images_can_be_the_test(load, expect, pictures, inside):
+    expect("imagefolder", pictures, r"test_share: got 0\.3, .*test", test_share=0.3)
+    for path in (pictures / "test").rglob("*.png"):
+        path.unlink()
+    for name in ("test/cat", "test/dog", "test"):
+        (pictures / name).rmdir()
+    if not inside:
+        for name in ("cat", "dog"):
+            (pictures / "train" / name).rename(pictures / name)
+        (pictures / "train").rmdir()
+    expect("imagefolder", pictures, "data_dir: got .* is missing")
+    found = load("imagefolder", pictures, test_share=0.3)
+    assert found.train.labels.tolist() == [0, 0, 1, 1]
+    assert found.test.labels.tolist() == [0, 1]
+    images = {image.numpy().tobytes() for split in found.splits.values() for image in split.inputs}
+    assert len(images) == 6
+
+
+def test_a_folder_beside_the_test_is_for_validation(load, pictures):
+    shutil.copytree(pictures / "train", pictures / "val")
+    found = load("imagefolder", pictures)
+    assert {part: len(split) for part, split in found.splits.items()} == {
+        "train": 6, "test": 2, "validation": 6,
+    }  # fmt: skip
+    assert found.validated(0.5) is found
+    assert found.validation is not None
+    assert torch.equal(found.validation.inputs, found.train.inputs)
+
+
+def bomb(place) -> str:
+    """A palette PNG of 13,000 x 13,000 pixels in 20 kB, which would take 0.7 GB as RGB."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        check = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
+
+    header = struct.pack(">IIBBBBB", 13_000, 13_000, 1, 3, 0, 0, 0)
+    pixels = zlib.compress(bytes(13_000 * (1 + 13_000 // 8)), 9)
+    place.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"PLTE", bytes(6))
+        + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )  # fmt: skip
+    return r"0\.png', allowed: a whole, readable image \(Image size \(169000000 pixels\)"
+
+
+@pytest.mark.parametrize("size", [None, 4])
+def test_an_image_too_large_is_refused_by_its_header(expect, pictures, size):
+    message = bomb(pictures / "train" / "cat" / "0.png")
+    tracemalloc.start()
+    try:
+        expect("imagefolder", pictures, message, size=size)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("color", ["", "no colour", "#12", "rgb(1)"])
+def test_a_bad_background_is_refused(expect, pictures, color):
+    expect("imagefolder", pictures, "background: got .*, allowed: a colour", background=color)
 
 
 def test_images_of_two_sizes_need_the_option(expect, pictures):
@@ -206,6 +349,21 @@ def test_a_truncated_idx_file_is_named(expect, fashion, keep):
     size = path.stat().st_size
     os.truncate(path, int(size * keep) if isinstance(keep, float) else keep % size)
     expect("fashion_mnist", fashion[0], r"data file: got '.*train-images.*', allowed: an? ")
+
+
+@pytest.mark.parametrize("shape", [(12, 28, 28), (2**31, 28, 28)])
+def test_an_idx_file_of_any_length_costs_no_more_than_its_header_says(expect, fashion, shape):
+    folder, compressed = fashion
+    (path,) = folder.glob("train-images*")
+    content = struct.pack(">HBB3I", 0, 8, 3, *shape) + bytes(1 << 26)
+    path.write_bytes(gzip.compress(content, 1) if compressed else content)
+    message = "for its shape .*, not more" if shape[0] == 12 else "at most 1,073,741,824 bytes"
+    tracemalloc.start()
+    try:
+        expect("fashion_mnist", folder, message)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    finally:
+        tracemalloc.stop()
 
 
 def test_what_is_no_idx_file_is_named(expect, fashion):

@@ -87,6 +87,25 @@ def test_a_part_is_as_balanced_as_the_labels_permit(labels, data):
         assert set(balanced_indices(labels, count - 1).tolist()) < set(chosen.tolist())
 
 
+@given(labels=st.lists(st.integers(0, 3), min_size=1, max_size=60), share=st.floats(0.01, 0.99))
+@settings(deadline=None, max_examples=100)
+def test_validation_is_a_share_of_every_class(labels, share):
+    labels = torch.tensor(labels)
+    pixels = torch.arange(len(labels), dtype=torch.uint8).view(-1, 1, 1, 1)
+    whole = Split(pixels, labels)
+    found = Dataset("x", whole, whole, tuple("abcd"), (0.0,), (1.0,)).validated(share)
+    if (labels.bincount() > 1).any():
+        assert found.validation is not None
+        counts = labels.bincount(minlength=4), found.validation.labels.bincount(minlength=4)
+        for total, kept in zip(*map(torch.Tensor.tolist, counts), strict=True):
+            assert kept == (min(max(round(share * total), 1), total - 1) if total > 1 else 0)
+    parts = [found.train] + ([found.validation] if found.validation else [])
+    together = torch.cat([part.inputs.flatten() for part in parts])
+    assert sorted(together.tolist()) == list(range(len(labels)))
+    for part in parts:
+        assert torch.equal(part.labels, labels[part.inputs.flatten().long()])
+
+
 def test_a_part_is_not_the_first_rows():
     labels = torch.arange(1000) % 10
     assert balanced_indices(labels, 100).float().mean() == pytest.approx(500, abs=100)

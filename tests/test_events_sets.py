@@ -167,7 +167,7 @@ def tonic_nmnist(monkeypatch):
     monkeypatch.setattr("tonic.datasets.NMNIST", TonicNMNIST)
     monkeypatch.setattr(TonicNMNIST, "breaks", False)
     monkeypatch.setattr(TonicNMNIST, "calls", 0)
-    published = replace(event_sets.PUBLISHED["nmnist"], train=20, test=10)
+    published = replace(event_sets.PUBLISHED["nmnist"], whole=(20, 10))
     monkeypatch.setitem(event_sets.PUBLISHED, "nmnist", published)
     return TonicNMNIST
 

@@ -30,6 +30,8 @@ class Source:
     download: whether `download=True` can fetch it.
     mirrored: whether a mirrored sample is as good as the sample, and keeps its label: then
         training mirrors by default.
+    val_share: of the training samples that is kept for validation by default, where the set has
+        no validation split of its own; published sets have none, as their results were reported.
     """
 
     load: str
@@ -38,10 +40,12 @@ class Source:
     options: tuple[str, ...] = ()
     download: bool = False
     mirrored: bool = False
+    val_share: float = 0.0
 
 
 IMAGES, EVENTS = "multispike.datasets.image_sets", "multispike.datasets.event_sets"
-FRAMING = ("timesteps", "size", "by")
+FRAMING = ("timesteps", "bins", "size", "by")
+FOLDER = ("test_share", "skip_damaged")
 
 DATASETS: dict[str, Source] = {
     "digits": Source(
@@ -65,7 +69,7 @@ DATASETS: dict[str, Source] = {
     "imagefolder": Source(
         f"{IMAGES}:load_imagefolder",
         "your own images in train/CLASS and test/CLASS (or val/CLASS) folders",
-        options=("size",), mirrored=True,
+        options=("size", "background", *FOLDER), mirrored=True, val_share=0.1,
     ),
     "cifar10dvs": Source(
         f"{EVENTS}:load_published",
@@ -85,15 +89,15 @@ DATASETS: dict[str, Source] = {
     "eventfolder": Source(
         f"{EVENTS}:load_eventfolder",
         "your own event recordings in train/CLASS and test/CLASS (or val/CLASS) folders",
-        events=True, options=(*FRAMING, "sensor"),
+        events=True, options=(*FRAMING, "sensor", *FOLDER), val_share=0.1,
     ),
 }  # fmt: skip
 DATASETS |= {
     f"{name}-dvs-sim": Source(
         f"{EVENTS}:load_emulated",
         f"emulated event-camera recordings of the images of {name}",
-        events=True, options=("timesteps", "size"),
-        download=source.download, mirrored=source.mirrored,
+        events=True, options=tuple(dict.fromkeys(("timesteps", "bins", "size", *source.options))),
+        download=source.download, mirrored=source.mirrored, val_share=source.val_share,
     )
     for name, source in DATASETS.items()
     if not source.events

@@ -26,7 +26,7 @@ PIECE = 16
 
 @dataclass(frozen=True)
 class Split:
-    """One half of a data set.
+    """One part of a data set.
 
     inputs: uint8, `[n, C, H, W]` for images, `[n, T, C, H, W]` for event frames (counts).
         May be memory-mapped: index it, don't copy it whole.
@@ -37,18 +37,12 @@ class Split:
     labels: Tensor
 
     def __post_init__(self) -> None:
+        given = f"{self.inputs.dtype} {list(self.inputs.shape)}"
         if self.inputs.dtype != torch.uint8 or self.inputs.ndim not in (4, 5):
-            raise invalid(
-                "inputs",
-                f"{self.inputs.dtype} {list(self.inputs.shape)}",
-                "uint8 [n, C, H, W] or [n, T, C, H, W]",
-            )
+            raise invalid("inputs", given, "uint8 [n, C, H, W] or [n, T, C, H, W]")
         if self.labels.dtype != torch.int64 or self.labels.shape != self.inputs.shape[:1]:
-            raise invalid(
-                "labels",
-                f"{self.labels.dtype} {list(self.labels.shape)}",
-                f"int64 [{len(self.inputs)}], one label per input",
-            )
+            given = f"{self.labels.dtype} {list(self.labels.shape)}"
+            raise invalid("labels", given, f"int64 [{len(self.inputs)}], one label per input")
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -56,6 +50,15 @@ class Split:
     def take(self, indices: Tensor) -> Split:
         """The samples at `indices` (int64), copied, in that order."""
         return Split(self.inputs.index_select(0, indices), self.labels.index_select(0, indices))
+
+    def limited(self, argument: str, limit: int | None) -> Split:
+        """A class-balanced part, see `balanced_indices`; `argument` names the limit in errors."""
+        if limit is None or limit == len(self):
+            return self
+        if not is_count(limit) or limit > len(self):
+            allowed = f"an integer from 1 to {len(self)}, the size of the split"
+            raise invalid(argument, limit, allowed)
+        return self.take(balanced_indices(self.labels, limit))
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Dataset:
     mean, std: one float per channel; the loader gives `(inputs / 255 - mean) / std`. Image sets
         carry the mean and deviation of their whole training split. Event sets have mean 0 and
         `std = scale / 255`, so that `scale` counts become 1.0 and no event stays exactly 0.
+    validation: a split that chooses between epochs, so that the test is for the result alone.
     """
 
     name: str
@@ -73,28 +77,32 @@ class Dataset:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    validation: Split | None = None
 
     def __post_init__(self) -> None:
-        if self.train.inputs.shape[1:] != self.test.inputs.shape[1:]:
-            raise invalid(
-                "test inputs",
-                list(self.test.inputs.shape[1:]),
-                f"the shape of the training inputs, {list(self.train.inputs.shape[1:])}",
-            )
-        for split_name, split in (("train", self.train), ("test", self.test)):
+        shape = self.train.inputs.shape[1:]
+        for part, split in self.splits.items():
+            if split.inputs.shape[1:] != shape:
+                allowed = f"the shape of the training inputs, {list(shape)}"
+                raise invalid(f"{part} inputs", list(split.inputs.shape[1:]), allowed)
             if not len(split):
-                raise invalid(f"{split_name} split of {self.name}", 0, "at least one sample")
+                raise invalid(f"{part} split of {self.name}", 0, "at least one sample")
             low, high = int(split.labels.min()), int(split.labels.max())
             if low < 0 or high >= len(self.classes):
                 raise invalid(
-                    f"labels of the {split_name} split of {self.name}",
+                    f"labels of the {part} split of {self.name}",
                     low if low < 0 else high,
                     f"class indices from 0 to {len(self.classes) - 1}",
                 )
-        channels = self.input_shape[0]
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != channels:
-                raise invalid(name, values, f"{channels} values, one per channel")
+            if len(values) != self.input_shape[0]:
+                raise invalid(name, values, f"{self.input_shape[0]} values, one per channel")
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits there are, by name."""
+        both = {"train": self.train, "test": self.test}
+        return both if self.validation is None else {**both, "validation": self.validation}
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -113,21 +121,17 @@ class Dataset:
 
     def limited(self, limit_train: int | None = None, limit_test: int | None = None) -> Dataset:
         """A class-balanced part, see `balanced_indices`; mean and std stay those of the whole."""
-        return replace(
-            self,
-            train=_limited(self.train, "limit_train", limit_train),
-            test=_limited(self.test, "limit_test", limit_test),
-        )
+        train = self.train.limited("limit_train", limit_train)
+        return replace(self, train=train, test=self.test.limited("limit_test", limit_test))
 
-
-def _limited(split: Split, argument: str, limit: int | None) -> Split:
-    if limit is None:
-        return split
-    if not is_count(limit) or limit > len(split):
-        raise invalid(argument, limit, f"an integer from 1 to {len(split)}, the size of the split")
-    if limit == len(split):
-        return split
-    return split.take(balanced_indices(split.labels, limit))
+    def validated(self, share: float) -> Dataset:
+        """With that share of each class's training samples kept for validation (`share_indices`);
+        as it is if it has a validation split, or the share is none."""
+        chosen = share_indices(self.train.labels, share)
+        if not share or not len(chosen) or self.validation is not None:
+            return self
+        train, validation = without(self.train, chosen)
+        return replace(self, train=train, validation=validation)
 
 
 def balanced_indices(labels: Tensor, count: int) -> Tensor:
@@ -143,49 +147,110 @@ def balanced_indices(labels: Tensor, count: int) -> Tensor:
     >>> labels[balanced_indices(labels, 5)].bincount().tolist()
     [3, 1, 1]
     """
+    shuffled, turn = _turns(labels)
+    return torch.from_numpy(np.sort(shuffled[np.argsort(turn, kind="stable")[:count]]))
+
+
+def share_indices(labels: Tensor, share: float) -> Tensor:
+    """Ascending indices of a share of each class, rounded, but at least one of it and not all.
+
+    Always the same for the same labels. Classes of one sample have none.
+
+    >>> labels = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 2])
+    >>> labels[share_indices(labels, 0.4)].tolist()
+    [0, 0, 1]
+    """
+    shuffled, turn = _turns(labels)
+    count = labels.bincount().numpy()
+    wanted = np.rint(share * count).clip(1, np.maximum(count - 1, 1)) * (count > 1)
+    return torch.from_numpy(np.sort(shuffled[turn < wanted[labels.numpy()[shuffled]]]))
+
+
+def _turns(labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """The samples, shuffled by a fixed seed, and for each how many of its class are before it."""
     shuffled = np.random.default_rng(0).permutation(len(labels))
     classes = labels.numpy()[shuffled]
     by_class = np.argsort(classes, kind="stable")
-    first_of_class = np.searchsorted(classes[by_class], classes[by_class])
     turn = np.empty(len(labels), dtype=np.int64)
-    turn[by_class] = np.arange(len(labels)) - first_of_class
-    chosen = shuffled[np.argsort(turn, kind="stable")[:count]]
-    return torch.from_numpy(np.sort(chosen))
+    turn[by_class] = np.arange(len(labels)) - np.searchsorted(classes[by_class], classes[by_class])
+    return shuffled, turn
+
+
+def without(split: Split, indices: Tensor) -> tuple[Split, Split]:
+    """A split without the samples at `indices`, in its order, and these samples."""
+    rest = torch.ones(len(split), dtype=torch.bool)
+    rest[indices] = False
+    return split.take(rest.nonzero().squeeze(1)), split.take(indices)
 
 
 @dataclass(frozen=True)
 class Contents:
     """What a source holds, not yet decoded.
 
-    labels: int64 `[n]` of both halves, "train" and "test"; shape: of one sample.
-    decode: uint8 `[k, *shape]` of a half and a slice of its samples; runs in several threads.
-    damaged: recordings that are used in part; filled by `decode`.
+    labels: int64 `[n]` of its parts: "train", "test" and, if it has one, "validation".
+    shape: of one sample; decode: uint8 `[k, *shape]` of a part and a slice of its samples, called
+    from several threads, raises `InputError` for a sample that can't be used.
+    told: what was used in part; filled by `decode`.
     """
 
     labels: Mapping[str, Sequence[int] | np.ndarray]
     shape: tuple[int, ...]
     decode: Callable[[str, slice], np.ndarray]
     classes: Sequence[str]
-    damaged: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
 
-    def decode_into(self, allocate: Allocate, title: str, progress: bool) -> dict[str, Any]:
-        """Fill the arrays of the cache; returns what `Dataset` has beside them."""
-        mean = std = ()
-        for half in ("train", "test"):
-            count = len(self.labels[half])
-            inputs = allocate(f"{half}_inputs", (count, *self.shape), np.uint8)
-            allocate(f"{half}_labels", (count,), np.int64)[:] = self.labels[half]
+    def decode_into(
+        self, allocate: Allocate, title: str, progress: bool, skip_damaged: bool
+    ) -> dict[str, Any]:
+        """Fill the arrays of the cache; returns what `Dataset` has beside them.
 
-            def work(part: slice, half=half, inputs=inputs) -> None:
-                inputs[part] = self.decode(half, part)
+        Samples that can't be used leave no gap with `skip_damaged`, of an array only the first
+        `counts` samples are then used; otherwise `InputError` names all of them.
+        """
+        damaged: list[str] = []
+        counts, arrays = {}, {}
+        for part, labels in self.labels.items():
+            inputs = allocate(f"{part}_inputs", (len(labels), *self.shape), np.uint8)
+            arrays[part] = inputs
+            numbers = allocate(f"{part}_labels", (len(labels),), np.int64)
+            failed = self._decode_part(part, inputs, f"{title}, {part}", progress)
+            damaged += [failed[index] for index in sorted(failed)]
+            kept = np.delete(np.arange(len(labels)), list(failed))
+            if failed:
+                for place, index in enumerate(kept):
+                    inputs[place] = inputs[index]
+            numbers[: len(kept)] = np.asarray(labels)[kept]
+            counts[part] = len(kept)
+        if damaged and not (skip_damaged and all(counts.values())):
+            several = f"{len(damaged)} damaged files: " if len(damaged) > 1 else ""
+            raise InputError(several + "; ".join(damaged))
+        told = [f"{len(damaged)} damaged files skipped: {'; '.join(damaged)}"] if damaged else []
+        if self.told:
+            count, first = len(self.told), min(self.told)
+            told.append(f"{count} recordings are not whole or not in order, the first is {first}")
+        mean, std = statistics(arrays["train"][: counts["train"]])
+        return {
+            "classes": list(self.classes), "mean": mean, "std": std, "counts": counts, "told": told,
+        }  # fmt: skip
 
-            in_threads(work, count, f"{title}, {half}", progress)
-            if half == "train":
-                mean, std = statistics(inputs)
-        if self.damaged:
-            count, first = len(self.damaged), min(self.damaged)
-            log.warning("%d recordings are not whole, the first is %s", count, first)
-        return {"classes": list(self.classes), "mean": mean, "std": std}
+    def _decode_part(
+        self, part: str, inputs: np.ndarray, title: str, progress: bool
+    ) -> dict[int, str]:
+        """Fill the inputs of a part; the samples that can't be used, and why."""
+        failed: dict[int, str] = {}
+
+        def work(piece: slice) -> None:
+            try:
+                inputs[piece] = self.decode(part, piece)
+            except InputError as error:
+                if piece.stop - piece.start > 1:
+                    for index in range(piece.start, piece.stop):
+                        work(slice(index, index + 1))
+                else:
+                    failed[piece.start] = str(error)
+
+        in_threads(work, len(inputs), title, progress)
+        return failed
 
 
 def in_threads(work: Callable[[slice], None], count: int, title: str, progress: bool) -> None:
@@ -260,46 +325,6 @@ class Request:
         """That `data_dir` isn't what is allowed."""
         return invalid("data_dir", str(self.data_dir) if self.data_dir else None, allowed)
 
-    def class_files(
-        self, content: str, suffixes: Sequence[str]
-    ) -> tuple[dict[str, list[tuple[Path, int]]], list[str]]:
-        """Files and labels in `train/CLASS` and `test/CLASS` (or `val/CLASS`), and the classes.
-
-        content: what the files are, for messages; suffixes: in lower case. Classes are the
-        folders in `train`, sorted by name; hidden files and folders are left alone.
-        """
-        allowed = f"a folder with train/CLASS and test/CLASS (or val/CLASS) folders of {content}"
-        if self.data_dir is None:
-            raise self.missing(allowed)
-        train, test = self.data_dir / "train", self.data_dir / "test"
-        if not test.is_dir():
-            test = self.data_dir / "val"
-        for folder in (self.data_dir, train, test):
-            if not folder.is_dir():
-                raise self.missing(f"{allowed}; {folder} is missing")
-        classes, in_test = (
-            sorted(each.name for each in folder.iterdir() if each.is_dir() and each.name[0] != ".")
-            for folder in (train, test)
-        )
-        if not classes:
-            raise self.missing(f"{allowed}; {train} has no class folders")
-        for strange in sorted(set(in_test) - set(classes)):
-            raise invalid("data_dir", str(test / strange), f"only classes that {train} has too")
-        files = {
-            half: [
-                (path, label)
-                for label, name in enumerate(classes)
-                for path in sorted((folder / name).glob("*"))
-                if path.suffix.lower() in suffixes and path.name[0] != "." and path.is_file()
-            ]
-            for half, folder in (("train", train), ("test", test))
-        }
-        for half, folder in (("train", train), ("test", test)):
-            if not files[half]:
-                kinds = "/".join(suffix[1:] for suffix in suffixes)
-                raise invalid("data_dir", str(folder), f"class folders with {kinds} files")
-        return files, classes
-
     def cached(
         self,
         sources: Sequence[Path],
@@ -307,6 +332,7 @@ class Request:
         *,
         version: int,
         options: Mapping[str, Any] | None = None,
+        skip_damaged: bool = False,
     ) -> Dataset:
         """The data set that is in `sources`, from the cache where it is there.
 
@@ -314,21 +340,24 @@ class Request:
         read: what they contain; called only if it isn't in the cache.
         version: raise it by one whenever something is decoded differently.
         options: all else that the result depends on (JSON values), such as timesteps or size.
+        skip_damaged: leave out what can't be used, and say so, instead of refusing the set.
         """
         arrays, meta = self.cache.fetch(
             self.name,
             sources,
-            lambda allocate: read().decode_into(allocate, self.name, self.progress),
+            lambda allocate: read().decode_into(allocate, self.name, self.progress, skip_damaged),
             version=version,
-            options=options or {},
+            options={**(options or {}), "skip_damaged": skip_damaged, "layout": 2},
         )
-        train, test = (
-            Split(
-                torch.from_numpy(arrays[f"{half}_inputs"]),
-                torch.from_numpy(arrays[f"{half}_labels"]),
-            )
-            for half in ("train", "test")
-        )
+        for line in meta["told"]:
+            log.warning("%s: %s", self.name, line)
+        splits = {
+            part: Split(*(
+                torch.from_numpy(arrays[f"{part}_{kind}"][:count]) for kind in ("inputs", "labels")
+            ))
+            for part, count in meta["counts"].items()
+        }  # fmt: skip
         return Dataset(
-            self.name, train, test, tuple(meta["classes"]), tuple(meta["mean"]), tuple(meta["std"])
-        )
+            self.name, classes=tuple(meta["classes"]), mean=tuple(meta["mean"]),
+            std=tuple(meta["std"]), **splits,
+        )  # fmt: skip

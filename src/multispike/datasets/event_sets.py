@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from multispike.datasets import DATASETS, load_dataset
-from multispike.datasets.dataset import Contents, Dataset, Request, balanced_indices
-from multispike.errors import RunError, invalid, unknown
+from multispike.datasets.dataset import PIECE, Contents, Dataset, Request, balanced_indices
+from multispike.datasets.source_files import class_files
+from multispike.errors import InputError, RunError, invalid, is_count, unknown
 from multispike.events.codecs import ByteSource, Columns, Decoded, require
 from multispike.events.codecs.arrays import in_microseconds, integers, polarity
 from multispike.events.emulator import emulate_frames
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 
 VERSION = 4
 """Of the frames in the cache: raise it whenever a recording is read or counted differently."""
+
+MOST_EVENTS = 1 << 26
+"""That one sample may have: they are held in memory, 1.6 GB, until they are counted."""
 
 EMULATOR_VERSION = 1
 """Of emulated frames in the cache: raise it whenever the emulator counts differently."""
@@ -51,15 +55,10 @@ GESTURES = (
 )  # fmt: skip
 
 CIFAR10DVS_SPLITS = ("fixed", "tebn", "sew", "tet")
-"""100 recordings a class for the test; the set has no split of its own, and published accuracies
-differ for that reason too.
-
-- `fixed`: those listed in `splits/cifar10dvs.json`, spread over the whole set.
-- `tebn`: numbers 0 to 99 (Duan et al. 2022, SpikingJelly's `CIFAR10DVSTEBNSplit`).
-- `tet`: numbers 900 to 999 (Deng et al. 2022).
-- `sew`: the last 100 names in the order of strings (Fang et al. 2021, SpikingJelly's
-  `split_to_train_test_set`): 909, 91, 910 and so on, up to 999.
-"""
+"""100 recordings a class for the test; the set has no split of its own, and papers differ: those
+listed in `splits/cifar10dvs.json`; numbers 0 to 99 (Duan et al. 2022, SpikingJelly's
+`CIFAR10DVSTEBNSplit`); the last 100 names in the order of strings (Fang et al. 2021, SpikingJelly's
+`split_to_train_test_set`); numbers 900 to 999 (Deng et al. 2022)."""
 
 Files = Mapping[str, Sequence[tuple[Path, int]]]
 """Recordings with their labels, by split: train and test."""
@@ -70,7 +69,7 @@ class Published:
     """A set that Tonic can fetch.
 
     tonic: Tonic's name for it and its folder; content: what its folder holds, for a reader.
-    train, test: how many recordings were published.
+    whole: how many training and test recordings were published.
     glob, pattern: where they lie below that folder, as groups `label` (one of `labels`) and `half`
         of the set or, if it has no split of its own, `number`; open: one of them.
     folders: further names of its folder.
@@ -78,8 +77,7 @@ class Published:
 
     tonic: str
     content: str
-    train: int
-    test: int
+    whole: tuple[int, int]
     classes: Sequence[str]
     labels: Sequence[str]
     glob: str
@@ -107,7 +105,7 @@ class Published:
         return files if found else None
 
     def is_whole(self, files: Files) -> bool:
-        return (len(files["train"]), len(files["test"])) == (self.train, self.test)
+        return (len(files["train"]), len(files["test"])) == self.whole
 
 
 @cache
@@ -160,20 +158,20 @@ PUBLISHED = {
     # Li et al. 2017, doi:10.3389/fnins.2017.00309: the authors' files are .aedat, Tonic's .aedat4
     # and SpikingJelly's .npz, in folders `extract` or `events_np`.
     "cifar10dvs": Published(
-        "CIFAR10DVS", "class folders with cifar10_CLASS_NUMBER.aedat or .aedat4", 9000, 1000,
+        "CIFAR10DVS", "class folders with cifar10_CLASS_NUMBER.aedat or .aedat4", (9000, 1000),
         CIFAR10, CIFAR10, "*/cifar10_*",
         r"(?P<label>\w+)/cifar10_(?P=label)_(?P<number>\d{1,3})\.(?:aedat4?|npz)",
         partial(read_events, sensor=(128, 128)), ("extract", "events_np"),
     ),
     # Amir et al. 2017, as Tonic cuts it: USER/LABEL.npy
     "dvsgesture": Published(
-        "DVSGesture", "ibmGestureTrain and ibmGestureTest folders, as Tonic has", 1077, 264,
+        "DVSGesture", "ibmGestureTrain and ibmGestureTest folders, as Tonic has", (1077, 264),
         GESTURES, [str(label) for label in range(11)], "ibmGesture*/*/*.npy",
         r"ibmGesture(?P<half>Train|Test)/[^/]+/(?P<label>\d+)\.npy", _open_gesture,
     ),
     # Orchard et al. 2015
     "nmnist": Published(
-        "NMNIST", "Train/DIGIT and Test/DIGIT folders with .bin files", 60_000, 10_000,
+        "NMNIST", "Train/DIGIT and Test/DIGIT folders with .bin files", (60_000, 10_000),
         DIGITS, DIGITS, "T*/?/*.bin", r"(?P<half>Train|Test)/(?P<label>\d)/[^/]+\.bin",
         partial(read_events, sensor=(34, 34)),
     ),
@@ -191,27 +189,32 @@ def load_published(request: Request, *, split: str = "fixed", **framing: Any) ->
     files = _find(request, published, split)
     for half, listed in files.items():
         if not listed:
-            allowed = f"recordings of the {half} split"
-            if request.name == "cifar10dvs":
-                allowed += f" {split!r}"
-            raise invalid("data_dir", str(request.data_dir), allowed)
+            which = f" {split!r}" if request.name == "cifar10dvs" else ""
+            raise request.missing(f"recordings of the {half} split{which}")
     return frames_of(request, files, published.classes, published.open, {}, **framing)
 
 
 def load_eventfolder(
-    request: Request, *, sensor: tuple[int, int] | None = None, **framing: Any
+    request: Request,
+    *,
+    sensor: tuple[int, int] | None = None,
+    test_share: float | None = None,
+    skip_damaged: bool = False,
+    **framing: Any,
 ) -> Dataset:
-    """Your own recordings in `train/CLASS` and `test/CLASS` (or `val/CLASS`) below `data_dir`.
+    """Your own recordings in `train/CLASS` and `test/CLASS`, or as `class_files` finds them.
 
     Every format of `multispike.events.read.read_events`, told by its suffix.
 
     sensor: `(width, height)` in pixels, for files that don't tell it (npy, npz, HDF5).
+    skip_damaged: leave out recordings of which nothing can be read, instead of refusing the set.
 
     Without `size`, all recordings must be of one sensor. framing: as for `frames_of`.
     """
-    files, classes = request.class_files("recordings", SUFFIXES)
+    files, classes = class_files(request.data_dir, "recordings", SUFFIXES, test_share)
     open_file = partial(read_events, sensor=sensor)
-    return frames_of(request, files, classes, open_file, {"sensor": sensor}, **framing)
+    options = {"sensor": sensor}
+    return frames_of(request, files, classes, open_file, options, skip_damaged, **framing)
 
 
 def frames_of(
@@ -220,57 +223,81 @@ def frames_of(
     classes: Sequence[str],
     open_file: Callable[[Path], Recording],
     options: Mapping[str, Any],
+    skip_damaged: bool = False,
     *,
     timesteps: int = 10,
+    bins: int = 1,
     size: int | tuple[int, int] | None = None,
     by: Binning = "time",
 ) -> Dataset:
     """Count every recording into frames, see `event_frames`, or take them from the cache.
 
-    options: of `open_file`; timesteps: T; size: one side or (height, width), None for the
-    sensor's; by: "time" or "count".
+    options: of `open_file`; timesteps, bins: T and K; size: one side or (height, width), None for
+    the sensor's; by: "time" or "count".
     """
 
     def count(path: Path) -> tuple[np.ndarray, tuple[int, int], str]:
         recording = open_file(path)
-        events, sensor = np.concatenate(list(recording)), recording.sensor
+        pieces = []
+        for piece in recording:
+            pieces.append(piece)
+            if recording.events > MOST_EVENTS:
+                recording.close()
+                raise invalid("recording", str(path), f"at most {MOST_EVENTS:,} events a sample")
+        events, sensor = np.concatenate(pieces), recording.sensor
         if sensor is None:
             allowed = f"(width, height) of {path}, whose format doesn't tell it"
             raise invalid("sensor", None, allowed)
         if is_transposed(request.name, recording.format):
             events = transpose(events)
-        frames = event_frames(events, sensor, timesteps=timesteps, size=size, by=by)
+        frames = event_frames(events, sensor, timesteps=timesteps, bins=bins, size=size, by=by)
         return frames, sensor, str(recording.skipped)
 
-    first, first_sensor, _ = count(files["train"][0][0])  # refuses bad options before the work
-    damaged: list[str] = []
+    first, first_sensor = _first(count, files["train"][:PIECE])
+    told: list[str] = []
 
-    def decode(half: str, part: slice) -> np.ndarray:
+    def decode(part: str, piece: slice) -> np.ndarray:
         counted = []
-        for path, _ in files[half][part]:
+        for path, _ in files[part][piece]:
             frames, sensor, skipped = count(path)
             if size is None and sensor != first_sensor:
                 allowed = f"a size, as {path} is of another sensor than the first"
                 raise invalid("size", None, allowed)
             if skipped:
-                damaged.append(f"{path}: {skipped}")
+                told.append(f"{path}: {skipped}")
             counted.append(frames)
         return np.stack(counted)
 
-    labels = {half: [label for _, label in files[half]] for half in files}
+    labels = {part: [label for _, label in files[part]] for part in files}
     return request.cached(
-        [path for half in files for path, _ in files[half]],
-        lambda: Contents(labels, first.shape, decode, classes, damaged),
+        [path for part in files.values() for path, _ in part],
+        lambda: Contents(labels, first.shape, decode, classes, told),
         version=VERSION,
         options={
             "classes": list(classes),
             "timesteps": timesteps,
+            "bins": bins,
             "size": list(frame_size(size, first_sensor)),
             "by": by,
-            "files": {half: [[path.name, label] for path, label in files[half]] for half in files},
+            "files": {part: [[path.name, label] for path, label in files[part]] for part in files},
             **options,
         },
+        skip_damaged=skip_damaged,
     )
+
+
+def _first(
+    count: Callable[[Path], tuple[np.ndarray, tuple[int, int], str]],
+    files: Sequence[tuple[Path, int]],
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Frames and sensor of the first that can be read; refuses bad options before the work."""
+    errors = []
+    for path, _ in files:
+        try:
+            return count(path)[:2]
+        except InputError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _find(request: Request, published: Published, split: str) -> Files:
@@ -282,27 +309,24 @@ def _find(request: Request, published: Published, split: str) -> Files:
     taken, with a warning.
     """
     home = request.home
-    tonic_folder = home / published.tonic
-    places = [home, tonic_folder, *(home / folder for folder in published.folders)]
+    places = [home, *(home / folder for folder in (published.tonic, *published.folders))]
 
     def search() -> tuple[Path, Files | None]:
         each = ((root, published.find(root, split)) for root in places)
         return next(((root, files) for root, files in each if files is not None), (home, None))
 
     root, files = search()
-    if request.download and (
-        files is None or (root == tonic_folder and not published.is_whole(files))
-    ):
+    broken_off = root == home / published.tonic and files and not published.is_whole(files)
+    if request.download and (files is None or broken_off):
         _fetch(request.name, published.tonic, home)
         root, files = search()
     if files is None:
-        raise request.missing(
-            f"a folder with {published.content}; download=True lets Tonic fetch it"
-        )
+        allowed = f"a folder with {published.content}; download=True lets Tonic fetch it"
+        raise request.missing(allowed)
     if not published.is_whole(files) and request.limit_train is request.limit_test is None:
         log.warning(
             "%s: %s has %d + %d recordings, not the %d + %d that were published", request.name,
-            root, len(files["train"]), len(files["test"]), published.train, published.test,
+            root, len(files["train"]), len(files["test"]), *published.whole,
         )  # fmt: skip
     return files
 
@@ -318,50 +342,60 @@ def _fetch(data: str, name: str, folder: Path) -> None:
         raise RunError(f"download of {data} by Tonic failed: {error}") from None
 
 
-def load_emulated(request: Request, *, timesteps: int = 10, size: int = 64) -> Dataset:
+def load_emulated(
+    request: Request, *, timesteps: int = 10, bins: int = 1, size: int = 64, **options: Any
+) -> Dataset:
     """Frames of the events that a camera of `size` x `size` pixels sends before each image.
 
     The parameters of camera and motion are the defaults of `multispike.events.emulator`; `data_dir`
     and `download` are those of the image set, and so are its splits and classes. The frames of an
     image are the same whatever limits are set, which save the work for all other images.
 
-    timesteps: T bins of equal time; size: from 8 to 128 pixels.
+    timesteps, bins: T·K bins of equal time; size: from 8 to 128 pixels; options: of the image set.
     """
-    emulate = partial(emulate_frames, size=size, timesteps=timesteps, seed=EMULATOR_SEED)
+    if not is_count(bins):
+        raise invalid("bins", bins, "an integer >= 1")
+
+    def emulate(images: np.ndarray, indices: Sequence[int]) -> np.ndarray:
+        frames = emulate_frames(
+            images, indices, size=size, timesteps=timesteps * bins, seed=EMULATOR_SEED
+        )
+        return frames.reshape(len(images), timesteps, 2 * bins, size, size)
+
     emulate(np.zeros((1, 1, 8, 8), np.uint8), [0])  # refuses bad options before the work starts
     base = request.name.removesuffix("-dvs-sim")
+    if "size" in DATASETS[base].options:
+        options["size"] = size
     images = load_dataset(
-        base,
-        request.data_dir,
-        cache_dir=request.cache.folder,
-        download=request.download,
-        progress=request.progress,
-        **({"size": size} if "size" in DATASETS[base].options else {}),
-    )
+        base, request.data_dir, cache_dir=request.cache.folder, download=request.download,
+        progress=request.progress, **options,
+    )  # fmt: skip
     limited = images.limited(request.limit_train, request.limit_test)
-    splits = {"train": limited.train, "test": limited.test}
-    # Each image keeps the number that it has in the whole set; those of the test come behind.
-    numbers = {
-        "train": balanced_indices(images.train.labels, len(limited.train)),
-        "test": balanced_indices(images.test.labels, len(limited.test)) + len(images.train),
-    }
+    # Each image keeps the number that it has in the whole set, in which the splits follow.
+    numbers, start = {}, 0
+    for part, split in limited.splits.items():
+        whole = images.splits[part]
+        numbers[part] = balanced_indices(whole.labels, len(split)) + start
+        start += len(whole)
 
-    def decode(half: str, part: slice) -> np.ndarray:
-        return emulate(splits[half].inputs[part].numpy(), numbers[half][part].tolist())
+    def decode(part: str, piece: slice) -> np.ndarray:
+        inputs = limited.splits[part].inputs[piece].numpy()
+        return emulate(inputs, numbers[part][piece].tolist())
 
-    labels = {half: split.labels.numpy() for half, split in splits.items()}
     content = hashlib.sha256()
-    for half, split in splits.items():
-        for tensor in (split.inputs, split.labels, numbers[half]):
+    for part, split in limited.splits.items():
+        for tensor in (split.inputs, split.labels, numbers[part]):
             content.update(np.ascontiguousarray(tensor.numpy()).data)
+    labels = {part: split.labels.numpy() for part, split in limited.splits.items()}
     return request.cached(
         [],
-        lambda: Contents(labels, (timesteps, 2, size, size), decode, images.classes),
+        lambda: Contents(labels, (timesteps, 2 * bins, size, size), decode, images.classes),
         version=EMULATOR_VERSION,
         options={
             "images": content.hexdigest(),
             "classes": list(images.classes),
             "timesteps": timesteps,
+            "bins": bins,
             "size": size,
             "seed": EMULATOR_SEED,
         },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,8 +23,11 @@ from multispike.datasets.dataset import (
     balanced_indices,
     in_threads,
     statistics,
+    without,
 )
-from multispike.datasets.image_files import (
+from multispike.datasets.source_files import (
+    check_background,
+    class_files,
     fetch,
     fitted,
     image_size,
@@ -32,7 +36,7 @@ from multispike.datasets.image_files import (
     read_idx,
     unpickle,
 )
-from multispike.errors import invalid
+from multispike.errors import InputError, invalid, is_count
 
 DIGITS_TEST = 360
 """Test samples of `digits`, a fifth of the 1,797."""
@@ -68,14 +72,9 @@ def load_digits(request: Request) -> Dataset:
     digits: Any = bundled()
     pixels = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8))[:, None]
     whole = Split(pixels, torch.from_numpy(digits.target.astype(np.int64)))
-    test = balanced_indices(whole.labels, DIGITS_TEST)
-    in_train = torch.ones(len(whole), dtype=torch.bool)
-    in_train[test] = False
-    train = whole.take(in_train.nonzero().squeeze(1))
+    train, test = without(whole, balanced_indices(whole.labels, DIGITS_TEST))
     mean, std = statistics(train.inputs.numpy())
-    return Dataset(
-        request.name, train, whole.take(test), tuple("0123456789"), tuple(mean), tuple(std)
-    )
+    return Dataset(request.name, train, test, tuple("0123456789"), tuple(mean), tuple(std))
 
 
 def load_fashion_mnist(request: Request) -> Dataset:
@@ -294,17 +293,26 @@ def _batch(content: dict[Any, Any], origin: str, release: Release) -> tuple[np.n
     return pixels.reshape(-1, 3, SIDE, SIDE), np.array(labels, dtype=np.int64)
 
 
-def load_imagefolder(request: Request, *, size: int | tuple[int, int] | None = None) -> Dataset:
-    """Images sorted into `train/CLASS` and `test/CLASS` (or `val/CLASS`) below `data_dir`.
+def load_imagefolder(
+    request: Request,
+    *,
+    size: int | tuple[int, int] | None = None,
+    background: str = "white",
+    test_share: float | None = None,
+    skip_damaged: bool = False,
+) -> Dataset:
+    """Images sorted into `train/CLASS` and `test/CLASS`, or as `class_files` finds them.
 
-    Classes are the folders in `train`, sorted by name. All images become 8-bit RGB.
+    All images become upright 8-bit RGB.
 
     size: side, or (height, width), in pixels, that each image is scaled to cover and then
         centrally cropped to; may be left out if all images have one size already.
+    background: colour behind what is transparent. skip_damaged: leave out images that can't be
+        read, instead of refusing the set.
 
     Decoded in parallel, straight into memory-mapped files: the set need not fit in memory.
     """
-    files, classes = request.class_files("images", SUFFIXES)
+    files, classes = class_files(request.data_dir, "images", SUFFIXES, test_share)
     for label in sorted({*range(len(classes))} - {label for _, label in files["train"]}):
         folder = files["train"][0][0].parent.with_name(classes[label])
         kinds = "/".join(suffix[1:] for suffix in SUFFIXES)
@@ -312,34 +320,40 @@ def load_imagefolder(request: Request, *, size: int | tuple[int, int] | None = N
     target = None
     if size is not None:
         target = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
-        if len(target) != 2 or not all(type(side) is int and side >= 1 for side in target):
+        if len(target) != 2 or not all(map(is_count, target)):
             raise invalid("size", size, "an integer >= 1 or (height, width), in pixels")
-    paths = [path for half in files.values() for path, _ in half]
+    check_background(background)
+    paths = [path for part in files.values() for path, _ in part]
 
     def read() -> Contents:
         height, width = target or _common_size(paths, request.progress)
 
-        def decode(half: str, part: slice) -> np.ndarray:
-            images = (open_rgb(path, str(path)) for path, _ in files[half][part])
+        def decode(part: str, piece: slice) -> np.ndarray:
+            images = (open_rgb(path, str(path), background) for path, _ in files[part][piece])
             return np.stack([fitted(image, height, width) for image in images])
 
-        labels = {half: [label for _, label in files[half]] for half in files}
+        labels = {part: [label for _, label in files[part]] for part in files}
         return Contents(labels, (3, height, width), decode, classes)
 
-    return request.cached(paths, read, version=1, options={"size": target})
+    options = {"size": target, "background": background, "test_share": test_share}
+    return request.cached(paths, read, version=2, options=options, skip_damaged=skip_damaged)
 
 
 def _common_size(paths: list[Path], progress: bool) -> tuple[int, int]:
-    """`(height, width)` that all the images have."""
-    sizes: list[tuple[int, int]] = [(0, 0)] * len(paths)
+    """`(height, width)` that all the images have, but for those whose header can't be read."""
+    sizes: list[tuple[int, int] | None] = [None] * len(paths)
 
-    def measure(part: slice) -> None:
-        sizes[part] = [image_size(path) for path in paths[part]]
+    def measure(piece: slice) -> None:
+        for index in range(piece.start, piece.stop):
+            with suppress(InputError):  # decoding tells why
+                sizes[index] = image_size(paths[index])
 
     in_threads(measure, len(paths), "image sizes", progress)
-    for path, size in zip(paths, sizes, strict=True):
-        if size != sizes[0]:
-            first, other = (f"{height}x{width}" for height, width in (sizes[0], size))
+    known = [(path, size) for path, size in zip(paths, sizes, strict=True) if size]
+    first, size = known[0] if known else (paths[0], (1, 1))
+    for path, other in known:
+        if other != size:
             allowed = "an integer or (height, width), as the images differ in size:"
-            raise invalid("size", None, f"{allowed} {paths[0]} is {first}, {path} is {other}")
-    return sizes[0]
+            found = f"{first} is {size[0]}x{size[1]}, {path} is {other[0]}x{other[1]}"
+            raise invalid("size", None, f"{allowed} {found}")
+    return size

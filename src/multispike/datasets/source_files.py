@@ -1,4 +1,4 @@
-"""Files of images and arrays, read so that a damaged or hostile one costs one line."""
+"""Files of data sets: found, fetched, and read so that a damaged or hostile one costs one line."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pickle
 import struct
 import sys
 import tarfile
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,37 +18,121 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pooch
+import torch
 from filelock import FileLock
-from PIL import Image, ImageOps
+from PIL import Image, ImageColor, ImageOps
 from requests import RequestException
 
+from multispike.datasets.dataset import share_indices
 from multispike.errors import InputError, RunError, invalid
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
 """What is tried on an image; naming them halves the time that Pillow takes to open a small one."""
 
-DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
-"""Pillow's modes of more than 8 bits, which its conversion to RGB would clip, not scale."""
+ORIENTATION, LYING = 0x0112, (5, 6, 7, 8)
+"""The tag of an image's metadata that tells how it was held, and its values for a turn by 90°."""
+
+LARGEST = 1 << 30
+"""Bytes that an array or a member of an archive may have; the largest known has 0.6 GB."""
+
+# What is beyond Pillow's limit of 89 million pixels is refused by its header.
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
-def open_rgb(source: Path | BinaryIO, name: str) -> Image.Image:
-    """The image as 8-bit RGB, wholly decoded; transparency is dropped.
+def class_files(
+    data_dir: Path | None, content: str, suffixes: Sequence[str], test_share: float | None = None
+) -> tuple[dict[str, list[tuple[Path, int]]], list[str]]:
+    """Files with their labels by part, and the classes: the folders in `train`, sorted by name.
 
-    name: what to call it in the `InputError` for one that is damaged or has deeper pixels.
+    They lie in train/CLASS, test/CLASS and val/CLASS; without test, val is taken for it. With
+    `test_share` there is no test folder, and that share of each class is the test; the classes may
+    then lie in `data_dir` itself. Hidden files and folders are left alone.
+
+    content: what the files are, for messages; suffixes: in lower case.
+    """
+    given = None if data_dir is None else str(data_dir)
+    allowed = f"a folder with train/CLASS and test/CLASS (or val/CLASS) folders of {content}"
+    if data_dir is None:
+        raise invalid("data_dir", given, allowed)
+    folders = {"train": data_dir / "train", "test": data_dir / "test"}
+    if (data_dir / "val").is_dir():
+        folders["validation" if folders["test"].is_dir() else "test"] = data_dir / "val"
+    if test_share is not None:
+        test = folders.pop("test")
+        if test.is_dir():
+            raise invalid("test_share", test_share, f"none, as there is a folder {test}")
+        if not folders["train"].is_dir():
+            folders["train"] = data_dir
+    for folder in (data_dir, *folders.values()):
+        if not folder.is_dir():
+            raise invalid("data_dir", given, f"{allowed}; {folder} is missing")
+    classes = _class_folders(folders["train"])
+    if not classes:
+        raise invalid("data_dir", given, f"{allowed}; {folders['train']} has no class folders")
+    files: dict[str, list[tuple[Path, int]]] = {}
+    for part, folder in folders.items():
+        for strange in sorted(set(_class_folders(folder)) - set(classes)):
+            allowed = f"only classes that {folders['train']} has too"
+            raise invalid("data_dir", str(folder / strange), allowed)
+        files[part] = [
+            (path, label)
+            for label, name in enumerate(classes)
+            for path in sorted((folder / name).glob("*"))
+            if path.suffix.lower() in suffixes and path.name[0] != "." and path.is_file()
+        ]
+        if not files[part]:
+            kinds = "/".join(suffix[1:] for suffix in suffixes)
+            raise invalid("data_dir", str(folder), f"class folders with {kinds} files")
+    if test_share is not None:
+        labels = torch.tensor([label for _, label in files["train"]])
+        chosen = set(share_indices(labels, test_share).tolist())
+        whole = list(enumerate(files["train"]))
+        files["train"] = [file for index, file in whole if index not in chosen]
+        files["test"] = [file for index, file in whole if index in chosen]
+    return files, classes
+
+
+def _class_folders(folder: Path) -> list[str]:
+    return sorted(each.name for each in folder.iterdir() if each.is_dir() and each.name[0] != ".")
+
+
+def open_rgb(source: Path | BinaryIO, name: str, background: str = "white") -> Image.Image:
+    """The image as 8-bit RGB, wholly decoded, upright, and before a background if it has holes.
+
+    16-bit grey is scaled to 8 bits.
+
+    name: what to call it in the `InputError` for one that is damaged, deeper, or larger than
+        Pillow's limit of pixels.
     """
     with _opened(source, name) as image:
-        if image.mode in DEEP_MODES:
-            allowed = f"at most 8 bits per channel, not Pillow's mode {image.mode}"
+        if image.mode in ("I", "F"):
+            allowed = f"at most 16 bits per channel, not Pillow's mode {image.mode}"
             raise invalid("image", name, allowed)
-        if "transparency" in image.info:
-            image = image.convert("RGBA")
-        return image.convert("RGB")
+        upright = image
+        if image.getexif().get(ORIENTATION, 1) != 1:
+            upright = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I;16"):
+            grey = np.rint(np.asarray(upright, np.float32) / 257)
+            return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+        if upright.has_transparency_data:
+            opaque = Image.new("RGBA", upright.size, background)
+            upright = Image.alpha_composite(opaque, upright.convert("RGBA"))
+        return upright.convert("RGB")
+
+
+def check_background(color: str) -> None:
+    """Raise `InputError` for what Pillow doesn't know as a colour."""
+    try:
+        ImageColor.getrgb(color)
+    except ValueError:
+        raise invalid("background", color, "a colour, such as white or #80ff00") from None
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """`(height, width)` from the header of an image file."""
+    """`(height, width)` of the upright image, from the header of its file."""
     with _opened(path, str(path)) as image:
-        return image.height, image.width
+        lies = image.getexif().get(ORIENTATION) in LYING
+        return (image.width, image.height) if lies else (image.height, image.width)
 
 
 @contextmanager
@@ -79,24 +164,30 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     The format: two zero bytes, the type (8 is uint8), the number of dimensions, their sizes as
     big-endian 32-bit integers, the data in C order.
 
-    Raises `InputError` if the file is cut short, damaged or another kind of file.
+    Raises `InputError` if the file is cut short, damaged or another kind of file; no more is read
+    than its header says.
     """
+
+    def refused(allowed: str) -> InputError:
+        return invalid("data file", str(path), allowed)
+
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as stream:
+            header = stream.read(4 + 4 * dimensions)
+            if header[:4] != bytes([0, 0, 8, dimensions]) or len(header) < 4 + 4 * dimensions:
+                raise refused(f"an idx file of bytes in {dimensions} dimensions")
+            shape = struct.unpack(f">{dimensions}I", header[4:])
+            size = math.prod(shape)
+            if size > LARGEST:
+                raise refused(f"an idx file of at most {LARGEST:,} bytes, not {size:,}")
+            content = stream.read(size)
+            found = len(content) + len(stream.read(1))
     except (OSError, EOFError, zlib.error) as error:
-        raise invalid("data file", str(path), f"a whole gzip file ({error})") from None
-    header = 4 + 4 * dimensions
-    if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) < header:
-        raise invalid("data file", str(path), f"an idx file of bytes in {dimensions} dimensions")
-    shape = struct.unpack(f">{dimensions}I", content[4:header])
-    if len(content) - header != math.prod(shape):
-        raise invalid(
-            "data file",
-            str(path),
-            f"an idx file with {math.prod(shape)} bytes for its shape {list(shape)},"
-            f" not {len(content) - header}",
-        )
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+        raise refused(f"a whole gzip file ({error})") from None
+    if found != size:
+        found = "more" if found > size else found
+        raise refused(f"an idx file with {size} bytes for its shape {list(shape)}, not {found}")
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 class _Type:
@@ -166,6 +257,8 @@ def read_archive(path: Path, names: Sequence[str]) -> dict[str, bytes]:
                 for member in archive:
                     base = member.name.rsplit("/", 1)[-1]
                     if member.isfile() and base in names:
+                        if member.size > LARGEST:
+                            raise tarfile.TarError(f"{base} has {member.size:,} bytes")
                         contents[base] = archive.extractfile(member).read()  # type: ignore
             while stream.read(1 << 20):
                 pass  # gzip's checksum comes at the end, after tar's last block
