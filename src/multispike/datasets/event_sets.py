@@ -41,9 +41,6 @@ MOST_EVENTS = 1 << 26
 EMULATOR_VERSION = 1
 """Of emulated frames in the cache: raise it whenever the emulator counts differently."""
 
-EMULATOR_SEED = 0
-"""Of the camera and its noise. One for all: a data set is the same in every run."""
-
 CIFAR10 = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
@@ -129,11 +126,8 @@ def numbers_of_test(split: str, name: str) -> frozenset[int]:
 def is_transposed(data: str, format: str) -> bool:
     """Whether the recordings of a set, in files of that format, have x and y exchanged.
 
-    The camera of CIFAR10-DVS lay on its side: `transpose`d, the images are upright, as SpikingJelly
-    has them. Its authors' files (AEDAT2) are as the camera saw them, and so are new recordings of
-    such a camera; SpikingJelly's are upright already, and Tonic's are taken as they are.
-
-    data: name of the set; format: of the recording, as `read_events` tells it.
+    The camera of CIFAR10-DVS lay on its side, and its authors' files (AEDAT2) are as it saw them;
+    SpikingJelly's are upright, and Tonic's are taken as they are.
     """
     return data == "cifar10dvs" and format == "AEDAT2"
 
@@ -357,9 +351,7 @@ def load_emulated(
         raise invalid("bins", bins, "an integer >= 1")
 
     def emulate(images: np.ndarray, indices: Sequence[int]) -> np.ndarray:
-        frames = emulate_frames(
-            images, indices, size=size, timesteps=timesteps * bins, seed=EMULATOR_SEED
-        )
+        frames = emulate_frames(images, indices, size=size, timesteps=timesteps * bins)
         return frames.reshape(len(images), timesteps, 2 * bins, size, size)
 
     emulate(np.zeros((1, 1, 8, 8), np.uint8), [0])  # refuses bad options before the work starts
@@ -397,6 +389,5 @@ def load_emulated(
             "timesteps": timesteps,
             "bins": bins,
             "size": size,
-            "seed": EMULATOR_SEED,
         },
     )
