@@ -48,7 +48,7 @@ class Windowed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            given = self.neuron(x[None])[0]
+            given = self.neuron(x)
         return _Passing.apply(x, given, (x >= self.low) & (x <= self.high))  # pyright: ignore[reportReturnType]
 
 

@@ -77,7 +77,7 @@ def our_cases() -> dict[str, Callable[[], Case]]:
             for learn in (False, True):
                 name = f"neuron/{surrogate} T={steps} N={levels}{' learned' if learn else ''}"
                 cases[name] = lambda t=steps, n=levels, s=surrogate, k=learn: neuron_case(
-                    lambda: MultiLevelIF(n, surrogate=s, learn_threshold=k), t
+                    lambda: MultiLevelIF(n, surrogate=s, learn_threshold=k, timesteps=t), t
                 )
     networks = {
         "relu": {"neuron": "relu"},

@@ -194,7 +194,8 @@ class Direct(nn.Module):
         super().__init__()
         self.first = first
         self.stem, self.conv = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 3, 3)
-        self.fc, self.neuron, self.last = nn.Linear(108, 2), neuron(1), neuron(2, threshold=0.5)
+        self.fc, self.neuron = nn.Linear(108, 2), neuron(1, timesteps=4)
+        self.last = neuron(2, threshold=0.5, timesteps=4)
 
     def forward(self, x):
         time = 0 if self.first else 1
@@ -229,7 +230,7 @@ class Transposed(nn.Module):
 
     def __init__(self, neuron):
         super().__init__()
-        self.conv, self.neuron = nn.Conv2d(3, 4, 3), neuron(4, threshold=0.5)
+        self.conv, self.neuron = nn.Conv2d(3, 4, 3), neuron(4, threshold=0.5, timesteps=2)
         self.head = nn.Linear(144, 3)
 
     def forward(self, x):

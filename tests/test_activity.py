@@ -15,7 +15,6 @@ from multispike import MultiLevelIF, create_model
 from multispike.activity import record_activity
 from multispike.errors import InputError
 from multispike.layer_record import Stream
-from multispike.models.blocks import OverTime
 
 
 class Frames(nn.Module):
@@ -163,8 +162,8 @@ def test_frames_of_an_event_camera_are_spikes():
 @pytest.mark.parametrize(("timesteps", "levels"), [(1, 1), (1, 4), (3, 2), (2, 12), (2, 40)])
 def test_levels_that_a_neuron_sends(threshold, timesteps, levels):
     torch.manual_seed(0)
-    neuron = MultiLevelIF(levels, threshold, beta=0.5)
-    model = Frames(nn.Conv2d(2, 3, 3), OverTime(neuron, timesteps), nn.Conv2d(3, 1, 1))
+    neuron = MultiLevelIF(levels, threshold, beta=0.5, timesteps=timesteps)
+    model = Frames(nn.Conv2d(2, 3, 3), neuron, nn.Conv2d(3, 1, 1))
     x = spikes((timesteps, 5, 2, 9, 9))
     sent = []
     neuron.register_forward_hook(lambda module, args, output: sent.append(output))

@@ -40,11 +40,12 @@ def test_tokens_are_not_timesteps_whatever_the_batch(sizes):
 class Direct(nn.Module):
     """A direct-coded network, its time first or second."""
 
-    def __init__(self, first, repeat=True):
+    def __init__(self, first, repeat=True, steps=4):
         super().__init__()
         self.first, self.repeat = first, repeat
         self.stem, self.conv = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 3, 3)
-        self.fc, self.neuron, self.last = nn.Linear(108, 2), MultiLevelIF(1), MultiLevelIF(1)
+        self.fc, neurons = nn.Linear(108, 2), [MultiLevelIF(1, timesteps=steps) for _ in "12"]
+        self.neuron, self.last = neurons
 
     def forward(self, x):
         time = 0 if self.first else 1
@@ -77,7 +78,7 @@ def test_an_image_repeated_along_either_axis_is_convolved_once():
 
 def test_event_frames_with_the_samples_first():
     torch.manual_seed(0)
-    first, second = Direct(True, repeat=False), Direct(False, repeat=False)
+    first, second = (Direct(first, repeat=False, steps=5) for first in (True, False))
     second.load_state_dict(first.state_dict())
     frames = torch.randint(0, 3, (5, 4, 1, 8, 8)).float()
     report = profile(first, labelled(frames, samples=4))
@@ -91,8 +92,10 @@ def test_event_frames_with_the_samples_first():
 def test_as_many_timesteps_as_samples_is_told_or_known_from_other_batches():
     torch.manual_seed(0)
     frames = torch.rand(4, 4, 1, 8, 8).round()
-    alone = record_activity(Direct(True, repeat=False), labelled(frames))
+    untold, told = (Direct(True, repeat=False, steps=steps) for steps in (1, 4))
+    alone = record_activity(untold, labelled(frames))
     assert alone.not_counted == ("inputs: [4, 4, 1, 8, 8] were taken for [T, B, ...]",)
+    assert not record_activity(told, labelled(frames)).not_counted  # by its neurons
     signals = [torch.rand(size, 4, 9).round() for size in (3, 4)]  # [B, C, L]
     model = nn.Sequential(nn.Conv1d(4, 2, 3), nn.Flatten(), nn.Linear(14, 2))
     known = record_activity(model, labelled(*signals))
@@ -135,7 +138,7 @@ def test_a_prepared_image_is_convolved_once(prepare, batch):
 @pytest.mark.parametrize("learn", [False, True])
 def test_stepping_counts_as_the_whole_sequence(learn):
     torch.manual_seed(0)
-    neuron = MultiLevelIF(4, beta=0.9, learn_threshold=learn)
+    neuron = MultiLevelIF(4, beta=0.9, learn_threshold=learn, timesteps=3)
 
     class Whole(nn.Module):
         def __init__(self, stepped):
@@ -168,22 +171,6 @@ def test_stepping_counts_as_the_whole_sequence(learn):
 def test_targets_must_fit_the_inputs(shape, samples):
     with pytest.raises(InputError, match=rf"^loader: got inputs .* for {samples} targets, allowed"):
         Layout.of(torch.zeros(shape), samples)
-
-
-@pytest.mark.parametrize("shape", [(4, 1, 8, 8), (4, 5, 1, 8, 8)])
-def test_a_neuron_that_takes_samples_for_timesteps_is_named(shape):
-    """The first that one tries who replaces the neurons of a network of single steps."""
-
-    class Misread(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.neuron, self.fc = MultiLevelIF(4), nn.Linear(64, 2)
-
-        def forward(self, x):
-            return self.fc(self.neuron(x).flatten(-3)).reshape(4, -1, 2).mean(1)
-
-    with pytest.raises(InputError, match=r"MultiLevelIF at neuron got \[4, .*\], allowed: \[T, B,"):
-        profile(Misread(), labelled(torch.rand(shape)))
 
 
 def folded(layer, x):
@@ -275,10 +262,16 @@ def test_timesteps_are_the_models_or_given_and_counts():
 
 
 @pytest.mark.parametrize("batch", [1, 4, 8])
-def test_channels_of_a_neuron_are_not_samples_whatever_the_batch(batch):
+def test_samples_of_a_plain_network_are_no_timesteps_whatever_the_batch(batch):
+    """As many as channels, or as one."""
+    torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 8, 3), MultiLevelIF(4), nn.Flatten(), nn.Linear(288, 2))
-    with pytest.raises(InputError, match=rf"MultiLevelIF at 1 got \[{batch}, 8, 6, 6\], allowed"):
-        profile(model, labelled(torch.rand(batch, 1, 8, 8)))
+    images = torch.rand(8, 1, 8, 8) * 2
+    report = profile(model, labelled(*images.split(batch)))
+    same(profile(model, labelled(*images.split(3))), report)
+    conv, fc = (layer.record for layer in report.layers)
+    assert (conv.geometry.out_shape, conv.timesteps, fc.timesteps) == ((8, 6, 6), 1, 1)
+    assert fc.input.events == (model[:2](images) > 0).sum().item() / 8
 
 
 def test_a_network_of_one_batch_size_is_counted_as_it_runs():

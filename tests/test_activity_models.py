@@ -396,19 +396,17 @@ class Tokens(nn.Module):
         super().__init__()
         self.timesteps, self.convolve = timesteps, convolve
         self.one, self.two = nn.Linear(3, 6), nn.Linear(6, 5)
-        self.fire = MultiLevelIF(2, threshold=0.4)
+        self.fire = MultiLevelIF(2, threshold=0.4, timesteps=timesteps)
 
     def forward(self, x):
         x = x.expand(self.timesteps, *x.shape).flatten(0, 1)
         if self.convolve:
             one, two = (layer.weight[..., None, None] for layer in (self.one, self.two))
             drive = F.conv2d(x, one, self.one.bias)
-            spikes = self.fire(drive.unflatten(0, (self.timesteps, -1)))
-            out = F.conv2d(spikes.flatten(0, 1), two, self.two.bias).flatten(2).mean(2)
+            out = F.conv2d(self.fire(drive), two, self.two.bias).flatten(2).mean(2)
         else:
             drive = self.one(x.permute(0, 2, 3, 1))
-            spikes = self.fire(drive.unflatten(0, (self.timesteps, -1)))
-            out = self.two(spikes.flatten(0, 1)).flatten(1, 2).mean(1)
+            out = self.two(self.fire(drive)).flatten(1, 2).mean(1)
         return out.unflatten(0, (self.timesteps, -1)).mean(0)
 
 
@@ -438,7 +436,8 @@ def test_an_image_that_comes_at_every_timestep_is_convolved_once(code):
     class Coded(nn.Module):
         def __init__(self):
             super().__init__()
-            self.conv, self.fire = nn.Conv2d(1, 4, 3, bias=False), MultiLevelIF(1, threshold=0.2)
+            self.conv = nn.Conv2d(1, 4, 3, bias=False)
+            self.fire = MultiLevelIF(1, threshold=0.2, timesteps=4)
             self.fc = nn.Linear(4 * 36, 3)
 
         def forward(self, x):
@@ -540,8 +539,8 @@ def test_a_barrier_written_as_a_clamp():
             self.limit = limit
 
         def forward(self, x):
-            spikes = self.neuron(self.conv(x)[None])[0]
-            return self.fc((spikes + self.neuron(x[None])[0]).clamp(max=self.limit).flatten(1))
+            spikes = self.neuron(self.conv(x))
+            return self.fc((spikes + self.neuron(x)).clamp(max=self.limit).flatten(1))
 
     torch.manual_seed(0)
     whole, half = (record(Block(limit), torch.rand(3, 1, 4, 4)) for limit in (1.0, 0.9))

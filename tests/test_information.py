@@ -54,14 +54,14 @@ def test_bits_per_neuron_and_event():
 def test_many_levels_over_time_are_told_as_well():
     """N = 4 over T = 10, every sum from 0 to 40 once: log2(41) bits."""
     x = (torch.arange(41.0) / 40 + 1e-3).view(1, 41, 1).repeat(10, 1, 1)
-    (layer,) = recorded(Neurons(MultiLevelIF(4)), loader(x))
+    (layer,) = recorded(Neurons(MultiLevelIF(4, timesteps=10)), loader(x))
     assert layer.bits == pytest.approx(math.log2(41))
 
 
 def test_levels_add_up_over_time():
     """Binary, T = 2, drives 0, 0.5 and 1: decoded 0, 1 and 2 of 2, so log2(3) bits."""
     x = torch.tensor([0.0, 0.5, 1.0]).view(1, 3, 1).repeat(2, 1, 1)
-    (layer,) = recorded(Neurons(MultiLevelIF(1)), loader(x))
+    (layer,) = recorded(Neurons(MultiLevelIF(1, timesteps=2)), loader(x))
     assert layer.bits == pytest.approx(math.log2(3))
     assert layer.bits_per_step == pytest.approx(1.0)  # three of six are ones
     assert layer.bits_per_event == pytest.approx(math.log2(3) * 3 / 3 / 1)
@@ -71,16 +71,10 @@ def test_levels_add_up_over_time():
 def test_error_against_both_relus(threshold):
     """0.3 of V_th decodes to 1/4, -1 to 0 without error, 1.5 to 1: clipped, but not by a ReLU."""
     scale = float(threshold)
-    x = scale * torch.tensor([0.3, -1.0, 1.5]).view(1, 3, 1)
-    if isinstance(threshold, torch.Tensor):
-        x = x[..., None]  # [T, B, C, 1], one threshold a channel
-
-    class Model(Neurons):
-        def forward(self, x):
-            return self.fc(self.fire(x).flatten(2)).mean(0)
-
+    x = scale * torch.tensor([0.3, -1.0, 1.5]).view(3, 1, 1)  # [B, C, 1]
+    model = nn.Sequential(MultiLevelIF(4, threshold), nn.Flatten(), nn.Linear(1, 2))
     batch = [(x, torch.zeros(3, dtype=torch.long))]
-    (layer,) = recorded(Model(MultiLevelIF(4, threshold)), batch, errors=True)
+    (layer,) = recorded(model, batch, errors=True)
     assert layer.error_clipped == pytest.approx(math.sqrt(0.05**2 / 3), rel=1e-4)
     assert layer.error_relu == pytest.approx(math.sqrt((0.05**2 + 0.5**2) / 3), rel=1e-4)
 

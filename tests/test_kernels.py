@@ -261,12 +261,12 @@ def test_inputs_are_not_copied():
         kept.append(tensor)
         return tensor
 
-    for x in (drive[None], drive.expand(3, *drive.shape)):
-        x = x.requires_grad_()
+    for timesteps in (1, 3):
+        x = drive.expand(timesteps, *drive.shape).requires_grad_()
         kept.clear()
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            MultiLevelIF(4, surrogate="sigmoid")(x)
-            MultiLevelIF(4, surrogate="ste")(x)
+            MultiLevelIF(4, surrogate="sigmoid", timesteps=timesteps)(x)
+            MultiLevelIF(4, surrogate="ste", timesteps=timesteps)(x)
         big = [t for t in kept if t.numel() == x.numel()]
         assert [t.dtype for t in big] == [torch.float32, torch.uint8]
         assert big[0].data_ptr() == x.data_ptr()
@@ -288,7 +288,7 @@ def test_gradients_in_other_layouts():
 @pytest.mark.parametrize("shape", [(1, 0, 3), (2, 0, 3, 4, 4), (1, 2, 0), (2, 1, 1, 1, 1)])
 def test_small_and_empty_batches(shape):
     x = torch.rand(shape, requires_grad=True)
-    neuron = MultiLevelIF(4, learn_threshold=True)
+    neuron = MultiLevelIF(4, learn_threshold=True, timesteps=len(x))
     neuron(x).sum().backward()
     assert x.grad.shape == x.shape
     assert neuron.threshold.grad is not None
@@ -315,7 +315,7 @@ def test_threads_share_the_work(threads):
     x = torch.randn(2, 5, 64, 81)  # above the size from which threads are used, no whole blocks
 
     def run():
-        neuron = MultiLevelIF(4, 0.8, v_init=0.5, learn_threshold=True)
+        neuron = MultiLevelIF(4, 0.8, v_init=0.5, learn_threshold=True, timesteps=2)
         y = x.clone().requires_grad_()
         spikes = neuron(y)
         spikes.pow(2).sum().backward()
@@ -337,7 +337,7 @@ def test_threads_share_the_work(threads):
 @pytest.mark.parametrize("surrogate", SURROGATES)
 def test_steps_equal_the_sequence(surrogate):
     x = torch.randn(5, 3, 70)
-    neuron = MultiLevelIF(2, 0.9, surrogate, v_init=0.5, beta=0.8)
+    neuron = MultiLevelIF(2, 0.9, surrogate, v_init=0.5, beta=0.8, timesteps=5)
     v, spikes = None, []
     for x_t in x:
         s, v = neuron.step(x_t, v)
@@ -444,7 +444,9 @@ def test_bfloat16_extremes(value):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_module_in_bfloat16(surrogate, learn, dtype, monkeypatch):
     """Fused or eager, with parameters of float32 (mixed precision) or bfloat16: one result."""
-    neuron = MultiLevelIF(4, 0.8, surrogate, v_init=0.5, beta=0.9, learn_threshold=learn).to(dtype)
+    neuron = MultiLevelIF(
+        4, 0.8, surrogate, v_init=0.5, beta=0.9, learn_threshold=learn, timesteps=3
+    ).to(dtype)
     x = torch.randn(3, 2, 6, 5, 5).bfloat16()
     weights = torch.randn_like(x)
     results = []
@@ -478,8 +480,8 @@ def test_bfloat16_keeps_half_the_memory():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        MultiLevelIF(4, surrogate="sigmoid")(x)
-        MultiLevelIF(4, surrogate="ste")(x)
+        MultiLevelIF(4, surrogate="sigmoid", timesteps=2)(x)
+        MultiLevelIF(4, surrogate="ste", timesteps=2)(x)
     big = [t for t in kept if t.numel() == x.numel()]
     assert [t.dtype for t in big] == [torch.bfloat16, torch.uint8]
     assert big[0].data_ptr() == x.data_ptr()
@@ -494,7 +496,7 @@ def test_autocast_trains_in_channels_last():
     neuron, seen = MultiLevelIF(4, surrogate="ste"), []
 
     def fire(_, inputs, __):
-        spikes = neuron(inputs[0][None]).flatten(0, 1)
+        spikes = neuron(inputs[0])
         for tensor in (inputs[0], spikes):
             seen.append(tensor)
             tensor.register_hook(seen.append)
@@ -526,7 +528,7 @@ def test_tensors_without_memory():
 def test_compiled_models_see_one_graph(surrogate, learn, dtype):
     """torch.compile sees one operation, without a graph break, with the same numbers."""
     torch._dynamo.reset()  # it keeps eight variants of a function, and here are nine
-    neuron = MultiLevelIF(4, 0.8, surrogate, v_init=0.5, learn_threshold=learn)
+    neuron = MultiLevelIF(4, 0.8, surrogate, v_init=0.5, learn_threshold=learn, timesteps=3)
     x = torch.randn(3, 2, 6, 5, 5).to(dtype)
     weights = torch.randn_like(x)
     results = []
@@ -543,8 +545,8 @@ def test_compiled_models_see_one_graph(surrogate, learn, dtype):
 
 
 def test_exports_see_the_operator():
-    program = torch.export.export(MultiLevelIF(4).eval(), (torch.randn(1, 2, 8),))
-    x = torch.randn(1, 2, 8)
+    program = torch.export.export(MultiLevelIF(4).eval(), (torch.randn(2, 8),))
+    x = torch.randn(2, 8)
     assert torch.equal(program.module()(x), MultiLevelIF(4)(x))
 
 
@@ -577,12 +579,12 @@ def test_without_a_compiler(compiler, afresh, monkeypatch):
     expected = eager(x, None, 1.0, spec(), False)[0]
     monkeypatch.setenv("CC", compiler)
     with pytest.warns(RuntimeWarning, match=r"without their compiled kernels: .") as caught:
-        assert torch.equal(MultiLevelIF(4)(x), expected)
+        assert torch.equal(MultiLevelIF(4, timesteps=2)(x), expected)
     assert len(caught) == 1
     assert "\n" not in str(caught[0].message)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert torch.equal(MultiLevelIF(4)(x), expected)
+        assert torch.equal(MultiLevelIF(4, timesteps=2)(x), expected)
     assert not list(afresh.rglob("*.so"))
 
 
@@ -594,7 +596,7 @@ def test_without_openmp(afresh, monkeypatch, tmp_path):
     monkeypatch.setenv("CC", str(compiler))
     assert library() is not None
     x = torch.randn(2, 5, 64, 81)
-    assert torch.equal(MultiLevelIF(4)(x), eager(x, None, 1.0, spec(), False)[0])
+    assert torch.equal(MultiLevelIF(4, timesteps=2)(x), eager(x, None, 1.0, spec(), False)[0])
 
 
 def test_unwritable_cache(afresh, monkeypatch):

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import re
 
 import pytest
 import torch
@@ -70,10 +71,11 @@ def test_events_and_stems(arch):
     assert wide(torch.randn(2, 3, 64, 64)).shape == (2, 10)
 
 
-def test_direct_coding_equals_repeated_frames():
+@pytest.mark.parametrize("learn", ["no", "channel"])
+def test_direct_coding_equals_repeated_frames(learn):
     """One image held for T steps, against the same image given as T frames."""
     torch.manual_seed(0)
-    model = create_model("fastnet", timesteps=3, neuron="binary").eval()
+    model = create_model("fastnet", timesteps=3, neuron="binary", learn_threshold=learn).eval()
     images = torch.randn(2, 3, 16, 16)
     torch.testing.assert_close(model(images), model(images.expand(3, -1, -1, -1, -1)))
 
@@ -81,11 +83,11 @@ def test_direct_coding_equals_repeated_frames():
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("timesteps", [1, 3])
-def test_the_stems_gradient_keeps_its_layout(timesteps, dtype, memory_format):
+@pytest.mark.parametrize("learn", ["no", "channel"])
+def test_the_stems_gradient_keeps_its_layout(learn, timesteps, dtype, memory_format):
     """In another one the backward of batch norm is many times slower; nothing else would tell."""
-    model = create_model("fastnet", neuron="multilevel", timesteps=timesteps).to(
-        memory_format=memory_format
-    )
+    model = create_model("fastnet", timesteps=timesteps, learn_threshold=learn)
+    model.to(memory_format=memory_format)
     layouts = []
 
     def watch(_, __, output):
@@ -108,17 +110,15 @@ def test_neurons_at_a_sum_share_their_threshold(learn):
     model = create_model("sparse_resnet18", learn_threshold=learn)
     for stage in range(1, 5):
         blocks = [b for name, b in model.body.named_children() if name.startswith(f"stage{stage}_")]
-        shared = {id(b.path.neuron2.neuron.threshold) for b in blocks}
-        shared |= {id(b.after.neuron.threshold) for b in blocks}
+        shared = {id(b.path.neuron2.threshold) for b in blocks}
+        shared |= {id(b.after.threshold) for b in blocks}
         shared |= {
-            id(b.shortcut.neuron0.neuron.threshold)
-            for b in blocks
-            if len(list(b.shortcut.children()))
+            id(b.shortcut.neuron0.threshold) for b in blocks if len(list(b.shortcut.children()))
         }
         assert len(shared) == 1
     first = model.body.stage1_block1
-    assert model.encoder.threshold is first.path.neuron2.neuron.threshold
-    assert first.path.neuron1.neuron.threshold is not model.encoder.threshold
+    assert model.encoder.threshold is first.path.neuron2.threshold
+    assert first.path.neuron1.threshold is not model.encoder.threshold
 
 
 def spikes_after_blocks(arch, levels):
@@ -165,11 +165,30 @@ def test_merges_hold_a_learned_threshold_where_its_neurons_do(kind, shape):
     threshold = nn.Parameter(torch.ones(shape))
     neuron = MultiLevelIF(1, threshold)
     nn.init.constant_(threshold, -0.5)
-    full = neuron(torch.ones(1, 1, 2, 3, 3))[0].detach()
+    full = neuron(torch.ones(1, 2, 3, 3)).detach()
     merged = Merge(kind, threshold)(full, full)
     assert_close(merged, torch.full_like(full, 1e-3 if kind == "and" else 0.0))
     merged.sum().backward()
     assert (threshold.grad != 0).all()
+
+
+@pytest.mark.parametrize("arch", list_models())
+def test_weights_from_when_neurons_were_wrapped_are_read(arch):
+    """All but the encoder were the child `neuron` of a module that split the axis of time."""
+    torch.manual_seed(0)
+    model = create_model(arch, **SMALL, learn_threshold="channel")
+    wrapped = re.compile(r"(?<!encoder)(?<!merge)\.threshold$")
+    weights = {wrapped.sub(".neuron.threshold", k): v for k, v in model.state_dict().items()}
+    assert sum("neuron.threshold" in name for name in weights) >= sum(
+        isinstance(module, MultiLevelIF) for name, module in model.named_modules()
+    ) - 1
+    other = nn.Sequential(create_model(arch, **SMALL, learn_threshold="channel"))
+    for own, given in ((other[0], weights), (other, {f"0.{k}": v for k, v in weights.items()})):
+        for parameter in own.parameters():
+            parameter.data.zero_()
+        own.load_state_dict(given)
+        for parameter, expected in zip(own.parameters(), model.parameters(), strict=True):
+            assert torch.equal(parameter, expected)
 
 
 def test_binary_has_one_level_and_mlp_has_three_linear_layers():

@@ -19,9 +19,9 @@ timesteps_ = st.integers(1, 6)
 thresholds = st.floats(0.0625, 20.0, width=32)
 
 
-def decoded(neuron: MultiLevelIF, x: torch.Tensor, timesteps: int) -> torch.Tensor:
+def decoded(neuron: MultiLevelIF, x: torch.Tensor) -> torch.Tensor:
     """Mean over T of the spikes for a constant input x [n]."""
-    return neuron(x.expand(timesteps, 1, -1)).mean(0)[0]
+    return neuron(x.expand(neuron.timesteps, -1)).mean(0)
 
 
 @given(levels_, timesteps_, thresholds)
@@ -32,11 +32,11 @@ def test_transfer_function_has_its_levels_and_edges(n, timesteps, threshold):
     below, above = edges * (1 - EDGE), edges * (1 + EDGE)
     step = threshold / count
     whole = torch.arange(count + 1, dtype=torch.float32) * step
-    neuron = MultiLevelIF(n, threshold)
-    assert_close(decoded(neuron, above, timesteps), whole, rtol=1e-4, atol=0.0)
-    assert_close(decoded(neuron, below[1:], timesteps), whole[:-1], rtol=1e-4, atol=0.0)
+    neuron = MultiLevelIF(n, threshold, timesteps=timesteps)
+    assert_close(decoded(neuron, above), whole, rtol=1e-4, atol=0.0)
+    assert_close(decoded(neuron, below[1:]), whole[:-1], rtol=1e-4, atol=0.0)
     sweep = torch.linspace(-threshold, 2 * threshold, 60 * count + 1)
-    reached = torch.round(decoded(neuron, sweep, timesteps) / step)
+    reached = torch.round(decoded(neuron, sweep) / step)
     assert reached.unique().tolist() == list(range(count + 1))
 
 
@@ -59,8 +59,8 @@ def test_timesteps_and_levels_trade_places(n, timesteps, scale, seed):
     threshold = scale * n * timesteps
     generator = torch.Generator().manual_seed(seed)
     x = (torch.randint(-4, 4 * n * timesteps + 8, (50,), generator=generator) + 0.5) * (scale / 4)
-    many = decoded(MultiLevelIF(n, threshold), x, timesteps)
-    one = decoded(MultiLevelIF(n * timesteps, threshold), x, 1)
+    many = decoded(MultiLevelIF(n, threshold, timesteps=timesteps), x)
+    one = decoded(MultiLevelIF(n * timesteps, threshold), x)
     assert_close(many, one, **FLOAT_SUM)
 
 
@@ -79,7 +79,7 @@ def test_conservation(n, timesteps, v_init, seed):
 @given(timesteps_, st.integers(0, 2**31))
 def test_one_level_is_the_binary_if_neuron(timesteps, seed):
     x = torch.randn(timesteps, 2, 50, generator=torch.Generator().manual_seed(seed)) + 0.3
-    assert torch.equal(MultiLevelIF(1, 0.8)(x), binary_if(x, 0.8))
+    assert torch.equal(MultiLevelIF(1, 0.8, timesteps=timesteps)(x), binary_if(x, 0.8))
 
 
 @pytest.mark.parametrize("surrogate", SURROGATES)
@@ -90,7 +90,7 @@ def test_sequence_equals_steps(surrogate, beta, detach_reset, learn):
     """Forward, input gradient and threshold gradient, the whole sequence against single steps."""
 
     def run(stepwise):
-        neuron = MultiLevelIF(3, 0.9, surrogate, 5.0, 0.5, beta, detach_reset, learn)
+        neuron = MultiLevelIF(3, 0.9, surrogate, 5.0, 0.5, beta, detach_reset, learn, timesteps=4)
         x = torch.randn(4, 2, 30, generator=torch.Generator().manual_seed(1)).requires_grad_()
         if stepwise:
             v, spikes = None, []
@@ -140,21 +140,21 @@ def test_sigmoid_gradient_is_the_sum_of_its_bumps(n, threshold, alpha):
 def test_gradient_through_time_with_detached_reset():
     """x[0] moves V[0] and so every later H: its gradient is the sum of all later masks."""
     x = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1).requires_grad_()
-    MultiLevelIF(4, surrogate="ste")(x).sum().backward()
+    MultiLevelIF(4, surrogate="ste", timesteps=3)(x).sum().backward()
     assert x.grad.flatten().tolist() == [3.0, 2.0, 1.0]
 
 
 def test_gradient_through_the_reset():
     """Without detaching, dV/dH = 1 - mask = 0 inside: nothing of x[0] reaches later spikes."""
     x = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1).requires_grad_()
-    MultiLevelIF(4, surrogate="ste", detach_reset=False)(x).sum().backward()
+    MultiLevelIF(4, surrogate="ste", detach_reset=False, timesteps=3)(x).sum().backward()
     assert x.grad.flatten().tolist() == [1.0, 1.0, 1.0]
 
 
 def test_threshold_gradient():
     """z/N - h/V inside, 1 above, 0 below (LSQ, PACT), summed per channel."""
     neuron = MultiLevelIF(4, torch.tensor([1.0, 2.0]), "ste", learn_threshold=True)
-    x = torch.tensor([[[0.6, 0.6], [3.0, -1.0]]])  # [T, B, C]
+    x = torch.tensor([[0.6, 0.6], [3.0, -1.0]])  # [B, C]
     neuron(x).sum().backward()
     assert_close(neuron.threshold.grad, torch.tensor([0.5 - 0.6 + 1.0, 0.25 - 0.3 + 0.0]))
 
@@ -175,7 +175,7 @@ def test_threshold_gradient_of_rounding_neurons(surrogate, dtype):
 def test_barrier_that_clips_nothing_has_no_threshold_gradient(timesteps, dtype):
     """Its output is its input, whatever V_th: sums of N levels, the highest, included."""
     x = torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=dtype).repeat(timesteps, 3, 1)
-    neuron = barrier(4, torch.nn.Parameter(torch.tensor(1.0, dtype=dtype)))
+    neuron = barrier(4, torch.nn.Parameter(torch.tensor(1.0, dtype=dtype)), timesteps)
     asked = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     neuron(x).backward(asked)
     assert_close(neuron.threshold.grad, torch.zeros((), dtype=dtype), rtol=0, atol=1e-5)
@@ -210,11 +210,12 @@ def test_a_learned_threshold_acts_at_its_floor_and_comes_back(dtype):
 
 def test_per_channel_threshold_on_maps():
     neuron = MultiLevelIF(1, torch.tensor([1.0, 2.0]))
-    spikes = neuron(torch.full((1, 1, 2, 3, 3), 1.5))
-    assert spikes[0, 0, 0].unique().item() == 1.0
-    assert spikes[0, 0, 1].unique().item() == 0.0
-    with pytest.raises(InputError, match="one threshold a channel"):
-        neuron(torch.zeros(1, 1, 3, 4, 4))
+    spikes = neuron(torch.full((1, 2, 3, 3), 1.5))
+    assert spikes[0, 0].unique().item() == 1.0
+    assert spikes[0, 1].unique().item() == 0.0
+    for shape in [(1, 3, 4, 4), (1, 1, 2, 4, 4), (2,)]:  # other channels, [T, B, C, H, W], none
+        with pytest.raises(InputError, match=r"allowed: \[T\*B, 2, \.\.\.\] \(one threshold a ch"):
+            neuron(torch.zeros(shape))
 
 
 @given(levels_, st.integers(0, 2**31))
@@ -232,7 +233,7 @@ def test_barrier_passes_the_gradient_unchanged_where_nothing_is_clipped(timestep
     """Sums of at most N: identity forward, and backward whatever later timesteps ask for."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 3, (timesteps, 2, 9), generator=generator).float().div(2).requires_grad_()
-    out = barrier(2)(x)
+    out = barrier(2, timesteps=timesteps)(x)
     asked = torch.randn(out.shape, generator=generator)
     out.backward(asked)
     assert torch.equal(out, x)
@@ -241,7 +242,7 @@ def test_barrier_passes_the_gradient_unchanged_where_nothing_is_clipped(timestep
 
 def test_no_state_survives():
     """Same output twice, another batch size in between, nothing but parameters in state_dict."""
-    neuron = MultiLevelIF(4)
+    neuron = MultiLevelIF(4, timesteps=3)
     x = torch.randn(3, 5, 6)
     first = neuron(x)
     neuron(torch.randn(3, 2, 6))
@@ -264,7 +265,7 @@ def test_v_init_half_rounds():
         ("threshold", torch.tensor([1.0, math.inf])), ("threshold", torch.tensor([])),
         ("threshold", torch.tensor([1.0, math.nan])), ("threshold", torch.tensor(5e-4)),
         ("threshold", torch.ones(2, 2)), ("threshold", 2 * torch.ones(2, requires_grad=True)),
-        ("alpha", math.inf), ("alpha", "5"), ("v_init", None), ("beta", "1"),
+        ("timesteps", 0), ("timesteps", 1.5), ("alpha", math.inf), ("alpha", "5"), ("v_init", None), ("beta", "1"),
         ("v_init", -0.1), ("beta", 0.0), ("beta", 1.1), ("surrogate", "sigmoidal"),
     ],
 )  # fmt: skip
@@ -287,16 +288,46 @@ def test_a_learned_threshold_below_its_floor_is_refused():
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (torch.ones(1, 2, 3, dtype=torch.uint8), "x: got torch.uint8, allowed: .*floating-point"),
-        (torch.ones(1, 2, 3, dtype=torch.int64), "x: got torch.int64, allowed: .*floating-point"),
-        (torch.ones(0, 2, 3), r"x: got 'shape \[0, 2, 3\]', allowed: \[T, B, ...\] with T >= 1"),
-        (torch.tensor(1.0), r"x: got 'shape \[\]', allowed: \[T, B, ...\]"),
+        (torch.ones(2, 3, dtype=torch.uint8), "x: got torch.uint8, allowed: .*floating-point"),
+        (torch.ones(2, 3, dtype=torch.int64), "x: got torch.int64, allowed: .*floating-point"),
+        (torch.ones(3, 2), r"x: got 'shape \[3, 2\]', allowed: \[T\*B, .*\[T, B, .* timesteps T = 2$"),
+        (torch.tensor(1.0), r"x: got 'shape \[\]', allowed: \[T\*B, ...\]"),
     ],
     ids=str,
 )
 def test_inputs_that_are_no_drive_are_refused(x, message):
     with pytest.raises(InputError, match=f"^{message}"):
-        MultiLevelIF()(x)
+        MultiLevelIF(timesteps=2)(x)
+
+
+@pytest.mark.parametrize("timesteps", [1, 3])
+@pytest.mark.parametrize("learn", ["no", "layer"])
+def test_time_and_batch_share_an_axis_or_have_their_own(timesteps, learn):
+    """[T*B, ...] and [T, B, ...], with the gradients of both."""
+    found = []
+    for shape in [(timesteps * 2, 5), (timesteps, 2, 5)]:
+        neuron = MultiLevelIF(3, learn_threshold=learn == "layer", timesteps=timesteps)
+        x = torch.randn(timesteps * 2, 5, generator=torch.Generator().manual_seed(0)).view(shape)
+        x.requires_grad_()
+        spikes = neuron(x)
+        assert spikes.shape == shape
+        spikes.square().sum().backward()
+        grads = [x.grad, *[parameter.grad for parameter in neuron.parameters()]]
+        found.append([tensor.flatten() for tensor in (spikes.detach(), *grads)])
+    for merged, apart in zip(*found, strict=True):
+        assert torch.equal(merged, apart)
+
+
+@pytest.mark.parametrize("batch", [0, 1, 32])
+def test_no_sample_meets_another_in_a_plain_network(batch):
+    """At T = 1 x is [B, ...]; each sample gives what it gives alone."""
+    torch.manual_seed(0)
+    threshold = torch.tensor([0.5, 1.0, 1.5])
+    layers = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 3), MultiLevelIF(4, threshold))
+    images = torch.randn(batch, 1, 5, 5)
+    alone = [layers(image[None]) for image in images]
+    expected = torch.cat(alone) if alone else torch.zeros(0, 3, 3, 3)
+    assert torch.equal(layers(images), expected)
 
 
 def test_state_of_another_shape_is_refused():

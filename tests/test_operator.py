@@ -101,7 +101,7 @@ def test_a_compiled_training_step(surrogate):
 def test_inductor_trains_a_layer():
     """Its own code around the operator, with the window kept for the backward."""
     torch.manual_seed(0)
-    layers = nn.Sequential(nn.Linear(6, 5), MultiLevelIF(4, surrogate="clip"))
+    layers = nn.Sequential(nn.Linear(6, 5), MultiLevelIF(4, surrogate="clip", timesteps=2))
     x, grads = torch.randn(2, 3, 6), []
     for run in (layers, torch.compile(layers, fullgraph=True)):
         layers.zero_grad()
@@ -140,7 +140,7 @@ def test_training_steps_without_memory(arch, learn):
 def test_autocast(dtype):
     """Half precision in and out, float32 inside: whatever the weights are."""
     torch.manual_seed(0)
-    neuron = MultiLevelIF(4, learn_threshold=True)
+    neuron = MultiLevelIF(4, learn_threshold=True, timesteps=3)
     linear = nn.Linear(6, 5)
     x = torch.randn(3, 2, 6)
     with torch.autocast("cpu", dtype):

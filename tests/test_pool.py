@@ -9,7 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from multispike import MultiLevelIF
-from multispike.models.blocks import MaxPool, OverTime
+from multispike.models.blocks import MaxPool
 from multispike.ops.counts import count_levels
 from multispike.ops.pool import max_pool
 from multispike.ops.spikes import bumps
@@ -76,7 +76,7 @@ def outcome(request):
     surrogate, learn = request.param
     torch.manual_seed(0)
     options = {"threshold": 0.7, "surrogate": surrogate, "learn_threshold": learn}
-    neuron = OverTime(MultiLevelIF(v_init=0.3, beta=0.9, **options), 2)
+    neuron = MultiLevelIF(v_init=0.3, beta=0.9, timesteps=2, **options)
     layers = nn.Sequential(OrderedDict(neuron=neuron, pool=MaxPool()))
     x = (drive((6, 5, 4, 4), layout=torch.channels_last).detach() / 4).requires_grad_()
     v = torch.rand(6, 5, 4, 4).requires_grad_()
@@ -84,7 +84,7 @@ def outcome(request):
 
     def run(hooks):
         with hooks:
-            outputs = (layers(x), *layers.neuron.neuron.step(x, v))
+            outputs = (layers(x), *layers.neuron.step(x, v))
             counts = count_levels(outputs[1].detach().contiguous(), 0.175, 4)
         grads = torch.autograd.grad(outputs, (x, v, *layers.parameters()), asked)
         return [*outputs, counts.sums, counts.histogram, *grads]

@@ -170,7 +170,7 @@ def test_transfer_function_is_the_closed_form(
     steps = timesteps * levels
     exact = (x * steps).floor().clamp(0, steps) / steps
     near_edge = ((x * steps) - (x * steps).round()).abs() < 1e-9  # float sums may fall either way
-    got = transfer(MultiLevelIF(levels), timesteps, x)
+    got = transfer(MultiLevelIF(levels, timesteps=timesteps), x)
     assert torch.allclose(got[~near_edge], exact[~near_edge], atol=1e-12)
 
 

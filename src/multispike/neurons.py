@@ -48,10 +48,12 @@ class NeuronConfig:
     beta: float = 1.0
     detach_reset: bool = True
     learn_threshold: bool = False
+    timesteps: int = 1
 
     def __post_init__(self) -> None:
-        if not is_count(self.levels):
-            raise invalid("levels", self.levels, "an integer >= 1")
+        for name in ("levels", "timesteps"):
+            if not is_count(getattr(self, name)):
+                raise invalid(name, getattr(self, name), "an integer >= 1")
         if self.surrogate not in SURROGATES:
             raise unknown("surrogate", str(self.surrogate), SURROGATES)
         for name, ok, allowed in (
@@ -116,6 +118,9 @@ def floored(threshold: Threshold) -> Threshold:
 class MultiLevelIF(nn.Module):
     """Multi-level integrate-and-fire neurons with soft reset (arXiv 2510.24637).
 
+    Layers without a notion of time stand between neurons: time and batch share the first axis,
+    time-major, [T*B, ...]. At T = 1 that is [B, ...], and no sample meets another.
+
     Args:
         levels: N, the largest level; 1 is the binary IF neuron.
         threshold: V_th, a number from 1e-30 to 1e30, or a tensor [C] with one value a channel; an
@@ -128,13 +133,16 @@ class MultiLevelIF(nn.Module):
         beta: leak, the share of the potential that is left after one step; 1 is no leak.
         detach_reset: no gradient through the reset.
         learn_threshold: make V_th a parameter (gradient as in LSQ/PACT).
+        timesteps: T, how many steps a forward call integrates over.
 
     Raises:
         InputError: for an argument out of range; the message names it.
 
     >>> neuron = MultiLevelIF(levels=4)
-    >>> neuron(torch.tensor([[[0.3, 0.5, 9.0, -1.0]]])).tolist()
-    [[[0.25, 0.5, 1.0, 0.0]]]
+    >>> neuron(torch.tensor([[0.3, 0.5], [9.0, -1.0]])).tolist()
+    [[0.25, 0.5], [1.0, 0.0]]
+    >>> MultiLevelIF(levels=4, timesteps=2)(torch.tensor([[0.3, 0.5], [0.2, -1.0]])).tolist()
+    [[0.25, 0.5], [0.25, 0.0]]
     """
 
     def __init__(
@@ -147,11 +155,13 @@ class MultiLevelIF(nn.Module):
         beta: float = 1.0,
         detach_reset: bool = True,
         learn_threshold: bool = False,
+        timesteps: int = 1,
     ) -> None:
         super().__init__()
         self.config = NeuronConfig(
-            levels, threshold, surrogate, alpha, v_init, beta, detach_reset, learn_threshold
-        )
+            levels, threshold, surrogate, alpha, v_init, beta, detach_reset, learn_threshold,
+            timesteps,
+        )  # fmt: skip
         self.threshold: float | nn.Parameter
         if isinstance(threshold, nn.Parameter):
             self.threshold = threshold
@@ -166,9 +176,26 @@ class MultiLevelIF(nn.Module):
         """N, the largest level."""
         return self.config.levels
 
+    @property
+    def timesteps(self) -> int:
+        """T, how many steps a forward call integrates over."""
+        return self.config.timesteps
+
     def forward(self, x: Tensor) -> Tensor:
-        """Spikes s [T, B, ...] for inputs x [T, B, ...]; starts from v_init, keeps nothing."""
-        return self._spikes(x, None, return_v=False)[0]
+        """Spikes for inputs x [T*B, ...], in their shape; starts from v_init, keeps nothing.
+
+        x [T, B, ...] gives the same, where the threshold is not one a channel: channels are axis 1.
+
+        Raises:
+            InputError: for an axis 0 that T does not divide, other channels than thresholds, or x
+                that are no floating-point numbers.
+        """
+        steps = self.timesteps
+        if x.dim() == 0 or x.shape[0] % steps:
+            allowed = f"[T*B, ...] or [T, B, ...] with timesteps T = {steps}"
+            raise invalid("x", f"shape {list(x.shape)}", allowed)
+        threshold = self.threshold_for(x)
+        return self._spikes(x.unflatten(0, (steps, -1)), None, threshold, False)[0].flatten(0, 1)
 
     def step(self, x_t: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One timestep: inputs x_t [B, ...] and potential v [B, ...] -> spikes s_t and the new v.
@@ -184,22 +211,22 @@ class MultiLevelIF(nn.Module):
         """
         if v is not None and v.shape != x_t.shape:
             raise invalid("v", tuple(v.shape), f"the shape of x_t, {tuple(x_t.shape)}")
-        s, v = self._spikes(x_t[None], v, return_v=True)
+        s, v = self._spikes(x_t[None], v, self.threshold_for(x_t), True)
         return s[0], v
 
-    def _spikes(self, x: Tensor, v: Tensor | None, return_v: bool) -> tuple[Tensor, Tensor]:
+    def _spikes(
+        self, x: Tensor, v: Tensor | None, threshold: Tensor, return_v: bool
+    ) -> tuple[Tensor, Tensor]:
         if not x.is_floating_point():
             raise invalid("x", x.dtype, "a tensor of floating-point numbers")
-        if x.dim() == 0 or x.shape[0] == 0:
-            raise invalid("x", f"shape {list(x.shape)}", "[T, B, ...] with T >= 1")
         c = self.config
         return spikes(
-            *(x, v, self.threshold_for(x), c.levels, c.surrogate, c.alpha, c.v_init, c.beta),
+            *(x, v, threshold, c.levels, c.surrogate, c.alpha, c.v_init, c.beta),
             *(c.detach_reset, return_v),
         )
 
     def threshold_for(self, x: Tensor) -> Tensor:
-        """V_th so that it broadcasts against one step of x [T, B, C, ...].
+        """V_th so that it broadcasts against x [T*B, C, ...].
 
         A number is a tensor of float64 without axes, which any x may meet.
         """
@@ -208,12 +235,12 @@ class MultiLevelIF(nn.Module):
             return torch.full((), threshold, dtype=torch.float64, device="cpu")
         if threshold.dim() == 0:
             return threshold
-        if x.dim() < 3 or x.shape[2] != threshold.numel():
+        if x.dim() < 2 or x.shape[1] != threshold.numel():
             raise InputError(
-                f"x: got shape {tuple(x.shape)}, allowed: [T, B, {threshold.numel()}, ...]"
+                f"x: got shape {list(x.shape)}, allowed: [T*B, {threshold.numel()}, ...]"
                 " (one threshold a channel)"
             )
-        return threshold.view(-1, *[1] * (x.dim() - 3))
+        return threshold.view(-1, *[1] * (x.dim() - 2))
 
     def extra_repr(self) -> str:
         threshold = self.threshold
@@ -222,11 +249,12 @@ class MultiLevelIF(nn.Module):
         c = self.config
         return (
             f"levels={c.levels}, threshold={threshold}, surrogate={c.surrogate!r}, alpha={c.alpha},"
-            f" v_init={c.v_init}, beta={c.beta}, detach_reset={c.detach_reset}"
+            f" v_init={c.v_init}, beta={c.beta}, detach_reset={c.detach_reset},"
+            f" timesteps={c.timesteps}"
         )
 
 
-def barrier(levels: int, threshold: float | Tensor = 1.0) -> MultiLevelIF:
+def barrier(levels: int, threshold: float | Tensor = 1.0, timesteps: int = 1) -> MultiLevelIF:
     """The neuron that stands after a residual sum and brings it back to {0..N}.
 
     Its gradient passes wherever the sum is not clipped, so the shortcut does not starve. The reset
@@ -236,7 +264,9 @@ def barrier(levels: int, threshold: float | Tensor = 1.0) -> MultiLevelIF:
     potential keeps the rounding errors of the float sum away from the edges without changing any
     result.
 
-    >>> barrier(4)(torch.tensor([[[0.75 + 0.5, 0.25 + 0.25]]])).tolist()
-    [[[1.0, 0.5]]]
+    >>> barrier(4)(torch.tensor([[0.75 + 0.5, 0.25 + 0.25]])).tolist()
+    [[1.0, 0.5]]
     """
-    return MultiLevelIF(levels, threshold, surrogate="clip", v_init=0.5, detach_reset=False)
+    return MultiLevelIF(
+        levels, threshold, "clip", v_init=0.5, detach_reset=False, timesteps=timesteps
+    )

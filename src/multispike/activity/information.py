@@ -165,8 +165,8 @@ def quantisation_study(
 
 def _quality(mean: Tensor, noise: Tensor, levels: int, v_init: float, jitter: float) -> CodeQuality:
     """Inputs mean [samples] + noise [T, samples] to one neuron each."""
-    spikes = MultiLevelIF(levels, v_init=v_init)((mean + noise)[:, None])[:, 0]
-    timesteps = len(spikes)
+    timesteps = len(noise)
+    spikes = MultiLevelIF(levels, v_init=v_init, timesteps=timesteps)(mean + noise)
     decoded = spikes.mean(0)
     levels_sent = (spikes.sum(0) * levels).round().long()
     return CodeQuality(

@@ -179,22 +179,6 @@ class Layout:
         """How many timesteps x [..., *shape] holds, at least 1."""
         return max(1, x.numel() // math.prod(shape) // self.batch)
 
-    def check_sequence(self, name: str, spikes: Tensor, known: Shape) -> None:
-        """Raise `InputError` if a neuron of ours, whose input is [T, B, ...], had samples first.
-
-        known: the shape of one row of its input, where that is known.
-        """
-        shape = tuple(spikes.shape)
-        swapped = shape[:1] == (self.batch,) and (
-            shape[1:2] != (self.batch,) or self.time_axis(shape) == 1
-        )
-        whole = len(known) > 1 and shape[1:] == known  # of one leading axis
-        if whole or (swapped and self.batch > 1):
-            raise InputError(
-                f"model: MultiLevelIF at {name} got {list(shape)}, allowed: [T, B, ...] with"
-                f" B = {self.batch}; for one timestep of [B, ...] call neuron(x[None])[0]"
-            )
-
     def time_first(self, x: Tensor, timesteps: int) -> Tensor:
         """x [T, B, ...] or [T * B, ...] as it is; with the samples first as [T, B, ...]."""
         if self.time != "second" or timesteps == 1:

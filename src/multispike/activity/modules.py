@@ -123,8 +123,6 @@ class Modules:
             return
         frame = frames.pop()
         if isinstance(module, MultiLevelIF):
-            row = frame.source.node.shape if frame.source else ()
-            self._tracer.layout.check_sequence(frame.name, output, row)
             self._own_neuron(frame, module, output, args[0] if self._errors else None)
         elif module is not self._root and not self._tracer.inside_neuron:
             with torch._C.DisableTorchFunction():
@@ -133,7 +131,7 @@ class Modules:
     def _own_neuron(
         self, frame: Frame, module: MultiLevelIF, output: Tensor, x: Tensor | None = None
     ) -> None:
-        """The output [T, B, ...] of our neuron, or [B, ...] of one step: the grid is known.
+        """The output [T*B, ...] of our neuron, or [B, ...] of one step: the grid is known.
 
         x: its input, where errors are wanted.
         """
@@ -143,7 +141,8 @@ class Modules:
         neuron = self._neuron(outer.name, frame.source, output, 0, make)
         if x is not None:
             neuron.errors = neuron.errors or Errors()
-            neuron.errors.add(x, output, grid)
+            steps = module.timesteps, -1
+            neuron.errors.add(x.unflatten(0, steps), output.unflatten(0, steps), grid)
         self.untraced.close()
 
     def _foreign(self, frame: Frame, output: Any) -> None:

@@ -15,6 +15,7 @@ from multispike.activity.modules import LAYERS, hooks, is_weightless
 from multispike.activity.summary import summarise
 from multispike.activity.tracing import Tracer
 from multispike.errors import InputError, invalid, is_count
+from multispike.neurons import MultiLevelIF
 from multispike.results import Activity
 
 
@@ -38,8 +39,9 @@ def record_activity(
             `reset_states()`; buffers are afterwards what they were.
         loader: batches (inputs, targets), inputs [B, C, H, W] or event frames [T, B, C, H, W].
         timesteps: T of the model, which tells its axes apart where sizes don't: a batch of one, or
-            of as many samples as timesteps or tokens. Without it the model's attribute `timesteps`
-            is taken, or else, noted in `not_counted`, what sizes look like.
+            of as many samples as timesteps or tokens. Without it the attribute `timesteps` of the
+            model is taken, or of neurons of ours that have more than one, or else, noted in
+            `not_counted`, what sizes look like.
         max_batches: stop after so many.
         confusion: also count predictions by target.
         potentials: also measure what meets at residual sums where it is no spikes.
@@ -63,8 +65,8 @@ def record_activity(
     if not isinstance(loader, Iterable):
         raise invalid("loader", type(loader).__name__, "an iterable of (inputs, targets)")
     model = getattr(model, "_orig_mod", model)  # a compiled module calls no hooks
-    if timesteps is None and is_count(getattr(model, "timesteps", None)):
-        timesteps = model.timesteps  # pyright: ignore[reportAssignmentType]
+    if timesteps is None:
+        timesteps = _timesteps_of(model)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     tracer = Tracer(timesteps, potentials)
     samples, score, state = 0, Score(confusion), State(model)
@@ -96,6 +98,13 @@ def record_activity(
     if not activity.records:
         raise invalid("model", type(model).__name__, "a module with layers that PyTorch runs")
     return activity
+
+
+def _timesteps_of(model: nn.Module) -> int | None:
+    """T where the model or its neurons tell; neurons of one timestep may be stepped through more."""
+    neurons = [m.timesteps for m in model.modules() if isinstance(m, MultiLevelIF)]
+    told = [getattr(model, "timesteps", None), *(count for count in neurons if count > 1)]
+    return next((count for count in told if is_count(count)), None)
 
 
 def _forward(model: nn.Module, tracer: Tracer, inputs: Tensor, samples: int, index: int) -> Any:

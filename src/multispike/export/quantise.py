@@ -15,7 +15,7 @@ from multispike.errors import InputError, invalid
 from multispike.export.folding import Drive, Floats, LayerBuilder, Signal, fold, identity, project
 from multispike.export.layers import GlobalSum, MaxPool, Merge, Shape, pooled_shape
 from multispike.export.network import IntegerNetwork
-from multispike.models.blocks import OverTime, ResidualBlock
+from multispike.models.blocks import ResidualBlock
 from multispike.models.network import Network
 from multispike.neurons import MultiLevelIF
 
@@ -124,10 +124,9 @@ class _Walker:
             case nn.MaxPool2d():
                 assert isinstance(x, Signal)
                 return self.builder.add(MaxPool(name, pooled_shape(x.shape), x.name), x.worth)
-            case OverTime() | MultiLevelIF():
-                neuron = module.neuron if isinstance(module, OverTime) else module
+            case MultiLevelIF():
                 drive = x if isinstance(x, Drive) else identity(f"{name}.input", x)
-                return self.builder.neurons(name, neuron, [drive])
+                return self.builder.neurons(name, module, [drive])
         raise invalid(name, type(module).__name__, "the layers of `create_model`'s networks")
 
     def block(self, name: str, block: ResidualBlock, x: Signal) -> Signal:
@@ -135,7 +134,7 @@ class _Walker:
         merge = f"{name}.merge"
         path = self.run(f"{name}.path", block.path, x)
         shortcut = self.run(f"{name}.shortcut", block.shortcut, x)
-        after = block.after.neuron if isinstance(block.after, OverTime) else None
+        after = block.after if isinstance(block.after, MultiLevelIF) else None
         if isinstance(path, Signal):
             assert isinstance(shortcut, Signal)
             if not np.array_equal(path.worth, shortcut.worth):

@@ -96,9 +96,9 @@ def create_model(
 
     settings = NeuronConfig(
         1 if neuron == "relu" else levels, threshold, surrogate, alpha, v_init, beta, detach_reset,
-        learn_threshold != "no",
+        learn_threshold != "no", timesteps,
     )  # fmt: skip
-    neurons = NeuronFactory(neuron, timesteps, settings, learn_threshold)
+    neurons = NeuronFactory(neuron, settings, learn_threshold)
     if isinstance(row, Vgg):
         return build_vgg(row, config, neurons)
     return build_resnet(row, config, neurons)

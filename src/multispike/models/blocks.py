@@ -1,4 +1,4 @@
-"""What every architecture is made of: neurons over merged time, sums, residual blocks, pooling."""
+"""What every architecture is made of: neurons, sums, residual blocks, pooling."""
 
 from __future__ import annotations
 
@@ -13,31 +13,17 @@ from multispike.neurons import MultiLevelIF, NeuronConfig, barrier, floored
 from multispike.ops.pool import max_pool
 
 
-class OverTime(nn.Module):
-    """Runs a neuron on tensors whose first axis merges time and batch, [T*B, ...]."""
-
-    def __init__(self, neuron: MultiLevelIF, timesteps: int) -> None:
-        super().__init__()
-        self.neuron = neuron
-        self.timesteps = timesteps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.neuron(x.unflatten(0, (self.timesteps, -1))).flatten(0, 1)
-
-
 @dataclass(frozen=True)
 class NeuronFactory:
     """Makes the neurons of one network: all with the same settings, or the ANN's ReLUs.
 
     Attributes:
         kind: "relu", "binary" or "multilevel".
-        timesteps: T.
         config: of every neuron, with a number as threshold.
         learn_threshold: "no", "layer" or "channel".
     """
 
     kind: str
-    timesteps: int
     config: NeuronConfig
     learn_threshold: str
 
@@ -48,23 +34,17 @@ class NeuronFactory:
         shape = () if self.learn_threshold == "layer" else (channels,)
         return nn.Parameter(torch.full(shape, float(self.config.threshold)))
 
-    def bare(self, threshold: float | nn.Parameter) -> nn.Module:
-        """A neuron for [T, B, ...] tensors."""
+    def neuron(self, threshold: float | nn.Parameter) -> nn.Module:
+        """A neuron for [T*B, ...] tensors."""
         if self.kind == "relu":
             return nn.ReLU()
         return MultiLevelIF(**vars(replace(self.config, threshold=threshold)))
 
-    def neuron(self, threshold: float | nn.Parameter) -> nn.Module:
-        """A neuron for merged [T*B, ...] tensors."""
-        return self._over_time(self.bare(threshold))
-
     def barrier(self, threshold: float | nn.Parameter) -> nn.Module:
-        """The neuron after a residual sum, for merged tensors; a ReLU of an ANN changes nothing."""
-        relu = self.kind == "relu"
-        return self._over_time(nn.ReLU() if relu else barrier(self.config.levels, threshold))
-
-    def _over_time(self, neuron: nn.Module) -> nn.Module:
-        return OverTime(neuron, self.timesteps) if isinstance(neuron, MultiLevelIF) else neuron
+        """The neuron after a residual sum; a ReLU of an ANN changes nothing."""
+        if self.kind == "relu":
+            return nn.ReLU()
+        return barrier(self.config.levels, threshold, self.config.timesteps)
 
 
 class MaxPool(nn.MaxPool2d):
@@ -124,7 +104,7 @@ def conv_bn(
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut, for merged [T*B, C, H, W] tensors.
+    """Two 3x3 convolutions and a shortcut, for [T*B, C, H, W] tensors.
 
     spiking  SN( CB(SN(CB(x))) + shortcut(x) )
     sew      g( SN(CB(SN(CB(x)))), shortcut(x) )

@@ -16,7 +16,7 @@ def build_vgg(row: Vgg, config: dict[str, Any], neurons: NeuronFactory) -> Netwo
     """The network of a `Vgg` row; the first width of its layout is the stem."""
     width = int(row.layout[0])
     stem, body = _stem(config, width)
-    encoder = neurons.bare(neurons.new_threshold(width))
+    encoder = neurons.neuron(neurons.new_threshold(width))
     index = 0
     for position, item in enumerate(row.layout[1:], start=1):
         if item == "M":
@@ -53,7 +53,7 @@ def build_resnet(row: ResNet, config: dict[str, Any], neurons: NeuronFactory) ->
     family, channels = row.family, row.widths[0]
     stem, body = _stem(config, channels)
     shared = neurons.new_threshold(channels)
-    encoder = nn.Identity() if family.pre_activation else neurons.bare(shared)
+    encoder = nn.Identity() if family.pre_activation else neurons.neuron(shared)
     for stage, (width, depth) in enumerate(zip(row.widths, row.depths, strict=True), start=1):
         if stage > 1:
             shared = neurons.new_threshold(width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ class Network(nn.Module):
 
     Static images are direct-coded: the stem (convolution and BN, no neuron) runs once, its output
     drives the encoder, the first neuron layer, in every timestep. Events run the stem per timestep.
-    In between, time and batch share the first axis, [T*B, C, H, W]; at T = 1 that is a view.
+    In between, time and batch share the first axis, [T*B, C, H, W].
 
     Attributes:
         config: the arguments of `create_model` that made this network.
@@ -46,20 +47,31 @@ class Network(nn.Module):
             InputError: for another rank, number of channels or number of timesteps.
         """
         self._check(inputs)
-        x = self.body(self._encoded(inputs).flatten(0, 1))
+        x = self.body(self._encoded(inputs))
         logits = self.classifier(self.pool(x).flatten(1))
         if self.timesteps == 1:
             return logits
         return logits.unflatten(0, (self.timesteps, -1)).mean(0)
 
     def _encoded(self, inputs: Tensor) -> Tensor:
-        """What the first neuron layer sends, [T, B, C, H, W]; potentials where there is none."""
-        static = inputs.dim() == 4
-        steps = 1 if static else self.timesteps
-        inputs = inputs if static else inputs.flatten(0, 1)
+        """What the first neuron layer sends, [T*B, C, H, W]; potentials where there is none."""
+        if inputs.dim() == 5:
+            return self.encoder(self.stem(inputs.flatten(0, 1)))
         drive = self.stem(inputs)
-        drive = _every_step(drive, self.timesteps) if static else drive.unflatten(0, (steps, -1))
-        return self.encoder(drive)
+        if self.timesteps == 1:
+            return self.encoder(drive)
+        threshold = getattr(self.encoder, "threshold", None)
+        if isinstance(threshold, Tensor) and threshold.dim():  # neurons look for channels at axis 1
+            return self.encoder(torch.cat([drive] * self.timesteps))
+        return self.encoder(_every_step(drive, self.timesteps)).flatten(0, 1)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Also takes thresholds by the names that they had while every neuron of the body was the
+        child `neuron` of a module that split its axis of time."""
+        for name in [name for name in state_dict if name.startswith(prefix)]:
+            now = re.sub(r"\b(neuron\d*|after)\.neuron\.threshold$", r"\1.threshold", name)
+            state_dict[now] = state_dict.pop(name)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _check(self, inputs: Tensor) -> None:
         channels = self.config["in_channels"]
@@ -77,8 +89,6 @@ def _every_step(drive: Tensor, timesteps: int) -> Tensor:
     The gradient of `expand` is a sum over T in the order of the axes, not of the memory, and batch
     norm's backward takes 16 times as long if that is not channels_last where the drive is.
     """
-    if timesteps == 1:
-        return drive[None]
     if drive.is_contiguous(memory_format=torch.channels_last):
         return drive.permute(0, 2, 3, 1).expand(timesteps, *(-1,) * 4).permute(0, 1, 4, 2, 3)
     return drive.expand(timesteps, *(-1,) * 4)

@@ -164,13 +164,13 @@ def neurons(data: Comparison) -> Content:
 
 
 @torch.no_grad()
-def transfer(neuron: MultiLevelIF, timesteps: int, x: torch.Tensor) -> torch.Tensor:
+def transfer(neuron: MultiLevelIF, x: torch.Tensor) -> torch.Tensor:
     """Decoded output y = mean over T of s[t] for constant inputs x [n], shape [n].
 
-    >>> transfer(MultiLevelIF(levels=1), 4, torch.tensor([0.3, 0.6, 2.0])).tolist()
+    >>> transfer(MultiLevelIF(levels=1, timesteps=4), torch.tensor([0.3, 0.6, 2.0])).tolist()
     [0.25, 0.5, 1.0]
     """
-    return neuron(x.expand(timesteps, 1, -1)).mean(0)[0]
+    return neuron(x.expand(neuron.timesteps, -1)).mean(0)
 
 
 def _transfer(data: Comparison, known: list[RunResult]) -> Plot:
@@ -179,9 +179,10 @@ def _transfer(data: Comparison, known: list[RunResult]) -> Plot:
     for run in known:
         own = data.settings[run.name]
         neuron = MultiLevelIF(
-            run.levels, 1.0, own["surrogate"], own["alpha"], own["v_init"], own["beta"]
-        )
-        curves[run.name] = transfer(neuron, run.timesteps, x)
+            run.levels, 1.0, own["surrogate"], own["alpha"], own["v_init"], own["beta"],
+            timesteps=run.timesteps,
+        )  # fmt: skip
+        curves[run.name] = transfer(neuron, x)
     products = {run.name: run.levels * run.timesteps for run in known}
     values = ", ".join(f"{name}: N·T = {k}, so {k + 1} values" for name, k in products.items())
     offsets = sorted({data.settings[run.name]["v_init"] for run in known})

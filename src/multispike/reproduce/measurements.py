@@ -39,7 +39,7 @@ def transfer(name: str, settings: ReproduceConfig) -> int:
     """
     codes = []
     for timesteps, levels in CODES:
-        outputs = decoded(MultiLevelIF(levels), timesteps, torch.tensor(INPUTS)).tolist()
+        outputs = decoded(MultiLevelIF(levels, timesteps=timesteps), torch.tensor(INPUTS)).tolist()
         code = {"timesteps": timesteps, "levels": levels, "distinct": len(set(outputs))}
         codes.append({**code, "outputs": outputs})
     content = {"threshold": 1.0, "v_init": 0.0, "inputs": INPUTS, "codes": codes}
