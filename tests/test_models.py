@@ -179,9 +179,10 @@ def test_weights_from_when_neurons_were_wrapped_are_read(arch):
     model = create_model(arch, **SMALL, learn_threshold="channel")
     wrapped = re.compile(r"(?<!encoder)(?<!merge)\.threshold$")
     weights = {wrapped.sub(".neuron.threshold", k): v for k, v in model.state_dict().items()}
-    assert sum("neuron.threshold" in name for name in weights) >= sum(
-        isinstance(module, MultiLevelIF) for name, module in model.named_modules()
-    ) - 1
+    assert (
+        sum("neuron.threshold" in name for name in weights)
+        >= sum(isinstance(module, MultiLevelIF) for name, module in model.named_modules()) - 1
+    )
     other = nn.Sequential(create_model(arch, **SMALL, learn_threshold="channel"))
     for own, given in ((other[0], weights), (other, {f"0.{k}": v for k, v in weights.items()})):
         for parameter in own.parameters():

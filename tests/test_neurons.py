@@ -265,7 +265,8 @@ def test_v_init_half_rounds():
         ("threshold", torch.tensor([1.0, math.inf])), ("threshold", torch.tensor([])),
         ("threshold", torch.tensor([1.0, math.nan])), ("threshold", torch.tensor(5e-4)),
         ("threshold", torch.ones(2, 2)), ("threshold", 2 * torch.ones(2, requires_grad=True)),
-        ("timesteps", 0), ("timesteps", 1.5), ("alpha", math.inf), ("alpha", "5"), ("v_init", None), ("beta", "1"),
+        ("timesteps", 0), ("timesteps", 1.5), ("v_init", None), ("beta", "1"),
+        ("alpha", math.inf), ("alpha", "5"),
         ("v_init", -0.1), ("beta", 0.0), ("beta", 1.1), ("surrogate", "sigmoidal"),
     ],
 )  # fmt: skip
@@ -290,7 +291,7 @@ def test_a_learned_threshold_below_its_floor_is_refused():
     [
         (torch.ones(2, 3, dtype=torch.uint8), "x: got torch.uint8, allowed: .*floating-point"),
         (torch.ones(2, 3, dtype=torch.int64), "x: got torch.int64, allowed: .*floating-point"),
-        (torch.ones(3, 2), r"x: got 'shape \[3, 2\]', allowed: \[T\*B, .*\[T, B, .* timesteps T = 2$"),
+        (torch.ones(3, 2), r"x: got 'shape \[3, 2\]', allowed: \[T\*B, .*\[T, B, .*T = 2$"),
         (torch.tensor(1.0), r"x: got 'shape \[\]', allowed: \[T\*B, ...\]"),
     ],
     ids=str,

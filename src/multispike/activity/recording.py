@@ -101,7 +101,7 @@ def record_activity(
 
 
 def _timesteps_of(model: nn.Module) -> int | None:
-    """T where the model or its neurons tell; neurons of one timestep may be stepped through more."""
+    """T where the model or its neurons tell: those of one timestep may be stepped through more."""
     neurons = [m.timesteps for m in model.modules() if isinstance(m, MultiLevelIF)]
     told = [getattr(model, "timesteps", None), *(count for count in neurons if count > 1)]
     return next((count for count in told if is_count(count)), None)
