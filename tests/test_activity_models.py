@@ -377,7 +377,7 @@ def test_concatenated_branches():
 
         def forward(self, x):
             joined = torch.cat([self.a(x), self.b(x)], 1)
-            return self.last(self.fire(joined[None])[0]).flatten(1)
+            return self.last(self.fire(joined)).flatten(1)
 
     torch.manual_seed(0)
     activity = record(Branches(), 4 * torch.rand(2, 1, 6, 6))

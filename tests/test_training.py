@@ -743,7 +743,7 @@ def test_activity_penalty_reaches_level_1_whatever_its_rounding(levels, threshol
     network = create_model("fastnet", in_channels=1)
     objective = Objective(network, config)
     neuron = MultiLevelIF(levels, torch.tensor([threshold, 0.7]))
-    z = torch.tensor([[[0, 0], [1, 1], [2, levels]]]).float()  # [T, B, C]
+    z = torch.tensor([[0, 0], [1, 1], [2, levels]]).float()  # [B, C]
     spikes = (z / levels * neuron.threshold).requires_grad_()
     objective._keep_spikes(neuron, None, spikes)
     penalty = objective.penalty()
