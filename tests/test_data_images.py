@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import json
 import os
 import shutil
 import struct
@@ -17,10 +19,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
+from multispike.cli import main
+from multispike.config import TrainConfig
 from multispike.datasets import image_sets, load_dataset
 from multispike.datasets.dataset import statistics
 from multispike.datasets.source_files import fitted
 from multispike.errors import InputError
+from multispike.training.launch import load_data
 
 
 def random_image(seed: int, height: int, width: int, channels: int = 3) -> np.ndarray:
@@ -233,6 +238,59 @@ def test_a_folder_beside_the_test_is_for_validation(load, pictures):
     assert found.validated(0.5) is found
     assert found.validation is not None
     assert torch.equal(found.validation.inputs, found.train.inputs)
+
+
+@pytest.fixture
+def many(tmp_path):
+    """Two classes of 20 training images and three test images of 8x8, bright or dark."""
+    folder = tmp_path / "many"
+    for half, count in (("train", 20), ("test", 3)):
+        for label, name in enumerate(("dark", "light")):
+            (folder / half / name).mkdir(parents=True)
+            for number in range(count):
+                image = random_image(100 * label + number, 8, 8) // 2 + 127 * label
+                Image.fromarray(image).save(folder / half / name / f"{number}.png")
+    return folder
+
+
+def test_a_share_of_a_folder_is_for_validation(many, monkeypatch, tmp_path):
+    monkeypatch.setenv("MULTISPIKE_CACHE", str(tmp_path / "cache"))
+    settings = {"data": "imagefolder", "data_dir": str(many)}
+    by_default = load_data(TrainConfig(**settings))
+    assert {part: len(split) for part, split in by_default.splits.items()} == {
+        "train": 36, "test": 6, "validation": 4,
+    }  # fmt: skip
+    assert by_default.validation is not None
+    assert by_default.validation.labels.tolist() == [0, 0, 1, 1]
+    none = load_data(TrainConfig(**settings, val_share=0.0))
+    assert (len(none.train), none.validation) == (40, None)
+    digits = load_data(TrainConfig(data="digits"))  # published: its results are those of the test
+    assert (len(digits.train), digits.validation) == (1437, None)
+    assert len(load_data(TrainConfig(data="digits", val_share=0.2)).train) == 1437 - 287
+
+
+def test_validation_judges_the_epochs_and_the_test_the_run(many, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("MULTISPIKE_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "run"
+    assert main([
+        "train", "--data", "imagefolder", "--data-dir", str(many), "--epochs", "2",
+        "--threads", "1",
+        "--batch-size", "12", "--accelerator", "cpu", "--out", str(out),
+    ]) == 0  # fmt: skip
+    assert "validation accuracy" in capsys.readouterr().err
+    with open(out / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2
+    assert "test_accuracy" not in rows[0]
+    accuracies = [float(row["val_accuracy"]) for row in rows]
+    assert {4 * accuracy % 1 for accuracy in accuracies} == {0.0}
+    result = json.loads((out / "result.json").read_text())
+    assert result["samples"] == 6
+    assert result["best_accuracy"] == max(accuracies)
+    assert main(["report", str(out), "--out", str(tmp_path / "report")]) == 0
+    assert "Validation accuracy by epoch" in (tmp_path / "report" / "report.html").read_text()
+    best = torch.load(out / "best.ckpt", weights_only=True)
+    assert best["epoch"] == int(np.argmax(accuracies))
 
 
 def bomb(place) -> str:

@@ -51,6 +51,27 @@ def test_one_timestep_is_the_sum_of_many(by):
     assert one.sum() == 500
 
 
+@pytest.mark.parametrize("by", ["time", "count"])
+def test_bins_are_channels_of_a_frame(by):
+    events = made(500)
+    six = event_frames(events, SENSOR, timesteps=6, by=by)
+    np.testing.assert_array_equal(
+        event_frames(events, SENSOR, bins=6, by=by), six.reshape(1, 12, 9, 13)
+    )
+    np.testing.assert_array_equal(
+        event_frames(events, SENSOR, timesteps=2, bins=3, by=by), six.reshape(2, 6, 9, 13)
+    )
+
+
+def test_bins_of_a_time_that_is_damaged():
+    """A clock that jumps by centuries overflows nothing."""
+    events = made(3)
+    events["t"] = 0, 5, 1 << 61
+    assert event_frames(events, SENSOR, timesteps=100).sum((1, 2, 3)).tolist() == (
+        [2] + [0] * 98 + [1]
+    )
+
+
 def test_bins_by_count_hold_equally_many():
     frames = event_frames(made(103), SENSOR, timesteps=10, by="count")
     assert set(frames.sum((1, 2, 3)).tolist()) == {10, 11}
@@ -102,6 +123,7 @@ def test_drop_loses_its_share():
     [
         {"timesteps": 0},
         {"timesteps": True},
+        {"bins": 0},
         {"size": 0},
         {"size": 10},
         {"size": (9, 14)},

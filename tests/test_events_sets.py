@@ -357,6 +357,34 @@ def test_a_split_without_recordings_says_so(cifar10dvs, tmp_path):
         load_dataset("cifar10dvs", tmp_path / "part", split="tet")
 
 
+@pytest.mark.parametrize("timesteps", [1, 2])
+def test_bins_are_channels_in_every_event_set(eventfolder, timesteps):
+    options = {"size": 16, "limit_train": 4, "limit_test": 2}
+    for name, place in (("eventfolder", eventfolder), ("digits-dvs-sim", None)):
+        plain = load_dataset(name, place, timesteps=3 * timesteps, **options)
+        binned = load_dataset(name, place, timesteps=timesteps, bins=3, **options)
+        assert (binned.input_shape, binned.timesteps) == ((6, 16, 16), timesteps)
+        assert torch.equal(binned.train.inputs, plain.train.inputs.view(4, timesteps, 6, 16, 16))
+        with pytest.raises(InputError, match="bins: got 0"):
+            load_dataset(name, place, bins=0)
+
+
+def test_a_damaged_recording_is_skipped_if_wanted(eventfolder, caplog):
+    (eventfolder / "train" / "left" / "a.raw").write_bytes(b"% evt 2.0\n")
+    (eventfolder / "val" / "right" / "a.raw").write_bytes(b"no recording")
+    with pytest.raises(InputError, match=r"^2 damaged files: .*at least one event.*no recording"):
+        load_dataset("eventfolder", eventfolder)
+    data = load_dataset("eventfolder", eventfolder, skip_damaged=True)
+    assert (data.train.labels.tolist(), data.test.labels.tolist()) == ([0, 1, 1], [0, 0, 1])
+    assert "2 damaged files skipped" in caplog.text
+
+
+def test_a_sample_of_too_many_events_is_refused(eventfolder, monkeypatch):
+    monkeypatch.setattr(event_sets, "MOST_EVENTS", 119)
+    with pytest.raises(InputError, match="at most 119 events a sample"):
+        load_dataset("eventfolder", eventfolder)
+
+
 def test_every_image_set_has_an_emulated_one():
     images = {name for name, source in DATASETS.items() if not source.events}
     emulated = {name for name in DATASETS if name.endswith("-dvs-sim")}

@@ -190,6 +190,27 @@ def test_timesteps_divide_the_time_of_a_slice(run, tmp_path):
     )
 
 
+def test_a_run_of_time_bins_streams(tmp_path, capsys):
+    """K bins are channels of one timestep: `train --bins`, then `stream`."""
+    out = tmp_path / "run"
+    assert main([
+        "train", "--arch", "fastnet", "--data", "digits-dvs-sim", "--size", "16", "--bins", "3",
+        "--limit-train", "40", "--limit-test", "10", "--epochs", "1", "--threads", "1",
+        "--accelerator", "cpu", "--out", str(out),
+    ]) == 0  # fmt: skip
+    run = load_run(out)
+    assert run.data["input_shape"] == [6, SIZE, SIZE]
+    assert run.network.timesteps == 1
+    events = ramp(90)
+    path = stored(tmp_path / "a.raw", evt2(events))
+    (prediction,), _ = streamed(run, frame_classifier(run), path, window_us=900)
+    expected = [event_frames(events[k : k + 30], (128, 128), size=SIZE)[0] for k in (0, 30, 60)]
+    np.testing.assert_array_equal(prediction.frames, np.concatenate(expected)[None])
+    capsys.readouterr()
+    assert main(["stream", str(out), str(path), "--json", "-"]) == 0
+    assert lines_of(capsys.readouterr().out)[1]["slices"] == 1
+
+
 def test_bins_are_those_of_the_training(run):
     slow = untrained(run, timesteps=3)
     events = ramp(91)

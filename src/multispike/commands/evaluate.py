@@ -44,6 +44,7 @@ from multispike.results import (
 from multispike.training import RESULT, Run, load_run
 from multispike.training.evaluation import data_of, evaluation_loader, tell_unfinished
 from multispike.training.launch import batch_size_of
+from multispike.training.run import judged_accuracy
 
 
 def evaluate(settings: EvaluateConfig) -> None:
@@ -92,7 +93,7 @@ def measure_run(
         params=sum(parameter.numel() for parameter in run.network.parameters()),
         train_seconds=run.train_seconds,
         images_per_second=images / max(last["train_seconds"], 1e-9),
-        best_accuracy=max(row["test_accuracy"] for row in run.rows),
+        best_accuracy=max(map(judged_accuracy, run.rows)),
         environment=Environment(**environment()),
         **vars(measured),
     )

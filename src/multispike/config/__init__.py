@@ -53,8 +53,15 @@ class Recipe(Settings):
         download: Fetch the official archive into data_dir if it is not there.
         size: Side in pixels to which an image folder or event set is brought.
         by: Bins of event frames, of equal time or with equally many events (count).
+        bins: Time bins of an event set as channels of one frame: each adds one of OFF and one of
+            ON events; timesteps divide time further.
         split: Of cifar10dvs, which has none of its own: fixed, tebn, tet or sew; fixed by default.
         sensor: WIDTHxHEIGHT in pixels of an eventfolder's recordings that don't tell it.
+        background: Colour behind what is transparent in an imagefolder; white by default.
+        skip_damaged: Leave out files of an imagefolder or eventfolder that can't be read.
+        test_share: Share of each class that is the test, in a folder of files without a test.
+        val_share: Share of the training samples that chooses best.ckpt in place of the test; by
+            default 0.1 of an imagefolder or eventfolder, unless it has a val folder beside test.
         limit_train: Use this many training samples only.
         limit_test: Use this many test samples only.
         epochs: Passes over the training images.
@@ -110,8 +117,13 @@ class Recipe(Settings):
     download: bool = False
     size: Count | None = None
     by: Literal["time", "count"] | None = None
+    bins: Count | None = None
     split: str | None = None
     sensor: Sensor | None = None
+    background: str | None = None
+    skip_damaged: bool = False
+    test_share: Annotated[float, Where("a share in (0, 1)", lambda x: 0 < x < 1)] | None = None
+    val_share: Share | None = None
     limit_train: Count | None = None
     limit_test: Count | None = None
     epochs: Count = 30
@@ -152,9 +164,10 @@ class Recipe(Settings):
 
     def check(self) -> None:
         super().check()
-        for name in ("size", "by", "split", "sensor"):
+        for name in ("size", "by", "bins", "split", "sensor", "background", "skip_damaged",
+                     "test_share"):  # fmt: skip
             value = getattr(self, name)
-            if value is not None and name not in DATASETS[self.data].options:
+            if value not in (None, False) and name not in DATASETS[self.data].options:
                 sets = [key for key, source in DATASETS.items() if name in source.options]
                 raise invalid(name, value, f"a {name} with data={' or '.join(sets)} only")
         if self.drop and not DATASETS[self.data].events:

@@ -45,7 +45,7 @@ class Source:
 
 IMAGES, EVENTS = "multispike.datasets.image_sets", "multispike.datasets.event_sets"
 FRAMING = ("timesteps", "bins", "size", "by")
-FOLDER = ("test_share", "skip_damaged")
+FOLDER = ("test_share", "val_share", "skip_damaged")
 
 DATASETS: dict[str, Source] = {
     "digits": Source(

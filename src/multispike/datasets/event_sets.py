@@ -193,6 +193,7 @@ def load_eventfolder(
     *,
     sensor: tuple[int, int] | None = None,
     test_share: float | None = None,
+    val_share: float = 0.0,
     skip_damaged: bool = False,
     **framing: Any,
 ) -> Dataset:
@@ -205,7 +206,8 @@ def load_eventfolder(
 
     Without `size`, all recordings must be of one sensor. framing: as for `frames_of`.
     """
-    files, classes = class_files(request.data_dir, "recordings", SUFFIXES, test_share)
+    shares = test_share, val_share
+    files, classes = class_files(request.data_dir, "recordings", SUFFIXES, *shares)
     open_file = partial(read_events, sensor=sensor)
     options = {"sensor": sensor}
     return frames_of(request, files, classes, open_file, options, skip_damaged, **framing)

@@ -299,6 +299,7 @@ def load_imagefolder(
     size: int | tuple[int, int] | None = None,
     background: str = "white",
     test_share: float | None = None,
+    val_share: float = 0.0,
     skip_damaged: bool = False,
 ) -> Dataset:
     """Images sorted into `train/CLASS` and `test/CLASS`, or as `class_files` finds them.
@@ -312,7 +313,7 @@ def load_imagefolder(
 
     Decoded in parallel, straight into memory-mapped files: the set need not fit in memory.
     """
-    files, classes = class_files(request.data_dir, "images", SUFFIXES, test_share)
+    files, classes = class_files(request.data_dir, "images", SUFFIXES, test_share, val_share)
     for label in sorted({*range(len(classes))} - {label for _, label in files["train"]}):
         folder = files["train"][0][0].parent.with_name(classes[label])
         kinds = "/".join(suffix[1:] for suffix in SUFFIXES)
@@ -335,7 +336,8 @@ def load_imagefolder(
         labels = {part: [label for _, label in files[part]] for part in files}
         return Contents(labels, (3, height, width), decode, classes)
 
-    options = {"size": target, "background": background, "test_share": test_share}
+    shares = {"test_share": test_share, "val_share": val_share}
+    options = {"size": target, "background": background, **shares}
     return request.cached(paths, read, version=2, options=options, skip_damaged=skip_damaged)
 
 

@@ -40,13 +40,18 @@ warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 def class_files(
-    data_dir: Path | None, content: str, suffixes: Sequence[str], test_share: float | None = None
+    data_dir: Path | None,
+    content: str,
+    suffixes: Sequence[str],
+    test_share: float | None = None,
+    val_share: float = 0.0,
 ) -> tuple[dict[str, list[tuple[Path, int]]], list[str]]:
     """Files with their labels by part, and the classes: the folders in `train`, sorted by name.
 
     They lie in train/CLASS, test/CLASS and val/CLASS; without test, val is taken for it. With
     `test_share` there is no test folder, and that share of each class is the test; the classes may
-    then lie in `data_dir` itself. Hidden files and folders are left alone.
+    then lie in `data_dir` itself. Without a val folder of its own, `val_share` of each class's
+    training files is for validation. Hidden files and folders are left alone.
 
     content: what the files are, for messages; suffixes: in lower case.
     """
@@ -83,13 +88,14 @@ def class_files(
         if not files[part]:
             kinds = "/".join(suffix[1:] for suffix in suffixes)
             raise invalid("data_dir", str(folder), f"class folders with {kinds} files")
-    if test_share is not None:
-        labels = torch.tensor([label for _, label in files["train"]])
-        chosen = set(share_indices(labels, test_share).tolist())
-        whole = list(enumerate(files["train"]))
-        files["train"] = [file for index, file in whole if index not in chosen]
-        files["test"] = [file for index, file in whole if index in chosen]
-    return files, classes
+    for part, share in (("test", test_share), ("validation", val_share)):
+        if share and part not in files:
+            labels = torch.tensor([label for _, label in files["train"]])
+            chosen = set(share_indices(labels, share).tolist())
+            whole = list(enumerate(files["train"]))
+            files["train"] = [file for index, file in whole if index not in chosen]
+            files[part] = [file for index, file in whole if index in chosen]
+    return {part: listed for part, listed in files.items() if listed}, classes
 
 
 def _class_folders(folder: Path) -> list[str]:

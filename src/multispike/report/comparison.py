@@ -103,6 +103,9 @@ def _rows(path: Path) -> list[dict[str, float]]:
         history = [{key: float(value) for key, value in row.items()} for row in rows]
     except (TypeError, ValueError) as error:
         raise InputError(f"metrics: got {str(path)!r}, a damaged table ({error})") from error
+    for row in history:
+        if "val_accuracy" in row:
+            row["test_accuracy"] = row["val_accuracy"]
     for key in ("epoch", "test_accuracy", "train_loss"):
         if any(key not in row for row in history):
             raise InputError(f"metrics: got {str(path)!r}, a table without {key!r}")

@@ -58,8 +58,11 @@ def training(data: Comparison) -> Content:
     """Test accuracy and training loss by epoch."""
     if not data.histories:
         return Content(["No metrics.csv was found in the runs' folders."])
+    validated = any("val_accuracy" in row for rows in data.histories.values() for row in rows)
+    judge = "Validation" if validated else "Test"
+    title, axis = f"{judge} accuracy by epoch", f"{judge.lower()} accuracy, %"
     plots = [
-        _curve(data, "test_accuracy", "Test accuracy by epoch", "test accuracy, %", 100, ".2f"),
+        _curve(data, "test_accuracy", title, axis, 100, ".2f"),
         _curve(data, "train_loss", "Training loss by epoch", "training loss (cross-entropy)", 1,
                ".4f"),
     ]  # fmt: skip

@@ -77,6 +77,7 @@ def fit(config: TrainConfig) -> bool:
                 "classes": list(dataset.classes),
                 "input_shape": list(dataset.input_shape),
                 "images": len(dataset.train),
+                **({"validation": len(dataset.validation)} if dataset.validation else {}),
             },
         }
         train(fabric, network, *loaders, config, folder, about, start)
@@ -129,17 +130,22 @@ def _of_rank_0(fabric: Fabric, function: Callable[[], Any]) -> Any:
 
 
 def load_data(recipe: Recipe, timesteps: int = 1) -> Dataset:
-    """The data set that a recipe names, at its limits."""
+    """The data set that a recipe names, at its limits, with its share for validation."""
+    source = DATASETS[recipe.data]
+    share = source.val_share if recipe.val_share is None else recipe.val_share
     options: dict[str, Any] = {
-        "timesteps": timesteps, "size": recipe.size, "by": recipe.by, "split": recipe.split,
-        "sensor": parse_sensor(recipe.sensor) if recipe.sensor else None,
+        "timesteps": timesteps, "size": recipe.size, "by": recipe.by, "bins": recipe.bins,
+        "split": recipe.split, "sensor": parse_sensor(recipe.sensor) if recipe.sensor else None,
+        "background": recipe.background, "skip_damaged": recipe.skip_damaged,
+        "test_share": recipe.test_share, "val_share": share,
     }  # fmt: skip
-    taken = DATASETS[recipe.data].options
-    return load_dataset(
+    dataset = load_dataset(
         recipe.data, recipe.data_dir, limit_train=recipe.limit_train, limit_test=recipe.limit_test,
         download=recipe.download,
-        **{name: value for name, value in options.items() if name in taken and value is not None},
+        **{name: value for name, value in options.items()
+           if name in source.options and value is not None},
     )  # fmt: skip
+    return dataset.validated(share)
 
 
 def build_network(config: TrainConfig, dataset: Dataset) -> Network:
@@ -191,7 +197,8 @@ def augmentation_of(recipe: Recipe, dataset: Dataset) -> Augmentation:
 def make_loaders(
     recipe: Recipe, dataset: Dataset, rank: int = 0, world_size: int = 1
 ) -> tuple[BatchLoader, BatchLoader]:
-    """The training and the test batches of one of `world_size` processes."""
+    """Training batches of one of `world_size` processes, and those that each epoch is judged by: of
+    the validation split, or of the test where there is none."""
     common: dict[str, Any] = dict(
         mean=dataset.mean, std=dataset.std, channels_last=recipe.channels_last,
         rank=rank, world_size=world_size,
@@ -201,7 +208,7 @@ def make_loaders(
         augmentation=augmentation_of(recipe, dataset), shuffle=True, drop_last=True,
         seed=recipe.seed, num_classes=dataset.num_classes, **common,
     )  # fmt: skip
-    return train, BatchLoader(dataset.test, 500, **common)
+    return train, BatchLoader(dataset.validation or dataset.test, 500, **common)
 
 
 def whiten_stem(network: Network, dataset: Dataset) -> None:

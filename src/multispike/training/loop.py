@@ -31,6 +31,7 @@ from multispike.training.optim import make_optimizer, make_schedule
 from multispike.training.run import (
     check_same_data,
     diverged,
+    judged_accuracy,
     read_checkpoint,
     weights_of,
     write_checkpoint,
@@ -50,7 +51,7 @@ def train(
     fabric: Fabric,
     network: nn.Module,
     train_loader: BatchLoader,
-    test_loader: BatchLoader,
+    judge_loader: BatchLoader,
     recipe: Recipe,
     folder: Path,
     about: dict[str, Any],
@@ -61,9 +62,11 @@ def train(
     Args:
         fabric: launched.
         network: any module from the loaders' inputs to logits [B, classes].
-        train_loader, test_loader: batches of this process.
+        train_loader, judge_loader: batches of this process, of the training and those that each
+            epoch is judged by.
         folder: where last.ckpt, best.ckpt and metrics.csv go.
-        about: what checkpoints tell of the run; "data" has to be the same on going on.
+        about: what checkpoints tell of the run; "data" has to be the same on going on, and its
+            "validation" says that epochs are judged by a split of that name, not by the test.
         start: a last.ckpt to go on from.
 
     Returns:
@@ -82,6 +85,7 @@ def train(
     steps = recipe.epochs * len(train_loader)
     schedule = make_schedule(optimizer, recipe, steps)
     state = State(network, average, optimizer, schedule, about)
+    judge = "val" if about["data"].get("validation") else "test"
     if start is not None:
         state.load(start, first=fabric.is_global_zero)
     if recipe.compile:
@@ -132,7 +136,7 @@ def train(
                 pending.clear()
                 since = time.perf_counter()
 
-            test_loss, test_accuracy = evaluate(fabric, state.tested, test_loader)
+            judge_loss, judge_accuracy = evaluate(fabric, state.tested, judge_loader)
             loss, correct, images = _sum(fabric, state.sums)
             before = state.rows[-1]["train_seconds"] if state.rows else 0.0
             row = {
@@ -140,13 +144,13 @@ def train(
                 "step": state.step,
                 "train_loss": loss / max(images, 1),
                 "train_accuracy": correct / max(images, 1),
-                "test_loss": test_loss,
-                "test_accuracy": test_accuracy,
+                f"{judge}_loss": judge_loss,
+                f"{judge}_accuracy": judge_accuracy,
                 "lr": optimizer.param_groups[0]["lr"],
                 "train_seconds": state.train_seconds,
                 "images_per_second": images / max(state.train_seconds - before, 1e-9),
             }
-            is_best = test_accuracy > max((r["test_accuracy"] for r in state.rows), default=-1.0)
+            is_best = judge_accuracy > max(map(judged_accuracy, state.rows), default=-1.0)
             state.rows.append(row)
             fabric.log_dict(row, state.step)
             _save(fabric, state, epoch, folder, is_best)
@@ -340,12 +344,13 @@ class Display:
         self.bar.update(self.task, completed=step, description=note)
 
     def end_epoch(self, row: dict[str, float]) -> None:
-        self.tested = f" test {row['test_accuracy']:.3f}"
+        judge = "validation" if "val_accuracy" in row else "test"
+        self.tested = f" {judge} {judged_accuracy(row):.3f}"
         if self.show and self.bar.disable:
             left = round(self.bar.tasks[0].time_remaining or 0)
             print(
                 f"{self.name}  epoch {row['epoch']}/{self.epochs}  loss {row['train_loss']:.4f}"
-                f"  test accuracy {row['test_accuracy']:.4f}  {left // 60}:{left % 60:02d} left",
+                f"  {judge} accuracy {judged_accuracy(row):.4f}  {left // 60}:{left % 60:02d} left",
                 file=sys.stderr,
                 flush=True,
             )

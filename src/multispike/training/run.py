@@ -198,6 +198,11 @@ def diverged(what: str, folder: Path) -> RunError:
     return RunError(f"{what};{kept} try a lower --lr, with another --out or --overwrite")
 
 
+def judged_accuracy(row: dict[str, float]) -> float:
+    """What an epoch was judged by: its accuracy on the validation split, or else on the test."""
+    return row["val_accuracy"] if "val_accuracy" in row else row["test_accuracy"]
+
+
 def write_rows(path: Path, rows: list[dict[str, float]]) -> None:
     """Replace metrics.csv by these rows."""
     lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
