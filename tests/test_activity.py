@@ -443,7 +443,7 @@ def test_recurrent_weights_are_named():
 
     notes = record(Recurrent(), torch.rand(5, 6)).not_counted
     assert [line for line in notes if "recurrent" in line] == [
-        "linear at back: recurrent: it reads what came from itself, each round a layer of its own"
+        "linear at back: recurrent: it reads what came from itself"
     ]
 
 

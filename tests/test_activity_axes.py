@@ -33,7 +33,7 @@ def test_tokens_are_not_timesteps_whatever_the_batch(sizes):
     report = profile(Tokens(), labelled(*images))
     assert report.network == "ann"
     shapes = {layer.record.name: layer.record.geometry.in_shape for layer in report.layers}
-    assert shapes == {"patches": (1, 8, 8), "mix": (6, 1, 16), "add": (16, 6), "head": (6,)}
+    assert shapes == {"patches": (1, 8, 8), "mix": (16, 6), "add": (16, 6), "head": (6,)}
     assert {layer.record.timesteps for layer in report.layers} == {1}
 
 
@@ -239,7 +239,8 @@ def test_the_size_of_batches_changes_nothing(network, shape, sizes):
 @pytest.mark.parametrize(
     ("shape", "timesteps", "note"),
     [
-        ((4, 4, 9), None, "inputs: [4, 4, 9] were taken for [T, B, ...]"),
+        ((4, 4, 9), None, "inputs: [4, 4, 9] were taken for [B, ...]"),
+        ((4, 4, 9), 4, None),
         ((4, 4, 9), 1, None),
         ((4, 3, 9), None, None),
     ],
@@ -248,7 +249,7 @@ def test_timesteps_tell_axes_apart_where_sizes_do_not(shape, timesteps, note):
     model = nn.Sequential(nn.Conv1d(shape[1], 2, 3), nn.Flatten(), nn.Linear(14, 2))
     activity = record_activity(model, labelled(torch.rand(shape).round()), timesteps=timesteps)
     assert activity.not_counted == ((note,) if note else ())
-    assert activity.records[0].input.levels == (1 if note else 0)  # frames may be events
+    assert activity.records[0].input.levels == (timesteps == 4)  # frames may be events
 
 
 def test_timesteps_are_the_models_or_given_and_counts():

@@ -157,9 +157,10 @@ def test_a_source_refines_the_step_it_found():
     assert source.carries == "spikes"
     assert source.learn(torch.tensor([0.0, 1.0, 2.0]))  # even levels of a step of 0.5
     assert source.grid == Grid(1.0, 2)
-    source.out.histogram = torch.tensor([5.0, 3.0, 2.0])
+    source.out.histogram, source.out.step = torch.tensor([5.0, 3.0, 2.0]), 1.0
     assert source.learn(torch.tensor([0.5, 2.0]))
     assert source.grid == Grid(0.5, 4)
+    source.out.rescale(source.grid.step)
     assert source.out.histogram.tolist() == [5, 0, 3, 0, 2]
     assert source.learn(torch.tensor([0.5, 0.7071]))
     assert source.carries == "analog"

@@ -16,25 +16,29 @@ from typing import Any, Literal, Self
 
 from multispike.errors import invalid
 
-Kind = Literal["conv", "linear", "add", "pool"]
-Pair = tuple[int, int]
+Kind = Literal["conv", "linear", "matmul", "add", "pool"]
 
 _ROUNDING = 1e-6  # relative: means over batches arrive as rounded float sums
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a kernel meets its input. Pairs are (height, width)."""
+    """How a kernel meets its input, (C, H, W) or (C, D, H, W); one size an axis behind C.
+
+    A linear layer has (F,), or (rows, F) where it runs over rows of a sample: tokens, pixels.
+    """
 
     in_shape: tuple[int, ...]
     out_shape: tuple[int, ...]
-    kernel: Pair = (1, 1)
+    kernel: tuple[int, ...] = (1, 1)
     """The whole input for a global pooling."""
-    stride: Pair = (1, 1)
-    padding: Pair = (0, 0)
-    dilation: Pair = (1, 1)
+    stride: tuple[int, ...] = (1, 1)
+    padding: tuple[int, ...] = (0, 0)
+    dilation: tuple[int, ...] = (1, 1)
     groups: int = 1
-    """Of a convolution. A pooling treats every channel by itself, whatever is written here."""
+    """A pooling treats every channel by itself, whatever is written here."""
+    transposed: bool = False
+    """Every input is spread over a kernel of outputs."""
 
     @property
     def kernel_size(self) -> int:
@@ -44,34 +48,43 @@ class Geometry:
     @property
     def strided_size(self) -> int:
         """⌈Kh/Sh⌉·⌈Kw/Sw⌉: output positions that one event reaches, borders ignored."""
+        if self.transposed:
+            return self.kernel_size
         return math.prod(math.ceil(k / s) for k, s in zip(self.kernel, self.stride, strict=True))
 
-    def axes(self) -> Iterator[tuple[int, ...]]:
-        """Input size, output size, kernel, stride, padding and dilation of height and of width."""
-        pairs = (self.kernel, self.stride, self.padding, self.dilation)
-        return zip(self.in_shape[1:], self.out_shape[1:], *pairs, strict=False)
+    def axis(self, axis: int) -> tuple[int, ...]:
+        """Input size, output size, kernel, stride, padding and dilation of one axis behind C."""
+        constants = (self.kernel, self.stride, self.padding, self.dilation)
+        sizes = (self.in_shape[axis + 1], self.out_shape[axis + 1])
+        return (*sizes, *(constant[axis] for constant in constants))
+
+    def positions_read(self, axis: int) -> tuple[int, ...]:
+        """How many (output, kernel position) pairs read each of the inputs along one axis.
+
+        >>> Geometry((1, 1, 4), (1, 1, 2), (1, 3), (1, 2), (0, 1)).positions_read(1)
+        (1, 2, 1, 1)
+        """
+        return _positions_read(*self.axis(axis), self.transposed)
 
     @property
     def dense_taps(self) -> int:
         """`Input.taps` of one timestep with every input active."""
-        return self.in_shape[0] * math.prod(sum(positions_read(*axis)) for axis in self.axes())
+        if len(self.in_shape) < 3:  # linear
+            return math.prod(self.in_shape)
+        axes = range(len(self.in_shape) - 1)
+        return self.in_shape[0] * math.prod(sum(self.positions_read(axis)) for axis in axes)
 
 
 @cache
-def positions_read(
-    size: int, out: int, kernel: int, stride: int, padding: int, dilation: int
+def _positions_read(
+    size: int, out: int, kernel: int, stride: int, padding: int, dilation: int, transposed: bool
 ) -> tuple[int, ...]:
-    """How many (output, kernel position) pairs read each of the `size` inputs along one axis.
-
-    >>> positions_read(4, 2, kernel=3, stride=2, padding=1, dilation=1)
-    (1, 2, 1, 1)
-    """
     pairs = [0] * size
-    for output in range(out):
+    for near in range(size if transposed else out):
         for offset in range(kernel):
-            place = output * stride - padding + offset * dilation
-            if 0 <= place < size:  # not the padding
-                pairs[place] += 1
+            far = near * stride - padding + offset * dilation
+            if 0 <= far < (out if transposed else size):  # not the padding
+                pairs[near if transposed else far] += 1
     return tuple(pairs)
 
 
@@ -188,26 +201,40 @@ class _Layer:
 
 @dataclass(frozen=True)
 class Synapses(_Layer):
-    """A convolution or linear layer, after folding batch normalisation.
+    """A convolution or linear layer, after folding batch normalisation; or a matmul, a linear layer
+    whose weights are what another layer sent. Spikes times spikes: an AND, and an addition.
 
     >>> Synapses("fc", Geometry((512,), (10,)), kind="linear", bias=True).weights
     5120
     """
 
     _: KW_ONLY
-    kind: Literal["conv", "linear"]
+    kind: Literal["conv", "linear", "matmul"]
     input: Input = Input()
     bias: bool = False
 
     @property
+    def channels(self) -> tuple[int, int]:
+        """Ci and Co; Ni and No of a linear layer."""
+        axis = 0 if self.kind == "conv" else -1
+        return self.geometry.in_shape[axis], self.geometry.out_shape[axis]
+
+    @property
     def fan(self) -> int:
         """Synapses per kernel position reached: Co/groups."""
-        return self.geometry.out_shape[0] // self.geometry.groups
+        return self.channels[1] // self.geometry.groups
 
     @property
     def weights(self) -> int:
         """Weights stored, without bias."""
-        return self.geometry.in_shape[0] * self.fan * self.geometry.kernel_size
+        return self.channels[0] * self.fan * self.geometry.kernel_size
+
+    @property
+    def synapses(self) -> int:
+        """Multiplications of one dense evaluation, padding included."""
+        if self.geometry.transposed:
+            return self.in_size * self.fan * self.geometry.kernel_size
+        return self.out_size * (self.weights // self.channels[1])
 
     @property
     def active_share(self) -> float:
@@ -301,84 +328,89 @@ def checked(records: Sequence[LayerRecord]) -> tuple[LayerRecord, ...]:
     return tuple(records)
 
 
-def _rules(record: Any) -> Iterator[tuple[str, Any, bool, str]]:
-    """What a record must not contradict: a part, its value, whether that may be, what may be.
-    Each rule relies on those before it."""
-    g, read, sent, steps = record.geometry, record.input, record.output, record.timesteps
-    yield from _geometry_rules(g, record.kind)
+Rule = tuple[str, Any, bool, str]
+"""A part, its value, whether that may be, what may be."""
+
+
+def _rules(record: Any) -> Iterator[Rule]:
+    """What a record must not contradict; each rule relies on those before it."""
+    read, sent, kind = record.input, record.output, record.kind
+    steps, places = record.timesteps, record.timesteps * record.in_size
+    yield from _geometry_rules(record.geometry, kind)
     yield "timesteps", steps, steps >= 1, "an integer >= 1"
     held = record.steps_out == steps or (steps == 1 and record.steps_out > 1)
     allowed = f"{steps} (or any where the layer is evaluated once)"
     yield "neuron.timesteps", record.steps_out, held, allowed
-    places = steps * record.in_size
     yield from _stream_rules("input", read, places)
     yield from _stream_rules("output", sent, record.steps_out * record.out_size)
-    sends = record.neuron or (read.levels and record.kind in ("add", "pool"))
+    sends = bool(record.neuron or (read.levels and kind in ("add", "pool")))
     yield "output.events", sent.events, sends or not sent.events, "0 where no neuron follows"
     allowed = "an integer >= 1" if sends else "0 where nothing is sent"
-    yield "output.levels", sent.levels, bool(sends) == (sent.levels > 0), allowed
-    within = 0 <= sent.max_level <= sent.levels
-    yield "output.max_level", sent.max_level, within, f"0 to levels = {sent.levels}"
-    if record.kind == "add":
+    yield "output.levels", sent.levels, sends == (sent.levels > 0), allowed
+    yield _between("output.max_level", sent.max_level, 0, sent.levels)
+    if kind == "add":
         right = isinstance(record.shortcut, Stream) or not read.levels
         yield "shortcut", record.shortcut, right, "events beside a spiking path"
         yield from _stream_rules("shortcut", record.crossing, places)
         return
-    yield _at_most("input.taps", read.taps, g.kernel_size * read.events)
-    if read.active is not None:
-        yield _at_most("input.active", read.active, min(record.in_size, read.events))
-    if record.kind == "linear":
-        equal = math.isclose(read.taps, read.events, rel_tol=_ROUNDING)
-        yield "input.taps", read.taps, equal, f"events = {read.events:g}"
-    if record.kind != "pool":
-        yield _between("input.amplitude_taps", read.amplitude_taps, read.taps, read.levels)
+    least = read.events if kind in ("linear", "matmul") else 0.0
+    yield _between("input.taps", read.taps, least, record.geometry.kernel_size * read.events)
+    yield _between("input.active", read.active or 0.0, 0.0, min(record.in_size, read.events))
+    if kind != "pool":
+        yield _weighted("input.amplitude_taps", read.amplitude_taps, read.taps, read.levels)
 
 
-def _geometry_rules(g: Geometry, kind: Kind) -> Iterator[tuple[str, Any, bool, str]]:
-    rank = {"linear": 1, "add": None}.get(kind, 3)
+def _geometry_rules(g: Geometry, kind: Kind) -> Iterator[Rule]:
+    flat = kind in ("linear", "matmul")
+    ranks = (1, 2) if flat else (1, 2, 3, 4, 5) if kind == "add" else (3, 4)
     for part in ("in_shape", "out_shape"):
         shape = getattr(g, part)
-        right = len(shape) == (rank or len(shape) or 1) and all(size >= 1 for size in shape)
-        yield part, shape, right, f"{rank} positive sizes" if rank else "positive sizes"
+        right = len(shape) in ranks and all(size >= 1 for size in shape)
+        yield part, shape, right, f"{ranks[0]} to {ranks[-1]} positive sizes"
+    axes = max(2, len(g.in_shape) - 1)
     for part, least in (("kernel", 1), ("stride", 1), ("padding", 0), ("dilation", 1)):
-        pair = getattr(g, part)
-        right = len(pair) == 2 and all(size >= least for size in pair)
-        yield part, pair, right, f"(height, width), each >= {least}"
+        sizes = getattr(g, part)
+        right = kind == "add" or (len(sizes) == axes and all(size >= least for size in sizes))
+        yield part, sizes, right, f"{axes} sizes, each >= {least}"
     if kind == "add":
         yield "out_shape", g.out_shape, g.out_shape == g.in_shape, str(g.in_shape)
-    elif kind == "pool":
+        return
+    channel = -1 if flat else 0
+    channels = g.in_shape[channel], g.out_shape[channel]
+    if kind == "pool":
         # Height and width are not checked: adaptive and ceil-mode poolings round as they like.
-        channels = g.in_shape[0]
-        yield "out_shape", g.out_shape, g.out_shape[0] == channels, f"{channels} channels"
-    elif kind == "linear":
-        yield "kernel", g.kernel, g.kernel == (1, 1), "(1, 1) for a linear layer"
-        yield "groups", g.groups, g.groups == 1, "1 for a linear layer"
-    else:
-        divides = g.groups >= 1 and not (g.in_shape[0] % g.groups or g.out_shape[0] % g.groups)
-        yield "groups", g.groups, divides, "a divisor of both channel counts"
+        yield "out_shape", g.out_shape, channels[0] == channels[1], f"{channels[0]} channels"
+        return
+    divides = g.groups >= 1 and not any(count % g.groups for count in channels)
+    yield "groups", g.groups, divides, "a divisor of both channel counts"
+    if flat:
+        yield "kernel", g.kernel, g.kernel_size == 1, "(1, 1) for a linear layer"
+        yield "groups", g.groups, kind == "matmul" or g.groups == 1, "1 for a linear layer"
+        expected = (*g.in_shape[:-1], g.out_shape[-1])
+        yield "out_shape", g.out_shape, g.out_shape == expected, str(expected)
+    elif not g.transposed:
         expected = tuple(
             (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-            for size, _, kernel, stride, padding, dilation in g.axes()
+            for size, _, kernel, stride, padding, dilation in map(g.axis, range(axes))
         )
         yield "out_shape", g.out_shape, g.out_shape[1:] == expected, f"(Co, *{expected})"
 
 
-def _stream_rules(name: str, stream: Stream, places: int) -> Iterator[tuple[str, Any, bool, str]]:
+def _stream_rules(name: str, stream: Stream, places: int) -> Iterator[Rule]:
     """Counts are finite, non-negative, and no more than there are places for them."""
     for part in fields(stream):
         value = getattr(stream, part.name)
         right = value is None or (math.isfinite(value) and value >= 0)
         yield f"{name}.{part.name}", value, right, "a finite number >= 0"
-    yield _at_most(f"{name}.events", stream.events, places)
-    yield _between(f"{name}.amplitude", stream.amplitude, stream.events, stream.levels)
+    yield _between(f"{name}.events", stream.events, 0.0, places)
+    yield _weighted(f"{name}.amplitude", stream.amplitude, stream.events, stream.levels)
 
 
-def _at_most(part: str, value: float, most: float) -> tuple[str, Any, bool, str]:
-    return part, value, value <= most * (1 + _ROUNDING), f"at most {most:g}"
-
-
-def _between(part: str, amplitude: float, events: float, levels: int) -> tuple[str, Any, bool, str]:
+def _weighted(part: str, amplitude: float, events: float, levels: int) -> Rule:
     """Each event carries 1 to `levels`; analog values have no amplitude."""
-    least, most = events if levels else 0.0, levels * events
-    inside = least * (1 - _ROUNDING) <= amplitude <= most * (1 + _ROUNDING)
-    return part, amplitude, inside, f"{least:g} to {most:g}"
+    return _between(part, amplitude, events if levels else 0.0, levels * events)
+
+
+def _between(part: str, value: float, least: float, most: float) -> Rule:
+    inside = least * (1 - _ROUNDING) <= value <= most * (1 + _ROUNDING)
+    return part, value, inside, f"{least:g} to {most:g}" if least else f"at most {most:g}"

@@ -19,16 +19,12 @@ from multispike.activity import record_activity
 from multispike.errors import invalid
 from multispike.models.network import Network
 from multispike.models.table import ARCHITECTURES, Family, ResNet
-from multispike.results import Crossing, Potentials, SpikeLayer
+from multispike.results import Crossing, SpikeLayer
 
 Branch = Literal["direct", "shortcut", "out"]
 BRANCHES: tuple[Branch, ...] = ("direct", "shortcut", "out")
 """What the block computed, what bypassed it, and what leaves the block after sum and barrier."""
-TITLES: dict[Branch, str] = {
-    "direct": "direct path",
-    "shortcut": "shortcut",
-    "out": "block output",
-}
+TITLES: dict[Branch, str] = {"direct": "direct path", "shortcut": "shortcut", "out": "block output"}
 
 _CALIBRATION = 4
 """Batches whose statistics untrained batch normalisations take, all weighted equally."""
@@ -137,27 +133,23 @@ def residual_row(arch: str, neuron: str) -> ResNet | None:
 
 
 def _site(name: str, branch: Branch, found: Crossing, family: Family, levels: int) -> Site:
-    """What the recorder found at a sum, "body.stage2_block1.merge", in levels of V_th/N."""
+    """What was recorded at a sum, "body.stage2_block1.merge", in levels of V_th/N."""
     block = name.split(".")[-2]
     stage, index = (int(part[5:]) for part in block.split("_"))
     limit = bound(family, branch, index, levels)
-    steps, largest = 1, 0.0
-    if isinstance(found, SpikeLayer):
-        # Products of graded spikes are whole steps too, but finer ones than V_th/N.
-        steps = found.levels // limit if limit else 1
-        largest = found.max_level / steps
-    elif isinstance(found, Potentials):
-        largest = found.largest
+    spiking = isinstance(found, SpikeLayer)
+    # Products of graded spikes are whole steps too, but finer ones than V_th/N.
+    steps = found.levels // limit if spiking and limit else 1
     return Site(
         block=block,
         stage=stage,
         index=index,
         branch=branch,
-        spikes=isinstance(found, SpikeLayer) and steps == 1,
+        spikes=spiking and steps == 1,
         neurons=found.neurons,
         density=found.density,
         amplitude=found.amplitude / steps,
-        largest=largest,
+        largest=found.max_level / steps if spiking else getattr(found, "largest", 0.0),
         bound=limit,
     )
 
@@ -191,12 +183,11 @@ def piles_up(family: Family) -> bool:
 def growth(study: Avalanche) -> list[tuple[Site, float]]:
     """The output of each stage's last block, and how many times the Σz per neuron of the first
     block's that is: 1 is no avalanche."""
-    factors = []
-    outs = study.along("out")
-    for stage in sorted({site.stage for site in outs}):
-        inside = [site for site in outs if site.stage == stage]
-        factors.append((inside[-1], inside[-1].per_neuron / max(inside[0].per_neuron, 1e-12)))
-    return factors
+    stages: dict[int, list[Site]] = {}
+    for site in study.along("out"):
+        stages.setdefault(site.stage, []).append(site)
+    ends = [(sites[0], sites[-1]) for _, sites in sorted(stages.items())]
+    return [(last, last.per_neuron / max(first.per_neuron, 1e-12)) for first, last in ends]
 
 
 def calibrate(network: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> None:

@@ -49,6 +49,7 @@ def measure(x: Tensor, shape: tuple[int, ...], grid: Grid | None, timesteps: int
     if grid is None:
         return Stats(shape, elements, _counts(rows, None, 1, 1).sums[0])
     unit = grid.unit(shape)
+    rows = rows.abs() if grid.signed else rows
     if grid.levels > COUNTED_LEVELS:
         z = _levels(rows, unit, grid.levels)
         events, amplitude = (part.sum((0, 1), dtype=torch.float64).cpu() for part in (z > 0, z))
@@ -58,16 +59,8 @@ def measure(x: Tensor, shape: tuple[int, ...], grid: Grid | None, timesteps: int
     counts = _counts(rows, unit, grid.levels, timesteps)
     events, amplitude = counts.sums
     top = max((level for level, n in enumerate(counts.histogram.tolist()) if n), default=0)
-    return Stats(
-        shape,
-        elements,
-        events,
-        amplitude * grid.step,
-        counts.histogram,
-        top,
-        timesteps,
-        counts.summed,
-    )
+    found = counts.histogram, top, timesteps, counts.summed
+    return Stats(shape, elements, events, amplitude * grid.step, *found)
 
 
 def _levels(rows: Tensor, unit: float | Tensor, levels: int) -> Tensor:
@@ -112,18 +105,21 @@ def count_decoded(x: Tensor, shape: tuple[int, ...], timesteps: int, grid: Grid)
 
 
 class Tally:
-    """The sum of `Stats` over all calls and batches."""
+    """The sum of `Stats` over all calls and batches; histograms count levels of `step`."""
 
     def __init__(self) -> None:
         self.elements = 0
         self.events: Tensor = torch.zeros((), dtype=torch.float64)
-        self.amplitude: Tensor = torch.zeros((), dtype=torch.float64)
+        self.amplitude: Tensor = torch.zeros((), dtype=torch.float64)  # in values
         self.histogram: Tensor | None = None
-        self.top = 0.0  # in steps at the time; a value once multiplied by `step`
+        self.decoded: Tensor | None = None
+        self.step = 0.0
+        self.top = 0.0  # in values
         self.active: float | None = 0.0
 
     def add(self, stats: Stats, step: float = 0.0) -> None:
-        """Add one tensor; `step` turns its largest level into a value."""
+        """Add one tensor, whose levels are of `step`."""
+        self.rescale(step)
         self.elements += stats.elements
         self.events = _sum_of_counts(self.events, stats.events)
         if stats.amplitude is not None:
@@ -131,10 +127,18 @@ class Tally:
         self.histogram = sum_of_histograms(self.histogram, stats.histogram)
         self.top = max(self.top, stats.top * step)
 
+    def rescale(self, step: float) -> None:
+        """Count in steps of that size from now on: a whole fraction of the step so far."""
+        if step and self.step and step != self.step:
+            ratio = round(self.step / step)
+            self.histogram = spread_histogram(self.histogram, ratio)
+            self.decoded = spread_histogram(self.decoded, ratio)
+        self.step = step or self.step
+
     def add_dense(self, elements: int, shape: tuple[int, ...]) -> None:
         """Add a tensor [..., *shape] that is taken as non-zero everywhere, unread."""
         self.elements += elements
-        places = shape[1:] if len(shape) == 3 else ()
+        places = shape[1:] if len(shape) >= 3 else ()
         share = torch.full(places, elements / math.prod(places), dtype=torch.float64)
         self.events = _sum_of_counts(self.events, share)
 

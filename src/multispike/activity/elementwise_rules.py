@@ -11,14 +11,7 @@ from torch import Tensor
 
 from multispike.activity.grid import Grid
 from multispike.activity.layout import Window
-from multispike.activity.provenance import (
-    Carries,
-    Effect,
-    Kind,
-    Node,
-    Signal,
-    Unknown,
-)
+from multispike.activity.provenance import Carries, Effect, Kind, Node, Signal, Unknown
 from multispike.activity.signals import Rule, Signals
 
 
@@ -27,15 +20,21 @@ class Merge(Effect):
     """The direct path and the shortcut meet: a residual sum.
 
     A product of spikes (SEW's AND and IAND) is recorded alike: it touches the same memory.
+
+    tops: of a product, V where an operand a stands for V - a, else 0.
     """
 
     product: bool = False
+    tops: tuple[float, ...] = ()
     kind: ClassVar[Kind | None] = "add"
 
     def sends(self, inputs: tuple[Node, ...], window: Window | None) -> tuple[Carries, Grid | None]:
         grids = [node.grid for node in inputs if node.grid is not None]
         if self.product and all(node.carries == "spikes" for node in inputs):
-            return "spikes", grids[0].times(grids[1]) if len(grids) == 2 else None
+            # Of neurons that have been silent so far, V - a is V.
+            pairs = zip(inputs, self.tops, strict=True)
+            known = [node.grid or (Grid(top, 1) if top else None) for node, top in pairs]
+            return "spikes", known[0].times(known[1]) if known[0] and known[1] else None
         carries = _common(inputs)
         if carries != "spikes" or not grids:
             return carries, None
@@ -98,6 +97,8 @@ class Reorder(Effect):
 @dataclass(frozen=True)
 class Invert(Effect):
     """V_th - a, the IAND of SEW-ResNet; the events are still those of a."""
+
+    top: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -174,11 +175,12 @@ def mul(signals: Signals, input: Any, other: Any, **_: Any) -> Effect:
     a, b = signals.known(input), signals.known(other)
     if a is None or b is None:
         return _scale(a, other, input, 1) if b is None else _scale(b, input, input, 1)
+    tops = a.top, b.top
     a, b = a.inverted or a, b.inverted or b
     spikes = a.node.carries == b.node.carries == "spikes" and a.node is not b.node
     if not spikes or input.shape != other.shape or signals.inside_neuron:
         return Unknown()
-    return Merge(product=True)
+    return Merge(product=True, tops=tops)
 
 
 def div(signals: Signals, input: Any, other: Any, **kwargs: Any) -> Effect:
@@ -243,7 +245,7 @@ def _invert(signal: Signal, value: Any, x: Tensor) -> Effect:
         given = torch.as_tensor(factor).double().flatten()
         if not torch.allclose(expected.double(), given, rtol=1e-5):
             return Unknown(of=signal)
-    return Invert(of=signal)
+    return Invert(of=signal, top=float(torch.as_tensor(factor).max()))
 
 
 # --- functions ----------------------------------------------------------------------------------
@@ -252,7 +254,10 @@ def _invert(signal: Signal, value: Any, x: Tensor) -> Effect:
 def relu(signals: Signals, input: Tensor, *_: Any, **__: Any) -> Effect:
     """A comparison, free; spikes stay what they are."""
     signal = signals.known(input)
-    return Unchanged() if signal is not None and signal.node.carries == "spikes" else Activation()
+    if signal is None or signal.node.carries != "spikes":
+        return Activation()
+    grid = signal.node.grid
+    return Activation(grid.step) if grid is not None and grid.signed else Unchanged()
 
 
 def clamp(signals: Signals, input: Tensor, min: Any = None, max: Any = None, **_: Any) -> Effect:
@@ -314,46 +319,18 @@ ELEMENTWISE_RULES: tuple[tuple[str, Rule, str], ...] = (
     ("sub", rsub, "rsub __rsub__"),
     ("cat", join, "cat concat concatenate stack"),
     ("activation", relu, "relu relu_"),
-    (
-        "activation",
-        ANALOG,
-        "relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ prelu threshold",
-    ),
+    ("activation", ANALOG, "relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ prelu threshold"),
     ("activation", ANALOG, "clamp_min clamp_min_"),
     ("activation", COMPUTED, "gelu silu sigmoid tanh softplus elu celu selu mish"),
     ("activation", COMPUTED, "hardswish hardsigmoid softmax log_softmax rrelu"),
     ("clamp", clamp, "clamp clamp_ clip clip_"),
     ("clamp", clamp_max, "clamp_max clamp_max_"),
-    (
-        "view",
-        SAME,
-        "flatten unflatten view view_as reshape reshape_as ravel squeeze squeeze_",
-    ),
-    (
-        "view",
-        SAME,
-        "unsqueeze unsqueeze_ contiguous clone detach detach_ to float double",
-    ),
-    (
-        "view",
-        SAME,
-        "half bfloat16 type type_as cpu cuda alias requires_grad_ identity",
-    ),
-    (
-        "part",
-        MOVED,
-        "__getitem__ select narrow index_select unbind chunk split tensor_split",
-    ),
-    (
-        "part",
-        MOVED,
-        "expand expand_as repeat repeat_interleave permute transpose swapaxes t",
-    ),
-    (
-        "part",
-        MOVED,
-        "movedim flip roll pixel_shuffle pixel_unshuffle channel_shuffle adjoint",
-    ),
+    ("view", SAME, "flatten unflatten view view_as reshape reshape_as ravel squeeze squeeze_"),
+    ("view", SAME, "unsqueeze unsqueeze_ contiguous clone detach detach_ to float double half"),
+    ("view", SAME, "bfloat16 type type_as cpu cuda alias requires_grad_ identity"),
+    ("part", MOVED, "__getitem__ select narrow index_select unbind chunk split tensor_split"),
+    ("part", MOVED, "expand expand_as repeat repeat_interleave permute transpose swapaxes t"),
+    ("part", MOVED, "movedim flip roll pixel_shuffle pixel_unshuffle channel_shuffle adjoint"),
     ("part", MOVED, "broadcast_to zero_pad2d __get__"),
     ("write", write, "__setitem__ copy_"),
     ("pad", pad, "pad"),
@@ -365,13 +342,10 @@ ELEMENTWISE_RULES: tuple[tuple[str, Rule, str], ...] = (
 )
 """(what notes call it, rule, spellings): functions, methods, operators, in place."""
 
-NEURON_FUNCTIONS = frozenset(
-    (
-        *("bool", "int", "long", "add", "sub", "mul", "div", "eq", "ne", "lt", "le", "gt", "ge"),
-        *("where", "sign", "heaviside", "floor", "ceil", "round", "trunc", "abs", "neg", "pow"),
-        *("exp", "log", "sqrt", "square", "minimum", "maximum", "remainder", "fmod", "lerp"),
-        *("logical_and", "logical_or", "logical_not", "masked_fill", "masked_fill_"),
-        *("floor_", "ceil_", "round_", "exp_", "neg_", "pow_", "activation"),
-    )
+_NEURON_FUNCTIONS = (
+    "bool int long add sub mul div eq ne lt le gt ge where sign heaviside floor ceil round trunc"
+    " abs neg pow exp log sqrt square minimum maximum remainder fmod lerp logical_and logical_or"
+    " logical_not masked_fill masked_fill_ floor_ ceil_ round_ exp_ neg_ pow_ activation"
 )
+NEURON_FUNCTIONS = frozenset(_NEURON_FUNCTIONS.split())
 """Functions that no rule counts and a neuron may consist of: their output is of the same layer."""

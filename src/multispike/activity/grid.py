@@ -19,12 +19,14 @@ _WIDEST = 0.2  # of a step: levels of a half-precision type, which are rounded t
 class Grid:
     """The values that a spike tensor can hold: step * channel[c] * {0..levels}.
 
-    `channel`, float64 [C], is there where thresholds differ from channel to channel.
+    `channel`, float64 [C], is there where thresholds differ from channel to channel. `signed`:
+    also the same values below zero; only of ternary spikes.
     """
 
     step: float
     levels: int
     channel: Tensor | None = None
+    signed: bool = False
 
     def unit(self, shape: tuple[int, ...]) -> float | Tensor:
         """One step, broadcastable against a tensor [..., *shape]."""
@@ -46,7 +48,8 @@ class Grid:
         channel = self.channel if other.channel is None else other.channel
         if self.channel is not None and other.channel is not None:
             channel = self.channel * other.channel
-        return Grid(self.step * other.step, self.levels * other.levels, channel)
+        signed = self.signed or other.signed
+        return Grid(self.step * other.step, self.levels * other.levels, channel, signed)
 
     def aligned(self, other: Grid) -> bool:
         """Whether sums of values of both are whole steps again."""
@@ -58,17 +61,18 @@ class Grid:
 
 
 def find_grid(x: Tensor) -> Grid | None:
-    """The step and largest level of x, or None where x is not {0..N} times one step.
+    """The step and largest level of x, or None where x is not {0..N} or {-1, 0, 1} times one step.
 
-    x must be non-negative and have a non-zero. Only what is there can be found: a step is a
-    multiple of the true one where x holds even levels only.
+    x must have a non-zero. Only what is there can be found: a step is a multiple of the true one
+    where x holds even levels only.
 
     >>> find_grid(torch.tensor([0.0, 1.0, 1.5]))
-    Grid(step=0.5, levels=3, channel=None)
+    Grid(step=0.5, levels=3, channel=None, signed=False)
     >>> find_grid(torch.tensor([0.0, 1.0, 1.41])) is None
     True
     """
-    flat = x.detach().flatten().float()
+    flat, signed = x.detach().flatten().float(), bool((x < 0).any())
+    flat = flat.abs() if signed else flat
     sample = flat[:: max(1, flat.numel() // _SAMPLE)]
     if sample.unique().numel() > MAX_LEVELS + 1:
         return None
@@ -77,28 +81,29 @@ def find_grid(x: Tensor) -> Grid | None:
     for divisor in range(1, 9):  # 2 and 3 steps are seen before 1
         step = least / divisor
         levels = round(top / step)
-        if levels > MAX_LEVELS:
+        if levels > (1 if signed else MAX_LEVELS):
             return None
         if _on_grid(flat, step, _tolerance(x, levels)):
-            return Grid(top / levels, levels)
+            return Grid(top / levels, levels, signed=signed)
     return None
 
 
 def refined_grid(x: Tensor, known: Grid | None) -> Grid | None:
-    """The grid of x >= 0, which has a non-zero, and of all values of a known one; or None.
+    """The grid of x, which has a non-zero, and of all values of a known one; or None.
 
     The step found is the known one, or a whole fraction of it.
     """
     if known is None:
         return find_grid(x)
-    levels = round(x.max().item() / known.step)
-    if _on_grid(x, known.step, _tolerance(x, levels)):
-        return Grid(known.step, max(known.levels, levels))
-    found = find_grid(x)
-    ratio = round(known.step / found.step) if found is not None else 0
-    if found is None or ratio < 1 or abs(known.step / found.step - ratio) > 1e-3:
-        return None
-    return Grid(known.step / ratio, max(found.levels, known.levels * ratio))
+    signed = known.signed or bool((x < 0).any())
+    levels, ratio = max(known.levels, round(x.abs().max().item() / known.step)), 1
+    if not _on_grid(x, known.step, _tolerance(x, levels)):
+        found = find_grid(x)
+        ratio = round(known.step / found.step) if found is not None else 0
+        if found is None or ratio < 1 or abs(known.step / found.step - ratio) > 1e-3:
+            return None
+        levels = max(found.levels, known.levels * ratio)
+    return None if signed and levels > 1 else Grid(known.step / ratio, levels, signed=signed)
 
 
 def sum_dtype(x: Tensor) -> torch.dtype | None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,39 +20,31 @@ from multispike.neurons import MultiLevelIF
 from multispike.results import SpikeLayer
 
 
-@dataclass(frozen=True)
-class LayerInformation:
-    """What the neurons of one layer tell per inference, taken as draws of one distribution."""
+class LayerInformation(SpikeLayer):
+    """A layer of neurons, taken as draws of one distribution, and what they tell."""
 
-    name: str
-    timesteps: int
-    levels: int
-    neurons: int
-    events: float
-    """Per inference, of the whole layer."""
-    bits_per_step: float
-    """Entropy of z at one timestep, per neuron."""
-    bits: float | None
-    """Entropy of the levels added up over time, per neuron: the most the next layer can learn
-    from the decoded value. None where timesteps came one by one (T times `bits_per_step` is a
-    bound)."""
-    levels_used: float
-    """Share of 0..N that occurs."""
-    error_relu: float | None = None
-    """RMS of decoded output minus ReLU of the mean input, in V_th; None where not measured."""
-    error_clipped: float | None = None
-    """The same against the ReLU clipped at V_th."""
+    @property
+    def bits_per_step(self) -> float:
+        """Entropy of z at one timestep, per neuron."""
+        return entropy(self.histogram)
+
+    @property
+    def bits(self) -> float | None:
+        """Entropy of the levels added up over time, per neuron: the most the next layer can learn
+        from the decoded value. None where timesteps came one by one (T times `bits_per_step` is a
+        bound)."""
+        return entropy(self.decoded) if self.decoded else None
 
     @property
     def bits_per_event(self) -> float | None:
         """What one event buys; None without events or without `bits`."""
-        if self.bits is None or not self.events:
-            return None
-        return self.bits * self.neurons / self.events
+        bits = self.bits
+        return None if bits is None or not self.events else bits * self.neurons / self.events
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers."""
-        return {**asdict(self), "bits_per_event": self.bits_per_event}
+    @property
+    def levels_used(self) -> float:
+        """Share of 0..N that occurs."""
+        return sum(count > 0 for count in self.histogram) / (self.levels + 1)
 
 
 def entropy(counts: Sequence[float]) -> float:
@@ -68,7 +59,7 @@ def entropy(counts: Sequence[float]) -> float:
 
 
 def information(layers: Iterable[SpikeLayer]) -> tuple[LayerInformation, ...]:
-    """Entropies of all neuron layers of a recorded pass (sums and ReLUs have none).
+    """All neuron layers of a recorded pass (sums and ReLUs tell no levels).
 
     >>> layer = SpikeLayer(name="n", path="direct", shape=(4,), timesteps=1, levels=3, events=2.0,
     ...                    amplitude=5.0, max_level=3, histogram=(2, 0, 1, 1), decoded=(2, 0, 1, 1))
@@ -76,22 +67,8 @@ def information(layers: Iterable[SpikeLayer]) -> tuple[LayerInformation, ...]:
     >>> row.bits, row.bits_per_event, row.levels_used
     (1.5, 3.0, 0.75)
     """
-    return tuple(_of_layer(row) for row in layers if row.histogram and row.path != "sum")
-
-
-def _of_layer(layer: SpikeLayer) -> LayerInformation:
-    return LayerInformation(
-        name=layer.name,
-        timesteps=layer.timesteps,
-        levels=layer.levels,
-        neurons=layer.neurons,
-        events=layer.events,
-        bits_per_step=entropy(layer.histogram),
-        bits=entropy(layer.decoded) if layer.decoded else None,
-        levels_used=sum(count > 0 for count in layer.histogram) / (layer.levels + 1),
-        error_relu=layer.error_relu,
-        error_clipped=layer.error_clipped,
-    )
+    neurons = (row for row in layers if row.histogram and row.path != "sum")
+    return tuple(LayerInformation(**vars(row)) for row in neurons)
 
 
 @dataclass(frozen=True)
@@ -115,10 +92,6 @@ class CodeQuality:
         """What one event buys."""
         return self.bits / self.events if self.events else 0.0
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers."""
-        return {**asdict(self), "bits_per_event": self.bits_per_event}
-
 
 @torch.no_grad()
 def quantisation_study(
@@ -134,10 +107,9 @@ def quantisation_study(
 
     Inputs are x[t] = m + e[t]: m ~ N(0, spread²) is the mean of the inference, e[t] ~ N(0,
     (jitter*spread)²) changes from step to step and has mean 0 over them, so that every code is
-    asked for the same max(m, 0). Constant inputs (jitter 0) are decoded alike by all codes: the
-    transfer function depends on N·T only. With jitter, spikes that come before a negative input
-    can't be taken back and what exceeds V_th at one step is late: timesteps then cost accuracy as
-    well as events.
+    asked for the same max(m, 0). Constant inputs (jitter 0) are decoded alike by all codes. With
+    jitter, spikes that come before a negative input can't be taken back and what exceeds V_th at
+    one step is late: timesteps then cost accuracy as well as events.
 
     Raises:
         InputError: product below 1, negative jitter or spread.

@@ -8,52 +8,49 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from multispike.errors import InputError
-from multispike.layer_record import positions_read
+from multispike.layer_record import Geometry
 
 Shape = tuple[int, ...]
 Time = Literal["first", "second", "unknown"]
 
 
 @dataclass(frozen=True)
-class Window:
-    """How the kernel of a convolution or pooling meets its input; sizes are (height, width)."""
+class Window(Geometry):
+    """The geometry of a layer during the pass; `adaptive` windows divide the input."""
 
-    in_shape: Shape
-    out_shape: Shape
-    kernel: tuple[int, int] = (1, 1)
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
-    groups: int = 1
     adaptive: bool = False
 
     def reads(self, axis: int) -> Tensor:
-        """How many (output, kernel position) pairs read each row (axis 0) or column (axis 1).
+        """How many (output, kernel position) pairs read each place along one axis.
 
         >>> Window((1, 4, 4), (1, 2, 2), (3, 3), (2, 2), (1, 1)).reads(0).tolist()
         [1.0, 2.0, 1.0, 1.0]
         """
-        size, out = self.in_shape[axis + 1], self.out_shape[axis + 1]
         if self.adaptive:
-            outputs = torch.arange(out)
-            starts, ends = outputs * size // out, -(-(outputs + 1) * size // out)
-            places = torch.arange(size)[:, None]
-            return ((places >= starts) & (places < ends)).sum(1).double()
-        constants = (self.kernel, self.stride, self.padding, self.dilation)
-        pairs = positions_read(size, out, *(constant[axis] for constant in constants))
-        return torch.tensor(pairs, dtype=torch.float64)
+            reads = adaptive_reads(self.in_shape[axis + 1], self.out_shape[axis + 1])
+        else:
+            reads = self.positions_read(axis)
+        return torch.tensor(reads, dtype=torch.float64)
 
     def taps(self, per_position: Tensor) -> float:
         """Kernel positions reached by counts [H, W] (a scalar, for a layer without kernel)."""
-        if per_position.dim() < 2:
-            return float(per_position)
-        return float(self.reads(0) @ per_position @ self.reads(1))
+        for axis in reversed(range(per_position.dim())):
+            per_position = per_position @ self.reads(axis)
+        return float(per_position)
+
+
+@cache
+def adaptive_reads(size: int, out: int) -> Shape:
+    """How many of the `out` windows that divide an axis hold each place."""
+    windows = [(place * size // out, -(-(place + 1) * size // out)) for place in range(out)]
+    return tuple(sum(start <= place < end for start, end in windows) for place in range(size))
 
 
 @dataclass
@@ -83,11 +80,14 @@ class Layout:
         shape = inputs.shape
         samples_first = inputs.dim() > 0 and shape[0] == samples
         samples_second = inputs.dim() >= 3 and shape[1] == samples
-        either = samples_first and inputs.dim() in (3, 5) and timesteps in (None, shape[0])
+        frames = inputs.dim() == 5 if timesteps is None else timesteps == shape[0]
+        either = samples_first and inputs.dim() in (3, 5) and frames
+        found = cls(samples, timesteps)
         if samples_second and (either or not samples_first):
             found = cls(samples, timesteps, "first", shape[0])
-            if samples_first and timesteps is None:
-                found._assume("inputs", shape, "[T, B, ...]")
+        if samples_second and samples_first and timesteps is None and inputs.dim() in (3, 5):
+            found._assume("inputs", shape, "[T, B, ...]" if frames else "[B, ...]")
+        if found.time == "first":
             return found
         if not samples_first:
             raise InputError(
@@ -96,7 +96,7 @@ class Layout:
             )
         if inputs.dim() == 5:
             return cls(samples, timesteps, "second", shape[1])
-        return cls(samples, timesteps)
+        return found
 
     def follow(self, x: Tensor, out: Tensor) -> None:
         """Take note of where `out`, made of copies or parts of x, has its time axis."""
@@ -162,7 +162,7 @@ class Layout:
             return True
         timesteps = self.steps if self.time == "first" else self.timesteps
         stacked = first not in (self.batch, (timesteps or 1) * self.batch)
-        if timesteps is None and first % self.batch == 0:
+        if name and timesteps is None and first % self.batch == 0:
             self._assume(name, shape, "[T, B, ...]" if stacked else "[B, ...]")
         return stacked
 

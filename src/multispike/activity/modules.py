@@ -185,7 +185,7 @@ class Modules:
             if decoded is None and neuron.grid is not None:
                 x = layout.time_first(output, steps)
                 decoded = count_decoded(x, neuron.shape, steps, neuron.grid)
-            neuron.decoded = sum_of_histograms(neuron.decoded, decoded)
+            neuron.out.decoded = sum_of_histograms(neuron.out.decoded, decoded)
         return neuron
 
 

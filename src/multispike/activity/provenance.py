@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from multispike.activity.counting import Errors, Magnitudes, Stats, Tally, spread_histogram
+from multispike.activity.counting import Errors, Magnitudes, Stats, Tally
 from multispike.activity.grid import Grid, refined_grid
 from multispike.activity.layout import Shape, Window
 
@@ -67,6 +67,9 @@ class Node:
     out: what it sent; empty where that is not counted.
     """
 
+    carries: Carries
+    grid: Grid | None
+
     def __init__(
         self, name: str, effect: Effect, inputs: tuple[Node, ...] = (), window: Window | None = None
     ) -> None:
@@ -77,10 +80,8 @@ class Node:
         self.readers: set[Node] = set()
         self.depth: int = max((node.depth for node in inputs), default=0)
         self.shape: Shape = ()
-        self.carries: Carries
-        self.grid: Grid | None
-        self.carries, self.grid = effect.sends(inputs, window)
         self.out = Tally()
+        self.refresh()
 
     def refresh(self) -> None:
         """Work out what it sends from the inputs; called again when a source has changed."""
@@ -110,29 +111,27 @@ class Node:
 
 
 class Layer(Node):
-    """A convolution, linear layer, pooling or residual sum: one record.
+    """A convolution, linear layer, product, pooling or residual sum: one record.
 
     rows: of a linear layer, the axes of one sample that it runs over: tokens, pixels.
+    calls: how often it ran.
     ports: what it read of each input.
     magnitudes: of both inputs and the output of a sum; empty unless potentials are asked for.
     direct: which input of a sum is the direct path: the deeper one.
     """
 
+    window: Window
+
     def __init__(
-        self,
-        name: str,
-        effect: Effect,
-        inputs: tuple[Node, ...],
-        window: Window,
-        rows: Shape = (),
+        self, name: str, effect: Effect, inputs: tuple[Node, ...], window: Window, rows: Shape = ()
     ) -> None:
         super().__init__(name, effect, inputs, window)
         assert effect.kind is not None
         self.kind: Kind = effect.kind
-        self.window: Window = window
         self.rows = rows
         self.shape = (*rows, *window.out_shape)
         self.bias = False
+        self.calls = 0
         self.ports = tuple(Tally() for _ in inputs)
         self.magnitudes = (Magnitudes(), Magnitudes(), Magnitudes())
         self.direct = int(len(inputs) > 1 and inputs[1].depth > inputs[0].depth)
@@ -163,7 +162,7 @@ class Layer(Node):
 class Source(Node):
     """The inputs, a neuron layer, or an unknown function.
 
-    Spikes are recognised by value: unless the grid is given, what comes out is {0..N} times one
+    Spikes are recognised by value: unless the grid is given, what comes out is {-N..N} times one
     step, or the source is analog. Zeros leave that open: they count as spikes of a neuron, not of
     anything else.
 
@@ -183,16 +182,16 @@ class Source(Node):
         leak: bool = False,
     ) -> None:
         self.what = what
+        self.elementwise = elementwise
         self.integrates = inputs[0].owner if inputs and elementwise else None
         """The layer whose output this neuron integrates."""
-        super().__init__(name, Unknown(), inputs)
         self.leak = leak
         self.settled = grid is not None
         """Whether nothing is left to learn: the grid was given, or values are on none."""
         self.grid = grid
         self.carries = "spikes" if what == "neuron" else "analog"
-        self.decoded: Tensor | None = None
         self.errors: Errors | None = None
+        super().__init__(name, Unknown(), inputs)
 
     def refresh(self) -> None:
         """Nothing follows from its inputs."""
@@ -212,17 +211,11 @@ class Source(Node):
         low, top = (bound.item() for bound in x.aminmax())
         if not math.isfinite(top) or low == top == 0:
             return False
-        known = self.grid
-        self.grid = refined_grid(x, known) if low >= 0 else None
+        known = self.grid, self.carries
+        self.grid = refined_grid(x, self.grid)
         self.settled = self.grid is None
-        if self.grid is None:
-            self.out.histogram = self.decoded = None
-        elif known is not None and known.step != self.grid.step:
-            ratio = round(known.step / self.grid.step)
-            self.out.histogram = spread_histogram(self.out.histogram, ratio)
-            self.decoded = spread_histogram(self.decoded, ratio)
         self.carries = "analog" if self.settled else "spikes"
-        return self.grid != known
+        return (self.grid, self.carries) != known
 
 
 @dataclass
@@ -233,7 +226,8 @@ class Signal:
     stats: list[Stats] = field(default_factory=list)
     active: float | None = None
     inverted: Signal | None = None
-    """The spikes a that this is V_th - a of."""
+    """The spikes a that this is `top` - a of."""
+    top: float = 0.0
     origin: Signal | None = None
     """The spikes that this is a constant multiple of."""
     sent: bool = False
@@ -264,6 +258,12 @@ class Frame:
     inside: bool = False
     source: Signal | None = None
     notes: list[str] = field(default_factory=list)
+
+
+def same_values(a: Node, b: Node) -> bool:
+    """Whether two nodes send the same kind of values, in the same steps as far as known."""
+    grids = [node.grid for node in (a, b) if node.grid is not None]
+    return a.carries == b.carries and all(grid.aligned(grids[0]) for grid in grids)
 
 
 def is_function(node: Node) -> bool:

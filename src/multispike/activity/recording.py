@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from multispike.activity.modules import LAYERS, hooks, is_weightless
-from multispike.activity.summary import summarise
+from multispike.activity.summary import Summary
 from multispike.activity.tracing import Tracer
 from multispike.errors import InputError, invalid, is_count
 from multispike.neurons import MultiLevelIF
@@ -92,9 +92,8 @@ def record_activity(
         state.reset()
     if not samples:
         raise invalid("loader", "no batches", "at least one batch (inputs, targets)")
-    activity = summarise(
-        tracer.nodes.values(), tracer.notes, samples, score.accuracy, score.loss, score.confusion
-    )
+    scored = {"accuracy": score.accuracy, "loss": score.loss, "confusion": score.table}
+    activity = Activity(**Summary(tracer, samples).parts(), **scored)
     if not activity.records:
         raise invalid("model", type(model).__name__, "a module with layers that PyTorch runs")
     return activity
@@ -154,6 +153,11 @@ class Score:
     def accuracy(self) -> float | None:
         """Share of right predictions."""
         return self._right / self._seen if self._seen else None
+
+    @property
+    def table(self) -> tuple[tuple[int, ...], ...] | None:
+        """[target][prediction]."""
+        return None if self.confusion is None else tuple(map(tuple, self.confusion.tolist()))
 
     @property
     def loss(self) -> float | None:

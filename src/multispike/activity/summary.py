@@ -3,82 +3,220 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Literal
 
 from torch import Tensor
 
+from multispike import layer_record
 from multispike.activity.counting import Magnitudes, Tally
 from multispike.activity.elementwise_rules import Activation
 from multispike.activity.grid import Grid
 from multispike.activity.provenance import Layer, Node, Source
-from multispike.layer_record import (
-    Geometry,
-    Input,
-    LayerRecord,
-    Neuron,
-    Output,
-    Pool,
-    Stream,
-    Sum,
-    Synapses,
-)
-from multispike.results import Activity, Potentials, ResidualSum, Route, SpikeLayer
+from multispike.activity.tracing import Tracer
+from multispike.layer_record import Geometry, LayerRecord, Stream
+from multispike.results import Potentials, ResidualSum, Route, SpikeLayer
 
 
-def summarise(
-    nodes: Iterable[Node],
-    notes: Iterable[str],
-    samples: int,
-    accuracy: float | None,
-    loss: float | None,
-    confusion: Tensor | None,
-) -> Activity:
-    """The result of a pass over `samples` samples."""
-    nodes, lines = list(nodes), dict.fromkeys(notes)
-    followers = _followers(nodes, samples, lines)
-    layers = [node for node in nodes if isinstance(node, Layer)]
-    rows = [_row(n, n.out, _path(n), samples) for n in nodes if _sends(n, followers)]
-    return Activity(
-        records=tuple(_record(layer, followers.get(layer), samples) for layer in layers),
-        neurons=tuple(rows),
-        sums=tuple(
-            _residual(node, followers.get(node), samples) for node in layers if node.kind == "add"
-        ),
-        samples=samples,
-        accuracy=accuracy,
-        loss=loss,
-        not_counted=tuple(lines),
-        confusion=None if confusion is None else tuple(map(tuple, confusion.tolist())),
-    )
+class Summary:
+    """What a finished pass over `samples` samples has found."""
+
+    def __init__(self, tracer: Tracer, samples: int) -> None:
+        self._samples = samples
+        self._batches = tracer.batches
+        self._notes = dict(tracer.notes)
+        nodes = list(tracer.nodes.values())
+        nodes = list(dict.fromkeys(nodes))
+        self._layers = [node for node in nodes if isinstance(node, Layer)]
+        neurons = [node for node in nodes if isinstance(node, Source) and _is_neuron(node)]
+        self._timesteps = tracer.known_timesteps(spiking=bool(neurons))
+        self._spiking = bool(neurons)
+        self._followers = self._follow(neurons)
+        self._senders = [node for node in nodes if _sends(node, self._followers)]
+
+    def parts(self) -> dict[str, Any]:
+        """Fields of an `Activity`."""
+        records = tuple(self._record(layer) for layer in self._layers)
+        return {
+            "records": records,
+            "neurons": tuple(self._row(node, node.out, _path(node)) for node in self._senders),
+            "sums": tuple(self._residual(node) for node in self._layers if node.kind == "add"),
+            "samples": self._samples,
+            "not_counted": tuple(self._notes),
+        }
+
+    # --- neurons and sums -------------------------------------------------------------------
+
+    def _follow(self, neurons: list[Source]) -> dict[Layer, Source]:
+        """The neurons behind each layer; those that can't be part of a record are noted."""
+        followers: dict[Layer, Source] = {}
+        for node in neurons:
+            layer, why = node.integrates, None
+            if layer is None:
+                why = None if _encodes(node) else "no layer here computes its input"
+            elif layer in followers:
+                why = f"{followers[layer].name} already follows {layer.name}"
+            elif self._steps(node) != self._steps(layer) > 1:
+                why = f"runs more or less often than {layer.name}"
+            else:
+                followers[layer] = node
+            if why:
+                self._notes[f"neuron at {node.name}: {why}; only its events are counted"] = None
+        return followers
+
+    def _row(self, node: Any, tally: Tally, path: Route) -> SpikeLayer:
+        """`node`, as far as it was added to `tally`."""
+        steps = _whole(tally.elements / self._samples / math.prod(node.shape))
+        levels, errors = _levels(node), node.errors if isinstance(node, Source) else None
+        histogram = decoded = ()
+        if _spikes(node):
+            for counted in (tally, node.out):
+                counted.rescale(node.grid.step if node.grid is not None else 0.0)
+            histogram = self._histogram(tally.histogram, tally, levels)
+            decoded = histogram if steps == 1 else ()
+            if node.out.decoded is not None:
+                decoded = self._histogram(node.out.decoded, tally, levels * steps, steps)
+        return SpikeLayer(
+            name=_origin(node).name,
+            path=path,
+            shape=node.shape,
+            timesteps=steps,
+            levels=levels,
+            events=_sum(tally.events) / self._samples,
+            amplitude=_amplitude(node, tally) / self._samples,
+            max_level=_top(node, tally),
+            histogram=histogram,
+            decoded=decoded,
+            error_relu=errors and errors.relu,
+            error_clipped=errors and errors.clipped,
+        )
+
+    def _histogram(
+        self, counted: Tensor | None, tally: Tally, levels: int, steps: int = 1
+    ) -> tuple[float, ...]:
+        """Means at 0..levels: what was not counted above zero is zero."""
+        if counted is None and _sum(tally.events):
+            return ()
+        above = [] if counted is None else counted.tolist()[1 : levels + 1]
+        above += [0.0] * (levels - len(above))
+        found = [tally.elements / steps - sum(above), *above]
+        return tuple(count / self._samples for count in found)
+
+    def _residual(self, node: Layer) -> ResidualSum:
+        direct, shortcut, unit = node.direct, 1 - node.direct, _unit_behind(node)
+        ends: list[tuple[Node, Tally, Route, Magnitudes]] = [
+            (node.inputs[direct], node.ports[direct], "direct", node.magnitudes[direct]),
+            (node.inputs[shortcut], node.ports[shortcut], "shortcut", node.magnitudes[shortcut]),
+            (node, node.out, "sum", node.magnitudes[2]),
+        ]
+        rows = [
+            self._row(source, tally, path)
+            if _spikes(source)
+            else self._potentials(source, node.shape, path, magnitudes, unit)
+            for source, tally, path, magnitudes in ends
+        ]
+        neuron = self._followers.get(node)
+        return ResidualSum(node.name, *rows, neuron=neuron and neuron.name)
+
+    def _potentials(
+        self,
+        node: Node,
+        shape: tuple[int, ...],
+        path: Route,
+        found: Magnitudes,
+        unit: Grid | None,
+    ) -> Potentials | None:
+        if not found.elements:
+            return None
+        amplitude, largest = found.in_levels(unit, shape)
+        return Potentials(
+            name=_origin(node).name,
+            path=path,
+            shape=shape,
+            timesteps=_whole(found.elements / self._samples / math.prod(shape)),
+            events=found.nonzero / self._samples,
+            amplitude=amplitude / self._samples,
+            largest=largest,
+        )
+
+    # --- records ----------------------------------------------------------------------------
+
+    def _record(self, layer: Layer) -> LayerRecord:
+        """The layer as the energy model reads it."""
+        first, neuron, samples = _first(layer), self._followers.get(layer), self._samples
+        source, port = layer.inputs[first], layer.ports[first]
+        sends = neuron or (layer if _spikes(source) and layer.kind in ("add", "pool") else None)
+        read = self._stream(source, port)
+        if not _spikes(source):
+            read = Stream(events=read.events)
+        timesteps, copies = self._timesteps_of(layer)
+        common: dict[str, Any] = {
+            "name": layer.name,
+            "geometry": _geometry(layer, copies),
+            "timesteps": timesteps,
+        }
+        if neuron:
+            steps = max(1, self._steps(neuron) // copies)
+            common["neuron"] = layer_record.Neuron(steps, neuron.leak)
+        if sends:
+            sent = vars(self._stream(sends, sends.out))
+            common["output"] = layer_record.Output(**sent, max_level=_top(sends, sends.out))
+        if layer.kind == "add":
+            return layer_record.Sum(**common, input=read, shortcut=self._shortcut(layer, first))
+        weighted = _in_steps(_taps(layer, port.amplitude), source) if read.levels else 0.0
+        taps = _taps(layer, port.events) / samples
+        common["input"] = layer_record.Input(
+            **vars(read), taps=taps, amplitude_taps=weighted / samples
+        )
+        if layer.kind == "pool":
+            return layer_record.Pool(**common)
+        if read.levels and port.active is not None:
+            common["input"] = replace(common["input"], active=port.active / samples)
+        return layer_record.Synapses(**common, kind=layer.kind, bias=layer.bias)
+
+    def _timesteps_of(self, layer: Layer) -> tuple[int, int]:
+        """How often a layer runs per inference: timesteps, and rows or heads at each of them."""
+        steps = self._steps(layer)
+        if layer.kind in ("conv", "pool"):
+            return steps, 1
+        timesteps = self._timesteps
+        if timesteps is None:
+            timesteps = math.ceil(layer.calls / self._batches) if self._spiking else 1
+        return (timesteps, steps // timesteps) if steps % timesteps == 0 else (steps, 1)
+
+    def _stream(self, node: Node, tally: Tally) -> Stream:
+        """What a node sends, as far as it was added to `tally`."""
+        events, amplitude = _sum(tally.events), _amplitude(node, tally)
+        return Stream(_levels(node), events / self._samples, amplitude / self._samples)
+
+    def _shortcut(self, layer: Layer, first: int) -> Stream | Literal["dense"] | None:
+        """What crosses the shortcut of a sum."""
+        other = layer.inputs[1 - first]
+        if _spikes(other):
+            return self._stream(other, layer.ports[1 - first])
+        owner = other.owner if other.carries == "potential" else None
+        alone = owner is not None and {reader for _, reader in _readers(owner)} == {layer}
+        return None if owner and alone and owner.has_weights else "dense"
+
+    def _steps(self, node: Layer | Source) -> int:
+        """How often a layer or neuron runs per inference."""
+        if isinstance(node, Layer):
+            row = math.prod((*node.window.in_shape, *node.rows))
+            return _whole(node.ports[_first(node)].elements / self._samples / row)
+        return _whole(node.out.elements / self._samples / math.prod(node.shape))
 
 
-# --- neurons and sums ---------------------------------------------------------------------------
-
-
-def _followers(nodes: Iterable[Node], samples: int, lines: dict[str, None]) -> dict[Layer, Source]:
-    """The neurons behind each layer; those that can't be part of a record are noted."""
-    followers: dict[Layer, Source] = {}
-    for node in nodes:
-        if not (isinstance(node, Source) and _is_neuron(node)):
-            continue
-        layer, why = node.integrates, None
-        if layer is None:
-            why = "no layer here computes its input"
-        elif layer in followers:
-            why = f"{followers[layer].name} already follows {layer.name}"
-        elif _steps(node, samples) != _steps(layer, samples) > 1:
-            why = f"runs more or less often than {layer.name}"
-        else:
-            followers[layer] = node
-        if why:
-            lines[f"neuron at {node.name}: {why}; only its events are counted"] = None
-    return followers
+# --- what nodes are -----------------------------------------------------------------------------
 
 
 def _is_neuron(source: Source) -> bool:
-    return not source.coded and _spikes(source) and source.out.elements > 0
+    spiking = _spikes(source) and source.out.elements > 0
+    return spiking and not source.coded and (source.what == "neuron" or source.elementwise)
+
+
+def _encodes(source: Source) -> bool:
+    """Whether it only turns the inputs into spikes."""
+    return source.what == "neuron" and not source.settled and all(n.coded for n in source.inputs)
 
 
 def _sends(node: Any, followers: dict[Layer, Source]) -> bool:
@@ -112,32 +250,6 @@ def _readers(node: Node) -> list[tuple[Node, Node]]:
     return pairs
 
 
-def _row(node: Any, tally: Tally, path: Route, samples: int) -> SpikeLayer:
-    """`node`, as far as it was added to `tally`."""
-    steps, spikes = _whole(tally.elements / samples / math.prod(node.shape)), _spikes(node)
-    levels = _levels(node)
-    histogram = _histogram(tally.histogram, tally, levels, samples) if spikes else ()
-    decoded, errors = histogram if steps == 1 else (), None
-    if isinstance(node, Source):
-        errors = node.errors
-        if node.decoded is not None:
-            decoded = _histogram(node.decoded, tally, levels * steps, samples, steps)
-    return SpikeLayer(
-        name=_origin(node).name,
-        path=path,
-        shape=node.shape,
-        timesteps=steps,
-        levels=levels,
-        events=_sum(tally.events) / samples,
-        amplitude=_amplitude(node, tally) / samples,
-        max_level=_top(node, tally),
-        histogram=histogram,
-        decoded=decoded,
-        error_relu=errors and errors.relu,
-        error_clipped=errors and errors.clipped,
-    )
-
-
 def _origin(node: Node) -> Node:
     """What is read, looking through what costs nothing (V_th of AND and IAND)."""
     while node.effect.costless and len(node.inputs) == 1:
@@ -145,108 +257,11 @@ def _origin(node: Node) -> Node:
     return node
 
 
-def _histogram(
-    counted: Tensor | None, tally: Tally, levels: int, samples: int, steps: int = 1
-) -> tuple[float, ...]:
-    """Means at 0..levels: what was not counted above zero is zero."""
-    if counted is None and _sum(tally.events):
-        return ()
-    above = [] if counted is None else counted.tolist()[1 : levels + 1]
-    above += [0.0] * (levels - len(above))
-    return tuple(count / samples for count in [tally.elements / steps - sum(above), *above])
-
-
-def _residual(node: Layer, neuron: Source | None, samples: int) -> ResidualSum:
-    direct, shortcut = node.direct, 1 - node.direct
-    ends: list[tuple[Node, Tally, Route, Magnitudes]] = [
-        (node.inputs[direct], node.ports[direct], "direct", node.magnitudes[direct]),
-        (node.inputs[shortcut], node.ports[shortcut], "shortcut", node.magnitudes[shortcut]),
-        (node, node.out, "sum", node.magnitudes[2]),
-    ]
-    unit = _unit_behind(node)
-    rows = [
-        _row(source, tally, path, samples)
-        if _spikes(source)
-        else _potentials(source, node.shape, path, magnitudes, unit, samples)
-        for source, tally, path, magnitudes in ends
-    ]
-    return ResidualSum(node.name, *rows, neuron=neuron and neuron.name)
-
-
-def _potentials(
-    node: Node,
-    shape: tuple[int, ...],
-    path: Route,
-    found: Magnitudes,
-    unit: Grid | None,
-    samples: int,
-) -> Potentials | None:
-    if not found.elements:
-        return None
-    amplitude, largest = found.in_levels(unit, shape)
-    return Potentials(
-        name=_origin(node).name,
-        path=path,
-        shape=shape,
-        timesteps=_whole(found.elements / samples / math.prod(shape)),
-        events=found.nonzero / samples,
-        amplitude=amplitude / samples,
-        largest=largest,
-    )
-
-
 def _unit_behind(node: Layer) -> Grid | None:
     """The levels of the neurons that read a sum."""
     behind = [reader for _, reader in _readers(node) if isinstance(reader, Source)]
     grids = [reader.grid for reader in sorted(behind, key=lambda reader: reader.name)]
     return next((grid for grid in grids if grid is not None), None)
-
-
-# --- records ------------------------------------------------------------------------------------
-
-
-def _record(layer: Layer, neuron: Source | None, samples: int) -> LayerRecord:
-    """The layer as the energy model reads it."""
-    first = _first(layer)
-    source, port = layer.inputs[first], layer.ports[first]
-    sends = neuron or (layer if _spikes(source) and layer.kind in ("add", "pool") else None)
-    read = _stream(source, port, samples)
-    if not _spikes(source):
-        read = Stream(events=read.events)
-    common: dict[str, Any] = {
-        "name": layer.name,
-        "geometry": _geometry(layer),
-        "timesteps": _steps(layer, samples),
-        "neuron": neuron and Neuron(_steps(neuron, samples), neuron.leak),
-    }
-    if sends:
-        sent = vars(_stream(sends, sends.out, samples))
-        common["output"] = Output(**sent, max_level=_top(sends, sends.out))
-    if layer.kind == "add":
-        return Sum(**common, input=read, shortcut=_shortcut(layer, first, samples))
-    weighted = _in_steps(_taps(layer, port.amplitude), source) if read.levels else 0.0
-    common["input"] = Input(
-        **vars(read), taps=_taps(layer, port.events) / samples, amplitude_taps=weighted / samples
-    )
-    if layer.kind == "pool":
-        return Pool(**common)
-    if read.levels and port.active is not None:
-        common["input"] = replace(common["input"], active=port.active / samples)
-    kind = "conv" if layer.rows or layer.kind == "conv" else "linear"
-    return Synapses(**common, kind=kind, bias=layer.bias)
-
-
-def _stream(node: Node, tally: Tally, samples: int) -> Stream:
-    """What a node sends, as far as it was added to `tally`."""
-    return Stream(_levels(node), _sum(tally.events) / samples, _amplitude(node, tally) / samples)
-
-
-def _geometry(layer: Layer) -> Geometry:
-    w = layer.window
-    shapes = [_padded(layer) if layer.kind == "conv" else w.in_shape, w.out_shape]
-    if layer.rows:  # a linear layer over tokens or pixels: a 1x1 convolution over them
-        shapes = [(shape[-1], 1, math.prod(layer.rows)) for shape in shapes]
-    return Geometry(shapes[0], shapes[1], w.kernel, w.stride, w.padding, w.dilation, w.groups)
 
 
 def _first(layer: Layer) -> int:
@@ -258,26 +273,32 @@ def _first(layer: Layer) -> int:
     return 1 - layer.direct if lone else layer.direct
 
 
-def _shortcut(layer: Layer, first: int, samples: int) -> Stream | Literal["dense"] | None:
-    """What crosses the shortcut of a sum."""
-    other = layer.inputs[1 - first]
-    if _spikes(other):
-        return _stream(other, layer.ports[1 - first], samples)
-    owner = other.owner if other.carries == "potential" else None
-    alone = owner is not None and {reader for _, reader in _readers(owner)} == {layer}
-    return None if owner and alone and owner.kind in ("conv", "linear") else "dense"
+def _geometry(layer: Layer, copies: int) -> Geometry:
+    """Of `copies` rows or heads at every timestep."""
+    w, groups = layer.window, layer.window.groups
+    shapes, copied = [w.in_shape, w.out_shape], (copies,) if copies > 1 else ()
+    if layer.kind == "conv" and not w.transposed:
+        shapes[0] = _padded(layer)
+    elif layer.kind == "add":
+        shapes = [(*copied, *shape) for shape in shapes]
+    elif layer.has_weights or layer.kind == "matmul":
+        rows = math.prod(layer.rows)
+        if layer.kind == "matmul" and groups == 1:
+            groups, shapes = copies, [(copies * shape[0],) for shape in shapes]
+        else:
+            rows *= copies
+        if rows > 1:
+            shapes = [(rows, *shape) for shape in shapes]
+    return Geometry(*shapes, w.kernel, w.stride, w.padding, w.dilation, groups, w.transposed)
 
 
 def _padded(layer: Layer) -> tuple[int, ...]:
     """The input shape, enlarged by what asymmetric "same" padding adds on its further side."""
-    w = layer.window
-    needed = [
-        (out - 1) * stride + dilation * (kernel - 1) + 1 - 2 * padding
-        for out, stride, dilation, kernel, padding in zip(
-            w.out_shape[1:], w.stride, w.dilation, w.kernel, w.padding, strict=True
-        )
-    ]
-    return (w.in_shape[0], *map(max, zip(w.in_shape[1:], needed, strict=True)))
+    w, needed = layer.window, []
+    for axis in range(len(w.in_shape) - 1):
+        size, out, kernel, stride, padding, dilation = w.axis(axis)
+        needed.append(max(size, (out - 1) * stride + dilation * (kernel - 1) + 1 - 2 * padding))
+    return (w.in_shape[0], *needed)
 
 
 def _taps(layer: Layer, counts: Tensor) -> float:
@@ -323,14 +344,6 @@ def _top(node: Node, tally: Tally) -> int:
 
 def _sum(counts: Tensor) -> float:
     return float(counts.sum())
-
-
-def _steps(node: Layer | Source, samples: int) -> int:
-    """How often a layer or neuron runs per inference."""
-    if isinstance(node, Layer):
-        port = node.ports[_first(node)]
-        return _whole(port.elements / samples / math.prod((*node.window.in_shape, *node.rows)))
-    return _whole(node.out.elements / samples / math.prod(node.shape))
 
 
 def _whole(steps: float) -> int:

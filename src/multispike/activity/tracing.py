@@ -28,16 +28,17 @@ from multispike.activity.elementwise_rules import (
     Unchanged,
 )
 from multispike.activity.grid import sum_dtype
-from multispike.activity.layer_rules import LAYER_RULES, Fold, Pool, Synapses, planes
-from multispike.activity.layout import Layout, Shape, Time, Window
-from multispike.activity.provenance import (
-    Effect,
-    Layer,
-    Node,
-    Signal,
-    Source,
-    Unknown,
+from multispike.activity.layer_rules import (
+    LAYER_RULES,
+    Fold,
+    Parts,
+    Pool,
+    Product,
+    Synapses,
+    planes,
 )
+from multispike.activity.layout import Layout, Shape, Time, Window
+from multispike.activity.provenance import Effect, Layer, Node, Signal, Source, Unknown, same_values
 from multispike.activity.signals import Rule, Signals
 from multispike.errors import InputError
 
@@ -74,14 +75,19 @@ class Tracer(Signals, TorchFunctionMode):
         """(layer, sum), finite if all of the layer's values are."""
         self._checked: set[Hashable] = set()
         self._called: set[Node] = set()
+        self._rounds: dict[Hashable, list[Layer]] = {}
+        """Layers with the same weights at the same place, by all but what they read."""
         self._images: dict[Layer, Tensor] = {}
         """What each layer that reads an image has read first."""
         self._time: Time | None = None
         """Where inputs have it, as far as their shapes could tell."""
+        self.batches = 0
         self._row: Shape | None = None
         """Shape and number of elements of one sample's inputs."""
         self._perform: dict[type[Effect], Callable[..., Any]] = {
             Synapses: self._synapses,
+            Product: self._product,
+            Parts: self._parts,
             Pool: self._pool,
             Merge: self._merge,
             Activation: self._activation,
@@ -98,6 +104,7 @@ class Tracer(Signals, TorchFunctionMode):
 
     def start(self, inputs: Tensor, samples: int) -> Tensor:
         """Begin a batch; returns the inputs as a new tensor that carries their signal."""
+        self.batches += 1
         layout = Layout.of(inputs, samples, self._timesteps)
         if not layout.assumed:
             self._time = layout.time
@@ -124,6 +131,13 @@ class Tracer(Signals, TorchFunctionMode):
         self.tag(inputs, Signal(source))
         self._images = {}
         return inputs
+
+    def known_timesteps(self, spiking: bool) -> int | None:
+        """T, given or seen in the inputs; in a spiking network also in what was made of them."""
+        if self._timesteps is not None:
+            return self._timesteps
+        time = self.layout.time if spiking else self._time
+        return None if time in (None, "unknown") else self.layout.steps
 
     def first_broken(self) -> str | None:
         """The first layer of this batch that held NaN or an infinity."""
@@ -182,24 +196,25 @@ class Tracer(Signals, TorchFunctionMode):
             self.note(call.label, effect.note)
         return self._perform[type(effect)](effect, call)
 
-    def _carriers(self, effect: Effect, operands: list[Any]) -> list[tuple[Signal, Tensor]]:
+    def _carriers(self, effect: Effect, call: Call) -> list[tuple[Signal, Tensor]]:
         """The tensors of the network among operands, the one that an effect acts on first."""
         tensors: list[Tensor] = []
-        for operand in operands:
+        for operand in call.operands:
             tensors += operand if isinstance(operand, (tuple, list)) else (operand,)
         found = [(signal, x) for x in tensors if (signal := self.signal(x)) is not None]
         if effect.of is None:
             return found
-        return [(effect.of, found[0][1]), *((s, x) for s, x in found if s is not effect.of)]
+        x = next((x for signal, x in found if signal is effect.of), found[0][1])
+        return [(effect.of, x), *(pair for pair in found if pair[0] is not effect.of)]
 
     def _synapses(self, effect: Synapses, call: Call) -> Tensor:
-        x: Tensor = call.operands[0]
+        x: Tensor = call.operands[0] if effect.of is None else self._carriers(effect, call)[0][1]
         signal = self._read(x, call.label)
         out: Tensor = call.run()
         rows: Shape = ()
         x, window = planes(x, effect.axes), effect.window(x, out)
-        if not effect.axes:
-            rows = self.layout.row(tuple(x.shape), signal.node.shape, self.here(call.label))[:-1]
+        if not effect.axes and effect.sizes is None:
+            rows = self.layout.row(tuple(x.shape), signal.node.shape)[:-1]
         layer = self._layer(effect, call.label, (signal.node,), window, rows)
         layer.bias |= effect.bias
         port, first = layer.ports[0], layer not in self._called
@@ -207,12 +222,30 @@ class Tracer(Signals, TorchFunctionMode):
         steps = self.layout.steps_of(x, (*window.in_shape, *rows))
         image = self._without_copies(layer, signal, x, steps)
         if image is not None:
+            layer.calls += 1
             seen = signal if image is x else Signal(signal.node)
             self.count(port, seen, image, window.in_shape)
             alone = first and signal.node.carries == "spikes"
             port.add_active(self.ever_active(signal, x, steps) if alone else None)
         self.check(layer.name, out)
         return self.tag(out, Signal(layer))
+
+    def _product(self, effect: Product, call: Call) -> Tensor:
+        carriers = self._carriers(effect, call)
+        signal = self._read(carriers[0][1], call.label)
+        window = Window((effect.inputs,), (effect.outputs,))
+        nodes = tuple(dict.fromkeys(signal.node for signal, _ in carriers))
+        layer = self._layer(effect, call.label, nodes, window, (effect.rows,))
+        layer.calls += 1
+        self.count(layer.ports[0], signal, carriers[0][1], window.in_shape)
+        layer.ports[0].add_active(None)
+        out: Tensor = call.run()
+        self.check(layer.name, out)
+        return self.tag(out, Signal(layer))
+
+    def _parts(self, effect: Parts, call: Call) -> Any:
+        with self:
+            return effect.run()
 
     def _pool(self, effect: Pool, call: Call) -> Any:
         x: Tensor = call.operands[0]
@@ -229,12 +262,13 @@ class Tracer(Signals, TorchFunctionMode):
         return result
 
     def _merge(self, effect: Merge, call: Call) -> Tensor:
-        carriers = self._carriers(effect, call.operands)
+        carriers = self._carriers(effect, call)
         if effect.product:
             carriers = [(signal.inverted or signal, x) for signal, x in carriers]
         inputs = tuple(signal.node for signal, _ in carriers)
         shape = self.layout.row_like(carriers[0][1], inputs[0].shape, self.here(call.label))
         merged = self._layer(effect, call.label, inputs, Window(shape, shape))
+        merged.calls += 1
         for port, magnitudes, (signal, x) in zip(
             merged.ports, merged.magnitudes, carriers, strict=False
         ):
@@ -262,7 +296,7 @@ class Tracer(Signals, TorchFunctionMode):
         return out
 
     def _pass_through(self, effect: PassThrough, call: Call) -> Any:
-        carriers = self._carriers(effect, call.operands)
+        carriers = self._carriers(effect, call)
         if not carriers:
             return call.run()
         signal = carriers[0][0]
@@ -304,7 +338,7 @@ class Tracer(Signals, TorchFunctionMode):
         return out if signal is None else self.tag(out, signal)
 
     def _reorder(self, effect: Reorder, call: Call) -> Any:
-        carriers = self._carriers(effect, call.operands)
+        carriers = self._carriers(effect, call)
         out = call.run()
         if not carriers:
             return out
@@ -317,7 +351,8 @@ class Tracer(Signals, TorchFunctionMode):
 
     def _invert(self, effect: Invert, call: Call) -> Any:
         assert effect.of is not None
-        return self.tag(call.run(), Signal(effect.of.node, inverted=effect.of))
+        inverted = Signal(effect.of.node, inverted=effect.of, top=effect.top)
+        return self.tag(call.run(), inverted)
 
     def _overwrite(self, effect: Overwrite, call: Call) -> Any:
         signal = self.signal(effect.value) or self.signal(effect.target)
@@ -328,7 +363,7 @@ class Tracer(Signals, TorchFunctionMode):
 
     def _unknown(self, effect: Unknown, call: Call) -> Any:
         """Run an operation that no rule counts, note it, and mark its result."""
-        carriers = self._carriers(effect, call.operands)
+        carriers = self._carriers(effect, call)
         out = call.run()
         parts = out if isinstance(out, (tuple, list)) else (out,)
         tensors = [part for part in parts if isinstance(part, Tensor)]
@@ -354,23 +389,24 @@ class Tracer(Signals, TorchFunctionMode):
 
     def _layer(
         self,
-        effect: Synapses | Pool | Merge,
+        effect: Effect,
         label: str,
         inputs: tuple[Node, ...],
         window: Window,
         rows: Shape = (),
     ) -> Layer:
-        def make(name: str) -> Layer:
-            made = Layer(name, effect, inputs, window, rows)
-            module = self.frames[-1].name if self.frames else ""
-            again = made.has_weights and name != module == place  # of a module without parts
-            if again and any(node.name.partition("#")[0] == module for node in made.ancestors()
-                             if isinstance(node, Layer)):  # fmt: skip
-                self.note(label, _RECURRENT)
-            return made
-
-        place = self.here(label)
-        return self.place((effect, inputs, window, rows), place, make)
-
-
-_RECURRENT = "recurrent: it reads what came from itself, each round a layer of its own"
+        place, key = self.here(label), (effect, inputs, window, rows)
+        found = self.nodes.get((place, key))
+        if found is None and isinstance(effect, Synapses):
+            for round_before in self._rounds.get((place, effect, window, rows), ()):
+                if same_values(round_before.inputs[0], inputs[0]) and any(
+                    round_before in (node, *node.ancestors()) for node in inputs
+                ):
+                    self.note(label, "recurrent: it reads what came from itself")
+                    inputs[0].readers.add(round_before)
+                    self.nodes[place, key] = found = round_before
+                    break
+        if found is None:
+            found = self.place(key, place, lambda name: Layer(name, effect, inputs, window, rows))
+            self._rounds.setdefault((place, effect, window, rows), []).append(found)
+        return found  # pyright: ignore[reportReturnType]

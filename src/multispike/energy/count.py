@@ -139,9 +139,9 @@ def check_names(network: str, fanout: str, graded_op: str) -> None:
 
 
 def _dense_synapses(r: Synapses) -> Counts:
-    out, g, linear = r.out_size, r.geometry, r.kind == "linear"
-    synapses = out * (g.in_shape[0] // g.groups * g.kernel_size)  # out·Ci/groups·Kh·Kw
-    addresses = r.in_size + out + g.out_shape[0] * g.kernel_size
+    out, linear = r.out_size, r.kind != "conv"
+    synapses = r.synapses  # out·Ci/groups·Kh·Kw
+    addresses = r.in_size + out + r.channels[1] * r.geometry.kernel_size
     return Counts(
         mac=synapses,  # Eqs. 1.1, 2.1
         ac=r.bias * out,  # Eqs. 1.2, 2.2

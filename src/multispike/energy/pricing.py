@@ -287,7 +287,7 @@ def _memories(
     event_driven = network == "snn"
     weights, biases = 0, 0
     if isinstance(record, Synapses):
-        weights, biases = record.weights, record.bias * record.geometry.out_shape[0]
+        weights, biases = record.weights, record.bias * record.channels[1]
     fifo = int(profile.value("fifo_elements"))
 
     def values(size: int, levels: int, timesteps: int) -> Memory:
