@@ -2,8 +2,7 @@
 
 A layer is a `Synapses`, a `Pool` or a `Sum`, made of parts: its geometry, the streams that it reads
 and sends, and the neuron behind it. All counts are means per inference (one image or one
-recording), summed over its timesteps. Shapes leave out timesteps and batch: `(C, H, W)`, or `(F,)`
-for a linear layer.
+recording), summed over its timesteps. Shapes leave out timesteps and batch.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ class Geometry:
         >>> Geometry((1, 1, 4), (1, 1, 2), (1, 3), (1, 2), (0, 1)).positions_read(1)
         (1, 2, 1, 1)
         """
-        return _positions_read(*self.axis(axis), self.transposed)
+        return _positions_read(self.transposed, *self.axis(axis))
 
     @property
     def dense_taps(self) -> int:
@@ -76,12 +75,10 @@ class Geometry:
 
 
 @cache
-def _positions_read(
-    size: int, out: int, kernel: int, stride: int, padding: int, dilation: int, transposed: bool
-) -> tuple[int, ...]:
-    pairs = [0] * size
+def _positions_read(transposed: bool, size: int, out: int, *kernel: int) -> tuple[int, ...]:
+    pairs, (width, stride, padding, dilation) = [0] * size, kernel
     for near in range(size if transposed else out):
-        for offset in range(kernel):
+        for offset in range(width):
             far = near * stride - padding + offset * dilation
             if 0 <= far < (out if transposed else size):  # not the padding
                 pairs[near if transposed else far] += 1
@@ -93,8 +90,8 @@ class Stream:
     """Values on their way into or out of a layer: graded events, or analog values."""
 
     levels: int = 0
-    """Largest level an event can carry by construction: N after a neuron, (k+1)N after k sums of
-    SEW-ADD. Sets the payload bits. 0 where values are analog, or nothing is sent."""
+    """Largest level an event can carry: N after a neuron, (k+1)N after k sums of SEW-ADD. Sets the
+    payload bits. 0 where values are analog, or nothing is sent."""
     events: float = 0.0
     """Non-zero values over all timesteps."""
     amplitude: float = 0.0
@@ -115,13 +112,13 @@ class Input(Stream):
     """What a kernel reads."""
 
     taps: float = 0.0
-    """Kernel positions that the events truly reach, border, stride and padding included, summed
-    over events: times Co/groups it is the number of synaptic operations. Linear: `events`."""
+    """Kernel positions that the events truly reach, border and stride included: times Co/groups it
+    is the number of synaptic operations. Linear: `events`."""
     amplitude_taps: float = 0.0
     """The same, weighted by z."""
     active: float | None = None
-    """Inputs with at least one event over all timesteps: the non-zeros a quantised ANN of the
-    same transfer function would see. None: taken as min(events, inputs), its upper bound."""
+    """Inputs with an event at any timestep: the non-zeros of a quantised ANN of the same transfer
+    function. None: taken as min(events, inputs), its upper bound."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +134,7 @@ class Neuron:
     """The neurons directly behind a layer."""
 
     timesteps: int
-    """As many as the layer's. More only behind a stem under direct coding, whose result is held
-    and integrated at every timestep."""
+    """The layer's; more only behind a stem under direct coding, whose result is held."""
     leak: bool = False
     """One multiplication per neuron and timestep."""
 
@@ -297,28 +293,23 @@ def with_density(records: Iterable[LayerRecord], density: float) -> tuple[LayerR
 
 
 def _at_density(record: LayerRecord, density: float) -> LayerRecord:
-    read, steps = record.input, record.timesteps
+    read, sent, steps = record.input, record.output, record.timesteps
     if read.levels or not read.events:
         share = density if read.levels else 1.0
         read = read.assumed(share * steps * record.in_size)
         if isinstance(read, Input):
             taps = share * steps * record.geometry.dense_taps
-            active = _once_at_least(share, steps) * record.in_size
+            # 1 - (1 - share)^steps, without cancellation for small shares
+            once = 1.0 if share == 1 else -math.expm1(steps * math.log1p(-share))
             weighted = read.mean_level * taps
-            read = replace(read, taps=taps, amplitude_taps=weighted, active=active)
-    sends = record.output.levels > 0
-    output = record.output.assumed(density * record.steps_out * record.out_size if sends else 0.0)
-    output = replace(output, max_level=output.levels if output.events else 0)
-    changed = replace(record, input=read, output=output)
+            read = replace(read, taps=taps, amplitude_taps=weighted, active=once * record.in_size)
+    sent = sent.assumed(density * record.steps_out * record.out_size if sent.levels else 0.0)
+    sent = replace(sent, max_level=sent.levels if sent.events else 0)
+    changed = replace(record, input=read, output=sent)
     if isinstance(changed, Sum) and isinstance(changed.shortcut, Stream):
         crossing = changed.shortcut.assumed(density * steps * record.in_size)
         return replace(changed, shortcut=crossing)
     return changed
-
-
-def _once_at_least(share: float, timesteps: int) -> float:
-    """1 - (1 - share)^timesteps, without cancellation for small shares."""
-    return 1.0 if share == 1 else -math.expm1(timesteps * math.log1p(-share))
 
 
 def checked(records: Sequence[LayerRecord]) -> tuple[LayerRecord, ...]:
@@ -363,37 +354,35 @@ def _rules(record: Any) -> Iterator[Rule]:
 def _geometry_rules(g: Geometry, kind: Kind) -> Iterator[Rule]:
     flat = kind in ("linear", "matmul")
     ranks = (1, 2) if flat else (1, 2, 3, 4, 5) if kind == "add" else (3, 4)
-    for part in ("in_shape", "out_shape"):
-        shape = getattr(g, part)
-        right = len(shape) in ranks and all(size >= 1 for size in shape)
-        yield part, shape, right, f"{ranks[0]} to {ranks[-1]} positive sizes"
     axes = max(2, len(g.in_shape) - 1)
-    for part, least in (("kernel", 1), ("stride", 1), ("padding", 0), ("dilation", 1)):
-        sizes = getattr(g, part)
-        right = kind == "add" or (len(sizes) == axes and all(size >= least for size in sizes))
-        yield part, sizes, right, f"{axes} sizes, each >= {least}"
-    if kind == "add":
-        yield "out_shape", g.out_shape, g.out_shape == g.in_shape, str(g.in_shape)
-        return
-    channel = -1 if flat else 0
-    channels = g.in_shape[channel], g.out_shape[channel]
-    if kind == "pool":
-        # Height and width are not checked: adaptive and ceil-mode poolings round as they like.
-        yield "out_shape", g.out_shape, channels[0] == channels[1], f"{channels[0]} channels"
-        return
+    for part, counts, least in (
+        *(("in_shape", ranks, 1), ("out_shape", ranks, 1), ("kernel", (axes,), 1)),
+        *(("stride", (axes,), 1), ("padding", (axes,), 0), ("dilation", (axes,), 1)),
+    ):
+        sizes, number = getattr(g, part), f"{counts[0]} to {counts[-1]}"
+        right = len(sizes) in counts and all(size >= least for size in sizes)
+        checked = kind != "add" or counts == ranks
+        yield part, sizes, right or not checked, f"{number} sizes, each >= {least}"
+    channels = (g.in_shape[-1], g.out_shape[-1]) if flat else (g.in_shape[0], g.out_shape[0])
     divides = g.groups >= 1 and not any(count % g.groups for count in channels)
-    yield "groups", g.groups, divides, "a divisor of both channel counts"
-    if flat:
-        yield "kernel", g.kernel, g.kernel_size == 1, "(1, 1) for a linear layer"
-        yield "groups", g.groups, kind == "matmul" or g.groups == 1, "1 for a linear layer"
-        expected = (*g.in_shape[:-1], g.out_shape[-1])
-        yield "out_shape", g.out_shape, g.out_shape == expected, str(expected)
-    elif not g.transposed:
-        expected = tuple(
-            (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-            for size, _, kernel, stride, padding, dilation in map(g.axis, range(axes))
-        )
-        yield "out_shape", g.out_shape, g.out_shape[1:] == expected, f"(Co, *{expected})"
+    match kind:
+        case "add":
+            expected = g.in_shape
+        case "pool":  # adaptive and ceil-mode poolings round height and width as they like
+            expected = (channels[0], *g.out_shape[1:])
+        case "conv":
+            yield "groups", g.groups, divides, "a divisor of both channel counts"
+            sizes = (
+                (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+                for size, _, kernel, stride, padding, dilation in map(g.axis, range(axes))
+            )
+            expected = g.out_shape if g.transposed else (channels[1], *sizes)
+        case _:
+            heads = kind == "matmul" and divides
+            yield "groups", g.groups, heads or g.groups == 1, "1 for a linear layer"
+            yield "kernel", g.kernel, g.kernel_size == 1, "(1, 1) for a linear layer"
+            expected = (*g.in_shape[:-1], channels[1])
+    yield "out_shape", g.out_shape, g.out_shape == expected, str(expected)
 
 
 def _stream_rules(name: str, stream: Stream, places: int) -> Iterator[Rule]:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from multispike.activity.grid import Grid
 from multispike.activity.layout import Window
-from multispike.activity.provenance import Carries, Effect, Kind, Node, Signal, Unknown
+from multispike.activity.provenance import Carries, Effect, Node, Signal, Unknown
 from multispike.activity.signals import Rule, Signals
+from multispike.layer_record import Kind
 
 
 @dataclass(frozen=True)
@@ -85,20 +86,15 @@ class PassThrough(Effect):
 
 
 @dataclass(frozen=True)
-class Unchanged(Effect):
-    """The same values in the same order."""
+class Carry(Effect):
+    """The result carries that signal: the same values, or some that cost nothing more."""
+
+    signal: Signal | None
 
 
 @dataclass(frozen=True)
 class Reorder(Effect):
     """Some of the values, or all in another order, several times, or joined."""
-
-
-@dataclass(frozen=True)
-class Invert(Effect):
-    """V_th - a, the IAND of SEW-ResNet; the events are still those of a."""
-
-    top: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -117,6 +113,11 @@ def _common(nodes: tuple[Node, ...]) -> Carries:
         return "spikes" if all(grid.aligned(grids[0]) for grid in grids) else "analog"
     # Spikes that meet analog values or potentials add to them in place.
     return "analog" if kinds == {"analog"} else "potential"
+
+
+def unchanged(signals: Signals, input: Any, *_: Any, **__: Any) -> Effect:
+    """The same values in the same order."""
+    return Carry(signals.signal(input))
 
 
 def always(effect: Effect | None) -> Rule:
@@ -142,7 +143,7 @@ def add(signals: Signals, input: Any, other: Any, *, alpha: Any = 1, **_: Any) -
         return PassThrough(levels=levels, over_time=True, of=Signal(_summand(a.node)), note=_SUMMED)
     if a.node is b.node or (a.node.owner is not None and a.node.owner is b.node.owner):
         # One layer over time adds up in its own memory.
-        return Reorder(of=a, note=_SUMMED if spikes else "")
+        return Carry(Signal(a.node), note=_SUMMED if spikes else "")
     return Merge()
 
 
@@ -167,7 +168,9 @@ def _add_constant(signal: Signal | None, other: Any) -> Effect:
     if signal.node.carries == "spikes" and not zero:
         return Unknown(of=signal)
     foreign = isinstance(other, Tensor) and other.dim() > 0
-    return Reorder(of=signal, note="of a tensor that no layer here computed" if foreign else "")
+    return Carry(
+        Signal(signal.node), note="of a tensor that no layer here computed" if foreign else ""
+    )
 
 
 def mul(signals: Signals, input: Any, other: Any, **_: Any) -> Effect:
@@ -197,7 +200,7 @@ def _scale(signal: Signal | None, other: Any, x: Any, power: int) -> Effect:
     number = isinstance(other, (int, float)) or (isinstance(other, Tensor) and not other.dim())
     factor = _constant(other, x)
     if signal.node.carries != "spikes" and (number or factor is not None):
-        return Reorder(of=signal)
+        return Carry(Signal(signal.node))
     if factor is None:
         return Unknown()
     if isinstance(factor, Tensor):
@@ -224,7 +227,7 @@ def sub(signals: Signals, input: Any, other: Any, *, alpha: Any = 1, **_: Any) -
     if a is not None and b is None and a.node.carries != "spikes":
         number = not (isinstance(other, Tensor) and other.dim())
         if number or a.node.coded:  # also the mean of each colour
-            return Reorder(of=a)
+            return Carry(Signal(a.node))
     return Unknown()
 
 
@@ -245,7 +248,7 @@ def _invert(signal: Signal, value: Any, x: Tensor) -> Effect:
         given = torch.as_tensor(factor).double().flatten()
         if not torch.allclose(expected.double(), given, rtol=1e-5):
             return Unknown(of=signal)
-    return Invert(of=signal, top=float(torch.as_tensor(factor).max()))
+    return Carry(Signal(signal.node, inverted=signal, top=float(torch.as_tensor(factor).max())))
 
 
 # --- functions ----------------------------------------------------------------------------------
@@ -257,7 +260,7 @@ def relu(signals: Signals, input: Tensor, *_: Any, **__: Any) -> Effect:
     if signal is None or signal.node.carries != "spikes":
         return Activation()
     grid = signal.node.grid
-    return Activation(grid.step) if grid is not None and grid.signed else Unchanged()
+    return Activation(grid.step) if grid is not None and grid.signed else Carry(signal)
 
 
 def clamp(signals: Signals, input: Tensor, min: Any = None, max: Any = None, **_: Any) -> Effect:
@@ -266,7 +269,7 @@ def clamp(signals: Signals, input: Tensor, min: Any = None, max: Any = None, **_
     numbers = all(limit is None or isinstance(limit, (int, float)) for limit in (min, max))
     if signal is None or signal.node.carries != "spikes" or not numbers or (min or 0) > 0:
         return Activation(label="activation")
-    return Unchanged() if max is None else Activation(float(max))
+    return Carry(signal) if max is None else Activation(float(max))
 
 
 def clamp_max(signals: Signals, input: Tensor, max: Any) -> Effect:
@@ -300,7 +303,7 @@ def dropout(
     signals: Signals, input: Tensor, p: float = 0.5, training: bool = True, *_: Any, **__: Any
 ) -> Effect:
     """The identity, in evaluation."""
-    return Unknown() if training else Unchanged()
+    return Unknown() if training else unchanged(signals, input)
 
 
 def interpolate(signals: Signals, input: Tensor, *args: Any, **kwargs: Any) -> Effect:
@@ -309,7 +312,7 @@ def interpolate(signals: Signals, input: Tensor, *args: Any, **kwargs: Any) -> E
     return Reorder(note="copies of values") if copies else Unknown()
 
 
-SAME, MOVED, ANALOG = always(Unchanged()), always(Reorder()), always(Activation())
+MOVED, ANALOG = always(Reorder()), always(Activation())
 COMPUTED = always(Activation(note="exponentials or divisions of this function"))
 ELEMENTWISE_RULES: tuple[tuple[str, Rule, str], ...] = (
     ("add", add, "add add_ __radd__ __iadd__"),
@@ -325,9 +328,13 @@ ELEMENTWISE_RULES: tuple[tuple[str, Rule, str], ...] = (
     ("activation", COMPUTED, "hardswish hardsigmoid softmax log_softmax rrelu"),
     ("clamp", clamp, "clamp clamp_ clip clip_"),
     ("clamp", clamp_max, "clamp_max clamp_max_"),
-    ("view", SAME, "flatten unflatten view view_as reshape reshape_as ravel squeeze squeeze_"),
-    ("view", SAME, "unsqueeze unsqueeze_ contiguous clone detach detach_ to float double half"),
-    ("view", SAME, "bfloat16 type type_as cpu cuda alias requires_grad_ identity"),
+    ("view", unchanged, "flatten unflatten view view_as reshape reshape_as ravel squeeze squeeze_"),
+    (
+        "view",
+        unchanged,
+        "unsqueeze unsqueeze_ contiguous clone detach detach_ to float double half",
+    ),
+    ("view", unchanged, "bfloat16 type type_as cpu cuda alias requires_grad_ identity"),
     ("part", MOVED, "__getitem__ select narrow index_select unbind chunk split tensor_split"),
     ("part", MOVED, "expand expand_as repeat repeat_interleave permute transpose swapaxes t"),
     ("part", MOVED, "movedim flip roll pixel_shuffle pixel_unshuffle channel_shuffle adjoint"),

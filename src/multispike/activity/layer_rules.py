@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from multispike.activity.elementwise_rules import PassThrough, always
-from multispike.activity.grid import Grid
-from multispike.activity.layout import Shape, Window, adaptive_reads
-from multispike.activity.provenance import Carries, Effect, Kind, Node, Unknown
+from multispike.activity.layout import Shape, Window
+from multispike.activity.provenance import Effect, Unknown
 from multispike.activity.signals import Rule, Signals
+from multispike.layer_record import Kind
 
 
 class Kernel(NamedTuple):
@@ -57,7 +57,7 @@ class Synapses(Effect):
 
     def window(self, x: Tensor, out: Tensor) -> Window:
         """The geometry, from x to the output."""
-        shapes = _sizes(x, self.axes), _sizes(out, self.axes)
+        shapes = channels_and_places(x, self.axes), channels_and_places(out, self.axes)
         if self.sizes is not None:
             shapes = (self.sizes[:1], self.sizes[1:])
         return Window(*shapes, *self.kernel, self.groups, self.transposed)
@@ -74,58 +74,6 @@ class Product(Effect):
     inputs: int = 1
     outputs: int = 1
     kind: ClassVar[Kind | None] = "matmul"
-
-
-@dataclass(frozen=True)
-class Pool(Effect):
-    """Maxima or averages over windows; without a kernel they divide the input.
-
-    full: an average divides by the size of the kernel, padding included.
-    sums: it divides by nothing.
-    """
-
-    axes: int
-    averages: bool
-    kernel: Kernel | None = None
-    full: bool = True
-    sums: bool = False
-    kind: ClassVar[Kind | None] = "pool"
-
-    def window(self, x: Tensor, out: Tensor) -> Window:
-        """The geometry, from x to the output."""
-        sizes = _sizes(x, self.axes), _sizes(out, self.axes)
-        if self.kernel is not None:
-            return Window(*sizes, *self.kernel)
-        pairs = list(zip(*sizes, strict=True))[1:]
-        size = tuple(max(-(-size // out), *adaptive_reads(size, out)) for size, out in pairs)
-        stride = tuple(max(1, size // out) for size, out in pairs)
-        still = (0,) * len(pairs), (1,) * len(pairs)
-        return Window(*sizes, size, stride, *still, adaptive=True)
-
-    def area(self, window: Window) -> int | None:
-        """Elements averaged (an average is their sum times 1/area); None: unevenly many.
-
-        A maximum has area 1.
-        """
-        if not self.averages:
-            return 1
-        sizes = list(zip(window.in_shape[1:], window.out_shape[1:], strict=True))
-        if self.kernel is None:
-            even = all(size % out == 0 or out % size == 0 for size, out in sizes)
-            return math.prod(max(1, size // out) for size, out in sizes) if even else None
-        # ceil_mode lets the last window reach beyond the padding.
-        inside = all(
-            (out - 1) * stride + kernel <= size + 2 * padding
-            for (size, out), kernel, stride, padding, _ in zip(sizes, *self.kernel, strict=True)
-        )
-        return math.prod(self.kernel.size) if self.full and inside else None
-
-    def sends(self, inputs: tuple[Node, ...], window: Window | None) -> tuple[Carries, Grid | None]:
-        source, area = inputs[0], self.area(window) if window else None
-        if area is None:
-            return "analog" if source.carries == "spikes" else source.carries, None
-        factor = 1.0 if self.sums else 1 / area
-        return source.carries, source.grid and source.grid.scaled(factor, source.grid.levels * area)
 
 
 @dataclass(frozen=True)
@@ -302,104 +250,12 @@ def batch_norm(
     return Fold((running_mean, running_var, weight, bias), constant)
 
 
-# --- poolings -----------------------------------------------------------------------------------
-
-
-def max_pool(axes: int) -> Rule:
-    """Max-pooling over 1 to 3 axes."""
-
-    def rule(
-        signals: Signals,
-        input: Tensor,
-        kernel_size: Any,
-        stride: Any = None,
-        padding: Any = 0,
-        dilation: Any = 1,
-        *_: Any,
-        **__: Any,
-    ) -> Effect:
-        return Pool(axes, False, _windows(axes, kernel_size, stride, padding, dilation))
-
-    return rule
-
-
-def avg_pool(axes: int) -> Rule:
-    """Average pooling over 1 to 3 axes."""
-
-    def rule(
-        signals: Signals,
-        input: Tensor,
-        kernel_size: Any,
-        stride: Any = None,
-        padding: Any = 0,
-        ceil_mode: bool = False,
-        count_include_pad: bool = True,
-        divisor_override: int | None = None,
-    ) -> Effect:
-        kernel = _windows(axes, kernel_size, stride, padding)
-        full = divisor_override is None and (count_include_pad or not any(kernel.padding))
-        return Pool(axes, True, kernel, full)
-
-    return rule
-
-
-def power_pool(axes: int) -> Rule:
-    """Of power 1 the sum of each window of spikes."""
-
-    def rule(
-        signals: Signals,
-        input: Tensor,
-        norm_type: float,
-        kernel_size: Any,
-        stride: Any = None,
-        ceil_mode: bool = False,
-    ) -> Effect:
-        signal = signals.known(input)
-        if norm_type != 1 or signal is None or signal.node.carries == "potential":
-            return Unknown(label=f"lp_pool{axes}d")
-        return Pool(axes, True, _windows(axes, kernel_size, stride), sums=True)
-
-    return rule
-
-
-def _windows(axes: int, size: Any, stride: Any, padding: Any = 0, dilation: Any = 1) -> Kernel:
-    """Without a stride, windows do not overlap."""
-    size = per_axis(size, axes)
-    stride = size if stride in (None, (), []) else per_axis(stride, axes)
-    return Kernel(size, stride, per_axis(padding, axes, missing=0), per_axis(dilation, axes))
-
-
-def reduction(averages: bool) -> Rule:
-    """A mean or sum: over the image a pooling; over time, potentials go on in the same memory."""
-
-    def rule(signals: Signals, input: Tensor, dim: Any = None, *_: Any, **__: Any) -> Effect:
-        signal, rank = signals.known(input), input.dim()
-        dims = sorted(d % rank for d in ((dim,) if isinstance(dim, int) else dim or ()))
-        if signal is None:
-            return Unknown()
-        if dims == [rank - 2, rank - 1] and rank >= 4 and averages:
-            return Pool(2, averages=True, label="pool")
-        time = signals.time_axis(tuple(input.shape))
-        if dims != [time]:
-            return Unknown()
-        steps, spikes = input.shape[time], signal.node.carries == "spikes"
-        return PassThrough(
-            1 / steps if averages else 1.0,
-            steps,
-            over_time=spikes,
-            note="additions of spikes" if spikes else "",
-            label=f"{'mean' if averages else 'sum'} over time",
-        )
-
-    return rule
-
-
 def planes(x: Tensor, axes: int) -> Tensor:
     """x [..., C, L] as [..., C, 1, L]; else as it is."""
     return x.unsqueeze(-2) if axes == 1 else x
 
 
-def _sizes(x: Tensor, axes: int) -> Shape:
+def channels_and_places(x: Tensor, axes: int) -> Shape:
     """[C, H, W] of a layer over some axes; [F] of one without."""
     return tuple(planes(x, axes).shape[-1 - max(axes, 2) if axes else -1 :])
 
@@ -424,21 +280,5 @@ LAYER_RULES: tuple[tuple[str, Rule, str], ...] = (
     ("attention", multi_head_attention, "multi_head_attention_forward"),
     ("norm", batch_norm, "batch_norm"),
     ("norm", NORM, "layer_norm group_norm instance_norm rms_norm local_response_norm"),
-    *(
-        ("pool", make(axes), f"{name}_pool{axes}d {name}_pool{axes}d_with_indices")
-        for name, make in (("max", max_pool), ("avg", avg_pool), ("lp", power_pool))
-        for axes in (1, 2, 3)
-    ),
-    *(
-        (
-            "pool",
-            always(Pool(axes, averages)),
-            f"{name}_pool{axes}d {name}_pool{axes}d_with_indices",
-        )
-        for name, averages in (("adaptive_max", False), ("adaptive_avg", True))
-        for axes in (1, 2, 3)
-    ),
-    ("mean", reduction(averages=True), "mean"),
-    ("sum", reduction(averages=False), "sum"),
 )
 """(what notes call it, rule, spellings)."""

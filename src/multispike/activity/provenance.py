@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from multispike.activity.counting import Errors, Magnitudes, Stats, Tally
 from multispike.activity.grid import Grid, refined_grid
 from multispike.activity.layout import Shape, Window
+from multispike.layer_record import Kind
 
 Carries = Literal["spikes", "analog", "potential"]
 """Spikes: whole levels. Analog: any values, zeros among them. Potential: what a layer computed
 and no activation function has seen yet; taken as non-zero everywhere."""
-Kind = Literal["conv", "linear", "add", "pool"]
 
 
 # --- effects ------------------------------------------------------------------------------------

@@ -289,7 +289,8 @@ def _geometry(layer: Layer, copies: int) -> Geometry:
             rows *= copies
         if rows > 1:
             shapes = [(rows, *shape) for shape in shapes]
-    return Geometry(*shapes, w.kernel, w.stride, w.padding, w.dilation, groups, w.transposed)
+    constants = (w.kernel, w.stride, w.padding, w.dilation, groups, w.transposed)
+    return Geometry(shapes[0], shapes[1], *constants)
 
 
 def _padded(layer: Layer) -> tuple[int, ...]:

@@ -20,31 +20,30 @@ from multispike.activity.elementwise_rules import (
     ELEMENTWISE_RULES,
     NEURON_FUNCTIONS,
     Activation,
-    Invert,
+    Carry,
     Merge,
     Overwrite,
     PassThrough,
     Reorder,
-    Unchanged,
 )
 from multispike.activity.grid import sum_dtype
 from multispike.activity.layer_rules import (
     LAYER_RULES,
     Fold,
     Parts,
-    Pool,
     Product,
     Synapses,
     planes,
 )
 from multispike.activity.layout import Layout, Shape, Time, Window
+from multispike.activity.pool_rules import POOL_RULES, Pool
 from multispike.activity.provenance import Effect, Layer, Node, Signal, Source, Unknown, same_values
 from multispike.activity.signals import Rule, Signals
 from multispike.errors import InputError
 
 RULES: dict[str, tuple[str, Rule]] = {
     name: (label, rule)
-    for label, rule, names in (*LAYER_RULES, *ELEMENTWISE_RULES)
+    for label, rule, names in (*LAYER_RULES, *POOL_RULES, *ELEMENTWISE_RULES)
     for name in names.split()
 }
 """Operation -> what notes call it, and its rule."""
@@ -93,9 +92,8 @@ class Tracer(Signals, TorchFunctionMode):
             Activation: self._activation,
             PassThrough: self._pass_through,
             Fold: self._fold,
-            Unchanged: self._unchanged,
+            Carry: self._carry,
             Reorder: self._reorder,
-            Invert: self._invert,
             Overwrite: self._overwrite,
             Unknown: self._unknown,
         }
@@ -269,12 +267,10 @@ class Tracer(Signals, TorchFunctionMode):
         shape = self.layout.row_like(carriers[0][1], inputs[0].shape, self.here(call.label))
         merged = self._layer(effect, call.label, inputs, Window(shape, shape))
         merged.calls += 1
-        for port, magnitudes, (signal, x) in zip(
-            merged.ports, merged.magnitudes, carriers, strict=False
-        ):
-            self.count(port, signal, x, shape)
+        for index, (signal, x) in enumerate(carriers):
+            self.count(merged.ports[index], signal, x, shape)
             if self._potentials:
-                magnitudes.add(x, shape)
+                merged.magnitudes[index].add(x, shape)
         out: Tensor = call.run()
         if self._potentials:
             merged.magnitudes[2].add(out, shape)
@@ -318,9 +314,8 @@ class Tracer(Signals, TorchFunctionMode):
         layer = signal.node.owner if signal is not None else None
         below = layer.foldable if layer is not None and layer.carries == "potential" else None
         if signal is None or below is None or not effect.constant:
-            why = "its statistics are not constant" if below is not None else (
-                "not behind a convolution or linear layer that it could be folded into"
-            )  # fmt: skip
+            why = "not behind a convolution or linear layer that it could be folded into"
+            why = why if below is None else "its statistics are not constant"
             return self._apply(PassThrough(carries="potential", note=why), call)
         below.bias = True
         # The input has been looked at: so the result is finite if these are.
@@ -332,27 +327,21 @@ class Tracer(Signals, TorchFunctionMode):
                     self.check(place, value)
         return self.tag(call.run(), Signal(signal.node))
 
-    def _unchanged(self, effect: Unchanged, call: Call) -> Any:
-        signal = self.signal(call.operands[0])
+    def _carry(self, effect: Carry, call: Call) -> Any:
         out = call.run()
-        return out if signal is None else self.tag(out, signal)
+        return out if effect.signal is None else self.tag(out, effect.signal)
 
     def _reorder(self, effect: Reorder, call: Call) -> Any:
         carriers = self._carriers(effect, call)
         out = call.run()
         if not carriers:
             return out
-        if isinstance(out, Tensor) and effect.of is None:
+        if isinstance(out, Tensor):
             self.layout.follow(carriers[0][1], out)
         inputs = tuple(dict.fromkeys(signal.node for signal, _ in carriers))
-        if len(inputs) == 1 or effect.of is not None:
+        if len(inputs) == 1:
             return self.tag(out, Signal(inputs[0]))
         return self.tag(out, Signal(self._costless(PassThrough(), call.label, inputs)))
-
-    def _invert(self, effect: Invert, call: Call) -> Any:
-        assert effect.of is not None
-        inverted = Signal(effect.of.node, inverted=effect.of, top=effect.top)
-        return self.tag(call.run(), inverted)
 
     def _overwrite(self, effect: Overwrite, call: Call) -> Any:
         signal = self.signal(effect.value) or self.signal(effect.target)
@@ -371,12 +360,8 @@ class Tracer(Signals, TorchFunctionMode):
             return out
         self.note(call.label, "no rule counts it")
         inputs, place = (carriers[0][0].node,), self.here(call.label)
-        source = partial(
-            Source,
-            inputs=inputs,
-            what="function",
-            elementwise=call.label in NEURON_FUNCTIONS,
-        )
+        part = call.label in NEURON_FUNCTIONS
+        source = partial(Source, inputs=inputs, what="function", elementwise=part)
         node = self.place((call.label, inputs), place, source, self.costless_names)
         node.shape = inputs[0].shape
         for tensor in tensors:
@@ -398,7 +383,7 @@ class Tracer(Signals, TorchFunctionMode):
         place, key = self.here(label), (effect, inputs, window, rows)
         found = self.nodes.get((place, key))
         if found is None and isinstance(effect, Synapses):
-            for round_before in self._rounds.get((place, effect, window, rows), ()):
+            for round_before in self._rounds.get((place, effect, window, rows), []):
                 if same_values(round_before.inputs[0], inputs[0]) and any(
                     round_before in (node, *node.ancestors()) for node in inputs
                 ):

@@ -1,0 +1,179 @@
+"""Poolings, means and sums: their effect, and their rules."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from multispike.activity.elementwise_rules import PassThrough, always
+from multispike.activity.grid import Grid
+from multispike.activity.layer_rules import Kernel, channels_and_places, per_axis
+from multispike.activity.layout import Window, adaptive_reads
+from multispike.activity.provenance import Carries, Effect, Node, Unknown
+from multispike.activity.signals import Rule, Signals
+from multispike.layer_record import Kind
+
+
+@dataclass(frozen=True)
+class Pool(Effect):
+    """Maxima or averages over windows; without a kernel they divide the input.
+
+    full: an average divides by the size of the kernel, padding included.
+    sums: it divides by nothing.
+    """
+
+    axes: int
+    averages: bool
+    kernel: Kernel | None = None
+    full: bool = True
+    sums: bool = False
+    kind: ClassVar[Kind | None] = "pool"
+
+    def window(self, x: Tensor, out: Tensor) -> Window:
+        """The geometry, from x to the output."""
+        sizes = channels_and_places(x, self.axes), channels_and_places(out, self.axes)
+        if self.kernel is not None:
+            return Window(*sizes, *self.kernel)
+        pairs = list(zip(*sizes, strict=True))[1:]
+        size = tuple(max(-(-size // out), *adaptive_reads(size, out)) for size, out in pairs)
+        stride = tuple(max(1, size // out) for size, out in pairs)
+        still = (0,) * len(pairs), (1,) * len(pairs)
+        return Window(*sizes, size, stride, *still, adaptive=True)
+
+    def area(self, window: Window) -> int | None:
+        """Elements averaged (an average is their sum times 1/area); None: unevenly many.
+
+        A maximum has area 1.
+        """
+        if not self.averages:
+            return 1
+        sizes = list(zip(window.in_shape[1:], window.out_shape[1:], strict=True))
+        if self.kernel is None:
+            even = all(size % out == 0 or out % size == 0 for size, out in sizes)
+            return math.prod(max(1, size // out) for size, out in sizes) if even else None
+        # ceil_mode lets the last window reach beyond the padding.
+        inside = all(
+            (out - 1) * stride + kernel <= size + 2 * padding
+            for (size, out), kernel, stride, padding, _ in zip(sizes, *self.kernel, strict=True)
+        )
+        return math.prod(self.kernel.size) if self.full and inside else None
+
+    def sends(self, inputs: tuple[Node, ...], window: Window | None) -> tuple[Carries, Grid | None]:
+        source, area = inputs[0], self.area(window) if window else None
+        if area is None:
+            return "analog" if source.carries == "spikes" else source.carries, None
+        factor = 1.0 if self.sums else 1 / area
+        return source.carries, source.grid and source.grid.scaled(factor, source.grid.levels * area)
+
+
+def max_pool(axes: int) -> Rule:
+    """Max-pooling over 1 to 3 axes."""
+
+    def rule(
+        signals: Signals,
+        input: Tensor,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        *_: Any,
+        **__: Any,
+    ) -> Effect:
+        return Pool(axes, False, _windows(axes, kernel_size, stride, padding, dilation))
+
+    return rule
+
+
+def avg_pool(axes: int) -> Rule:
+    """Average pooling over 1 to 3 axes."""
+
+    def rule(
+        signals: Signals,
+        input: Tensor,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> Effect:
+        kernel = _windows(axes, kernel_size, stride, padding)
+        full = divisor_override is None and (count_include_pad or not any(kernel.padding))
+        return Pool(axes, True, kernel, full)
+
+    return rule
+
+
+def power_pool(axes: int) -> Rule:
+    """Of power 1 the sum of each window of spikes."""
+
+    def rule(
+        signals: Signals,
+        input: Tensor,
+        norm_type: float,
+        kernel_size: Any,
+        stride: Any = None,
+        ceil_mode: bool = False,
+    ) -> Effect:
+        signal = signals.known(input)
+        if norm_type != 1 or signal is None or signal.node.carries == "potential":
+            return Unknown(label=f"lp_pool{axes}d")
+        return Pool(axes, True, _windows(axes, kernel_size, stride), sums=True)
+
+    return rule
+
+
+def _windows(axes: int, size: Any, stride: Any, padding: Any = 0, dilation: Any = 1) -> Kernel:
+    """Without a stride, windows do not overlap."""
+    size = per_axis(size, axes)
+    stride = size if stride in (None, (), []) else per_axis(stride, axes)
+    return Kernel(size, stride, per_axis(padding, axes, missing=0), per_axis(dilation, axes))
+
+
+def reduction(averages: bool) -> Rule:
+    """A mean or sum: over the image a pooling; over time, potentials go on in the same memory."""
+
+    def rule(signals: Signals, input: Tensor, dim: Any = None, *_: Any, **__: Any) -> Effect:
+        signal, rank = signals.known(input), input.dim()
+        dims = sorted(d % rank for d in ((dim,) if isinstance(dim, int) else dim or ()))
+        if signal is None:
+            return Unknown()
+        if dims == [rank - 2, rank - 1] and rank >= 4 and averages:
+            return Pool(2, averages=True, label="pool")
+        time = signals.time_axis(tuple(input.shape))
+        if dims != [time]:
+            return Unknown()
+        steps, spikes = input.shape[time], signal.node.carries == "spikes"
+        return PassThrough(
+            1 / steps if averages else 1.0,
+            steps,
+            over_time=spikes,
+            note="additions of spikes" if spikes else "",
+            label=f"{'mean' if averages else 'sum'} over time",
+        )
+
+    return rule
+
+
+POOL_RULES: tuple[tuple[str, Rule, str], ...] = (
+    *(
+        ("pool", make(axes), f"{name}_pool{axes}d {name}_pool{axes}d_with_indices")
+        for name, make in (("max", max_pool), ("avg", avg_pool), ("lp", power_pool))
+        for axes in (1, 2, 3)
+    ),
+    *(
+        (
+            "pool",
+            always(Pool(axes, averages)),
+            f"{name}_pool{axes}d {name}_pool{axes}d_with_indices",
+        )
+        for name, averages in (("adaptive_max", False), ("adaptive_avg", True))
+        for axes in (1, 2, 3)
+    ),
+    ("mean", reduction(averages=True), "mean"),
+    ("sum", reduction(averages=False), "sum"),
+)
+"""(what notes call it, rule, spellings)."""
