@@ -187,7 +187,7 @@ def test_levels_that_a_neuron_sends(threshold, timesteps, levels):
     if levels <= 31:
         assert row.histogram == tuple((z == k).sum().item() / 5 for k in range(levels + 1))
     if levels * timesteps <= 31:
-        summed = z.sum(0)
+        summed = z.unflatten(0, (timesteps, -1)).sum(0)
         expected = [(summed == k).sum().item() / 5 for k in range(levels * timesteps + 1)]
         assert row.decoded == pytest.approx(expected)
 

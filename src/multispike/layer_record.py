@@ -241,8 +241,7 @@ class Synapses(_Layer):
 
 @dataclass(frozen=True)
 class Pool(_Layer):
-    """A max, average or global pooling. An average of spikes is counted as their integer sum: its
-    constant 1/K² belongs to the weights that follow."""
+    """A pooling. An average of spikes is their integer sum: 1/K² belongs to the weights behind."""
 
     _: KW_ONLY
     kind: Literal["pool"] = "pool"
@@ -260,8 +259,7 @@ class Sum(_Layer):
     (Spiking ResNet: summed in place; MS-ResNet)."""
     shortcut: Stream | Literal["dense"] | None = None
     """Events; "dense" full-precision potentials (MS-ResNet); None where a shortcut convolution adds
-    into the same potentials as the direct path, so that its own record already has the additions.
-    """
+    into the potentials of the direct path: its own record has the additions."""
 
     @property
     def crossing(self) -> Stream:
@@ -319,8 +317,7 @@ def checked(records: Sequence[LayerRecord]) -> tuple[LayerRecord, ...]:
     return tuple(records)
 
 
-Rule = tuple[str, Any, bool, str]
-"""A part, its value, whether that may be, what may be."""
+Rule = tuple[str, Any, bool, str]  # a part, its value, whether that may be, what may be
 
 
 def _rules(record: Any) -> Iterator[Rule]:
@@ -354,15 +351,13 @@ def _rules(record: Any) -> Iterator[Rule]:
 def _geometry_rules(g: Geometry, kind: Kind) -> Iterator[Rule]:
     flat = kind in ("linear", "matmul")
     ranks = (1, 2) if flat else (1, 2, 3, 4, 5) if kind == "add" else (3, 4)
-    axes = max(2, len(g.in_shape) - 1)
+    axes = 2 if kind == "add" else max(2, len(g.in_shape) - 1)
     for part, counts, least in (
         *(("in_shape", ranks, 1), ("out_shape", ranks, 1), ("kernel", (axes,), 1)),
         *(("stride", (axes,), 1), ("padding", (axes,), 0), ("dilation", (axes,), 1)),
     ):
-        sizes, number = getattr(g, part), f"{counts[0]} to {counts[-1]}"
-        right = len(sizes) in counts and all(size >= least for size in sizes)
-        checked = kind != "add" or counts == ranks
-        yield part, sizes, right or not checked, f"{number} sizes, each >= {least}"
+        sizes, allowed = getattr(g, part), f"{counts[0]} to {counts[-1]} sizes, each >= {least}"
+        yield part, sizes, len(sizes) in counts and min(sizes, default=0) >= least, allowed
     channels = (g.in_shape[-1], g.out_shape[-1]) if flat else (g.in_shape[0], g.out_shape[0])
     divides = g.groups >= 1 and not any(count % g.groups for count in channels)
     match kind:
