@@ -174,3 +174,15 @@ def test_the_emulated_events_in_the_docs_are_those_of_their_file():
         f"{events['images']} images of CIFAR-10 give {events['mean']:,.0f} events each (standard"
         f" deviation {events['deviation']:,.0f}), {100 * events['on_share']:.1f} %"
     ) in text
+
+
+def test_launches_are_those_of_the_file():
+    content = json.loads((ROOT / "results/launches.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs/speed.md").read_text(encoding="utf-8")
+    relu = {row["arch"]: row["eager"] for row in content["steps"] if row["neuron"] == "relu"}
+    for row in content["steps"]:
+        if row["neuron"] != "relu":
+            columns = ("timesteps", "levels", "eager", "compiled")
+            t, n, eager, compiled = (f"{row[column]:,}" for column in columns)
+            figures = (row["arch"], t, n, f"{relu[row['arch']]:,}", eager, compiled)
+            assert f"| {' | '.join(figures)} |" in page
