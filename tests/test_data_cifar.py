@@ -249,6 +249,28 @@ def test_bad_labels_are_refused(load, parquet, labels, line):
     expect(load, "cifar10", parquet, line)
 
 
+def test_a_parquet_file_of_no_rows_is_refused(load, parquet):
+    write_parquet(parquet / "train.parquet", [], pa.array([], pa.int64()))
+    expect(
+        load, "cifar10", parquet, r"train split of cifar10: got \[0, 3, 32, 32\], .*at least one"
+    )
+
+
+def test_names_that_are_no_text_are_refused(load, parquet):
+    path = parquet / "train.parquet"
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"label", b"l\xffbel"))
+    expect(load, "cifar10", parquet, r"data file: got .*train\.parquet")
+
+
+def test_an_archive_that_announces_gigabytes_is_refused(load, tmp_path):
+    member = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
+    member.size = 1 << 33
+    path = tmp_path / "cifar-10-python.tar.gz"
+    path.write_bytes(gzip.compress(member.tobuf() + bytes(1 << 20)))
+    expect(load, "cifar10", tmp_path, r"data_batch_1 has 8,589,934,592 bytes")
+
+
 @pytest.mark.parametrize("keep", [0, 10, 0.3, 0.999])
 def test_a_truncated_archive_is_named(load, tmp_path, keep):
     content = archive_of("cifar10", official("cifar10")[0])

@@ -424,6 +424,16 @@ def test_an_idx_file_of_any_length_costs_no_more_than_its_header_says(expect, fa
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("shape", [(0, 28, 28), (12, 0, 28)])
+def test_an_idx_file_of_no_pixels_is_refused(expect, fashion, shape):
+    folder, compressed = fashion
+    images = np.zeros(shape, np.uint8)
+    write_idx(folder, image_sets.IDX_FILES["train_inputs"], images, compressed)
+    labels = np.zeros(len(images), np.uint8)
+    write_idx(folder, image_sets.IDX_FILES["train_labels"], labels, compressed)
+    expect("fashion_mnist", folder, "at least one sample|the shape of the training inputs")
+
+
 def test_what_is_no_idx_file_is_named(expect, fashion):
     folder, compressed = fashion
     write_idx(folder, image_sets.IDX_FILES["train_labels"], np.zeros((12, 2), np.uint8), compressed)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from test_events_recordings import FILES, aedat2, bin5, evt2, npz, ramp
 
+from multispike.cli import main
 from multispike.datasets import DATASETS, event_sets, load_dataset
 from multispike.datasets.event_sets import CIFAR10 as CLASSES
 from multispike.datasets.event_sets import CIFAR10DVS_SPLITS as SPLITS
@@ -18,7 +19,7 @@ from multispike.datasets.event_sets import numbers_of_test
 from multispike.errors import InputError
 from multispike.events.emulator import emulate_events, emulate_frames
 from multispike.events.frames import event_frames
-from multispike.events.read import EVENT
+from multispike.events.read import EVENT, read_events
 
 
 def recording(seed: int, count: int = 400, side: int = 128) -> np.ndarray:
@@ -121,6 +122,61 @@ def test_nmnist(tmp_path):
     assert data.train.inputs.shape == (10, 2, 2, 34, 34)
     expected = event_frames(recording(7, side=34), (34, 34), timesteps=2, by="count")
     np.testing.assert_array_equal(data.test.inputs[7], expected)
+
+
+@pytest.fixture(scope="module")
+def real_nmnist(shared_data):
+    """1,000 + 100 recordings of the official split, in its layout."""
+    folder = shared_data / "nmnist"
+    if not folder.is_dir():
+        pytest.skip(f"no N-MNIST at {folder}")
+    return folder
+
+
+def test_real_nmnist_is_what_its_bytes_say(real_nmnist):
+    for path in sorted(real_nmnist.glob("Test/*/*.bin"))[::20]:
+        records = np.fromfile(path, np.uint8).reshape(-1, 5).astype(int)
+        x, y, high, middle, low = records.T
+        recording = read_events(path)
+        events = np.concatenate(list(recording))
+        assert (recording.format, recording.sensor, len(events)) == ("N-MNIST", (34, 34), len(x))
+        assert not recording.skipped
+        for name, values in (("x", x), ("y", y), ("p", high >> 7)):
+            np.testing.assert_array_equal(events[name], values)
+        t = (high & 127) << 16 | middle << 8 | low
+        np.testing.assert_array_equal(events["t"], np.maximum.accumulate(t))
+
+
+def test_real_nmnist_tells_its_digits(real_nmnist, tmp_path, caplog):
+    """A linear classifier on the counts does as well as published plain baselines: about 0.9."""
+    from sklearn.linear_model import RidgeClassifier
+
+    data = load_dataset("nmnist", real_nmnist, timesteps=1, cache_dir=tmp_path)
+    assert "1000 + 100 recordings, not the 60000 + 10000 that were published" in caplog.text
+    assert (data.input_shape, data.timesteps) == ((2, 34, 34), 1)
+    assert data.train.labels.bincount().tolist() == [97, 116, 99, 93, 105, 92, 94, 117, 87, 100]
+    assert data.test.labels.bincount().tolist() == [8, 14, 8, 11, 14, 7, 10, 15, 2, 11]
+    counted = int(data.train.inputs.sum()) + int(data.test.inputs.sum())
+    written = sum(path.stat().st_size // 5 for path in real_nmnist.rglob("*.bin"))
+    assert counted == written == pytest.approx(4.5e6, rel=0.02)
+    train, test = (split.inputs.flatten(1).numpy() for split in (data.train, data.test))
+    ridge = RidgeClassifier(1000.0).fit(train**0.5, data.train.labels)
+    assert ridge.score(test**0.5, data.test.labels) > 0.8
+
+
+def test_real_nmnist_is_trained_on_and_streamed(real_nmnist, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main([
+        "train", "--data", "nmnist", "--data-dir", str(real_nmnist), "--bins", "2",
+        "--limit-train", "200", "--limit-test", "20", "--epochs", "1", "--threads", "1",
+        "--accelerator", "cpu", "--out", str(out),
+    ]) == 0  # fmt: skip
+    path = next(real_nmnist.glob("Test/3/*.bin"))
+    capsys.readouterr()
+    assert main(["stream", str(out), str(path), "--window-us", "400000", "--json", "-"]) == 0
+    first, summary = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first["class"] in list("0123456789")
+    assert first["events"] == summary["summary"]["events"] == path.stat().st_size // 5
 
 
 def test_dvsgesture(tmp_path):

@@ -210,6 +210,8 @@ class Contents:
         damaged: list[str] = []
         counts, arrays = {}, {}
         for part, labels in self.labels.items():
+            if 0 in (shape := [len(labels), *self.shape]):
+                raise invalid(f"{part} split of {title}", shape, "at least one sample and pixel")
             inputs = allocate(f"{part}_inputs", (len(labels), *self.shape), np.uint8)
             arrays[part] = inputs
             numbers = allocate(f"{part}_labels", (len(labels),), np.int64)

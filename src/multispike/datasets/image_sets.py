@@ -26,6 +26,7 @@ from multispike.datasets.dataset import (
     without,
 )
 from multispike.datasets.source_files import (
+    LARGEST,
     check_background,
     class_files,
     fetch,
@@ -222,8 +223,13 @@ def _parquet_table(path: Path, column: str) -> pa.Table:
             if not _has_layout(schema, column):
                 allowed = f"parquet with columns img: {{bytes, path}} and {column}: integer"
                 raise invalid("data file", str(path), allowed)
+            if rows * 3 * SIDE * SIDE > LARGEST:
+                allowed = f"images of at most {LARGEST:,} bytes in all, not {rows:,} images"
+                raise invalid("data file", str(path), allowed)
             table = file.read(columns=["img.bytes", column])
-    except (pa.ArrowException, OSError, IndexError) as error:
+    except InputError:
+        raise
+    except (pa.ArrowException, OSError, IndexError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise invalid("data file", str(path), f"a whole parquet file ({reason})") from None
     if len(table) != rows:
