@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_events_recordings import evt2, npy, ramp
 
+from multispike.cli import main
 from multispike.commands.stream import view as view_command
 from multispike.config.commands import ViewConfig
 from multispike.errors import InputError
@@ -158,6 +159,12 @@ def test_the_command_says_what_it_shows(recording, tmp_path, capsys):
     assert "119, 49.6% of them ON" in printed
     assert "cut off within an event: 3 bytes" in printed
     assert "a.png" in printed
+
+
+def test_the_command_line_checks_its_file(recording, tmp_path, capsys):
+    assert main(["view", str(recording), "--out", str(tmp_path / "a.png")]) == 0
+    assert main(["view", str(tmp_path / "none.raw"), "--out", str(tmp_path / "a.png")]) == 2
+    assert "events: got" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

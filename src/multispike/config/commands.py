@@ -36,6 +36,9 @@ from multispike.energy.count import Fanout, GradedOp
 from multispike.errors import invalid, unknown
 from multispike.models.table import ARCHITECTURES, ResNet
 
+RecordingPath = Annotated[
+    str, Where("a file that exists", lambda path: Path(path).exists(), late=True)
+]
 Density = Annotated[float, Where("events per neuron and timestep in [0, 1]", lambda x: 0 <= x <= 1)]
 
 
@@ -363,7 +366,7 @@ class ViewConfig(Settings):
         multispike view recording.raw --out film.gif --window-us 10000
     """
 
-    events: Annotated[str, Where("a file that exists", lambda path: Path(path).exists(), late=True)]
+    events: RecordingPath
     out: str = "events.png"
     window_us: Count | None = None
     count: Count | None = None
