@@ -13,9 +13,9 @@ import pytest
 import torch
 import yaml
 
-from multispike import config as settings
 from multispike.cli import main, settings_of
-from multispike.config import TrainConfig, list_recipes, recipe, recipe_file
+from multispike.config import TrainConfig, recipes
+from multispike.config.recipes import list_recipes, recipe, recipe_file
 from multispike.reproduce.archive import Archive
 from multispike.reproduce.studies import STUDIES, Study, row
 from multispike.training import load_run
@@ -26,10 +26,10 @@ INJECTED = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from multispike import config
+from multispike.config import recipes
 from multispike.cli import main
 from test_reproduce import tiny
-config.RECIPES = Path(sys.argv[1])
+recipes.RECIPES = Path(sys.argv[1])
 tiny()
 sys.exit(main(sys.argv[2:]))
 """
@@ -48,10 +48,10 @@ def tiny() -> None:
 def study(tmp_path_factory):
     """The folder of the tiny study's recipe; the table is as before afterwards."""
     folder = tmp_path_factory.mktemp("study") / "recipes"
-    shutil.copytree(settings.RECIPES, folder)
+    shutil.copytree(recipes.RECIPES, folder)
     (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(settings, "RECIPES", folder)
+        patch.setattr(recipes, "RECIPES", folder)
         patch.setitem(STUDIES, "tiny", None)
         tiny()
         recipe.cache_clear()

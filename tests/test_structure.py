@@ -11,7 +11,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src"
 
 ROOMS = (
-    "errors", "files", "progress", "environment",
+    "errors", "plugins", "files", "progress", "environment",
     "surrogate", "ops", "neurons", "layer_record",
     "energy", "results", "models", "events", "datasets", "config",
     "training", "activity", "profiling",

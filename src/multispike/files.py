@@ -65,19 +65,37 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
         write_text(path, text)
 
 
-def load_yaml(text: str) -> Any:
-    """What a YAML text says; aliases, which some lines can multiply to gigabytes, and what nests
-    deeper than any settings do are a `yaml.YAMLError` too."""
+def read_yaml(
+    argument: str, path: str | os.PathLike[str], keys: str = "a mapping of settings"
+) -> dict[str, Any]:
+    """The mapping in a YAML file; `argument` and `keys` are what the caller calls it and its keys.
+
+    Raises:
+        InputError: if the file is absent, no YAML, or no mapping; for aliases, which some lines can
+            multiply to gigabytes, and for what nests deeper than any settings do.
+    """
     import yaml  # here, so that a help text need not wait for it
 
-    depth = 0
-    for event in yaml.parse(text):
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if isinstance(event, yaml.AliasEvent) or depth > 20:
-            what = "nested more than 20 deep" if depth > 20 else f"with an alias, *{event.anchor}"
-            raise yaml.YAMLError(f"{what}, in line {event.start_mark.line + 1}")
-    return yaml.safe_load(text)
+    file = os.fspath(path)
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        depth = 0
+        for event in yaml.parse(text, loader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or depth > 20:
+                what = "an alias" if depth <= 20 else "more than 20 levels"
+                raise yaml.YAMLError(f"{what} in line {event.start_mark.line + 1}")
+        content = yaml.load(text, loader)
+    except OSError as error:
+        raise InputError(f"{argument}: got {file!r}, {error.strerror or error}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{argument}: got {file!r}, not a YAML file: {reason}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{argument}: got {file!r}, allowed: {keys}")
+    return content
 
 
 def yaml_text(settings: dict[str, Any]) -> str:
@@ -85,24 +103,6 @@ def yaml_text(settings: dict[str, Any]) -> str:
     import yaml
 
     return yaml.safe_dump(settings, sort_keys=False)
-
-
-def read_yaml(argument: str, path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The mapping in a YAML file; `argument` is what the caller calls it.
-
-    Raises:
-        InputError: if the file is absent, unreadable, no YAML as `load_yaml` takes it, no mapping.
-    """
-    import yaml
-
-    try:
-        content = load_yaml(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise InputError(f"{argument}: got {os.fspath(path)!r}, no YAML file: {reason}") from error
-    if not isinstance(content, dict):
-        raise invalid(argument, os.fspath(path), "a file with a mapping of settings")
-    return content
 
 
 def to_plain(value: Any) -> Any:

@@ -128,7 +128,7 @@ def record_avalanche(network: Network, loader: Iterable[tuple[Tensor, Tensor]]) 
 
 def residual_row(arch: str, neuron: str) -> ResNet | None:
     """The row of a residual network with spiking neurons; None for all others."""
-    row = ARCHITECTURES[arch]
+    row = ARCHITECTURES.get(arch)
     return row if isinstance(row, ResNet) and neuron != "relu" else None
 
 

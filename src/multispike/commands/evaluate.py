@@ -22,6 +22,8 @@ from multispike.errors import invalid
 from multispike.files import write_json
 from multispike.layer_record import with_density
 from multispike.models import create_model
+from multispike.models.own import code_of
+from multispike.plugins import label
 from multispike.profiling import evaluate_run
 from multispike.progress import progress_bar
 from multispike.report.comparison import alternatives
@@ -85,9 +87,9 @@ def measure_run(
         )
     return RunResult(
         name=run.config.variant,
-        data=run.data["name"],
+        data=label(run.data["name"]),
         classes=tuple(run.data["classes"]),
-        **_code(run.network.config),
+        **code_of(run.network),
         seed=run.config.seed,
         epochs=int(last["epoch"]),
         params=sum(parameter.numel() for parameter in run.network.parameters()),
@@ -181,7 +183,7 @@ def energy(settings: EnergyConfig) -> None:
     if Path(settings.target).exists():
         run = load_run(settings.target)
         tell_unfinished(run)
-        network, data, density = run.network, run.data["name"], settings.density
+        network, data, density = run.network, label(run.data["name"]), settings.density
         dataset = data_of(run, settings.data_dir, settings.limit_test)
         with _samples_bar("activity", dataset) as progress:
             activity = record_activity(network, evaluation_loader(run, dataset), progress=progress)
@@ -210,7 +212,7 @@ def energy(settings: EnergyConfig) -> None:
         not_counted=activity.not_counted,
         profiles=list_profiles(),
     )
-    code = _code(network.config)
+    code = code_of(network)
     priced = {
         **code,
         "data": data,
@@ -232,11 +234,6 @@ def energy(settings: EnergyConfig) -> None:
         console.print(line, highlight=False, soft_wrap=not console.is_terminal)
     if settings.json:
         write_json(settings.json, priced)
-
-
-def _code(config: dict[str, Any]) -> dict[str, Any]:
-    """Of a network's settings, those that tell results apart."""
-    return {key: config[key] for key in ("arch", "neuron", "levels", "timesteps")}
 
 
 @contextmanager

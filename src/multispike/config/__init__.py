@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -16,26 +15,24 @@ from multispike.config.types import (
     BatchSize,
     BelowOne,
     Count,
-    DataDir,
     Natural,
     NonNegative,
     Positive,
-    RunPath,
     Seed,
     Sensor,
     Settings,
     Share,
     Threads,
     Where,
-    one_of,
     split_names,
 )
 from multispike.datasets import DATASETS
-from multispike.errors import InputError, invalid, unknown
-from multispike.files import read_yaml
+from multispike.errors import InputError, invalid
 from multispike.models import DEFAULT_LEVELS
 from multispike.models.table import ARCHITECTURES
+from multispike.plugins import absolute, check_name, check_there, label
 
+ArchName = Annotated[str, lambda field, name: check_name(field, name, ARCHITECTURES)]
 SurrogateName = Literal["sigmoid", "ste", "clip"]
 
 
@@ -44,11 +41,13 @@ class Recipe(Settings):
     """Everything that decides what a training computes, but for the neuron.
 
     Args:
-        arch: Architecture; `multispike models` lists them.
+        arch: Architecture; `multispike models` lists them. Or your own: FILE.py:FUNCTION, or
+            MODULE:FUNCTION, of build(num_classes, in_channels).
         stem: First layer: cifar (3x3) or imagenet (7x7, stride 2, max-pool).
         classifier: linear, or mlp (VGGs only, two hidden layers of 512).
         data: Data set: digits, fashion_mnist, cifar10, cifar100, imagefolder, cifar10dvs,
-            dvsgesture, nmnist, eventfolder; NAME-dvs-sim emulates a camera before images.
+            dvsgesture, nmnist, eventfolder; NAME-dvs-sim emulates a camera before images. Or
+            your own: FILE.py:FUNCTION, or MODULE:FUNCTION, of load(request).
         data_dir: Folder with the data; not needed for digits.
         download: Fetch the official archive into data_dir if it is not there.
         size: Side in pixels to which an image folder or event set is brought.
@@ -78,7 +77,8 @@ class Recipe(Settings):
         ema: Decay of an average of the weights, which is then what is evaluated; 0 is off.
         activity_penalty: Weight of the mean events per neuron in the loss; 0 is off.
         whiten: Start the stem from the training images' principal patches (both signs).
-        init: Start from the weights of this run or checkpoint, of any neuron, N and T.
+        init: Start from the weights of this run or checkpoint, of any neuron, N and T; where the
+            classes differ, the last layer starts anew.
         seed: Of the weights, the order and the augmentation.
         flip: Mirror half of the images at random; "alternate": each one every other epoch.
         shift: Largest shift in pixels, with reflection at the border.
@@ -109,11 +109,11 @@ class Recipe(Settings):
         "precision": "hardware", "name": "output", "out": "output",
     }  # fmt: skip
 
-    arch: Annotated[str, one_of(ARCHITECTURES)] = "fastnet"
+    arch: ArchName = "fastnet"
     stem: Literal["cifar", "imagenet"] = "cifar"
     classifier: Literal["linear", "mlp"] = "linear"
-    data: Annotated[str, one_of(DATASETS)] = "digits"
-    data_dir: DataDir | None = None
+    data: str = "digits"
+    data_dir: str | None = None
     download: bool = False
     size: Count | None = None
     by: Literal["time", "count"] | None = None
@@ -139,7 +139,7 @@ class Recipe(Settings):
     ema: BelowOne = 0.0
     activity_penalty: NonNegative = 0.0
     whiten: bool = False
-    init: RunPath | None = None
+    init: str | None = None
     seed: Seed = 0
     flip: Literal["none", "random", "alternate"] | None = None
     shift: Natural | None = None
@@ -162,8 +162,20 @@ class Recipe(Settings):
     threads: Threads | None = None
     checkpoint_seconds: NonNegative = 60.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("arch", "data"):  # a run is read from other folders too
+            object.__setattr__(self, name, absolute(getattr(self, name)))
+
     def check(self) -> None:
         super().check()
+        check_name("data", self.data, DATASETS)
+        for name in ("arch", "data"):
+            check_there(name, getattr(self, name))
+        if self.data_dir and not self.download and not Path(self.data_dir).expanduser().exists():
+            raise invalid("data_dir", self.data_dir, "a folder or archive that exists")
+        if self.data not in DATASETS:
+            return
         for name in ("size", "by", "bins", "split", "sensor", "background", "skip_damaged",
                      "test_share"):  # fmt: skip
             value = getattr(self, name)
@@ -209,6 +221,9 @@ class TrainConfig(Recipe):
             raise invalid("levels", self.levels, "none with neuron=relu")
         if self.resume and self.overwrite:
             raise invalid("overwrite", True, "one of --resume and --overwrite, not both")
+        begun = Path(self.folder, "last.ckpt").exists()
+        if self.init and not Path(self.init).exists() and not begun:
+            raise invalid("init", self.init, "a run folder or a .ckpt file")
 
     @property
     def variant(self) -> str:
@@ -219,6 +234,8 @@ class TrainConfig(Recipe):
         """
         if self.name:
             return self.name
+        if self.arch not in ARCHITECTURES and self.neuron == "multilevel" and not self.levels:
+            return "own" if self.timesteps == 1 else f"own-T{self.timesteps}"
         if self.neuron == "relu":
             return "ann" if self.timesteps == 1 else f"ann-T{self.timesteps}"
         if self.neuron == "binary":
@@ -228,7 +245,7 @@ class TrainConfig(Recipe):
     @property
     def folder(self) -> str:
         """Where the run goes."""
-        return self.out or f"runs/{self.data}-{self.arch}-{self.variant}"
+        return self.out or f"runs/{label(self.data)}-{label(self.arch)}-{self.variant}"
 
     @property
     def gradient(self) -> SurrogateName:
@@ -246,38 +263,10 @@ class TrainConfig(Recipe):
         >>> TrainConfig(neuron="binary").resolved().levels, TrainConfig().resolved().levels
         (1, 4)
         """
-        levels = None if self.neuron == "relu" else self.levels or DEFAULT_LEVELS[self.neuron]
+        levels = None if self.neuron == "relu" else self.levels
+        if self.arch in ARCHITECTURES:
+            levels = levels or DEFAULT_LEVELS[self.neuron] or None
         return replace(self, levels=levels, surrogate=self.gradient)
-
-
-RECIPES = Path(__file__).parent.parent / "recipes"
-"""Settings that are worth a name, as YAML."""
-
-
-def list_recipes() -> list[str]:
-    """The names that `recipe` and `--config` take, sorted.
-
-    >>> "cifar10-fast" in list_recipes()
-    True
-    """
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
-
-
-def recipe_file(name: str) -> Path:
-    """Where the settings of a recipe stand; `InputError` for a name that none has."""
-    if name not in list_recipes():
-        raise unknown("config", name, ["a YAML file", *list_recipes()])
-    return RECIPES / f"{name}.yaml"
-
-
-@cache
-def recipe(name: str) -> TrainConfig:
-    """A recipe's settings.
-
-    >>> recipe("cifar10-fast").arch
-    'fastnet'
-    """
-    return TrainConfig(**read_yaml("config", recipe_file(name)))
 
 
 _VARIANT = re.compile(r"(ann|binary|multilevel)(?:-T([1-9]\d*))?(?:-N([1-9]\d*))?")
@@ -326,7 +315,7 @@ class CompareConfig(Recipe):
     @property
     def folder(self) -> str:
         """Where the comparison goes."""
-        return self.out or f"runs/compare-{self.data}-{self.arch}"
+        return self.out or f"runs/compare-{label(self.data)}-{label(self.arch)}"
 
     def runs(self) -> list[TrainConfig]:
         """One run a variant, in the order given; a finished or begun one is resumed."""
@@ -343,6 +332,18 @@ class CompareConfig(Recipe):
         super().check()
         for run in self.runs():
             run.check()
+
+
+def as_given(content: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a config.yaml as its run was told them: what it lists as automatic, with the
+    values used, was left open.
+
+    >>> as_given({"lr": 0.2, "epochs": 3, "automatic": ["lr"]})
+    {'lr': None, 'epochs': 3}
+    """
+    automatic = content.get("automatic") or ()
+    settings = {name: value for name, value in content.items() if name != "automatic"}
+    return {name: None if name in automatic else value for name, value in settings.items()}
 
 
 _FREE = {

@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 from docstring_parser import parse
 from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser, DefaultHelpFormatter
 
-from multispike.config import CompareConfig, TrainConfig, recipe_file
+from multispike.config import CompareConfig, TrainConfig, as_given
+from multispike.config.recipes import recipe_file
 from multispike.config.types import Settings, allowed, help_of, hints
 from multispike.errors import InputError, invalid
 from multispike.files import read_yaml, yaml_text
@@ -35,7 +36,8 @@ class ConfigFile(ActionConfigFile):
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
         path = values if os.path.exists(values) else str(recipe_file(values))
-        content = read_yaml("config", path)
+        written = read_yaml("config", path)
+        content = as_given(written)
         known = {field.name for field in fields(parser.settings)}
         ignored: list[str] = []
         if parser.settings is CompareConfig:
@@ -46,6 +48,7 @@ class ConfigFile(ActionConfigFile):
             parser.error(f"unrecognized arguments: {strange[0]}")
         if ignored:
             print(f"compare ignores of {path}: {', '.join(ignored)}", file=sys.stderr)
+        if ignored or content != written:
             path = yaml_text({k: v for k, v in content.items() if k not in ignored})
         super().__call__(parser, cfg, path, option_string)
 

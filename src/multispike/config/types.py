@@ -87,7 +87,7 @@ CheckpointName = Annotated[
 ]
 DataDir = Annotated[
     str,
-    Where("a folder or file that exists", lambda path: Path(path).exists(), late=True),
+    Where("a folder or file that exists", lambda p: Path(p).expanduser().exists(), late=True),
     "Folder with the run's data, if it has moved since the training.",
 ]
 TestLimit = Annotated[Count, "Use this many test samples only."]

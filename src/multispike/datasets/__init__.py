@@ -6,17 +6,19 @@ A row of `DATASETS` names a function `load(request: Request, **options) -> Datas
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from multispike.errors import invalid, unknown
+from multispike import plugins
+from multispike.errors import InputError, invalid, unknown
 
 if TYPE_CHECKING:
     from multispike.datasets.dataset import Dataset
 
-__all__ = ["DATASETS", "Source", "list_datasets", "load_dataset"]
+__all__ = ["DATASETS", "Source", "list_datasets", "load_dataset", "source_of"]
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,20 @@ DATASETS |= {
 }  # fmt: skip
 
 
+def source_of(name: str) -> Source:
+    """A row of the table, or one for a function of somebody else's (`multispike.plugins`):
+    `load(request)`, which may take options by their names as well.
+
+    Raises:
+        InputError: for an unknown name, or a function that is gone.
+    """
+    if name in DATASETS:
+        return DATASETS[name]
+    plugins.check_name("data", name, DATASETS)
+    options = tuple(signature(plugins.load("data", name)).parameters)[1:]
+    return Source(name, "your own", options=options)
+
+
 def list_datasets() -> list[str]:
     """The names that `load_dataset` takes, sorted.
 
@@ -144,11 +160,9 @@ def load_dataset(
     ((1, 8, 8), 10, torch.Size([100, 1, 8, 8]))
     """
     from multispike.datasets.cache import Cache
-    from multispike.datasets.dataset import Request
+    from multispike.datasets.dataset import Dataset, Request
 
-    if name not in DATASETS:
-        raise unknown("data", name, DATASETS)
-    source = DATASETS[name]
+    source = source_of(name)
     for option, value in options.items():
         if option not in source.options:
             if source.options:
@@ -158,11 +172,25 @@ def load_dataset(
         raise invalid("download", download, f"False: there is no download for {name}")
     folder = Path(data_dir).expanduser() if data_dir is not None else None
     cache = Cache(cache_dir)
-    request = Request(name, folder, cache, download, progress, limit_train, limit_test)
-    module, function = source.load.split(":")
+    own = name not in DATASETS
+    title = plugins.label(name) if own else name
+    request = Request(title, folder, cache, download, progress, limit_train, limit_test)
+    module, _, function = source.load.rpartition(":")
+    load = plugins.load("data", name) if own else getattr(import_module(module), function)
     try:
-        dataset: Dataset = getattr(import_module(module), function)(request, **options)
+        dataset: Dataset = load(request, **options)
+    except InputError:
+        raise
     except OSError as error:  # what a loader foresees it tells itself; this is the rest
         reason = f"readable files ({error.strerror or error}: {error.filename})"
         raise invalid("data_dir", str(data_dir), reason) from None
+    except Exception as error:
+        if not own:
+            raise
+        raise plugins.failed("data", name, "loaded", error) from error
+    if own:
+        if not isinstance(dataset, Dataset):
+            allowed = f"a function that returns a multispike Dataset, not {type(dataset).__name__}"
+            raise invalid("data", name, allowed)
+        dataset = replace(dataset, name=name)
     return dataset.limited(limit_train, limit_test)

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from multispike.errors import InputError, invalid, unknown
+from multispike.files import read_yaml
 
 BITS = (8, 16, 32)
 
@@ -197,16 +198,7 @@ def load_profile(path: str | os.PathLike[str]) -> Profile:
 
 
 def _read(path: str | os.PathLike[str]) -> Profile:
-    import yaml  # here, so that a help text need not wait for it
-
-    file = os.fspath(path)
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"profile: got {file!r}, {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"profile: got {file!r}, not a YAML file: {reason}") from error
+    file, content = os.fspath(path), read_yaml("profile", path, "the keys name, constants")
     _check_keys(file, content, ("name", "constants"))
     name, constants = content["name"], content["constants"]
     if not isinstance(name, str) or not name:

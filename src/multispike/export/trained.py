@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from multispike.datasets import DATASETS
+from multispike.datasets import source_of
 from multispike.datasets.dataset import Dataset
 from multispike.datasets.loader import BatchLoader
 from multispike.errors import RunError
@@ -49,7 +49,7 @@ def quantise_run(run: Run) -> IntegerNetwork:
         InputError: naming what integers can't carry, and what to do.
     """
     data = run.data
-    events = DATASETS[data["name"]].events
+    events = data["events"] if "events" in data else source_of(data["name"]).events
     return quantise(run.network, data["mean"], data["std"], tuple(data["input_shape"]), events)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from multispike.errors import invalid, is_count, unknown
 from multispike.models.table import ARCHITECTURES, NEURONS, STEMS, Vgg
+from multispike.plugins import check_name
 
 if TYPE_CHECKING:
     from multispike.models.network import Network
@@ -14,7 +15,7 @@ DEFAULT_LEVELS = {"relu": 0, "binary": 1, "multilevel": 4}
 
 
 def list_models() -> list[str]:
-    """Names that `create_model` accepts, sorted.
+    """Names of the table, sorted; `create_model` takes networks of your own as well.
 
     >>> "sparse_resnet18" in list_models()
     True
@@ -40,10 +41,11 @@ def create_model(
     detach_reset: bool = True,
     learn_threshold: str = "no",
 ) -> Network:
-    """A network of the table, with ReLU, binary or multi-level neurons.
+    """A network of the table, with ReLU, binary or multi-level neurons; or somebody else's.
 
     Args:
-        arch: a name of `list_models()`.
+        arch: a name of `list_models()`, or where a function of your own is, see
+            `multispike.models.own`.
         num_classes, in_channels: of the data; an event camera has 2 channels (ON, OFF).
         neuron: "relu" (the ANN), "binary" (N = 1) or "multilevel".
         levels: N; 4 for "multilevel" unless given, always 1 for "binary".
@@ -61,13 +63,12 @@ def create_model(
     >>> model(torch.rand(3, 1, 8, 8)).shape
     torch.Size([3, 10])
     """
-    if arch not in ARCHITECTURES:
-        raise unknown("arch", arch, ARCHITECTURES)
+    check_name("arch", arch, ARCHITECTURES)
     if neuron not in NEURONS:
         raise unknown("neuron", neuron, NEURONS)
     if stem not in STEMS:
         raise unknown("stem", stem, STEMS)
-    row = ARCHITECTURES[arch]
+    row = ARCHITECTURES.get(arch)
     if classifier not in ("linear", "mlp") or (classifier == "mlp" and not isinstance(row, Vgg)):
         raise invalid("classifier", classifier, "'linear', or 'mlp' with a VGG")
     if learn_threshold not in ("no", "layer", "channel"):
@@ -89,6 +90,11 @@ def create_model(
         surrogate=surrogate, alpha=alpha, v_init=v_init, beta=beta, detach_reset=detach_reset,
         learn_threshold=learn_threshold,
     )  # fmt: skip
+
+    if row is None:
+        from multispike.models.own import own_network
+
+        return own_network(config)
 
     from multispike.models.blocks import NeuronFactory
     from multispike.models.builders import build_resnet, build_vgg

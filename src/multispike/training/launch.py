@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,14 +19,18 @@ from torch import Tensor, nn
 
 from multispike.config import Recipe, TrainConfig
 from multispike.config.types import parse_sensor
-from multispike.datasets import DATASETS, load_dataset
+from multispike.datasets import load_dataset, source_of
 from multispike.datasets.augment import Augmentation
 from multispike.datasets.dataset import Dataset
 from multispike.datasets.loader import BatchLoader
 from multispike.errors import InputError, invalid
 from multispike.models import create_model
 from multispike.models.network import Network
+from multispike.models.own import check_taken
+from multispike.models.table import ARCHITECTURES
+from multispike.plugins import failed, label
 from multispike.training.loop import train
+from multispike.training.optim import peak_lr
 from multispike.training.run import checkpoint_of, load_weights, open_run, read_checkpoint
 
 WHITENED = 2000
@@ -55,7 +60,8 @@ def fit(config: TrainConfig) -> bool:
     goes_on = config.resume and (folder / "last.ckpt").exists()
     if config.init and not goes_on:
         init = checkpoint_of(config.init, "init")
-        load_weights(network, read_checkpoint(init), init)
+        for line in load_weights(network, read_checkpoint(init), init, new_head=True):
+            print(line, file=sys.stderr)
     check_fit(network, dataset)
     if config.whiten and not config.init and not goes_on:
         whiten_stem(network, dataset)
@@ -66,7 +72,7 @@ def fit(config: TrainConfig) -> bool:
             torch.set_num_threads(config.threads or cores or 1)
         loaders = make_loaders(config, dataset, fabric.global_rank, fabric.world_size)
         # All settings have proved good: now a run that is to be overwritten may be deleted.
-        start = _of_rank_0(fabric, lambda: open_run(config))
+        start = _of_rank_0(fabric, lambda: open_run(config, automatic(config, dataset)))
         about = {
             "model": network.config,
             "config": dataclasses.asdict(config),
@@ -78,6 +84,7 @@ def fit(config: TrainConfig) -> bool:
                 "input_shape": list(dataset.input_shape),
                 "images": len(dataset.train),
                 **({"validation": len(dataset.validation)} if dataset.validation else {}),
+                "events": dataset.timesteps is not None,
             },
         }
         train(fabric, network, *loaders, config, folder, about, start)
@@ -131,7 +138,7 @@ def _of_rank_0(fabric: Fabric, function: Callable[[], Any]) -> Any:
 
 def load_data(recipe: Recipe, timesteps: int = 1) -> Dataset:
     """The data set that a recipe names, at its limits, with its share for validation."""
-    source = DATASETS[recipe.data]
+    source = source_of(recipe.data)
     share = source.val_share if recipe.val_share is None else recipe.val_share
     options: dict[str, Any] = {
         "timesteps": timesteps, "size": recipe.size, "by": recipe.by, "bins": recipe.bins,
@@ -149,7 +156,16 @@ def load_data(recipe: Recipe, timesteps: int = 1) -> Dataset:
 
 
 def build_network(config: TrainConfig, dataset: Dataset) -> Network:
-    """The untrained network of a run, its weights drawn from `config.seed`."""
+    """The untrained network of a run, its weights drawn from `config.seed`.
+
+    Raises:
+        InputError: for a setting that a network of one's own does not take.
+    """
+    if config.arch not in ARCHITECTURES:
+        names = OF_NETWORK if dataset.timesteps is None else OF_NETWORK - {"timesteps"}
+        chosen = {name: getattr(config, name) for name in sorted(names)}
+        default = {name: getattr(TrainConfig, name) for name in names} | {"surrogate": "clip"}
+        check_taken(config.arch, {n: v for n, v in chosen.items() if v != default[n]})
     torch.manual_seed(config.seed)
     return create_model(
         config.arch, num_classes=dataset.num_classes, in_channels=dataset.input_shape[0],
@@ -160,9 +176,17 @@ def build_network(config: TrainConfig, dataset: Dataset) -> Network:
     )  # fmt: skip
 
 
+OF_NETWORK = {
+    "neuron", "levels", "timesteps", "stem", "classifier", "threshold", "surrogate", "alpha",
+    "v_init", "beta", "learn_threshold",
+}  # fmt: skip
+"""Settings that networks of the table take."""
+
+
 def check_fit(network: Network, dataset: Dataset) -> None:
     """Run two samples through a network: `InputError` if the data do not fit it."""
-    sample = torch.zeros(2, *dataset.input_shape)
+    shape = list(dataset.input_shape)
+    sample = torch.zeros(2, *shape)
     if dataset.timesteps:
         sample = sample.expand(dataset.timesteps, *sample.shape)
     try:
@@ -170,9 +194,11 @@ def check_fit(network: Network, dataset: Dataset) -> None:
             network.eval()(sample)
     except InputError:
         raise
-    except RuntimeError as error:
-        got = f"{dataset.name} of shape {list(dataset.input_shape)}"
-        raise invalid("data", got, f"a shape that fits {network.config['arch']}") from error
+    except Exception as error:  # torch's, or what the code of others raises
+        arch, given = network.config["arch"], f"{label(dataset.name)} of shape {shape}"
+        if arch not in ARCHITECTURES:
+            raise failed("arch", arch, f"run on {given}", error) from error
+        raise invalid("data", given, f"a shape that fits {arch}") from error
     network.train()
 
 
@@ -185,10 +211,24 @@ def batch_size_of(recipe: Recipe, images: int) -> int:
     return min(recipe.batch_size or max(32, min(250, images // 20)), images)
 
 
+def automatic(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
+    """The values used of settings that a recipe leaves open."""
+    batch_size = batch_size_of(recipe, len(dataset.train))
+    augmentation = augmentation_of(recipe, dataset)
+    flips = {False: "none", True: "random"}
+    used = {
+        "batch_size": batch_size,
+        "lr": peak_lr(recipe, batch_size),
+        "flip": flips.get(augmentation.flip, augmentation.flip),  # pyright: ignore[reportArgumentType]
+        "shift": augmentation.shift,
+    }
+    return {name: value for name, value in used.items() if getattr(recipe, name) is None}
+
+
 def augmentation_of(recipe: Recipe, dataset: Dataset) -> Augmentation:
     """The recipe's augmentation; by default `Source.mirrored` sets flip, and all shift by 1/16."""
     _, height, width = dataset.input_shape
-    flip = recipe.flip or ("random" if DATASETS[dataset.name].mirrored else "none")
+    flip = recipe.flip or ("random" if source_of(dataset.name).mirrored else "none")
     shift = max(1, min(height, width) // 16) if recipe.shift is None else recipe.shift
     flips: dict[str, Any] = {"none": False, "random": True, "alternate": "alternate"}
     return Augmentation(flips[flip], shift, recipe.cutout, recipe.mixup, recipe.drop)
@@ -215,7 +255,9 @@ def whiten_stem(network: Network, dataset: Dataset) -> None:
     """`whiten_` a network's first convolution by training images, the same in every process."""
     some = dataset.limited(limit_train=min(WHITENED, len(dataset.train))).train
     plain = BatchLoader(some, 50, mean=dataset.mean, std=dataset.std)
-    convolution = next(m for m in network.stem.modules() if isinstance(m, nn.Conv2d))
+    convolution = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
+    if convolution is None:
+        raise invalid("whiten", True, "a network with a convolution")
     whiten_(convolution, (images for images, _ in plain))
 
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
+from torch import nn
 
-from multispike.config import TrainConfig, same_run
+from multispike.config import TrainConfig, as_given, same_run
 from multispike.errors import InputError, RunError, invalid
-from multispike.files import replacing, write_text
+from multispike.files import read_yaml, replacing, write_text, yaml_text
 from multispike.models import create_model
 from multispike.models.network import Network
 
@@ -103,22 +103,47 @@ def checkpoint_of(run: str | Path, argument: str, checkpoint: str = "last.ckpt")
     return run
 
 
-def load_weights(network: Network, checkpoint: dict[str, Any], path: Path) -> None:
-    """Put a checkpoint's weights into a network, refusing those of another architecture."""
+def load_weights(
+    network: Network, checkpoint: dict[str, Any], path: Path, new_head: bool = False
+) -> list[str]:
+    """Put a checkpoint's weights into a network.
+
+    With `new_head` the last layer keeps its own where the classes differ, and thresholds where only
+    one of the networks learns them.
+
+    Returns:
+        Lines that say what kept its own.
+
+    Raises:
+        InputError: naming the first weight that does not fit.
+    """
     weights = {
         key.removeprefix("network."): value for key, value in checkpoint["state_dict"].items()
     }
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:  # names or shapes of weights
+    own = network.state_dict()
+    misfits = [k for k in own if k not in weights or own[k].shape != weights[k].shape]
+    misfits += [key for key in weights if key not in own]
+    free: set[str] = set()
+    if new_head and misfits:
+        layers = {n: m for n, m in network.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
+        head = [*layers][-1]
+        free = {key for key in misfits if key in {f"{head}.weight", f"{head}.bias"}}
+        free |= {key for key in misfits if key.endswith("threshold")}
+    if foreign := [key for key in misfits if key not in free]:
         raise InputError(
             f"checkpoint: got {str(path)!r} of {checkpoint['multispike']['model']['arch']}, which"
-            f" does not fit {network.config['arch']}; allowed: the same architecture"
-        ) from error
+            f" does not fit {network.config['arch']} ({foreign[0]}); allowed: the same architecture"
+        )
+    network.load_state_dict({**own, **{k: v for k, v in weights.items() if k not in free}})
+    kept = [key for key in own if key in free]
+    return [f"{path} does not fit {', '.join(kept)}: they start anew"] if kept else []
 
 
-def open_run(config: TrainConfig) -> Path | None:
+def open_run(config: TrainConfig, used: dict[str, Any] | None = None) -> Path | None:
     """Make or reopen the run folder; the checkpoint to go on from, or None for a fresh start.
+
+    Args:
+        used: values of settings that `config` leaves open, for config.yaml.
 
     Raises:
         InputError: if the folder holds another run, or anything that is of no run.
@@ -140,7 +165,7 @@ def open_run(config: TrainConfig) -> Path | None:
                 " allowed: another folder, or --resume, or --overwrite"
             )
         same_run(read_settings(settings), config)
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and not all(map(_left_by_a_kill, folder.iterdir())):
         raise InputError(
             f"out: got {str(folder)!r}, which holds files that are no run; allowed: a new folder"
         )
@@ -152,9 +177,16 @@ def open_run(config: TrainConfig) -> Path | None:
         ) from error
     values = dataclasses.asdict(config)
     del values["resume"], values["overwrite"]
-    write_text(settings, yaml.safe_dump(values, sort_keys=False))
+    if used:
+        values |= used | {"automatic": list(used)}
+    write_text(settings, yaml_text(values))
     last = folder / "last.ckpt"
     return last if last.exists() else None
+
+
+def _left_by_a_kill(path: Path) -> bool:
+    """Whether this is what a kill leaves of the first file of a run."""
+    return re.fullmatch(r"\.config\.yaml\.\d+\.tmp", path.name) is not None
 
 
 def _clear(folder: Path) -> None:
@@ -210,16 +242,8 @@ def write_rows(path: Path, rows: list[dict[str, float]]) -> None:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The content of a config.yaml."""
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise InputError(
-            f"config: got {str(path)!r}, unreadable: {error}".splitlines()[0]
-        ) from error
-    if not isinstance(settings, dict):
-        raise InputError(f"config: got {str(path)!r}, allowed: a mapping of settings")
-    return settings
+    """The settings of a config.yaml, as the run was given them."""
+    return as_given(read_yaml("config", path))
 
 
 def write_checkpoint(path: str | os.PathLike[str], content: dict[str, Any]) -> None:

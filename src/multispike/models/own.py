@@ -1,0 +1,96 @@
+"""Networks of somebody else's where networks of the table stand.
+
+    def build(num_classes, in_channels): ...  # -> nn.Module
+
+in a file or an installed module (`multispike.plugins`); it may take any other argument of
+`create_model` by its name as well, such as `neuron`, `levels` and `timesteps`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from multispike import plugins
+from multispike.errors import InputError, invalid
+from multispike.models.network import Network
+from multispike.neurons import MultiLevelIF
+
+
+class OwnNetwork(Network):
+    """A module from images [B, C, H, W] to logits [B, classes].
+
+    Event frames [T, B, C, H, W] reach it as images where T is 1, and as they are where it is more;
+    of logits [T, B, classes] the mean over T is taken.
+
+    Attributes:
+        config: the arguments of `create_model` that made this network.
+        timesteps: T.
+        module: as it was built.
+    """
+
+    def __init__(self, config: dict[str, Any], module: nn.Module) -> None:
+        nn.Module.__init__(self)
+        self.config = config
+        self.timesteps = config["timesteps"]
+        self.module = module
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        batch = inputs.shape[-4]
+        logits = self.module(inputs[0] if inputs.dim() == 5 and len(inputs) == 1 else inputs)
+        if isinstance(logits, Tensor) and logits.dim() == 3:
+            logits = logits.mean(0)
+        wanted = [batch, self.config["num_classes"]]
+        if not isinstance(logits, Tensor) or list(logits.shape) != wanted:
+            got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            given = f"{self.config['arch']!r}, whose network gives {got}"
+            raise InputError(f"arch: got {given}, allowed: logits {wanted}")
+        return logits
+
+
+def own_network(config: dict[str, Any]) -> OwnNetwork:
+    """The network that the function of `config["arch"]` builds.
+
+    Raises:
+        InputError: naming the place, if the function is gone, raises, or returns no module.
+    """
+    arch = config["arch"]
+    build = plugins.load("arch", arch)
+    further = {name: config[name] for name in _taken(build) if name in config}
+    try:
+        module = build(config["num_classes"], config["in_channels"], **further)
+    except Exception as error:  # whatever the code of others raises
+        raise plugins.failed("arch", arch, "built", error) from error
+    if not isinstance(module, nn.Module):
+        raise invalid("arch", arch, f"a function that returns an nn.Module, not {module!r}")
+    return OwnNetwork(config, module)
+
+
+def check_taken(arch: str, given: Mapping[str, Any]) -> None:
+    """Raise `InputError` for the first setting that a function does not take."""
+    taken = _taken(plugins.load("arch", arch))
+    for name, value in given.items():
+        if name not in taken:
+            allowed = f"the default, since {plugins.label(arch)} takes no argument {name}"
+            raise invalid(name, value, allowed)
+
+
+def _taken(build: Any) -> list[str]:
+    """The arguments beyond the number of classes and of channels."""
+    return list(inspect.signature(build).parameters)[2:]
+
+
+def code_of(network: nn.Module) -> dict[str, Any]:
+    """What tells results apart: arch, neuron, levels and timesteps. Of networks that are not of the
+    table by the neurons that are in them."""
+    config: dict[str, Any] = network.config  # pyright: ignore[reportAssignmentType]
+    code = {key: config[key] for key in ("arch", "neuron", "levels", "timesteps")}
+    if isinstance(network, OwnNetwork):
+        levels = [m.levels for m in network.modules() if isinstance(m, MultiLevelIF)]
+        neuron = "relu" if not levels else "binary" if max(levels) == 1 else "multilevel"
+        code |= {"arch": plugins.label(config["arch"]), "neuron": neuron}
+        code["levels"] = max(levels, default=0)
+    return code
