@@ -47,6 +47,42 @@ def test_every_command_has_help_with_examples(command, capsys):
     assert max(map(len, text.splitlines())) <= 100
 
 
+LIGHT = (
+    "--help", "--version", "train --help", "models", "pretrained", "reproduce", "trian",
+    "evaluate nothere", "train --arch vgg12", "train --data nowhere", "train --data-dir nowhere",
+    "train --config nowhere", "train --init nowhere", "train --epoks 3", "export nothere",
+    "predict nothere a.png", "predict cifar10-fastnet nothere.png", "stream nothere a.raw",
+    "energy vgg17", "report nothere", "view nothere.raw", "avalanche --runs nothere",
+    "reproduce nothing", "train --arch nothere.py:build",
+)  # fmt: skip
+
+
+def test_what_needs_no_torch_does_not_wait_for_it(tmp_path):
+    """Help, lists, and what is refused for a name or a path."""
+    code = (
+        "import sys\nfrom multispike.cli import main\n"
+        f"for line in {LIGHT!r}:\n"
+        "    try:\n        main(line.split())\n    except SystemExit:\n        pass\n"
+        "    assert 'torch' not in sys.modules, line\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_training_starts_with_a_line(capsys, monkeypatch, tmp_path):
+    """Before torch is there; on a terminal only, and gone afterwards."""
+    from multispike.progress import telling
+
+    with telling("loading"):
+        assert not capsys.readouterr().err
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    with telling("loading"):
+        assert capsys.readouterr().err == "loading ...\r"
+    assert capsys.readouterr().err == "\x1b[K"
+
+
 def test_help_and_version(capsys):
     for arguments, expected in ((["--help"], "compare"), (["--version"], __version__)):
         assert main(arguments) == 0
@@ -109,6 +145,34 @@ def test_settings_made_in_python_are_checked_by_their_annotations(settings, expe
     with pytest.raises(InputError) as error:
         TrainConfig(**settings)
     assert str(error.value).startswith(expected)
+
+
+def test_a_recipe_is_found_by_its_name(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--config", "cifar10-fast", "--epochs", "2", "--print_config"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert (printed["arch"], printed["cutout"], printed["epochs"]) == ("fastnet", 8, 2)
+    said = refused(capsys, "train", "--config", "cifar10-fas")
+    assert "config: got 'cifar10-fas', nearest: cifar10-fast" in said
+
+
+def test_compare_says_what_it_ignores_of_a_run(comparison, capsys):
+    """Whose lr and batch size, which it left open, stay open."""
+    path = str(comparison / "binary-T4" / "config.yaml")
+    with pytest.raises(SystemExit):
+        main(["compare", "--config", path, "--print_config"])
+    captured = capsys.readouterr()
+    ignored = "neuron, levels, timesteps, name, out"
+    assert captured.err == f"compare ignores of {path}: {ignored}\n"
+    printed = yaml.safe_load(captured.out)
+    assert (printed["limit_train"], printed["lr"], printed["out"]) == (200, None, None)
+
+
+def test_config_yaml_has_the_values_used(comparison):
+    written = yaml.safe_load((comparison / "ann" / "config.yaml").read_text())
+    assert (written["batch_size"], written["flip"], written["shift"]) == (32, "none", 1)
+    assert written["lr"] == pytest.approx(0.2 * 32 / 250)
+    assert written["automatic"] == ["batch_size", "lr", "flip", "shift"]
 
 
 def test_unknown_config_key_names_the_nearest(tmp_path, capsys):

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from multispike.files import replacing, write_json, write_text
+from multispike.errors import InputError
+from multispike.files import read_yaml, replacing, write_json, write_text
 
 
 def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -47,3 +48,30 @@ def test_a_device_stays_one(tmp_path):
     (tmp_path / "null").symlink_to(os.devnull)
     write_json(tmp_path / "null", [1])
     assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+
+
+BOMB = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a0: &a0 [x]\n" + BOMB, "not a YAML file: an alias in what has a name, line 2"),
+        ("a: " + "[" * 3000 + "]" * 3000, "not a YAML file: more than 20 levels, line 1"),
+        ("a: [", "not a YAML file: "),
+        ("- 1", "allowed: a mapping of settings"),
+        ("", "allowed: a mapping of settings"),
+    ],
+)
+def test_yaml_that_explodes_or_is_none_is_refused(tmp_path, text, message):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(InputError) as error:
+        read_yaml("config", tmp_path / "a.yaml")
+    assert str(error.value).startswith(f"config: got '{tmp_path}/a.yaml', {message}")
+    assert "\n" not in str(error.value)
+
+
+def test_yaml_may_say_a_thing_once(tmp_path):
+    """As PyYAML itself writes equal objects."""
+    (tmp_path / "a.yaml").write_text("a: &one {x: 1}\nb: *one\n")
+    assert read_yaml("config", tmp_path / "a.yaml") == {"a": {"x": 1}, "b": {"x": 1}}

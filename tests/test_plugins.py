@@ -100,7 +100,7 @@ def own(tmp_path_factory) -> Path:
 def test_files_are_found_from_another_folder(own, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = load_run(own / "runs" / "data-nets-multilevel-T1-N2")
-    assert run.network.module[2].neuron.levels == 2
+    assert run.network.module[2].levels == 2
     assert read_settings(run.folder / "config.yaml")["arch"] == f"{own}/nets.py:build"
     assert main(["evaluate", str(run.folder), "--json", "out.json"]) == 0
     assert json.loads(Path("out.json").read_text())["arch"] == "nets"

@@ -11,11 +11,11 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src"
 
 ROOMS = (
-    "errors", "plugins", "files", "progress", "environment",
+    "errors", "plugins", "pretrained", "files", "progress", "environment",
     "surrogate", "ops", "neurons", "layer_record",
     "energy", "results", "models", "events", "datasets", "config",
     "training", "activity", "profiling",
-    "report", "export", "commands", "reproduce", "cli",
+    "report", "export", "inference", "commands", "reproduce", "cli",
 )  # fmt: skip
 """From the ground up: a module imports from its own room and from those before it. The package's
 own `__init__` names what the rooms define, and is none."""

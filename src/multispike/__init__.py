@@ -9,17 +9,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from multispike.inference import load_run
     from multispike.models import create_model, list_models
     from multispike.neurons import MultiLevelIF
     from multispike.profiling import profile
 
 __version__ = "0.1.0"
-__all__ = ["MultiLevelIF", "__version__", "create_model", "list_models", "profile"]
+__all__ = ["MultiLevelIF", "__version__", "create_model", "list_models", "load_run", "profile"]
 
 _HOMES = {
     "MultiLevelIF": "multispike.neurons",
     "create_model": "multispike.models",
     "list_models": "multispike.models",
+    "load_run": "multispike.inference",
     "profile": "multispike.profiling",
 }
 

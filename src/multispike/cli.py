@@ -16,6 +16,8 @@ from multispike.config.commands import (
     EvaluateConfig,
     ExportConfig,
     ModelsConfig,
+    PredictConfig,
+    PretrainedConfig,
     ReportConfig,
     StreamConfig,
     ViewConfig,
@@ -29,6 +31,8 @@ from multispike.reproduce.studies import ReproduceConfig
 
 COMMANDS: dict[str, tuple[str, type[Settings]]] = {
     "models": ("multispike.commands.models:models", ModelsConfig),
+    "pretrained": ("multispike.commands.models:pretrained", PretrainedConfig),
+    "predict": ("multispike.commands.predict:predict", PredictConfig),
     "train": ("multispike.commands.train:train", TrainConfig),
     "evaluate": ("multispike.commands.evaluate:evaluate", EvaluateConfig),
     "report": ("multispike.commands.evaluate:report", ReportConfig),
@@ -66,10 +70,7 @@ def overview() -> str:
 
 def settings_of(name: str, options: Sequence[str]) -> Settings:
     """The settings of a command that some options give."""
-    kind = COMMANDS[name][1]
-    given = Parser(name, kind).parse_args(options).as_dict()
-    del given["config"]
-    return kind(**given)
+    return Parser(name, COMMANDS[name][1]).read(options)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -71,8 +71,8 @@ def read_yaml(
     """The mapping in a YAML file; `argument` and `keys` are what the caller calls it and its keys.
 
     Raises:
-        InputError: if the file is absent, no YAML, or no mapping; for aliases, which some lines can
-            multiply to gigabytes, and for what nests deeper than any settings do.
+        InputError: if the file is absent, no YAML, or no mapping; for aliases of what has aliases,
+            which some lines multiply to gigabytes, and for what nests deeper than any settings do.
     """
     import yaml  # here, so that a help text need not wait for it
 
@@ -80,13 +80,16 @@ def read_yaml(
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         text = Path(path).read_text(encoding="utf-8")
-        depth = 0
+        named: list[bool] = []  # of the collections around an event, whether an alias can mean them
         for event in yaml.parse(text, loader):
-            depth += isinstance(event, yaml.CollectionStartEvent)
-            depth -= isinstance(event, yaml.CollectionEndEvent)
-            if isinstance(event, yaml.AliasEvent) or depth > 20:
-                what = "an alias" if depth <= 20 else "more than 20 levels"
-                raise yaml.YAMLError(f"{what} in line {event.start_mark.line + 1}")
+            if isinstance(event, yaml.CollectionStartEvent):
+                named.append(event.anchor is not None)
+            elif isinstance(event, yaml.CollectionEndEvent):
+                named.pop()
+            multiplies = isinstance(event, yaml.AliasEvent) and any(named)
+            if multiplies or len(named) > 20:
+                what = "an alias in what has a name" if multiplies else "more than 20 levels"
+                raise yaml.YAMLError(f"{what}, line {event.start_mark.line + 1}")
         content = yaml.load(text, loader)
     except OSError as error:
         raise InputError(f"{argument}: got {file!r}, {error.strerror or error}") from error

@@ -14,16 +14,19 @@ from rich.console import Console
 
 from multispike.activity import record_activity
 from multispike.config.commands import EnergyConfig, EvaluateConfig, ReportConfig
+from multispike.datasets import load_dataset
 from multispike.datasets.dataset import Dataset
 from multispike.energy.profiles import list_profiles
 from multispike.energy.twins import price_run
 from multispike.environment import environment
 from multispike.errors import invalid
+from multispike.export.serialize import load as load_integer
 from multispike.files import write_json
 from multispike.layer_record import with_density
 from multispike.models import create_model
 from multispike.models.own import code_of
 from multispike.plugins import label
+from multispike.pretrained import PRETRAINED, find
 from multispike.profiling import evaluate_run
 from multispike.progress import progress_bar
 from multispike.report.comparison import alternatives
@@ -44,13 +47,20 @@ from multispike.results import (
     write_results,
 )
 from multispike.training import RESULT, Run, load_run
-from multispike.training.evaluation import data_of, evaluation_loader, tell_unfinished
+from multispike.training.evaluation import (
+    EVALUATION_BATCH,
+    data_of,
+    evaluation_loader,
+    tell_unfinished,
+)
 from multispike.training.launch import batch_size_of
 from multispike.training.run import judged_accuracy
 
 
 def evaluate(settings: EvaluateConfig) -> None:
     """Measure a run again: accuracy, activity and energy on the test set."""
+    if settings.run in PRETRAINED and find(settings.run).suffix == ".npz":
+        return evaluate_integer(settings)
     run = load_run(settings.run, settings.checkpoint)
     tell_unfinished(run)
     dataset = data_of(run, settings.data_dir, settings.limit_test)
@@ -63,6 +73,25 @@ def evaluate(settings: EvaluateConfig) -> None:
         console.print(f"with mirror images: accuracy {result.accuracy_flip:.4f}", highlight=False)
     if settings.json:
         write_json(settings.json, result.to_dict())
+
+
+def evaluate_integer(settings: EvaluateConfig) -> None:
+    """Print the accuracy of an integer network that travels with the package."""
+    row, network = PRETRAINED[settings.run], load_integer(find(settings.run))
+    data = load_dataset(row.data, settings.data_dir, limit_test=settings.limit_test)
+    correct = 0
+    with _samples_bar(f"measuring {settings.run}", data) as progress:
+        for start in range(0, len(data.test), EVALUATION_BATCH):
+            part = slice(start, start + EVALUATION_BATCH)
+            answers = network.forward(data.test.inputs[part].numpy()).argmax(1)
+            correct += int((answers == data.test.labels[part].numpy()).sum())
+            progress(0, start + len(answers))
+    accuracy, total = correct / len(data.test), len(data.test)
+    line = f"{settings.run}: accuracy {accuracy:.4f} on {row.data} (n = {total:,})"
+    console_beside(settings.json).print(line, highlight=False)
+    if settings.json:
+        result = {"name": settings.run, "accuracy": accuracy, "samples": total}
+        write_json(settings.json, result)
 
 
 def measure_run(
@@ -117,7 +146,7 @@ def report(settings: ReportConfig) -> None:
     folder = Path(settings.out)
     check_folder("out", folder)
     folder.mkdir(parents=True, exist_ok=True)
-    places = [run for given in settings.folders for run in _runs_in(Path(given))]
+    places = [run for given in settings.folders for run in _runs_in(find(given))]
     results: list[RunResult] = []
     for place in places:
         results.append(_priced(place, settings))
@@ -180,7 +209,7 @@ def told_apart(results: Sequence[Any], places: Sequence[Path]) -> list[str]:
 
 def energy(settings: EnergyConfig) -> None:
     """Price a run or an architecture, layer by layer, beside its ANN and quantised twins."""
-    if Path(settings.target).exists():
+    if find(settings.target).exists():
         run = load_run(settings.target)
         tell_unfinished(run)
         network, data, density = run.network, label(run.data["name"]), settings.density

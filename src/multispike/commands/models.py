@@ -1,12 +1,14 @@
-"""`multispike models`: every architecture with its size, from the table alone."""
+"""`multispike models` and `pretrained`: what there is by name, from the tables alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 
-from multispike.config.commands import ModelsConfig
+from multispike.config.commands import ModelsConfig, PretrainedConfig
 from multispike.files import write_json
 from multispike.models.table import ARCHITECTURES, ResNet, Vgg
+from multispike.pretrained import PRETRAINED
 from multispike.report.console import console_beside, terminal_table
 from multispike.report.document import table_of
 
@@ -74,4 +76,22 @@ def models(settings: ModelsConfig) -> None:
     )
     console_beside(settings.json).print(terminal_table(table, "Architectures"))
     if settings.json:
+        write_json(settings.json, listed)
+
+
+def pretrained(settings: PretrainedConfig) -> None:
+    """Print the table; write it as JSON if asked for."""
+    table = table_of(
+        PRETRAINED.items(),
+        "µJ an inference, lemaire2022 32 bit; multispike evaluate NAME measures the accuracy again",
+        ("name", "", lambda row: row[0]),
+        ("data", "", lambda row: row[1].data),
+        ("accuracy", ".4f", lambda row: row[1].accuracy),
+        ("energy µJ", ",.0f", lambda row: row[1].energy_nj / 1e3),
+        ("MB", ".1f", lambda row: row[1].path.stat().st_size / 1e6),
+        ("licence", "", lambda row: row[1].licence),
+    )
+    console_beside(settings.json).print(terminal_table(table, "Trained networks"))
+    if settings.json:
+        listed = [{"name": name, **asdict(row)} for name, row in PRETRAINED.items()]
         write_json(settings.json, listed)

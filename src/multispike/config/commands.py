@@ -35,6 +35,7 @@ from multispike.datasets import DATASETS
 from multispike.energy.count import Fanout, GradedOp
 from multispike.errors import invalid, unknown
 from multispike.models.table import ARCHITECTURES, ResNet
+from multispike.pretrained import find
 
 RecordingPath = Annotated[
     str, Where("a file that exists", lambda path: Path(path).exists(), late=True)
@@ -52,6 +53,48 @@ class ModelsConfig(Settings):
     """
 
     json: JsonFile | None = None
+
+
+@dataclass(frozen=True)
+class PretrainedConfig(Settings):
+    """List the trained networks that travel with the package.
+
+    Examples:
+        multispike pretrained
+        multispike predict cifar10-fastnet image.png
+    """
+
+    json: JsonFile | None = None
+
+
+@dataclass(frozen=True)
+class PredictConfig(Settings):
+    """Classify images or recordings by a trained network.
+
+    Args:
+        files: Images or recordings, folders of them, or - for one on standard input.
+        top: Show this many classes, the most likely first.
+
+    Examples:
+        multispike predict cifar10-fastnet image.png
+        multispike predict RUN photos --top 3 --json classes.json
+        camera | multispike predict RUN -
+    """
+
+    positional = {"files": "+"}  # noqa: RUF012  of the class
+
+    run: RunPath
+    files: list[str]
+    checkpoint: CheckpointName = "last.ckpt"
+    top: Count = 1
+    sensor: Sensor | None = None
+    json: JsonFile | None = None
+
+    def check(self) -> None:
+        super().check()
+        for path in self.files:
+            if path != "-" and not Path(path).exists():
+                raise invalid("files", path, "files or folders that exist, or -")
 
 
 @dataclass(frozen=True)
@@ -104,7 +147,7 @@ class ReportConfig(Settings):
     def check(self) -> None:
         super().check()
         for folder in self.folders or [self.runs]:
-            if not Path(folder).exists() or not self.folders:
+            if not find(folder).exists() or not self.folders:
                 allowed = "folders of runs, of comparisons, or checkpoints, comma-separated"
                 raise invalid("runs", folder, allowed)
 
@@ -149,7 +192,7 @@ class EnergyConfig(Settings):
 
     def check(self) -> None:
         super().check()
-        known = Path(self.target).exists()
+        known = find(self.target).exists()
         if not known and self.target not in ARCHITECTURES:
             raise unknown("target", self.target, ["a run's folder", *ARCHITECTURES])
         for name in ("density", "levels"):
@@ -211,7 +254,7 @@ class AvalancheConfig(Settings):
         for name in self.architectures:
             one_of(residual)("arch", name)
         for folder in self.run_folders:
-            if not Path(folder).exists():
+            if not find(folder).exists():
                 raise invalid("runs", folder, "run folders or .ckpt files, comma-separated")
         if not self.architectures and not self.run_folders:
             raise invalid("arch", self.arch, "one or more residual architectures, or --runs")

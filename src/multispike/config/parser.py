@@ -6,12 +6,13 @@ import argparse
 import os
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from docstring_parser import parse
-from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter
 
 from multispike.config import CompareConfig, TrainConfig, as_given
 from multispike.config.recipes import recipe_file
@@ -31,34 +32,8 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
         return re.sub(r"( \S+)?, --[a-z]+_[a-z_]+", "", text)  # the same name as in YAML
 
 
-class ConfigFile(ActionConfigFile):
-    """--config takes a YAML file or the name of a recipe."""
-
-    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
-        path = values if os.path.exists(values) else str(recipe_file(values))
-        written = read_yaml("config", path)
-        content = as_given(written)
-        known = {field.name for field in fields(parser.settings)}
-        ignored: list[str] = []
-        if parser.settings is CompareConfig:
-            of_run = {field.name for field in fields(TrainConfig)} - known
-            ignored = [name for name in content if name in of_run]
-            ignored += ["out"] if ignored and "out" in content else []
-        if strange := [name for name in content if name not in {*known, *ignored}]:
-            parser.error(f"unrecognized arguments: {strange[0]}")
-        if ignored:
-            print(f"compare ignores of {path}: {', '.join(ignored)}", file=sys.stderr)
-        if ignored or content != written:
-            path = yaml_text({k: v for k, v in content.items() if k not in ignored})
-        super().__call__(parser, cfg, path, option_string)
-
-
 class Parser(ArgumentParser):
-    """The options of one command, in sections, with --dashed-names and --flags without a value.
-
-    Raises:
-        InputError: by `parse_args`, for options or a file that won't do.
-    """
+    """The options of one command, in sections, with --dashed-names and --flags without a value."""
 
     def __init__(self, name: str, settings: type[Settings]) -> None:
         self.settings = settings
@@ -75,7 +50,7 @@ class Parser(ArgumentParser):
             epilog="\n  ".join(("examples:", *examples)),
             formatter_class=HelpFormatter,
         )
-        self.add_argument("--config", action=ConfigFile, help="YAML file, or name of a recipe.")
+        self.add_argument("--config", action="config", help="YAML file, or name of a recipe.")
         sections: dict[str, Any] = {"": self}
         title = ""
         for field in fields(settings):
@@ -100,6 +75,40 @@ class Parser(ArgumentParser):
         given = [a for a in self._actions if not a.option_strings]
         names = [f"[{a.dest.upper()}]" if a.nargs == "?" else a.dest.upper() for a in given]
         self.usage = " ".join(("%(prog)s", *names, "[options]"))
+
+    def read(self, options: Sequence[str]) -> Settings:
+        """The settings that options give.
+
+        Raises:
+            InputError: for options or a file that won't do.
+        """
+        words = list(options)
+        for place, word in enumerate(words):
+            if word.startswith("--config="):
+                words[place] = f"--config={self._config(word.removeprefix('--config='))}"
+            elif word == "--config" and place + 1 < len(words):
+                words[place + 1] = self._config(words[place + 1])
+        given = self.parse_args(words).as_dict()
+        del given["config"]
+        return self.settings(**given)
+
+    def _config(self, path: str) -> str:
+        """What --config is given, a file or the name of a recipe, as a file or its content."""
+        path = path if os.path.exists(path) else str(recipe_file(path))
+        written = read_yaml("config", path)
+        content = as_given(written)
+        ignored: list[str] = []
+        if self.settings is CompareConfig:
+            of_run = hints(TrainConfig).keys() - hints(CompareConfig).keys()
+            ignored = [name for name in content if name in of_run]
+            ignored += ["out"] if ignored and "out" in content else []
+        if strange := [n for n in content if n not in {*hints(self.settings), *ignored}]:
+            self.error(f"unrecognized arguments: {strange[0]}")
+        if ignored:
+            print(f"compare ignores of {path}: {', '.join(ignored)}", file=sys.stderr)
+        if not ignored and content == written:
+            return path
+        return yaml_text({name: v for name, v in content.items() if name not in ignored})
 
     def error(self, message: str | None, ex: BaseException | None = None) -> NoReturn:
         raise InputError(self._one_line(message or str(ex))) from ex

@@ -21,6 +21,7 @@ from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origi
 from multispike.energy.profiles import get_profile
 from multispike.errors import invalid, unknown
 from multispike.files import check_target
+from multispike.pretrained import find
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,12 @@ Sensor = Annotated[
 ]
 RunPath = Annotated[
     str,
-    Where("a run folder or a .ckpt file", lambda path: Path(path).exists(), late=True),
-    "Folder of the run, or a checkpoint by itself.",
+    Where(
+        "a run folder, a .ckpt file, or a name of `multispike pretrained`",
+        lambda path: find(path).exists(),
+        late=True,
+    ),
+    "Folder of the run, a checkpoint by itself, or a name of `multispike pretrained`.",
 ]
 CheckpointName = Annotated[
     Literal["last.ckpt", "best.ckpt"], "last.ckpt (the end of the training) or best.ckpt."
@@ -104,6 +109,7 @@ JsonFile = Annotated[
 ]
 
 
+@dataclass(frozen=True)
 class Settings:
     """Base of the commands' settings, frozen dataclasses whose annotations say what is allowed.
 
@@ -157,7 +163,7 @@ def _is_a(plain: Any, value: Any) -> bool:
         return value in get_args(plain)
     if isinstance(value, bool):
         return plain is bool
-    return isinstance(value, (int, float) if plain is float else plain)
+    return isinstance(value, (int, float) if plain is float else get_origin(plain) or plain)
 
 
 def allowed(settings: type[Settings], name: str) -> str:

@@ -23,8 +23,9 @@ from multispike.neurons import MultiLevelIF
 class OwnNetwork(Network):
     """A module from images [B, C, H, W] to logits [B, classes].
 
-    Event frames [T, B, C, H, W] reach it as images where T is 1, and as they are where it is more;
-    of logits [T, B, classes] the mean over T is taken.
+    Of event frames [T, B, C, H, W] time and batch reach it as one axis, [T*B, C, H, W], as the
+    neurons of `MultiLevelIF(timesteps=T)` have it; of logits [T*B, classes] the mean over T is
+    taken.
 
     Attributes:
         config: the arguments of `create_model` that made this network.
@@ -39,15 +40,14 @@ class OwnNetwork(Network):
         self.module = module
 
     def forward(self, inputs: Tensor) -> Tensor:
-        batch = inputs.shape[-4]
-        logits = self.module(inputs[0] if inputs.dim() == 5 and len(inputs) == 1 else inputs)
-        if isinstance(logits, Tensor) and logits.dim() == 3:
-            logits = logits.mean(0)
-        wanted = [batch, self.config["num_classes"]]
-        if not isinstance(logits, Tensor) or list(logits.shape) != wanted:
-            got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            given = f"{self.config['arch']!r}, whose network gives {got}"
-            raise InputError(f"arch: got {given}, allowed: logits {wanted}")
+        batch, classes = inputs.shape[-4], self.config["num_classes"]
+        logits = self.module(inputs.flatten(0, 1) if inputs.dim() == 5 else inputs)
+        shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        if shape == [self.timesteps * batch, classes] and self.timesteps > 1:
+            return logits.unflatten(0, (self.timesteps, batch)).mean(0)
+        if shape != [batch, classes]:
+            given = f"{self.config['arch']!r}, whose network gives {shape}"
+            raise InputError(f"arch: got {given}, allowed: logits {[batch, classes]}")
         return logits
 
 

@@ -215,11 +215,11 @@ def automatic(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
     """The values used of settings that a recipe leaves open."""
     batch_size = batch_size_of(recipe, len(dataset.train))
     augmentation = augmentation_of(recipe, dataset)
-    flips = {False: "none", True: "random"}
+    flips: dict[bool | str, str] = {False: "none", True: "random", "alternate": "alternate"}
     used = {
         "batch_size": batch_size,
         "lr": peak_lr(recipe, batch_size),
-        "flip": flips.get(augmentation.flip, augmentation.flip),  # pyright: ignore[reportArgumentType]
+        "flip": flips[augmentation.flip],
         "shift": augmentation.shift,
     }
     return {name: value for name, value in used.items() if getattr(recipe, name) is None}

@@ -23,6 +23,7 @@ from multispike.errors import InputError, RunError, invalid
 from multispike.files import read_yaml, replacing, write_text, yaml_text
 from multispike.models import create_model
 from multispike.models.network import Network
+from multispike.pretrained import find
 
 RESULT = "result.json"
 """Written last: its presence means that the run is finished."""
@@ -87,20 +88,22 @@ def load_run(folder: str | Path, checkpoint: str = "last.ckpt") -> Run:
 
 
 def checkpoint_of(run: str | Path, argument: str, checkpoint: str = "last.ckpt") -> Path:
-    """The checkpoint of a run's folder, or the file itself; `argument` is what the caller calls it.
+    """The checkpoint of a run's folder, of a name of `multispike pretrained`, or the file itself;
+    `argument` is what the caller calls it.
 
     Raises:
         InputError: if there is neither.
     """
-    run = Path(run)
-    if run.is_dir():
-        return run / checkpoint
-    if not run.is_file():
-        raise InputError(
-            f"{argument}: got {str(run)!r}, which does not exist; allowed: a run folder or a .ckpt"
-            " file"
-        )
-    return run
+    path = find(str(run))
+    if path.is_dir():
+        return path / checkpoint
+    allowed = "allowed: a run folder or a .ckpt file"
+    if not path.is_file():
+        raise InputError(f"{argument}: got {str(run)!r}, which does not exist; {allowed}")
+    if path.suffix == ".npz":
+        why = "an integer network, which `multispike predict` takes"
+        raise InputError(f"{argument}: got {str(run)!r}, {why}; {allowed}")
+    return path
 
 
 def load_weights(

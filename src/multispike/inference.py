@@ -1,0 +1,188 @@
+"""A trained network as a function of images or recordings: what `load_run` gives."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from multispike.config.types import parse_sensor
+from multispike.datasets import source_of
+from multispike.datasets.event_sets import is_transposed
+from multispike.datasets.source_files import fitted, open_rgb
+from multispike.errors import InputError, invalid
+from multispike.events.frames import event_frames, transpose
+from multispike.events.read import read_events
+from multispike.export.network import IntegerNetwork
+from multispike.export.serialize import load as load_integer
+from multispike.models.network import Network
+from multispike.pretrained import PRETRAINED, find
+
+if TYPE_CHECKING:
+    from multispike.training.run import Run
+
+BATCH = 64
+
+Source = str | Path | bytes | Image.Image | np.ndarray
+"""An image or a recording: a file's path or content, an image of Pillow's, or an array: uint8
+[H, W] or [H, W, 3] of an image, uint8 [T, C, H, W] of event frames."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Classes with their probabilities, the most likely first."""
+
+    top: tuple[tuple[str, float], ...]
+
+    @property
+    def name(self) -> str:
+        return self.top[0][0]
+
+    @property
+    def confidence(self) -> float:
+        return self.top[0][1]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network, and all that it takes to ask it.
+
+    Attributes:
+        network: from what `preprocess` gives, stacked, to logits [B, classes]; or an integer one.
+        classes: their names.
+        input_shape: (C, H, W) of an image or a timestep.
+        mean, std: of the training's pixels, a value a channel.
+        events: whether it takes event frames.
+        run: as `multispike.training.load_run` reads it; None of an integer network.
+    """
+
+    network: Network | IntegerNetwork
+    classes: tuple[str, ...]
+    input_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    events: bool
+    run: Run | None = None
+
+    def preprocess(self, source: Source, sensor: str | None = None) -> Tensor:
+        """One sample as the network takes it: an image scaled to cover the frame, its centre cut
+        out; a recording counted into frames, whole.
+
+        Args:
+            sensor: WIDTHxHEIGHT in pixels, of a recording that doesn't tell it.
+
+        Returns:
+            float32 [C, H, W], or [T, C, H, W] of events; uint8 for an integer network.
+
+        Raises:
+            InputError: for what can't be read, or has another shape.
+        """
+        pixels = self._frames(source, sensor) if self.events else self._image(source)
+        sample = torch.from_numpy(np.array(pixels))
+        if isinstance(self.network, IntegerNetwork):
+            return sample
+        mean, std = (torch.tensor(v, dtype=torch.float64) for v in (self.mean, self.std))
+        scale, offset = (1 / (255 * std)).float(), (-mean / std).float()  # as the batch loader has
+        return torch.addcmul(offset.view(-1, 1, 1), sample.float(), scale.view(-1, 1, 1))
+
+    def predict(self, sources: Source | Iterable[Source], top: int = 1) -> list[Prediction]:
+        """The `top` most likely classes of each."""
+        single = isinstance(sources, (str, Path, bytes, Image.Image, np.ndarray))
+        samples = [self.preprocess(one) for one in ([sources] if single else sources)]
+        return self.classify(samples, top)
+
+    @torch.inference_mode()
+    def classify(self, samples: Sequence[Tensor], top: int = 1) -> list[Prediction]:
+        """The same of samples that `preprocess` gave."""
+        found = []
+        for start in range(0, len(samples), BATCH):
+            batch = torch.stack(list(samples[start : start + BATCH]), 1 if self.events else 0)
+            if isinstance(self.network, IntegerNetwork):
+                integers = self.network.forward(batch.numpy())
+                logits = torch.from_numpy(integers) * self.network.logit_scale
+            else:
+                layout = batch if self.events else batch.to(memory_format=torch.channels_last)
+                logits = self.network(layout)
+            values, indices = logits.double().softmax(1).topk(min(top, len(self.classes)))
+            for row, places in zip(values.tolist(), indices.tolist(), strict=True):
+                names = [self.classes[place] for place in places]
+                found.append(Prediction(tuple(zip(names, row, strict=True))))
+        return found
+
+    def _image(self, source: Source) -> np.ndarray:
+        channels, height, width = self.input_shape
+        if isinstance(source, np.ndarray):
+            if source.dtype != np.uint8 or source.shape[2:] not in ((), (3,)) or source.ndim < 2:
+                given = f"an array {source.dtype} {list(source.shape)}"
+                raise invalid("image", given, "uint8 [H, W] or [H, W, 3]")
+            source = Image.fromarray(source)
+        if not isinstance(source, Image.Image):
+            name = "bytes" if isinstance(source, bytes) else str(source)
+            file = io.BytesIO(source) if isinstance(source, bytes) else Path(source)
+            source = open_rgb(file, name)
+        grey = source.convert("L") if channels == 1 else source
+        return fitted(grey.convert("RGB"), height, width)[:channels]
+
+    def _frames(self, source: Source, sensor: str | None) -> np.ndarray:
+        channels, height, width = self.input_shape
+        timesteps = self.network.timesteps
+        if isinstance(source, np.ndarray):
+            if source.dtype != np.uint8 or source.shape != (timesteps, *self.input_shape):
+                given = f"an array {source.dtype} {list(source.shape)}"
+                raise invalid("frames", given, f"uint8 {[timesteps, *self.input_shape]}")
+            return source
+        if isinstance(source, Image.Image):
+            raise invalid("image", "an image", "a recording, since the network takes events")
+        size = parse_sensor(sensor) if sensor else None
+        file: Any = io.BytesIO(source) if isinstance(source, bytes) else source
+        recording = read_events(file, sensor=size)
+        events = np.concatenate(list(recording))
+        if recording.sensor is None:
+            raise invalid("sensor", None, f"WIDTHxHEIGHT in pixels, which {source} doesn't tell")
+        config = self.run.config if self.run else None
+        if config and is_transposed(config.data, recording.format):
+            events = transpose(events)
+        return event_frames(
+            events, recording.sensor, timesteps=timesteps, bins=channels // 2,
+            size=(height, width), by=(config and config.by) or "time",
+        )  # fmt: skip
+
+
+def load_run(run: str | Path, checkpoint: str = "last.ckpt") -> Trained:
+    """A trained network by its run folder, its checkpoint, or a name of `multispike pretrained`.
+
+    Args:
+        checkpoint: "last.ckpt" or "best.ckpt", of a folder.
+
+    Raises:
+        InputError: if there is none, or it is damaged.
+    """
+    path = find(str(run))
+    if path.suffix == ".npz":
+        network = load_integer(path)
+        row = PRETRAINED.get(str(run))
+        classes = row.classes.split() if row else map(str, range(network.layers[-1].shape[0]))
+        return Trained(network, tuple(classes), network.input_shape, (), (), network.events)
+    if not path.exists():
+        allowed = ", ".join(("a run folder", "a .ckpt file", *PRETRAINED))
+        raise InputError(f"run: got {str(run)!r}, allowed: {allowed}")
+    from multispike.training.run import load_run as read  # with Lightning, which takes its time
+
+    found = read(path, checkpoint)
+    data = found.data
+    return Trained(
+        network=found.network,
+        classes=tuple(map(str, data["classes"])),
+        input_shape=tuple(data["input_shape"]),  # pyright: ignore[reportArgumentType]
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+        events=data["events"] if "events" in data else source_of(data["name"]).events,
+        run=found,
+    )

@@ -1,0 +1,71 @@
+"""Trained networks that travel with the package, by name. Torch-free; their files lie here.
+
+A row more is a network more: its file, and the figures that a file in `results/` has.
+`multispike evaluate NAME --data-dir DIR` measures them again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A network and what it does.
+
+    Attributes:
+        file: a checkpoint, or an integer network (.npz), which NumPy runs.
+        arch, data: what it is, and what it was trained on.
+        accuracy: on the whole test set.
+        energy_nj: of an inference under lemaire2022 at 32 bit; of an integer network, that of the
+            network it was made of.
+        classes: of the data; separated by blanks.
+        licence: of the weights.
+    """
+
+    file: str
+    arch: str
+    data: str
+    accuracy: float
+    energy_nj: float
+    classes: str = CIFAR10
+    licence: str = "MIT"
+
+    @property
+    def path(self) -> Path:
+        return Path(__file__).parent / self.file
+
+
+PRETRAINED = {
+    # results/deploy_exact.json; energy: results/table-cifar10.json, multilevel-T1-N4, seed 0
+    "cifar10-fastnet": Pretrained(
+        "cifar10-fastnet.npz", "fastnet", "cifar10", accuracy=0.9005, energy_nj=6_202_735.4
+    ),
+    # results/families.json, sparse-multilevel-T1-N4 and sew-multilevel-T1-N4
+    "cifar10-sparse-resnet20": Pretrained(
+        "cifar10-sparse-resnet20.ckpt",
+        "sparse_resnet20",
+        "cifar10",
+        accuracy=0.8523,
+        energy_nj=1_284_931.8,
+    ),
+    "cifar10-sew-resnet20": Pretrained(
+        "cifar10-sew-resnet20.ckpt",
+        "sew_resnet20",
+        "cifar10",
+        accuracy=0.8708,
+        energy_nj=1_420_443.4,
+    ),
+}
+
+
+def find(name: str) -> Path:
+    """The file of a name of the table; any other path as it is.
+
+    >>> find("cifar10-fastnet").name, find("runs/mine").as_posix()
+    ('cifar10-fastnet.npz', 'runs/mine')
+    """
+    return PRETRAINED[name].path if name in PRETRAINED else Path(name)
