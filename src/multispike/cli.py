@@ -19,9 +19,8 @@ from multispike.config.commands import (
     PredictConfig,
     PretrainedConfig,
     ReportConfig,
-    StreamConfig,
-    ViewConfig,
 )
+from multispike.config.events import StreamConfig, ViewConfig
 from multispike.config.parser import Parser
 from multispike.config.types import Settings
 from multispike.environment import keep_freed_memory

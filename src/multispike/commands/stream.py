@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import torch
 from rich.console import Console
 
-from multispike.config.commands import FORMATS, StreamConfig, ViewConfig
+from multispike.config.events import FORMATS, StreamConfig, ViewConfig
 from multispike.config.types import parse_sensor
 from multispike.datasets.event_sets import is_transposed
 from multispike.errors import InputError, RunError, invalid

@@ -31,6 +31,7 @@ from multispike.errors import InputError, invalid
 from multispike.models import DEFAULT_LEVELS
 from multispike.models.table import ARCHITECTURES
 from multispike.plugins import absolute, check_name, check_there, label
+from multispike.pretrained import find
 
 ArchName = Annotated[str, lambda field, name: check_name(field, name, ARCHITECTURES)]
 SurrogateName = Literal["sigmoid", "ste", "clip"]
@@ -222,7 +223,7 @@ class TrainConfig(Recipe):
         if self.resume and self.overwrite:
             raise invalid("overwrite", True, "one of --resume and --overwrite, not both")
         begun = Path(self.folder, "last.ckpt").exists()
-        if self.init and not Path(self.init).exists() and not begun:
+        if self.init and not find(self.init).exists() and not begun:
             raise invalid("init", self.init, "a run folder or a .ckpt file")
 
     @property
