@@ -229,6 +229,25 @@ def test_inputs_that_do_not_fit_are_refused(shape):
         create_model("fastnet")(torch.zeros(shape))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_images_of_another_precision_are_refused(dtype):
+    """But where autocast converts them."""
+    model, images = create_model("fastnet"), torch.zeros(2, 3, 8, 8, dtype=dtype)
+    with pytest.raises(InputError, match=r"^inputs: got .*, allowed: .* of torch\.float32, as the"):
+        model(images)
+    assert model.double()(images.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [{"neuron": None}, {"learn_threshold": True}, {"stem": 3}, {"num_classes": 10**12}],
+)
+def test_arguments_of_no_type_are_named(argument):
+    [name] = argument
+    with pytest.raises(InputError, match=f"^{name}: got {argument[name]!r}, "):
+        create_model("fastnet", **argument)
+
+
 def test_images_that_are_bytes_are_refused():
     with pytest.raises(InputError, match=r"^inputs: got torch\.uint8, allowed: .*floating-point"):
         create_model("fastnet")(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))

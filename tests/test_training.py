@@ -26,7 +26,7 @@ from multispike.training.launch import whiten_
 from multispike.training.loop import evaluate
 from multispike.training.objective import Objective
 from multispike.training.optim import Muon, make_optimizer, make_schedule, orthogonal, peak_lr
-from multispike.training.run import open_run, read_checkpoint, write_checkpoint
+from multispike.training.run import open_run, read_checkpoint, read_settings, write_checkpoint
 
 TINY = TrainConfig(
     arch="sparse_resnet20", data="digits", limit_train=160, limit_test=40, batch_size=32,
@@ -548,6 +548,52 @@ def test_checkpoints_of_another_version_are_refused(straight, tmp_path, change):
     with pytest.raises(InputError, match=r"^checkpoint: got .*allowed: .* this version$") as caught:
         load_run(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda saved: saved["model"].update(arch=1.5),
+        lambda saved: saved["model"].update(levels="4"),
+        lambda saved: saved["model"].update(num_classes=10**12),
+        lambda saved: saved["model"].update(in_channels=10**12),
+        lambda saved: saved["model"].update(timesteps=10**9),
+        lambda saved: saved["model"].update(neuron=None),
+        lambda saved: saved["model"].update(stem=[1]),
+        lambda saved: saved["model"].update(beta="1"),
+        lambda saved: saved["config"].update(levels="4"),
+        lambda saved: saved["config"].update(arch=7),
+        lambda saved: saved["data"].update(mean=0.5),
+        lambda saved: saved["data"].update(std=[0.0]),
+        lambda saved: saved["data"].update(input_shape=[1, 8]),
+        lambda saved: saved["data"].update(classes=None),
+        lambda saved: saved["data"].pop("name"),
+        lambda saved: saved.update(rows=[{"epoch": "1"}]),
+        lambda saved: saved.update(rows=None),
+        lambda saved: saved.update(train_seconds=float("nan")),
+        lambda saved: saved.update(data=[]),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_with_wrong_metadata_is_one_line(straight, tmp_path, change):
+    content = read_checkpoint(straight / "best.ckpt")
+    change(content["multispike"])
+    torch.save(content, tmp_path / "last.ckpt")
+    with pytest.raises(InputError) as caught:
+        load_run(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_kill_at_the_first_file_is_no_obstacle(tmp_path):
+    """It leaves config.yaml's temporary name alone in the folder."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".config.yaml.1234.tmp").write_text("arch: fas")
+    assert open_run(replace(TINY, out=str(folder), resume=True)) is None
+    assert read_settings(folder / "config.yaml")["arch"] == TINY.arch
+    (folder / "config.yaml").unlink()
+    (folder / ".notes.1234.tmp").write_text("mine")
+    with pytest.raises(InputError, match="which holds files that are no run"):
+        open_run(replace(TINY, out=str(folder), resume=True))
 
 
 def test_images_of_a_last_batch_that_is_left_out_are_not_counted(tmp_path):

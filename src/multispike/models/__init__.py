@@ -11,6 +11,9 @@ from multispike.plugins import check_name
 if TYPE_CHECKING:
     from multispike.models.network import Network
 
+MOST = 65_536
+"""Classes, channels or timesteps of a network: what asks for more is damaged."""
+
 DEFAULT_LEVELS = {"relu": 0, "binary": 1, "multilevel": 4}
 
 
@@ -78,8 +81,8 @@ def create_model(
         "in_channels": in_channels,
         "timesteps": timesteps,
     }.items():
-        if not is_count(value):
-            raise invalid(name, value, "an integer >= 1")
+        if not is_count(value) or value > MOST:
+            raise invalid(name, value, f"an integer >= 1, at most {MOST:,}")
     if levels is None or neuron == "relu":
         levels = DEFAULT_LEVELS[neuron]
     if neuron == "binary" and levels != 1:

@@ -77,8 +77,11 @@ class Network(nn.Module):
         channels = self.config["in_channels"]
         wanted = f"[B, {channels}, H, W] or [{self.timesteps}, B, {channels}, H, W]"
         fits = inputs.dim() in (4, 5) and inputs.shape[-3] == channels
-        if not inputs.is_floating_point():
-            raise invalid("inputs", inputs.dtype, "a tensor of floating-point numbers")
+        dtype = next(self.parameters()).dtype
+        if inputs.dtype != dtype and not torch.is_autocast_enabled(inputs.device.type):
+            raise invalid(
+                "inputs", inputs.dtype, f"floating-point numbers of {dtype}, as the weights"
+            )
         if not fits or (inputs.dim() == 5 and inputs.shape[0] != self.timesteps):
             raise InputError(f"inputs: got shape {list(inputs.shape)}, allowed: {wanted}")
 

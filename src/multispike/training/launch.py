@@ -243,8 +243,13 @@ def make_loaders(
         mean=dataset.mean, std=dataset.std, channels_last=recipe.channels_last,
         rank=rank, world_size=world_size,
     )  # fmt: skip
+    batch_size = batch_size_of(recipe, len(dataset.train))
+    if batch_size < 2 * world_size:
+        raise invalid(
+            "batch_size", batch_size, f">= {2 * world_size}: batch norm needs 2 a process"
+        )
     train = BatchLoader(
-        dataset.train, batch_size_of(recipe, len(dataset.train)),
+        dataset.train, batch_size,
         augmentation=augmentation_of(recipe, dataset), shuffle=True, drop_last=True,
         seed=recipe.seed, num_classes=dataset.num_classes, **common,
     )  # fmt: skip

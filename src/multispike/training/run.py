@@ -12,10 +12,12 @@ import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Ge, Gt, Le, MaxLen, MinLen
+from pydantic import BaseModel, FiniteFloat, ValidationError
 from torch import nn
 
 from multispike.config import TrainConfig, as_given, same_run
@@ -56,6 +58,29 @@ class Run:
     train_seconds: float
 
 
+class _Data(BaseModel):
+    name: str
+    mean: list[FiniteFloat]
+    std: list[Annotated[FiniteFloat, Gt(0)]]
+    classes: list[str | int]
+    input_shape: Annotated[list[Annotated[int, Ge(1), Le(65_536)]], MinLen(3), MaxLen(3)]
+
+
+class _Row(BaseModel):
+    epoch: float
+    step: float
+
+
+class _Saved(BaseModel):
+    """What a checkpoint says of its run, checked before anything is made of it."""
+
+    config: dict[str, str | int | float | bool | None]
+    model: dict[str, str | int | float | bool | None]
+    data: _Data
+    rows: list[_Row]
+    train_seconds: FiniteFloat
+
+
 def load_run(folder: str | Path, checkpoint: str = "last.ckpt") -> Run:
     """Read a run back.
 
@@ -70,18 +95,23 @@ def load_run(folder: str | Path, checkpoint: str = "last.ckpt") -> Run:
     content = read_checkpoint(path)
     saved = content["multispike"]
     try:
+        _Saved.model_validate(saved, strict=True)
         run = Run(
             folder=path.parent,
-            network=create_model(**saved["model"]).eval(),
             config=TrainConfig(**saved["config"]),
+            network=create_model(**saved["model"]).eval(),
             data=saved["data"],
             rows=saved["rows"],
             train_seconds=saved["train_seconds"],
         )
-    except (KeyError, TypeError) as error:
+    except (TypeError, ValidationError) as error:
+        why = str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise InputError(
             f"checkpoint: got {str(path)!r}, which does not describe its run as this version does"
-            f" ({error}); allowed: a checkpoint of this version"
+            f" ({why}); allowed: a checkpoint of this version"
         ) from error
     load_weights(run.network, content, path)
     return run
@@ -118,28 +148,32 @@ def load_weights(
         Lines that say what kept its own.
 
     Raises:
-        InputError: naming the first weight that does not fit.
+        InputError: for those of another architecture.
     """
     weights = {
         key.removeprefix("network."): value for key, value in checkpoint["state_dict"].items()
     }
-    own = network.state_dict()
-    misfits = [k for k in own if k not in weights or own[k].shape != weights[k].shape]
-    misfits += [key for key in weights if key not in own]
-    free: set[str] = set()
-    if new_head and misfits:
-        layers = {n: m for n, m in network.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
-        head = [*layers][-1]
-        free = {key for key in misfits if key in {f"{head}.weight", f"{head}.bias"}}
-        free |= {key for key in misfits if key.endswith("threshold")}
-    if foreign := [key for key in misfits if key not in free]:
+    anew: list[str] = []
+    if new_head:
+        own, modules = network.state_dict(), dict(network.named_modules())
+        head = [name for name, m in modules.items() if isinstance(m, (nn.Conv2d, nn.Linear))][-1]
+        for key in (f"{head}.weight", f"{head}.bias"):
+            if key in own and key in weights and own[key].shape != weights[key].shape:
+                del weights[key]
+                anew.append(key)
+    try:
+        missing, strange = network.load_state_dict(weights, strict=False)
+        misfits = {*missing, *strange} - {*anew}
+        if new_head:
+            misfits = {key for key in misfits if not key.endswith("threshold")}
+        if misfits:
+            raise RuntimeError(f"{min(misfits)} is not in both")
+    except RuntimeError as error:  # names or shapes of weights
         raise InputError(
             f"checkpoint: got {str(path)!r} of {checkpoint['multispike']['model']['arch']}, which"
-            f" does not fit {network.config['arch']} ({foreign[0]}); allowed: the same architecture"
-        )
-    network.load_state_dict({**own, **{k: v for k, v in weights.items() if k not in free}})
-    kept = [key for key in own if key in free]
-    return [f"{path} does not fit {', '.join(kept)}: they start anew"] if kept else []
+            f" does not fit {network.config['arch']}; allowed: the same architecture"
+        ) from error
+    return [f"{path} does not fit {', '.join(anew)}: they start anew"] if anew else []
 
 
 def open_run(config: TrainConfig, used: dict[str, Any] | None = None) -> Path | None:
