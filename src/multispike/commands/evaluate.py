@@ -21,7 +21,6 @@ from multispike.energy.twins import price_run
 from multispike.environment import environment
 from multispike.errors import invalid
 from multispike.export.serialize import load as load_integer
-from multispike.files import write_json
 from multispike.layer_record import with_density
 from multispike.models import create_model
 from multispike.models.own import code_of
@@ -30,7 +29,7 @@ from multispike.pretrained import PRETRAINED, find
 from multispike.profiling import evaluate_run
 from multispike.progress import progress_bar
 from multispike.report.comparison import alternatives
-from multispike.report.console import console_beside, terminal_table
+from multispike.report.console import give, terminal_table
 from multispike.report.page import write_report
 from multispike.report.terminal import (
     comparison_table,
@@ -67,12 +66,10 @@ def evaluate(settings: EvaluateConfig) -> None:
     result = measure_run(run, dataset, settings.profile, settings.bits)
     if settings.flip:
         result = replace(result, accuracy_flip=mirrored_accuracy(run, dataset))
-    console = console_beside(settings.json)
-    console.print(comparison_table([result]))
+    shown: list[Any] = [comparison_table([result])]
     if settings.flip:
-        console.print(f"with mirror images: accuracy {result.accuracy_flip:.4f}", highlight=False)
-    if settings.json:
-        write_json(settings.json, result.to_dict())
+        shown.append(f"with mirror images: accuracy {result.accuracy_flip:.4f}")
+    give(settings.json, result.to_dict(), *shown)
 
 
 def evaluate_integer(settings: EvaluateConfig) -> None:
@@ -88,10 +85,8 @@ def evaluate_integer(settings: EvaluateConfig) -> None:
             progress(0, start + len(answers))
     accuracy, total = correct / len(data.test), len(data.test)
     line = f"{settings.run}: accuracy {accuracy:.4f} on {row.data} (n = {total:,})"
-    console_beside(settings.json).print(line, highlight=False)
-    if settings.json:
-        result = {"name": settings.run, "accuracy": accuracy, "samples": total}
-        write_json(settings.json, result)
+    result = {"name": settings.run, "accuracy": accuracy, "samples": total}
+    give(settings.json, result, line)
 
 
 def measure_run(
@@ -242,27 +237,19 @@ def energy(settings: EnergyConfig) -> None:
         profiles=list_profiles(),
     )
     code = code_of(network)
-    priced = {
-        **code,
-        "data": data,
-        "samples": activity.samples if data else None,
-        "assumed_density": density,
-        **prices.to_json(),
-    }
-    console = console_beside(settings.json)
+    samples = activity.samples if data else None
+    measured = {"data": data, "samples": samples, "assumed_density": density}
+    priced = {**code, **measured, **prices.to_json()}
     kind = "ANN" if code["neuron"] == "relu" else f"T{code['timesteps']} N{code['levels']}"
     name = f"{code['arch']} {kind}"
-    console.print(energy_table(prices, name))
+    tables = [energy_table(prices, name)]
     if prices.crossover:
-        console.print(twins_table(prices))
-        console.print(terminal_table(alternatives(prices), "What the verdict turns on"))
+        verdict = terminal_table(alternatives(prices), "What the verdict turns on")
+        tables += [twins_table(prices), verdict]
     events = f"measured on {data} (n = {activity.samples:,})"
     if density is not None:
         events = f"assumed, density {density:g}"
-    for line in energy_notes(prices, name, events):
-        console.print(line, highlight=False, soft_wrap=not console.is_terminal)
-    if settings.json:
-        write_json(settings.json, priced)
+    give(settings.json, priced, *tables, *energy_notes(prices, name, events))
 
 
 @contextmanager

@@ -9,8 +9,7 @@ from multispike.config.commands import BenchConfig, ExportConfig
 from multispike.export.bench import bench_run
 from multispike.export.formats import check_free, write
 from multispike.export.trained import Accuracy, compare, finetune_run, quantise_run
-from multispike.files import write_json
-from multispike.report.console import console_beside, terminal_table
+from multispike.report.console import give, terminal_table
 from multispike.report.document import table_of
 from multispike.training.evaluation import data_of, evaluation_loader, tell_unfinished
 from multispike.training.run import load_run
@@ -95,18 +94,13 @@ def export(settings: ExportConfig) -> None:
         ("file", "", lambda item: item[0]),
         ("bytes", ",d", lambda item: item[1]),
     )
-    console = console_beside(settings.json)
-    console.print(terminal_table(files, ""))
     lines = [
         f"{written.arch}, T = {written.timesteps}, N = {written.levels}, in {written.out}",
         f"{written.weights:,} weights of one byte; no sum exceeds {written.largest_bound:,},"
         " int32 holds 2,147,483,647",
         *accuracy_lines(written.accuracy, written.finetuned, settings.finetune),
     ]
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
-    if settings.json:
-        write_json(settings.json, asdict(written))
+    give(settings.json, asdict(written), terminal_table(files, ""), *lines)
 
 
 def accuracy_lines(before: Accuracy | None, after: Accuracy | None, epochs: int) -> list[str]:
@@ -154,6 +148,4 @@ def bench(settings: BenchConfig) -> None:
         ("same class", ".4f", lambda row: row.agreement),
     )
     title = f"{result.arch} on {result.data}, {result.threads} threads"
-    console_beside(settings.json).print(terminal_table(table, title))
-    if settings.json:
-        write_json(settings.json, asdict(result))
+    give(settings.json, asdict(result), terminal_table(table, title))

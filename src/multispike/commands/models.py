@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from multispike.config.commands import ModelsConfig, PretrainedConfig
-from multispike.files import write_json
 from multispike.models.table import ARCHITECTURES, ResNet, Vgg
 from multispike.pretrained import PRETRAINED
-from multispike.report.console import console_beside, terminal_table
+from multispike.report.console import give, terminal_table
 from multispike.report.document import table_of
 
 CROSSING = {"ms": "potentials", "sew": "spikes, growing"}
@@ -74,9 +73,7 @@ def models(settings: ModelsConfig) -> None:
         ("parameters", ",d", lambda row: row["params"]),
         ("MACs", ",d", lambda row: row["macs"]),
     )
-    console_beside(settings.json).print(terminal_table(table, "Architectures"))
-    if settings.json:
-        write_json(settings.json, listed)
+    give(settings.json, listed, terminal_table(table, "Architectures"))
 
 
 def pretrained(settings: PretrainedConfig) -> None:
@@ -91,7 +88,5 @@ def pretrained(settings: PretrainedConfig) -> None:
         ("MB", ".1f", lambda row: row[1].path.stat().st_size / 1e6),
         ("licence", "", lambda row: row[1].licence),
     )
-    console_beside(settings.json).print(terminal_table(table, "Trained networks"))
-    if settings.json:
-        listed = [{"name": name, **asdict(row)} for name, row in PRETRAINED.items()]
-        write_json(settings.json, listed)
+    listed = [{"name": name, **asdict(row)} for name, row in PRETRAINED.items()]
+    give(settings.json, listed, terminal_table(table, "Trained networks"))

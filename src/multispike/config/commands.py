@@ -36,9 +36,6 @@ from multispike.errors import invalid, unknown
 from multispike.models.table import ARCHITECTURES, ResNet
 from multispike.pretrained import find
 
-RecordingPath = Annotated[
-    str, Where("a file that exists", lambda path: Path(path).exists(), late=True)
-]
 Density = Annotated[float, Where("events per neuron and timestep in [0, 1]", lambda x: 0 <= x <= 1)]
 
 

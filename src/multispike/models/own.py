@@ -39,7 +39,8 @@ class OwnNetwork(Network):
         self.timesteps = config["timesteps"]
         self.module = module
 
-    _load_from_state_dict = nn.Module._load_from_state_dict  # whose names have no history
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        nn.Module._load_from_state_dict(self, state_dict, prefix, *rest)  # names have no history
 
     def forward(self, inputs: Tensor) -> Tensor:
         batch, classes = inputs.shape[-4], self.config["num_classes"]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table as TerminalTable
 
+from multispike.files import write_json
 from multispike.report.document import Cell, Table
 
 
@@ -42,6 +44,12 @@ def terminal_table(
     return printed
 
 
-def console_beside(json: str | None) -> Console:
-    """Where tables go: to standard output, or to standard error if JSON is wanted there ("-")."""
-    return Console(stderr=json == "-")
+def give(json: str | None, result: Any, *shown: Any) -> None:
+    """Print tables and lines, and write a result where `json` says. If that is standard output
+    ("-"), they go to standard error."""
+    console = Console(stderr=json == "-")
+    for part in shown:
+        wrap = not isinstance(part, str) or console.is_terminal
+        console.print(part, highlight=False, soft_wrap=not wrap)
+    if json:
+        write_json(json, result)
