@@ -302,6 +302,16 @@ def test_gestures_keep_parts_of_a_millisecond(tmp_path):
     assert np.argwhere(frames[:, 1]).tolist() == [[0, 0, 1], [0, 0, 2], [1, 0, 3], [1, 0, 4]]
 
 
+def test_a_gesture_that_announces_more_than_it_holds_is_refused(tmp_path):
+    with pytest.raises(InputError, match="at least one event"):
+        gesture(tmp_path, [])
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000, 4), }"
+    path = tmp_path / "ibmGestureTrain" / "user01_led" / "0.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    with pytest.raises(InputError, match="an array of rows x, y, p, t"):
+        load_dataset("dvsgesture", tmp_path, timesteps=2)
+
+
 def test_a_gesture_without_events_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"recording: got .*0\.npy', allowed: at least one event"):
         gesture(tmp_path, [])

@@ -55,12 +55,10 @@ class Augmentation:
 
     def check(self, height: int, width: int) -> None:
         """Raise `InputError` if images of that size are too small for the transforms."""
-        side = min(height, width)
-        if self.shift >= side:
-            raise invalid(
-                "shift", self.shift, f"less than the image side for reflection, {height}x{width}"
-            )
-        if self.cutout > side:
+        if self.shift >= min(height, width):
+            allowed = f"less than the image side for reflection, {height}x{width}"
+            raise invalid("shift", self.shift, allowed)
+        if self.cutout > min(height, width):
             raise invalid("cutout", self.cutout, f"at most the image side, {height}x{width}")
 
     def draw(

@@ -40,7 +40,6 @@ Two writes within one tick of a file system's clock (a few ms; 2 s on FAT) leave
 younger files are hashed anew on every call instead of being recognised by their times.
 """
 
-
 Allocate = Callable[[str, tuple[int, ...], DTypeLike], np.ndarray]
 """Gives a writable array by name: memory-mapped in the cache or, without one, in memory."""
 
@@ -88,9 +87,9 @@ class Cache:
     def _content(self, sources: Sequence[Path]) -> str:
         """A hash of the names and contents of `sources`.
 
-        The hash is remembered together with size, inode and times of every file and read again
-        from there as long as none of them changed. Times include the change time, which, unlike
-        the modification time, no program can set back.
+        It is remembered together with size, inode and times of every file, and read again from
+        there as long as none of them changed. Times include the change time, which, unlike the
+        modification time, no program can set back.
         """
         try:
             paths = sorted(Path(os.path.abspath(source)) for source in sources)
@@ -109,12 +108,13 @@ class Cache:
             raise invalid("data file", error.filename, allowed) from None
         root = os.path.commonpath([path.parent for path in paths]) if paths else ""
         names = [path.relative_to(root).as_posix() for path in paths]
-        content = hashlib.sha256(json.dumps(list(zip(names, hashes, strict=True))).encode())
+        named = json.dumps(list(zip(names, hashes, strict=True)))
+        content = hashlib.sha256(named.encode()).hexdigest()
         if settled:
             with suppress(OSError):  # fetch says that the cache can't be written
                 memo.parent.mkdir(parents=True, exist_ok=True)
-                write_json(memo, {"content": content.hexdigest()})
-        return content.hexdigest()
+                write_json(memo, {"content": content})
+        return content
 
 
 def _identity(path: Path) -> tuple[int, int, int, tuple[int, int]]:
@@ -161,8 +161,7 @@ class _Draft:
             if self.entry.exists():
                 log.warning("cache: %s is damaged: decoding again", self.entry)
                 shutil.rmtree(self.entry)
-            if self.folder.exists():
-                shutil.rmtree(self.folder)
+            shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir()
         except OSError as error:
             self.problem = error

@@ -135,7 +135,7 @@ def is_transposed(data: str, format: str) -> bool:
 def _open_gesture(path: Path) -> Recording:
     """Tonic's arrays: one row per event with x, y, p and a time in ms."""
     try:
-        rows = np.load(path, allow_pickle=False)
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)  # its size is checked first
         if rows.ndim != 2 or rows.shape[1] != 4 or rows.dtype.kind not in "iuf":
             raise ValueError(f"{rows.dtype} {rows.shape}")
     except (OSError, ValueError, EOFError) as error:

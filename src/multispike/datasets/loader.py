@@ -63,47 +63,43 @@ class BatchLoader:
 
     def __post_init__(self) -> None:
         channels, height, width = self.split.inputs.shape[-3:]
+        size, total, ranks = self.batch_size, len(self.split), self.world_size
         self._augmentation = self.augmentation or Augmentation()
         self._augmentation.check(height, width)
-        if self._augmentation.mixup and self.num_classes is None:
-            raise invalid("num_classes", None, "the number of classes, which mixup needs")
-        for name in ("mean", "std"):
-            if len(getattr(self, name)) != channels:
-                allowed = f"{channels} values, one per channel"
-                raise invalid(name, getattr(self, name), allowed)
-        if min(self.std) <= 0:
-            raise invalid("std", self.std, "values > 0")
-        if not 0 <= self.rank < self.world_size:
-            allowed = f"from 0 to {self.world_size - 1}, below world_size"
-            raise invalid("rank", self.rank, allowed)
-        if self.seed < 0:
-            raise invalid("seed", self.seed, "an integer >= 0")
         self._training = self.shuffle or self.drop_last
-        size, total = self.batch_size, len(self.split)
-        if size < 1:
-            raise invalid("batch_size", size, "an integer >= 1")
-        if self._training and size % self.world_size:
-            raise invalid("batch_size", size, f"a multiple of the {self.world_size} processes")
-        if self.drop_last and total < size:
-            raise invalid("batch_size", size, f"at most the {total} training samples")
-        if total < self.world_size:
-            raise invalid("world_size", self.world_size, f"at most the {total} samples")
+        of_channels = f"{channels} values, one per channel"
+        for name, holds, allowed in (
+            ("num_classes", self.num_classes or not self._augmentation.mixup,
+             "the number of classes, which mixup needs"),
+            ("mean", len(self.mean) == channels, of_channels),
+            ("std", len(self.std) == channels, of_channels),
+            ("std", min(self.std) > 0, "values > 0"),
+            ("rank", 0 <= self.rank < ranks, f"from 0 to {ranks - 1}, below world_size"),
+            ("seed", self.seed >= 0, "an integer >= 0"),
+            ("batch_size", size >= 1, "an integer >= 1"),
+            ("batch_size", not self._training or size % ranks == 0,
+             f"a multiple of the {ranks} processes"),
+            ("batch_size", not self.drop_last or total >= size,
+             f"at most the {total} training samples"),
+            ("world_size", total >= ranks, f"at most the {total} samples"),
+        ):  # fmt: skip
+            if not holds:
+                raise invalid(name, getattr(self, name), allowed)
         deviation = torch.tensor(self.std, dtype=torch.float64)
         offset = -torch.tensor(self.mean, dtype=torch.float64) / deviation
         device = self.split.inputs.device
         self._scale = (1 / (255 * deviation)).float().view(-1, 1, 1).to(device)
         self._offset = offset.float().view(-1, 1, 1).to(device)
         self._first_flips = self._random(FLIP).random(total) < 0.5
-        self._rank_batch_size = -(-size // self.world_size)
+        self._rank_batch_size = -(-size // ranks)
         self._epoch = self._batch = self._resume_at = 0
 
     def __len__(self) -> int:
         """Batches of an epoch, the same on every rank."""
         if not self._training:
             return -(-(len(self.split) // self.world_size) // self._rank_batch_size)
-        if self.drop_last:
-            return len(self.split) // self.batch_size
-        return -(-len(self.split) // self.batch_size)
+        whole, rest = divmod(len(self.split), self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of the current epoch, from the place that `load_state_dict` has set, if any.
@@ -132,12 +128,9 @@ class BatchLoader:
         """Let the next iteration give what was left in that state."""
         epoch, batch = int(state["epoch"]), int(state["batch"])
         if epoch < 0 or not 0 <= batch <= len(self):
-            raise invalid(
-                "state of the batch loader",
-                state,
-                f"epoch >= 0 and batch from 0 to {len(self)}"
-                " (was it saved with another batch size or data set?)",
-            )
+            allowed = f"epoch >= 0 and batch from 0 to {len(self)}"
+            hint = " (was it saved with another batch size or data set?)"
+            raise invalid("state of the batch loader", state, allowed + hint)
         self._epoch, self._batch, self._resume_at = epoch, batch, batch
 
     def _random(self, *purpose: int) -> np.random.Generator:

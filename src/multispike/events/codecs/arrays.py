@@ -107,18 +107,10 @@ def _events(read: Read, names: Sequence[str], source: ByteSource) -> Iterator[Co
     if back and seen <= MOST_SORTED:
         source.skipped.add("not in the order of time, so sorted", back, "times", first, "event")
         yield from _timed(_sorted(read(names), source.chunk), source)
-        return
-    back = seen = 0
-    latest = np.empty(0, np.int64)
-    for events in _timed(read(names), source):
-        known = events.t[(events.t >= -LATEST_US) & (events.t <= LATEST_US)]
-        times = np.append(latest, known)
-        back += int((np.diff(times) < -JITTER_US).sum())
-        seen, latest = seen + len(known), times[-1:]
-        if back > max(FEW, UNSORTED * seen):
-            allowed = f"events in the order of time; files of up to {MOST_SORTED:,} are sorted"
-            raise invalid("recording", source.path or "a stream", allowed)
-        yield events
+    elif source.seekable and not back:
+        yield from _timed(read(names), source)
+    else:
+        yield from _nearly_sorted(_timed(read(names), source), source)
 
 
 def _steps_back(read: Read, name: str) -> tuple[int, int, int]:
@@ -127,12 +119,30 @@ def _steps_back(read: Read, name: str) -> tuple[int, int, int]:
     latest = None
     with suppress(*DAMAGE):
         for (t,) in read([name]):
-            times = t if latest is None else np.append(latest, t)
-            steps = np.flatnonzero(times[1:] < times[:-1])
-            if len(steps) and not back:
-                first = seen + len(t) - len(times) + 1 + int(steps[0])
-            back, seen, latest = back + len(steps), seen + len(t), times[-1:]
+            t = np.ascontiguousarray(t).ravel()
+            less = t[1:] < t[:-1]
+            at_border = latest is not None and len(t) > 0 and bool(t[0] < latest)
+            if at_border or less.any():
+                if not back:
+                    first = seen + (0 if at_border else int(less.argmax()) + 1)
+                back += at_border + int(less.sum())
+            seen, latest = seen + len(t), t[-1] if len(t) else latest
     return back, first, seen
+
+
+def _nearly_sorted(pieces: Iterator[Columns], source: ByteSource) -> Iterator[Columns]:
+    """The pieces as they are; `InputError` if time goes back often."""
+    back = seen = 0
+    latest = np.empty(0, np.int64)
+    for events in pieces:
+        known = events.t[(events.t >= -LATEST_US) & (events.t <= LATEST_US)]
+        times = np.append(latest, known)
+        back += int((np.diff(times) < -JITTER_US).sum())
+        seen, latest = seen + len(known), times[-1:]
+        if back > max(FEW, UNSORTED * seen):
+            allowed = f"events in the order of time; files of up to {MOST_SORTED:,} are sorted"
+            raise invalid("recording", source.path or "a stream", allowed)
+        yield events
 
 
 def _sorted(pieces: Iterable[list[np.ndarray]], chunk: int) -> Iterator[list[np.ndarray]]:
@@ -170,9 +180,9 @@ def _timed(pieces: Iterable[list[np.ndarray]], source: ByteSource) -> Iterator[C
     try:
         for columns in pieces:
             t, x, y, p = (column.reshape(len(columns[0])) for column in columns)
-            odd = ~((p >= -1) & (p <= 1))
-            numbers = np.arange(seen, seen + len(p))
-            source.skipped.add_events("polarity not 0, 1 or -1, ON if above 0", odd, numbers)
+            if len(p) and not (p.min() >= -1 and p.max() <= 1):
+                odd, numbers = ~((p >= -1) & (p <= 1)), np.arange(seen, seen + len(p))
+                source.skipped.add_events("polarity not 0, 1 or -1, ON if above 0", odd, numbers)
             seen += len(p)
             events = Columns(t, integers(x), integers(y), polarity(p))
             if t.dtype.kind != "f":
