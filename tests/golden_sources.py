@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass, replace
 from functools import cache, partial
-from html.parser import HTMLParser
 from io import StringIO
 from itertools import product
 from pathlib import Path
@@ -746,45 +745,6 @@ def stored(network: Any) -> Any:
 # --- report --------------------------------------------------------------------------------------
 
 
-class Page(HTMLParser):
-    """Texts, tables and plots of a report, in their order."""
-
-    TEXTS = ("title", "h1", "h2", "h3", "p", "li", "caption", "figcaption", "summary", "th", "td")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.parts: list[Any] = []
-        self._open: list[str] = []
-        self._text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(attrs)
-        if tag == "script" and values.get("type") == "application/json":
-            tag = "json"
-        if tag == "tr":
-            self.parts.append([])
-        if tag in self.TEXTS or tag in ("json", "script", "style"):
-            self._open.append(tag)
-            self._text = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._open:
-            self._text += data
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in self.TEXTS and tag not in ("script", "style"):
-            return
-        opened = self._open.pop()
-        text = " ".join(self._text.split())
-        if opened == "json":
-            self.parts.append(figure(json.loads(self._text)))
-        elif opened in ("th", "td"):
-            self.parts[-1].append(text)
-        elif opened not in ("script", "style"):
-            self.parts.append(f"{opened}: {text}")
-        self._text = ""
-
-
 def figure(value: Any) -> Any:
     """A plot's JSON, with plotly's packed arrays as lists; without the theme, which is style."""
     import base64
@@ -811,12 +771,13 @@ def typed_results(file: str) -> Any:
 
 
 def report(file: str) -> Any:
-    """The page of these results, with settings and histories made up."""
+    """The sections of these results' page, with settings and histories made up."""
     import yaml
 
     from multispike.config import TrainConfig, parse_variant
     from multispike.files import write_json
-    from multispike.report.page import write_report
+    from multispike.report.comparison import read_comparison
+    from multispike.report.page import SECTIONS
     from multispike.results import FORMAT
 
     with TemporaryDirectory() as out:
@@ -835,9 +796,28 @@ def report(file: str) -> Any:
                 share = epoch / (4 + index)
                 rows.append(f"{epoch},{20 * epoch},{1 - share},{share},{1.5 - share},{share},0.1")
             (place / "metrics.csv").write_text("\n".join([*rows, ""]), encoding="utf-8")
-        page = Page()
-        page.feed(write_report(folder).read_text(encoding="utf-8"))
-    return page.parts
+        data = read_comparison(folder)
+    sections = [section for build in SECTIONS if (section := build(data))]
+    return {section.title: shown(section) for section in sections}
+
+
+def shown(section: Any) -> Any:
+    """Texts, tables and plots of a section."""
+
+    def cells(table: Any) -> Any:
+        titles = [column.title for column in table.columns]
+        return [table.caption, titles, *([text for text, _ in row] for row in table.cells())]
+
+    return {
+        "texts": [*section.paragraphs, *section.points, *map(vars, section.cards)],
+        "legend": [vars(key) for key in section.legend],
+        "tables": [cells(table) for table in section.tables],
+        "plots": [
+            [plot.title, plot.summary, cells(plot.table)]
+            + [[name, figure(json.loads(one.to_json()))] for name, one in plot.panels.items()]
+            for plot in section.plots
+        ],
+    }
 
 
 def printed(*tables: Any) -> list[str]:

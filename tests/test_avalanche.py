@@ -32,7 +32,7 @@ from multispike.errors import InputError
 from multispike.models.blocks import ResidualBlock
 from multispike.models.network import Network
 from multispike.models.table import FAMILIES
-from multispike.report.avalanche import by_branch, drawn_as
+from multispike.report.avalanche import drawn_as, study_sections
 from multispike.report.terminal import avalanche_table
 
 ROUNDING = 1e-9  # relative: sums of whole numbers in double precision
@@ -325,15 +325,17 @@ def test_runs_of_one_architecture_are_told_apart(folder: Path, tmp_path: Path) -
 def test_bounds_are_drawn_along_depth(folder: Path) -> None:
     content = json.loads((folder / "avalanche.json").read_text(encoding="utf-8"))
     studies = [Avalanche.from_dict(net) for net in content["networks"]]
-    [plot] = [plot for plot in by_branch(studies, "largest") if plot.title.endswith("block output")]
+    plots = [plot for section in study_sections(studies) for plot in section.plots]
+    [plot] = [plot for plot in plots if plot.title.startswith("Largest level")]
     drawn = {
-        "".join(trace.text): list(trace.y)
-        for trace in plot.figure.data
+        (title, "".join(trace.text)): list(trace.y)
+        for title, figure in plot.panels.items()
+        for trace in figure.data
         if trace.mode == "lines+text"
     }
-    stage = [8, 12, 16]
-    assert drawn["(k+1)·N, N = 4"] == [*stage, *stage, *stage]
-    assert drawn["N = 4"] == [4] * 9
+    assert drawn["sew_resnet20 T1 N4", "(k+1)·N"] == [8, 12, 16] * 3
+    assert drawn["sparse_resnet20 T1 N4", "N"] == [4] * 9
+    assert len(drawn) == len(studies)
 
 
 def test_terminal_table_has_both_paths_in_80_columns(folder: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from multispike import MultiLevelIF
 from multispike.models.table import FAMILIES
-from multispike.report.style import PAGE, blank, marks
+from multispike.report.style import PAGE, blank, marks, paper_line
 from multispike.surrogate import SURROGATES
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def transfer() -> Figure:
         zip(marks(list(codes)).values(), codes.values(), strict=True)
     ):
         outputs = [sum(s for _, s, _ in course(levels, timesteps, x)) / timesteps for x in inputs]
-        look = mark.line() | {"linestyle": "none", "markevery": (12 * place, 36)}
+        look = paper_line(mark) | {"linestyle": "none", "markevery": (12 * place, 36)}
         if timesteps == 1:
             look |= {"marker": None, "linestyle": "-", "drawstyle": "steps-post"}
         panel.plot(inputs, outputs, **look)
@@ -107,7 +107,7 @@ def gradients() -> Figure:
     left.set_ylabel("s / V_th")
     for name, mark in marks(list(SURROGATES)).items():
         slope = SURROGATES[name](h, 1.0, 4, 5.0).float()
-        right.plot(h, slope, **(mark.line() | {"marker": None}))
+        right.plot(h, slope, **(paper_line(mark) | {"marker": None}))
     right.set_ylabel("gradient used in training")
     right.legend(frameon=False, fontsize=9)
     for panel in (left, right):

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 from multispike.activity.avalanche import Avalanche
 from multispike.report.comparison import pareto_front
 from multispike.report.document import short_name
-from multispike.report.style import BASELINE_COLOURS, CATEGORIES, PARETO, blank, legend_below, marks
+from multispike.report.style import (
+    BASELINE_COLOURS,
+    CATEGORIES,
+    PARETO,
+    blank,
+    legend_below,
+    marks,
+    paper_line,
+)
 from page.learning import AIMS
 from page.rows import FIRST, PROFILES, StudyRuns, rows_of
 
@@ -24,7 +32,7 @@ def front(content: StudyRuns) -> Figure:
     panel: Axes = figure.subplots()
     for label, mark in marks(list(rows)).items():
         group = rows[label]
-        look = mark.line() | {"linestyle": "none", "markersize": 8}
+        look = paper_line(mark) | {"linestyle": "none", "markersize": 8}
         spread = group.deviation if len(group.runs) > 1 else None
         panel.errorbar(group.energy(FIRST), group.accuracy, yerr=spread, capsize=3, **look)
     graded = rows.get("multilevel-T1-N4")
@@ -54,7 +62,7 @@ def densities(content: StudyRuns) -> Figure:
     for label, mark in marks(list(rows)).items():
         layers = rows[label].first.neurons
         names = [short_name(layer.name) for layer in layers]
-        panel.plot(names, [layer.density for layer in layers], **mark.line())
+        panel.plot(names, [layer.density for layer in layers], **paper_line(mark))
     panel.set_ylim(bottom=0)
     panel.set_ylabel("non-zero per neuron and timestep")
     panel.tick_params(axis="x", rotation=30)
@@ -96,7 +104,7 @@ def transfer(content: dict[str, Any]) -> Figure:
         own = [code for code in codes if code["timesteps"] * code["levels"] == product]
         names = [f"T={code['timesteps']} N={code['levels']}" for code in own]
         for place, (code, mark) in enumerate(zip(own, marks(names).values(), strict=True)):
-            look = mark.line() | {"linestyle": "none", "markevery": (2 * place, 2 * len(own))}
+            look = paper_line(mark) | {"linestyle": "none", "markevery": (2 * place, 2 * len(own))}
             if code["timesteps"] == 1:
                 look |= {"marker": None, "linestyle": "-", "drawstyle": "steps-post"}
             panel.plot(content["inputs"], code["outputs"], **look)
@@ -128,7 +136,7 @@ def avalanche(content: dict[str, Any]) -> Figure:
             outs = network.along("out")
             blocks = [site.place for site in outs]
             values = [getattr(site, attribute) for site in outs]
-            panel.plot(blocks, values, **look[network.name].line())
+            panel.plot(blocks, values, **paper_line(look[network.name]))
         panel.set_ylim(bottom=0)
         panel.set_ylabel(axis)
         panel.grid(alpha=0.3)
@@ -145,7 +153,7 @@ def time_to_accuracy(content: dict[str, Any]) -> Figure:
     look = marks([f"seed {run['seed']}" for run in runs])
     for run, mark in zip(runs, look.values(), strict=True):
         minutes, values = zip(*((s / 60, 100 * v) for s, v in run["curve"]), strict=True)
-        panel.plot(minutes, values, **mark.line())
+        panel.plot(minutes, values, **paper_line(mark))
     for accuracy, minutes in AIMS:
         panel.plot(
             minutes, 100 * accuracy, marker="*", markersize=12, linestyle="none",

@@ -1,138 +1,147 @@
-"""What piles up along depth: density and avalanche of compared runs, and of the avalanche study."""
+"""What piles up along depth: the avalanche of compared runs, and the page of the study of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from math import nan
 from pathlib import Path
+from typing import NamedTuple
 
-from multispike.activity.avalanche import (
-    BRANCHES,
-    TITLES,
-    Avalanche,
-    Branch,
-    Site,
-    growth,
-    piles_up,
-)
+from multispike.activity.avalanche import BRANCHES, TITLES, Avalanche, Site, growth, piles_up
 from multispike.models.table import FAMILIES
 from multispike.report.comparison import Comparison
-from multispike.report.document import Content, Plot, Section, Table, number, table_of
-from multispike.report.plots import ByPlace, Lines, along_depth
-from multispike.report.style import Mark, blank, legend_below, marks, save
-from multispike.results import RunResult, SpikeLayer
-
-# --- compared runs ------------------------------------------------------------------------------
+from multispike.report.document import Key, Plot, Section, Table, number, table_of
+from multispike.report.plots import ByPlace, along_depth
+from multispike.report.style import blank, legend_below, marks, paper_line, save
+from multispike.results import SpikeLayer
 
 
-def density(data: Comparison) -> Content:
-    """Share of neurons that send something, layer by layer."""
-    averages = "; ".join(f"{run.name} {run.density:.3f}" for run in data.runs)
-    plot = along_depth(
-        data.marks,
-        {run.name: {row.name: row.density for row in run.neurons} for run in data.runs},
-        "Density per layer of neurons",
-        "density (share not zero)",
-        ".4f",
-        f"Mean over all neurons: {averages}. For a ReLU it is the share of outputs above zero.",
-    )
-    return Content(legend=data.legend(data.runs), plots=[plot])
+class Carried(NamedTuple):
+    """What one branch of one residual sum carries."""
+
+    density: float
+    amplitude: float | None = None
+    """Σz per neuron and inference; None for potentials, as the largest z is."""
+    largest: float | None = None
+    bound: float | None = None
+    """What z cannot exceed by construction."""
 
 
-_BRANCHES = {"direct": "direct path", "shortcut": "shortcut", "total": "sum"}
-"""Attribute of a residual sum, in the order they are drawn."""
+Branches = Mapping[str, Mapping[str, Carried]]
+"""Branch of the residual sums -> place of the sum, in the network's order -> what it carries."""
 
-_AMOUNTS: tuple[tuple[str, str, str, Callable[[SpikeLayer], float]], ...] = (
-    ("Density", "events per neuron and timestep", ".4f", lambda row: row.density),
-    ("Amplitude", "Σz per neuron and inference", ",.3f", lambda row: row.amplitude / row.neurons),
-    ("Largest level", "largest z", ",d", lambda row: row.max_level),
+_QUANTITIES = (
+    ("Density", "share of elements not zero", ".4f"),
+    ("Amplitude", "Σz per neuron and inference", ",.3f"),
+    ("Largest level", "largest z", ",.1f"),
 )
-"""Name, axis, format, and how spikes at a sum give it."""
+"""Name, axis and format of the fields of `Carried`."""
 
 
-def avalanche(data: Comparison) -> Content:
-    """Density, amplitude and largest level on both ways into every residual sum."""
-    if not any(run.sums for run in data.runs):
-        text = (
-            "This architecture has no residual sum, so nothing can pile up along a shortcut and"
-            " there is no avalanche to show. “multispike avalanche” studies residual networks."
-        )
-        return Content([text])
-    runs = [run for run in data.spiking if any(_spikes(run, branch) for branch in _BRANCHES)]
-    if not runs:
-        text = (
-            "Full-precision potentials meet at this architecture's residual sums, not spikes:"
-            " there is no level z that could grow."
-        )
-        return Content([text])
-    plots = []
-    for branch, where in _BRANCHES.items():
-        for name, axis, spec, amount in _AMOUNTS:
-            values: dict[str, ByPlace] = {
-                run.name: {place: amount(row) for place, row in _spikes(run, branch).items()}
-                for run in runs
+def avalanche(data: Comparison) -> Section | None:
+    """Density, amplitude and largest level on both ways into every residual sum of every run."""
+    ways = {"direct": "direct path", "shortcut": "shortcut", "total": "sum"}
+    networks: dict[str, Branches] = {}
+    for run in data.spiking:
+        branches = {
+            title: {
+                total.name.removesuffix(".merge"): Carried(
+                    row.density, row.amplitude / row.neurons, row.max_level
+                )
+                for total in run.sums
+                if isinstance(row := getattr(total, way), SpikeLayer)
             }
-            ends = [
-                f"{run} {next(iter(own.values())):{spec}} to {list(own.values())[-1]:{spec}}"
-                for run, own in values.items()
-                if own
-            ]
-            if ends:
-                summary = f"First to last sum: {'; '.join(ends)}."
-                title = f"{name}, {where}"
-                plots.append(along_depth(data.marks, values, title, axis, spec, summary))
-    return Content(
-        [
-            "At every residual sum: what the block computed (direct path), what bypassed it"
-            " (shortcut), and their sum before a barrier, where there is one. Only spikes have a"
-            " level; ways that carry potentials are left out."
-        ],
-        data.legend(runs),
-        plots,
-        plot_width=340,
+            for way, title in ways.items()
+        }
+        if any(branches.values()):
+            networks[run.name] = branches
+    if not networks:
+        return None
+    text = (
+        "At every residual sum: what the block computed (direct path), what bypassed it"
+        " (shortcut), and their sum before a barrier, where there is one. Only spikes have a"
+        " level; ways that carry potentials are left out."
     )
+    return Section("Avalanche", [text], quantity_plots(networks))
 
 
-def _spikes(run: RunResult, branch: str) -> dict[str, SpikeLayer]:
-    """What a branch carries at every residual sum of a run, as far as it is spikes."""
-    at = {total.name.removesuffix(".merge"): getattr(total, branch) for total in run.sums}
-    return {place: row for place, row in at.items() if isinstance(row, SpikeLayer)}
+def quantity_plots(networks: Mapping[str, Branches]) -> list[Plot]:
+    """A plot a quantity, in it a panel a network with a line a branch; the bounds of what its last
+    branch carries are dotted."""
+    plots = []
+    for index, (name, axis, spec) in enumerate(_QUANTITIES):
+        values: dict[str, ByPlace] = {}
+        looks: dict[str, Key] = {}
+        panels: dict[str, tuple[list[str], list[str]]] = {}
+        bounds, ends = [], []
+        for title, branches in networks.items():
+            drawn = []
+            for (branch, places), mark in zip(
+                branches.items(), marks(list(branches)).values(), strict=True
+            ):
+                found = {place: carried[index] for place, carried in places.items()}
+                if any(value is not None for value in found.values()):
+                    line = f"{title}, {branch}"
+                    values[line], looks[line] = found, mark
+                    drawn.append(line)
+            if not drawn:
+                continue
+            first, *_, last = [v for v in values[drawn[-1]].values() if v is not None] * 2
+            ends.append(f"{drawn[-1]} {first:{spec}} to {last:{spec}}")
+            limits = {place: one.bound for place, one in places.items() if one.bound is not None}
+            if name == "Largest level" and limits:
+                law = f"{title}: {'(k+1)·N' if len({*limits.values()}) > 1 else 'N'}"
+                values[law] = limits
+                bounds.append(law)
+                drawn.append(law)
+            panels[title] = (drawn, [])
+        if values:
+            summary = f"First to last sum: {'; '.join(ends)}."
+            more = {"panels": panels, "bounds": bounds}
+            plots.append(
+                along_depth(looks, values, f"{name} along depth", axis, spec, summary, **more)
+            )
+    return plots
 
 
 # --- the study ----------------------------------------------------------------------------------
 
-_QUANTITIES = (
-    ("density", "density", "share of elements not zero", ".3f"),
-    ("per_neuron", "amplitude", "Σz per neuron and inference", ",.3f"),
-    ("largest", "largest level", "largest z", ",.1f"),
-)
-"""Attribute of a site, name, axis, format."""
-
 
 def study_sections(studies: Sequence[Avalanche]) -> list[Section]:
-    """What was found, then every quantity and branch along depth, then all numbers."""
-    legend = [mark.key() for mark in drawn_as(studies).values()]
+    """What was found, then every quantity along depth, then all numbers."""
+    networks = {study.title: _branches(study) for study in studies}
     return [
-        Section("laws", "Growth and bounds", _laws(studies)),
-        *(
-            Section(
-                name.replace(" ", "-"),
-                f"{name.capitalize()} along depth",
-                Content(legend=legend, plots=by_branch(studies, attribute), plot_width=340),
-            )
-            for attribute, name, *_ in _QUANTITIES
-        ),
-        Section("numbers", "All numbers", Content(tables=[_numbers(study) for study in studies])),
+        _laws(studies),
+        Section("Along depth", plots=quantity_plots(networks)),
+        Section("All numbers", tables=[_numbers(study) for study in studies]),
     ]
 
 
+def _branches(study: Avalanche) -> Branches:
+    """Potentials have a density, but no level."""
+    return {
+        TITLES[branch]: {
+            site.place: Carried(site.density, site.per_neuron, site.largest, site.bound)
+            if site.spikes
+            else Carried(site.density)
+            for site in study.along(branch)
+        }
+        for branch in BRANCHES
+    }
+
+
 def study_png(path: Path, studies: Sequence[Avalanche]) -> None:
-    """The same plots as a grid for a paper: quantities down, branches across."""
+    """The same as a grid for a paper: quantities down, branches across, a line a network."""
+    looks = drawn_as(studies)
     figure = blank(11, 8.5)
     grid = figure.subplots(len(_QUANTITIES), len(BRANCHES), sharex=True, sharey="row")
-    for panels, (attribute, _, axis, _) in zip(grid, _QUANTITIES, strict=True):
-        for panel, plot in zip(panels, by_branch(studies, attribute), strict=True):
-            assert isinstance(plot.drawn, Lines)
-            plot.drawn.panel(panel, plot.table)
+    for index, (panels, (_, axis, _)) in enumerate(zip(grid, _QUANTITIES, strict=True)):
+        for panel, branch in zip(panels, BRANCHES, strict=True):
+            for study in studies:
+                places = _branches(study)[TITLES[branch]]
+                values = [nan if one[index] is None else one[index] for one in places.values()]
+                panel.plot(list(places), values, **paper_line(looks[study.title]))
+            panel.grid(alpha=0.3)
         panels[0].set_ylabel(axis)
         panels[0].set_ylim(bottom=0)  # of the whole row, once all of it is drawn
     for first, last, branch in zip(grid[0], grid[-1], BRANCHES, strict=True):
@@ -143,45 +152,7 @@ def study_png(path: Path, studies: Sequence[Avalanche]) -> None:
     save(figure, path, dpi=150)
 
 
-def by_branch(studies: Sequence[Avalanche], attribute: str) -> list[Plot]:
-    """One quantity along depth, one plot a branch."""
-    [(name, axis, spec)] = [rest for key, *rest in _QUANTITIES if key == attribute]
-    drawn, plots = drawn_as(studies), []
-    for branch in BRANCHES:
-        values = {
-            study.title: {site.place: _value(site, attribute) for site in study.along(branch)}
-            for study in studies
-        }
-        last = {n: end for n, own in values.items() if (end := list(own.values())[-1]) is not None}
-        summary = "No network sends spikes here."
-        if last:
-            low, high = min(last, key=last.__getitem__), max(last, key=last.__getitem__)
-            least, most = format(last[low], spec), format(last[high], spec)
-            summary = f"In the last block: least {least} ({low}), most {most} ({high})."
-        title = f"{name.capitalize()}, {TITLES[branch]}"
-        bounds = _bounds(studies, branch) if attribute == "largest" else {}
-        plots.append(along_depth(drawn, values, title, axis, spec, summary, bounds))
-    return plots
-
-
-def _value(site: Site, attribute: str) -> float | None:
-    """What is drawn: potentials have a density, but no level."""
-    return getattr(site, attribute) if site.spikes or attribute == "density" else None
-
-
-def _bounds(studies: Sequence[Avalanche], branch: Branch) -> dict[str, ByPlace]:
-    """The bounds of z along depth that there are, by what they say, each once."""
-    found: dict[str, ByPlace] = {}
-    for study in studies:
-        bounds: ByPlace = {s.place: s.bound for s in study.along(branch) if s.bound is not None}
-        law = "(k+1)·N, " if branch == "out" else "k·N, "
-        if bounds:
-            rises = len({*bounds.values()}) > 1
-            found.setdefault(f"{law if rises else ''}N = {study.levels}", bounds)
-    return found
-
-
-def _laws(studies: Sequence[Avalanche]) -> Content:
+def _laws(studies: Sequence[Avalanche]) -> Section:
     """The bounds by construction against what was measured."""
     points = []
     for study in studies:
@@ -207,11 +178,7 @@ def _laws(studies: Sequence[Avalanche]) -> Content:
         ("bound", ",d", lambda row: row[1].bound),
         ("Σz per neuron", ",.3f", lambda row: row[1].per_neuron),
         ("growth in the stage", ".2f", lambda row: row[2]),
-        (
-            "(k+1)/2",
-            ".2f",
-            even,
-        ),
+        ("(k+1)/2", ".2f", even),
     )
     text = (
         "A SEW block with ADD sends what it received plus up to N, so after k blocks of a stage a"
@@ -219,7 +186,7 @@ def _laws(studies: Sequence[Avalanche]) -> Content:
         " that of the first block. A Sparse block ends in a barrier: never more than N. Where"
         " potentials cross instead of spikes there is no level z; the tables give |v|/(V_th/N)."
     )
-    return Content([text], points=points, tables=[table])
+    return Section("Growth and bounds", [text], tables=[table], points=points)
 
 
 def _law(study: Avalanche) -> str:
@@ -248,21 +215,18 @@ def _numbers(study: Avalanche) -> Table:
     )
 
 
-_LOOK = {
-    (False, False): ("circle", "dot"),
-    (False, True): ("square", "dash"),
-    (True, False): ("diamond", "longdash"),
-    (True, True): ("triangle-up", "solid"),
-}
-"""By whether a network is trained and graded: its symbol and dash."""
-
-
-def drawn_as(studies: Sequence[Avalanche]) -> dict[str, Mark]:
+def drawn_as(studies: Sequence[Avalanche]) -> dict[str, Key]:
     """A mark for every network: colour by architecture, symbol and dash by code and training."""
     colours = marks(list(dict.fromkeys(study.arch for study in studies)))
+    look = {
+        (False, False): ("circle", "dot"),
+        (False, True): ("square", "dash"),
+        (True, False): ("diamond", "longdash"),
+        (True, True): ("triangle-up", "solid"),
+    }
     return {
-        study.title: Mark(
-            study.title, colours[study.arch].colour, *_LOOK[study.trained, study.levels > 1]
+        study.title: Key(
+            study.title, colours[study.arch].colour, *look[study.trained, study.levels > 1]
         )
         for study in studies
     }

@@ -10,13 +10,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from multispike.energy.twins import TWINS, RunPrices
 from multispike.errors import InputError
-from multispike.report.document import Column, Item, Key, Table, listed, number, percent
-from multispike.report.style import Mark, marks
+from multispike.report.document import (
+    Column,
+    Finding,
+    Item,
+    Key,
+    Table,
+    listed,
+    number,
+    percent,
+)
+from multispike.report.style import marks
 from multispike.results import RunResult, read_results
+from multispike.training.run import read_settings
 
 MICRO = 1e-3
 """nJ -> µJ, the unit of a report."""
@@ -33,13 +41,9 @@ class Comparison:
     """Name -> rows of metrics.csv, one an epoch."""
 
     @cached_property
-    def marks(self) -> dict[str, Mark]:
+    def marks(self) -> dict[str, Key]:
         """How each run is drawn in every plot."""
         return marks([run.name for run in self.runs])
-
-    def legend(self, runs: Iterable[RunResult]) -> list[Key]:
-        """The marks of some of the runs."""
-        return [self.marks[run.name].key() for run in runs]
 
     @property
     def spiking(self) -> list[RunResult]:
@@ -50,11 +54,6 @@ class Comparison:
     def priced(self) -> list[RunResult]:
         """Those of them whose result has the prices of ANNs of the same shape."""
         return [run for run in self.spiking if run.baselines and run.crossover]
-
-    @property
-    def anns(self) -> list[RunResult]:
-        """The runs with ReLUs."""
-        return [run for run in self.runs if not run.spiking]
 
 
 def read_comparison(folder: str | Path, places: Mapping[str, Path] | None = None) -> Comparison:
@@ -72,28 +71,15 @@ def read_comparison(folder: str | Path, places: Mapping[str, Path] | None = None
     if not runs:
         raise InputError(f"results: got {str(folder)!r} without runs; allowed: at least one run")
     settings, histories = {}, {}
-    for run in runs:
-        name = run.name
+    for name in (run.name for run in runs):
         if places is None and Path(name).name != name:  # a path must not lead out of the folder
             continue
         place = folder / name if places is None else places[name]
-        config, metrics = place / "config.yaml", place / "metrics.csv"
-        if config.is_file():
-            settings[name] = _mapping(config)
-        if metrics.is_file():
+        if (config := place / "config.yaml").is_file():
+            settings[name] = read_settings(config)
+        if (metrics := place / "metrics.csv").is_file():
             histories[name] = _rows(metrics)
     return Comparison(runs, settings, histories)
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"config: got {str(path)!r}, not a YAML file: {reason}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"config: got {str(path)!r}, allowed: a mapping of settings")
-    return content
 
 
 def _rows(path: Path) -> list[dict[str, float]]:
@@ -156,7 +142,8 @@ def alternatives(prices: RunPrices) -> Table:
     priced with."""
     own, used = prices.energy_nj, prices.assumptions
     rows = [
-        (f"{own.profile}, {op}", e, prices.baselines) for op, e in (prices.executions or {}).items()
+        (f"{own.profile}, {op}", energy, prices.baselines)
+        for op, energy in (prices.executions or {}).items()
     ]
     rows += [
         (f"{name}, {used.graded_op if used else '?'}", one.energy_nj, one.baselines)
@@ -182,11 +169,6 @@ def alternatives(prices: RunPrices) -> Table:
     )
 
 
-def points(difference: float) -> str:
-    """A difference of shares in percentage points: 0.0125 -> '1.25 points'."""
-    return f"{100 * abs(difference):.2f} points"
-
-
 def sampling_error(accuracy: float, images: int) -> float:
     """Standard error of an accuracy that was measured on so many images, as a share.
 
@@ -198,7 +180,7 @@ def sampling_error(accuracy: float, images: int) -> float:
 
 def _noise(a: RunResult, b: RunResult) -> str:
     """A remark where two accuracies differ by less than chance explains."""
-    if not (a.samples and b.samples):
+    if not (a.samples and b.samples) or a.accuracy == b.accuracy:
         return ""
     error = math.hypot(*(sampling_error(run.accuracy, run.samples) for run in (a, b)))
     if abs(a.accuracy - b.accuracy) >= 2 * error:
@@ -209,101 +191,126 @@ def _noise(a: RunResult, b: RunResult) -> str:
     )
 
 
-def findings(data: Comparison) -> list[str]:
-    """Sentences on accuracy, energy, ANN against SNN, one timestep against many, and twins."""
-    found = [_accuracy(data.runs), _energy(data.runs)]
-    found += [_against_ann(run, ann) for ann in data.anns[:1] for run in data.spiking]
-    found += [
+def _points(difference: float) -> str:
+    """A difference of shares in percentage points: 0.0125 -> '1.25 points'."""
+    return f"{100 * abs(difference):.2f} points"
+
+
+def _times(own: float, other: float) -> tuple[str, str]:
+    """'2.50 times as much' and 'as', or '1.25 times less' and 'than'."""
+    ratio = own / max(other, 1e-300)
+    if ratio < 1:
+        return f"{1 / max(ratio, 1e-300):.2f} times less", "than"
+    return f"{ratio:.2f} times as much", "as"
+
+
+def findings(data: Comparison) -> list[list[Finding]]:
+    """On accuracy, energy, SNNs against the ANN, one timestep against many, and SNNs against ANNs
+    of their own shape; within each kind the run of least energy first."""
+    spiking = sorted(data.spiking, key=energy_uj)
+    anns = [run for run in data.runs if not run.spiking]
+    codes = [
         _one_timestep(run, binary)
-        for binary in data.spiking
-        for run in data.spiking
+        for run in spiking
+        for binary in spiking
         if binary.levels == 1 and run.levels > 1 and run.timesteps == 1
     ]
-    return [*found, *(_against_twins(run) for run in data.priced)]
+    return [
+        [_accuracy(data.runs)],
+        [_energy(data.runs)],
+        [_against_ann(run, ann) for ann in anns[:1] for run in spiking],
+        codes,
+        [_against_twins(run) for run in spiking if run in data.priced],
+    ]
 
 
-def _accuracy(runs: Sequence[RunResult]) -> str:
+def _accuracy(runs: Sequence[RunResult]) -> Finding:
     best, *others = sorted(runs, key=lambda run: -run.accuracy)
-    if not others:
-        return f"{best.name} gets {percent(best.accuracy)} of the test images right."
-    second = others[0]
-    if second.accuracy == best.accuracy:
-        names = [run.name for run in runs if run.accuracy == best.accuracy]
-        return f"Accuracy: {listed(names)} lead together with {percent(best.accuracy)}."
-    return (
-        f"Accuracy: {best.name} leads with {percent(best.accuracy)},"
-        f" {points(best.accuracy - second.accuracy)} above {second.name}{_noise(best, second)}."
-    )
+    figure, names = percent(best.accuracy), [r.name for r in runs if r.accuracy == best.accuracy]
+    caption = f"of the test images right: {listed(names)}"
+    text = f"{best.name} gets {figure} of the test images right."
+    if len(names) > 1:
+        text = f"Accuracy: {listed(names)} lead together with {figure}."
+    elif others:
+        text = (
+            f"Accuracy: {best.name} leads with {figure},"
+            f" {_points(best.accuracy - others[0].accuracy)} above {others[0].name}"
+            f"{_noise(best, others[0])}."
+        )
+    return Finding(figure, caption, text)
 
 
-def _energy(runs: Sequence[RunResult]) -> str:
+def _energy(runs: Sequence[RunResult]) -> Finding:
     least, *others = sorted(runs, key=energy_uj)
-    if not others:
-        return f"It needs {number(energy_uj(least))} µJ per inference."
-    ratios = [f"{_ratio(run, least):.2f} against {run.name}" for run in others]
-    return (
-        f"Energy: {least.name} needs least, {number(energy_uj(least))} µJ per inference; less by"
-        f" a factor of {listed(ratios)}."
-    )
+    figure = f"{number(energy_uj(least))} µJ"
+    ratios = [
+        f"{energy_uj(run) / max(energy_uj(least), 1e-300):.2f} against {run.name}" for run in others
+    ]
+    text = f"It needs {figure} per inference."
+    if others:
+        text = (
+            f"Energy: {least.name} needs least, {figure} per inference; less by a factor of"
+            f" {listed(ratios)}."
+        )
+    return Finding(figure, f"an inference, the least: {least.name}", text)
 
 
-def _ratio(run: RunResult, other: RunResult) -> float:
-    """Energy of a run by that of another one."""
-    return energy_uj(run) / max(energy_uj(other), 1e-300)
-
-
-def _against_ann(run: RunResult, ann: RunResult) -> str:
+def _against_ann(run: RunResult, ann: RunResult) -> Finding:
     """A spiking run against the ANN: accuracy and energy, and plainly which of the two it loses."""
-    gap, ratio = run.accuracy - ann.accuracy, _ratio(run, ann)
-    accuracy = f"is {points(gap)} {'more' if gap > 0 else 'less'} accurate than"
-    price = f"{1 / ratio:.2f} times less" if ratio < 1 else f"{ratio:.2f} times as much"
-    if gap >= 0 and ratio < 1:
-        outcome = "it wins both"
-    elif gap < 0 and ratio >= 1:
-        outcome = "it loses both"
-    elif ratio < 1:
+    gap, less = run.accuracy - ann.accuracy, energy_uj(run) < energy_uj(ann)
+    energy, link = _times(energy_uj(run), energy_uj(ann))
+    accuracy = f"is {_points(gap)} {'more' if gap > 0 else 'less'} accurate than"
+    if (gap >= 0) == less:
+        outcome = f"it {'wins' if less else 'loses'} both"
+    elif less:
         outcome = "it loses accuracy and wins energy"
     else:
         outcome = "it wins accuracy and loses energy" if gap else "it loses energy"
-    return (
-        f"{run.name} {accuracy if gap else 'is as accurate as'} {ann.name} and needs {price}"
-        f" energy: {outcome}{_noise(run, ann) if gap else ''}."
+    return Finding(
+        energy,
+        f"energy {link} {ann.name}, {100 * gap:+.2f} points: {run.name}, {outcome}",
+        f"{run.name} {accuracy if gap else 'is as accurate as'} {ann.name} and needs {energy}"
+        f" energy: {outcome}{_noise(run, ann)}.",
     )
 
 
-def _one_timestep(run: RunResult, binary: RunResult) -> str:
+def _one_timestep(run: RunResult, binary: RunResult) -> Finding:
     """Graded spikes in one timestep against the binary network: the paper's two claims."""
-    energy = _ratio(binary, run)
-    factor = f"{energy:.2f} times less" if energy >= 1 else f"{1 / energy:.2f} times more"
+    ratio = energy_uj(binary) / max(energy_uj(run), 1e-300)
+    figure = f"{ratio:.2f} times less" if ratio >= 1 else f"{1 / ratio:.2f} times more"
     events = 1 - run.events_per_inference / max(binary.events_per_inference, 1e-300)
-    return (
-        f"{run.name} against {binary.name}: {factor} energy, {abs(events):.0%}"
-        f" {'fewer' if events >= 0 else 'more'} events, accuracy"
-        f" {100 * (run.accuracy - binary.accuracy):+.2f} points{_noise(run, binary)}."
+    accuracy = f"{100 * (run.accuracy - binary.accuracy):+.2f} points"
+    return Finding(
+        figure,
+        f"energy than {binary.name}, {accuracy}: {run.name}, in one timestep",
+        f"{run.name} against {binary.name}: {figure} energy, {abs(events):.0%}"
+        f" {'fewer' if events >= 0 else 'more'} events, accuracy {accuracy}{_noise(run, binary)}.",
     )
 
 
-def _against_twins(run: RunResult) -> str:
+def _against_twins(run: RunResult) -> Finding:
     """Against ANNs of the same shape, by the energy model alone."""
     assert run.baselines is not None
     assert run.crossover is not None
     own = run.energy_nj.total
-    won, lost = [], []
-    for key, name in TWINS.items():
-        twin = run.baselines[key].total
-        ratio = own / max(twin, 1e-300)
-        cost = f"{name} ({number(twin * MICRO)} µJ)"
-        if ratio < 1:
-            won.append(f"{1 / ratio:.2f} times less than the {cost}")
-        else:
-            lost.append(f"{ratio:.2f} times as much as the {cost}")
+    costs = {name: run.baselines[key].total for key, name in TWINS.items()}
+    texts = {
+        name: f"{' '.join(_times(own, cost))} the {name} ({number(cost * MICRO)} µJ)"
+        for name, cost in costs.items()
+    }
+    won = [text for name, text in texts.items() if own < costs[name]]
+    lost = [text for name, text in texts.items() if own >= costs[name]]
     outcome = "wins against all of them"
     if lost:
         outcome = f"loses against {f'{len(lost)} of {len(TWINS)}' if won else 'all of them'}"
     wins = [f"less than the {TWINS[key]} {one.where}" for key, one in run.crossover.items()]
     even = run.even_density
-    costs = "" if even is None else f"; its events cost what density {even:.3f} would"
-    return (
+    density = "" if even is None else f"; its events cost what density {even:.3f} would"
+    hardest = TWINS["qann_skip"]
+    return Finding(
+        f"{len(won)} of {len(TWINS)}",
+        f"ANNs of its shape need more energy than {run.name}, which needs"
+        f" {' '.join(_times(own, costs[hardest]))} the {hardest}",
         f"Same layers as an ANN: {run.name} needs {listed(won + lost)}; it {outcome}."
-        f" An SNN of this shape needs {listed(wins)}{costs}."
+        f" An SNN of this shape needs {listed(wins)}{density}.",
     )

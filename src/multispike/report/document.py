@@ -1,12 +1,11 @@
-"""What a report is made of: sections with text, plots and tables. No plotting, no HTML."""
+"""What a report is made of: sections with cards, text, plots and tables. No plotting, no HTML."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -69,31 +68,8 @@ def table_of(
 
 
 @dataclass(frozen=True)
-class Plot:
-    """A table, how it is drawn (`multispike.report.plots`), and one sentence that sums it up."""
-
-    title: str
-    summary: str
-    table: Table
-    drawn: Drawn
-
-    @cached_property
-    def figure(self) -> go.Figure:
-        """The table as plotly draws it."""
-        return self.drawn.figure(self.table)
-
-
-class Drawn(Protocol):
-    """A way to draw a table."""
-
-    def figure(self, table: Table) -> go.Figure:
-        """The table drawn, without colours of the page, which has them."""
-        ...
-
-
-@dataclass(frozen=True)
 class Key:
-    """A legend's entry."""
+    """A legend's entry, and how a series is drawn everywhere."""
 
     name: str
     colour: str
@@ -103,37 +79,48 @@ class Key:
     """Plotly's name of the line's dash; "none" for a marker alone."""
 
 
-WHOLE_ROW = 1200
-"""A `plot_width` that gives every plot a row of its own."""
+@dataclass(frozen=True)
+class Plot:
+    """A table, its drawing in one panel or several, and one sentence that sums it up."""
 
-
-def row_of(plots: int) -> int:
-    """A `plot_width` that leaves no hole on a wide page: three plots share a row, else two."""
-    return 340 if plots == 3 else 440
+    title: str
+    summary: str
+    table: Table
+    panels: Mapping[str, go.Figure]
+    """By what stands above each; nothing does where there is but one."""
+    legend: Sequence[Key] = ()
 
 
 @dataclass(frozen=True)
-class Content:
-    """What a section shows, in this order: paragraphs, tables, points, legend, plots."""
+class Finding:
+    """What follows from the numbers: a figure, what it is of in a few words, a whole sentence."""
 
-    paragraphs: Sequence[str] = ()
-    legend: Sequence[Key] = ()
-    plots: Sequence[Plot] = ()
-    tables: Sequence[Table] = ()
-    points: Sequence[str] = ()
-    """Statements as a list."""
-    plot_width: int = 440
-    """Pixels below which a plot gets a row of its own."""
+    figure: str
+    caption: str
+    text: str
 
 
 @dataclass(frozen=True)
 class Section:
-    """Content under a heading."""
+    """Content under a heading: cards, paragraphs, plots, tables, in this order."""
 
-    key: str
-    """Anchor in the page."""
     title: str
-    content: Content
+    paragraphs: Sequence[str] = ()
+    plots: Sequence[Plot] = ()
+    tables: Sequence[Table] = ()
+    cards: Sequence[Finding] = ()
+    points: Sequence[str] = ()
+    """Statements as a list."""
+
+    @property
+    def key(self) -> str:
+        """Anchor in the page."""
+        return re.sub(r"\W+", "-", self.title.lower())
+
+    @property
+    def legend(self) -> list[Key]:
+        """The entries of all plots, each once."""
+        return list(dict.fromkeys(key for plot in self.plots for key in plot.legend))
 
 
 def number(value: float) -> str:

@@ -1,36 +1,34 @@
 """The pages: report.html of a comparison, avalanche.html of a study of residual networks.
 
-Each is one file that needs no network: styles, scripts and data are inside.
+Each is one file that needs no network: styles, scripts and data are inside, plotly and what
+figures show compressed.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from multispike import __version__
 from multispike.activity.avalanche import Avalanche
 from multispike.config.commands import AvalancheConfig
 from multispike.environment import environment
 from multispike.files import write_json, write_text
-from multispike.report.avalanche import avalanche, density, study_png, study_sections
+from multispike.report.avalanche import avalanche, study_png, study_sections
 from multispike.report.comparison import Comparison, read_comparison
-from multispike.report.document import Content, Section
-from multispike.report.energy_sections import (
-    accuracy_energy,
-    assumptions,
-    energy_by_category,
-    energy_by_layer,
-    twins,
-)
+from multispike.report.document import Section
+from multispike.report.energy_sections import assumptions, by_category, by_layer, twins
 from multispike.report.run_sections import (
     confusion,
+    density,
     information,
     neurons,
     overview,
@@ -39,34 +37,37 @@ from multispike.report.run_sections import (
 )
 from multispike.report.style import DASHES, PAGE, SYMBOLS, dark_colours
 
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
-
-class Row(NamedTuple):
-    """A section of a comparison: its anchor, its heading, and what fills it."""
-
-    key: str
-    title: str
-    build: Callable[[Comparison], Content]
-
-
-SECTIONS = (
-    Row("results", "Results", overview),
-    Row("front", "Accuracy and energy", accuracy_energy),
-    Row("categories", "Energy by category", energy_by_category),
-    Row("layers", "Energy by layer", energy_by_layer),
-    Row("baselines", "Against ANNs", twins),
-    Row("density", "Density", density),
-    Row("avalanche", "Avalanche", avalanche),
-    Row("information", "Information", information),
-    Row("neurons", "Neurons", neurons),
-    Row("training", "Training", training),
-    Row("confusion", "Confusion", confusion),
-    Row("assumptions", "Assumptions", assumptions),
-    Row("environment", "Environment", versions),
+SECTIONS: tuple[Callable[[Comparison], Section | None], ...] = (
+    overview,
+    by_category,
+    by_layer,
+    twins,
+    density,
+    avalanche,
+    information,
+    neurons,
+    training,
+    confusion,
+    assumptions,
+    versions,
 )
-"""The report of a comparison, from top to bottom; a new section is a new row."""
+"""The report of a comparison, from top to bottom; None for what its results don't hold."""
+
+GLOSSARY = {
+    "avalanche": "activity that grows from block to block, as levels add up along a shortcut",
+    "density": "share of neurons that send something, per neuron and timestep",
+    "event": "one spike that is not zero, whatever its level",
+    "level": "the integer z that a spike carries, 0 to N",
+    "N": "the largest level of a spike; with N = 1 spikes are binary",
+    "Pareto front": "the runs that no other one beats in accuracy for no more energy",
+    "payload": "the bits of an event that tell its level",
+    "QANN": "an ANN whose activations are quantised to few bits",
+    "quantised ANN": "an ANN whose activations are quantised to few bits",
+    "T": "timesteps that a network takes for one input",
+    "V_th": "threshold: the input that a neuron needs to send its largest level at once",
+    "zero-skipping": "leaving out multiplications by zero and the reads of their weights",
+}
+"""Terms that the page explains where they stand first in a section."""
 
 
 def write_report(folder: str | Path, places: Mapping[str, Path] | None = None) -> Path:
@@ -91,11 +92,13 @@ def write_report(folder: str | Path, places: Mapping[str, Path] | None = None) -
         f" {all_of('epochs')} epochs.{tested} Energy by the model {first.energy_nj.profile} at"
         f" {first.energy_nj.bits} bit."
     )
-    sections = [Section(row.key, row.title, row.build(data)) for row in SECTIONS]
+    sections = [section for build in SECTIONS if (section := build(data))]
     made = first.environment
     footer = f"Measured with multispike {made.version}, {made.date}."
     path = Path(folder) / "report.html"
-    write_text(path, render(f"{all_of('arch', ', ')} on {first.data}", lead, sections, footer))
+    archs = {run.arch for run in runs}
+    networks = all_of("arch") if len(archs) < 3 else f"{len(archs)} architectures"
+    write_text(path, render(f"{networks} on {first.data}", lead, sections, footer))
     return path
 
 
@@ -125,43 +128,71 @@ def write_avalanche(folder: Path, studies: Sequence[Avalanche], settings: Avalan
 
 def render(title: str, lead: str, sections: Sequence[Section], footer: str) -> str:
     """The page as a string. All text is escaped; a content security policy forbids any request."""
-    from plotly.offline import get_plotlyjs
-
-    return (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            title=title,
-            lead=lead,
-            sections=sections,
-            footer=footer,
-            version=__version__,
-            page=PAGE,
-            dark=dark_colours(),
-            symbols=SYMBOLS,
-            dashes=DASHES,
-            plotly=Markup(get_plotlyjs()),
-            theme=_script(json.dumps({"dark": dark_colours()}, separators=(",", ":"))),
-            figure_json=_figure_json,
-        )
-    )
-
-
-def _figure_json(figure: go.Figure) -> Markup:
-    return _script(figure.to_json() or "{}")
-
-
-def _script(text: str) -> Markup:
-    """JSON that cannot end the script element it stands in."""
-    return Markup(text.replace("<", r"\u003c"))
-
-
-@cache
-def _environment() -> Environment:
-    return Environment(
+    licence, plotly = _plotly()
+    templates = Environment(
         loader=PackageLoader("multispike", "report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    table = vars(templates.get_template("table.html.j2").module)["data_table"]
+    figures, tables = {}, {}
+    for section in sections:
+        for i, plot in enumerate(section.plots, 1):
+            tables[f"{section.key}-{i}-table"] = table(plot.table)
+            for j, figure in enumerate(plot.panels.values(), 1):
+                figures[f"{section.key}-{i}-{j}"] = figure.to_dict()
+    data = {"figures": figures, "tables": tables}
+    return templates.get_template("page.html.j2").render(
+        title=title,
+        lead=lead,
+        sections=sections,
+        footer=footer,
+        version=__version__,
+        page=PAGE,
+        dark=dark_colours(),
+        symbols=SYMBOLS,
+        dashes=DASHES,
+        glossary=GLOSSARY,
+        licence=licence,
+        plotly=plotly,
+        data=_packed(json.dumps(data, separators=(",", ":"))),
+        explained=_explained,
+    )
+
+
+def _explained(section: Section) -> Callable[[str], Markup]:
+    """Marks the terms of the glossary in texts of a section, each where it stands first."""
+    left = dict(GLOSSARY)
+
+    def marked(match: re.Match[str]) -> str:
+        meaning = left.pop(match[0], None)
+        if meaning is None:
+            return match[0]
+        return f'<dfn tabindex="0" data-meaning="{escape(meaning)}">{match[0]}</dfn>'
+
+    terms = sorted(GLOSSARY, key=len, reverse=True)
+    pattern = re.compile(rf"(?<![\w·{{-])({'|'.join(map(re.escape, terms))})(?![\w·-])")
+    return lambda text: Markup(pattern.sub(marked, str(escape(text))))
+
+
+@cache
+def _plotly() -> tuple[Markup, Markup]:
+    """plotly.js: the notice of its licence, and all of it compressed."""
+    from plotly.offline import get_plotlyjs
+
+    source = get_plotlyjs()
+    return Markup(source[: source.index("*/") + 2]), _packed(source)
+
+
+def _packed(text: str) -> Markup:
+    """Text compressed, for a script element: page.js unpacks it.
+
+    The bytes become characters of seven bits, which UTF-8 keeps at one byte each (base64 has six);
+    those that HTML would change, NUL, CR and <, have an eighth.
+    """
+    bits = np.unpackbits(np.frombuffer(gzip.compress(text.encode(), mtime=0), np.uint8))
+    sevens = np.packbits(np.pad(bits, (0, -len(bits) % 7)).reshape(-1, 7), axis=1) >> 1
+    codes = {code: code + 128 for code in b"\0\r<"}
+    return Markup(sevens.tobytes().decode("ascii").translate(codes))

@@ -1,24 +1,24 @@
-"""How tables are drawn: lines, bars, points and heat maps with plotly; lines on paper, too."""
+"""How tables are drawn with plotly: lines, bars, points and heat maps, in one panel or several."""
 
 from __future__ import annotations
 
 import html
-import math
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
-from multispike.report.document import Column, Plot, Table, short_name
-from multispike.report.style import PAGE, PARETO, SEQUENTIAL, Mark
+from multispike.report.document import Column, Key, Plot, Table, short_name
+from multispike.report.style import PAGE, PARETO, SEQUENTIAL
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+ByPlace = Mapping[str, float | None]
+"""A quantity by the place in the network where it was measured, in the network's order."""
 
-ByPlace = dict[str, float | None]
-"""A quantity by the place in the network where it was measured."""
+Panels = Mapping[str, tuple[Sequence[str], Sequence[str]]]
+"""Heading of a panel -> columns drawn in it, and columns drawn behind them in grey."""
+
+_MANY = 4
+"""Lines that a panel shows; of more, each has a panel of its own, before the others in grey."""
 
 
 def label(text: str) -> str:
@@ -26,307 +26,315 @@ def label(text: str) -> str:
     return html.escape(text, quote=False)
 
 
-def canvas(x: str, y: str, height: int = 360, **layout: Any) -> go.Figure:
-    """An empty figure with titled axes."""
-    figure = go.Figure()
+def canvas(data: Iterable[Any], x: str, y: str, height: int, **layout: Any) -> go.Figure:
+    """A figure with titled axes."""
+    figure = go.Figure(list(data), {"height": height, **layout})
     figure.layout.template = None  # the page has its own
-    figure.update_layout(height=height, xaxis_title=x or None, yaxis_title=y or None, **layout)
+    figure.update_layout(xaxis_title_text=x or None, yaxis_title_text=y or None)
     return figure
 
 
-def column_of(table: Table, index: int) -> list[Any]:
+def column_of(table: Table, title: str) -> list[Any]:
     """One column's values."""
+    index = [column.title for column in table.columns].index(title)
     return [row[index] for row in table.rows]
 
 
-@dataclass(frozen=True)
-class Lines:
+# --- lines --------------------------------------------------------------------------------------
+
+
+def lines(
+    title: str,
+    summary: str,
+    table: Table,
+    marks: Mapping[str, Key],
+    x: str,
+    y: str,
+    *,
+    layers: bool = False,
+    points: bool = True,
+    panels: Panels | None = None,
+    bounds: Sequence[str] = (),
+    axis: Mapping[str, Any] | None = None,
+) -> Plot:
     """The first column along x; every further column that has a mark is a line over it.
 
-    Attributes:
-        marks: title of a column -> how its line looks.
-        x, y: titles of the axes.
-        layers: the rows are layers, whose short names stand along x.
+    Args:
+        layers: the rows are layers, whose short names stand along x; y begins at 0.
         points: mark the values on the lines.
-        named: write each line's name at its end; there is no legend then.
-        bounds: titles of columns that are upper bounds: dotted steps with their title on them.
-        whole: x has whole numbers.
+        panels: by default columns share one as long as there are few, and of layers the same.
+        bounds: columns that are upper bounds: dotted steps with their title on them.
+        axis: settings of the axis along x.
     """
+    drawn = [column.title for column in table.columns[1:] if column.title in marks]
+    panels = panels or _panels(table, drawn, layers)
+    every = [value for name in (*drawn, *bounds) for value in column_of(table, name)]
+    top = 1.1 * max((value for value in every if value is not None), default=1.0) or 1.0
+    several = len(panels) > 1
+    figures = {}
+    for heading, (front, behind) in panels.items():
+        grey = [_line(table, name, layers) for name in behind if name not in front]
+        traces = [_line(table, n, layers, marks[n], points) for n in front if n in marks]
+        dotted = [_bound(table, name, layers) for name in front if name in bounds]
+        size = ("", 260) if several else (y, 360)
+        figure = canvas([*grey, *traces, *dotted], x, *size)
+        figure.update_xaxes(axis)
+        if layers:
+            _name_layers(figure, [place for trace in traces for place in trace["x"]])
+            figure.update_yaxes(range=[0, top])
+        figures[heading] = figure
+    heading = f"{title}: {y}" if several else title
+    return Plot(heading, summary, table, figures, [marks[name] for name in drawn])
 
-    marks: Mapping[str, Mark]
-    x: str
-    y: str
-    height: int = 380
-    layers: bool = False
-    points: bool = True
-    named: bool = False
-    bounds: Sequence[str] = ()
-    whole: bool = False
 
-    def figure(self, table: Table) -> go.Figure:
-        """The lines; where a value is missing there is no point."""
-        figure = canvas(self.x, self.y, self.height)
-        places = column_of(table, 0)
-        if self.layers:
-            _name_layers(figure, places)
-            places = [label(short_name(place)) for place in places]
-        for index, column in enumerate(table.columns[1:], 1):
-            values = column_of(table, index)
-            known = [i for i, value in enumerate(values) if value is not None]
-            x, y = [places[i] for i in known], [values[i] for i in known]
-            if column.title in self.bounds and known:
-                self._bound(figure, column, x, y)
-            elif mark := self.marks.get(column.title):
-                self._line(figure, mark, column, x, y)
-        figure.update_yaxes(rangemode="tozero" if self.layers or self.named else None)
-        if self.whole:
-            figure.update_xaxes(tickformat="d", dtick=1 if len(places) <= 12 else None)
-        return figure
+def _panels(table: Table, names: Sequence[str], layers: bool) -> Panels:
+    """One panel for all lines over the same rows, if they are few; else one for each line."""
+    groups: dict[tuple[bool, ...], list[str]] = {}
+    for name in names:
+        known = tuple(value is not None for value in column_of(table, name)) if layers else ()
+        groups.setdefault(known, []).append(name)
+    found: dict[str, tuple[Sequence[str], Sequence[str]]] = {}
+    for group in groups.values():
+        if len(group) <= _MANY:
+            found["" if len(groups) == 1 else ", ".join(group)] = (group, ())
+        else:
+            found |= {name: ([name], group) for name in group}
+    return found
 
-    def _line(
-        self, figure: go.Figure, mark: Mark, column: Column, x: Sequence[Any], y: Sequence[Any]
-    ) -> None:
-        at_end: dict[str, Any] = {}
-        if self.named:
-            texts = [*[""] * (len(y) - 1), label(mark.name)]
-            at_end = {"text": texts, "textposition": "top left"}
-        figure.add_scatter(
-            x=x,
-            y=y,
-            name=label(mark.name),
-            mode="lines" + "+markers" * self.points + "+text" * self.named,
-            line={"color": mark.colour, "dash": mark.dash, "width": 2},
-            marker={"color": mark.colour, "symbol": mark.symbol, "size": 7},
-            hovertemplate=f"{label(mark.name)}<br>%{{x}}: %{{y:{column.spec}}}<extra></extra>",
-            **at_end,
-        )
 
-    def _bound(self, figure: go.Figure, column: Column, x: Sequence[Any], y: Sequence[Any]) -> None:
-        rises = len({*y}) > 1  # bounds that meet at one height are kept apart
-        texts = [""] * len(y)
-        texts[-1 if rises else 0] = label(column.title)
-        figure.add_scatter(
-            x=x,
-            y=y,
-            mode="lines+text",
-            line={"color": PAGE["muted"][0], "dash": "dot", "width": 1, "shape": "hvh"},
-            text=texts,
-            textposition="top left" if rises else "top right",
-            hovertemplate=f"{label(column.title)}: %{{y}}<extra></extra>",
-        )
+def _points(table: Table, name: str, layers: bool) -> dict[str, list[Any]]:
+    """Coordinates of the rows in which a column has a value."""
+    places = [label(short_name(str(row[0]))) if layers else row[0] for row in table.rows]
+    pairs = zip(places, column_of(table, name), strict=True)
+    known = [(_short(place), _short(value)) for place, value in pairs if value is not None]
+    return {"x": [place for place, _ in known], "y": [value for _, value in known]}
 
-    def panel(self, axes: Axes, table: Table) -> None:
-        """The lines and bounds on a panel of matplotlib, without titles."""
-        for index, column in enumerate(table.columns[1:], 1):
-            x, y = column_of(table, 0), column_of(table, index)
-            if mark := self.marks.get(column.title):
-                axes.plot(x, [math.nan if value is None else value for value in y], **mark.line())
-            elif column.title in self.bounds:
-                known = [point for point in zip(x, y, strict=True) if point[1] is not None]
-                x, y = zip(*known, strict=True)
-                axes.step(x, y, where="mid", color="0.4", linestyle=":", linewidth=1)
-                side, end = ("right", -1) if len({*y}) > 1 else ("left", 0)
-                axes.annotate(column.title, (x[end], y[end]), ha=side, va="bottom", size=7)
-        axes.grid(alpha=0.3)
+
+def _short(value: Any) -> Any:
+    """A number as exact as a drawing can show: a page of many panels has many of them."""
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def _line(
+    table: Table, name: str, layers: bool, mark: Key | None = None, points: bool = False
+) -> dict[str, Any]:
+    """A line as its mark says; without one, in grey."""
+    line = {"type": "scatter", **_points(table, name, layers), "mode": "lines"}
+    if mark is None:
+        return {**line, "line": {"color": PAGE["line"][0], "width": 1}, "hoverinfo": "skip"}
+    [spec] = [column.spec for column in table.columns if column.title == name]
+    return {
+        **line,
+        "name": label(mark.name),
+        "mode": "lines+markers" if points else "lines",
+        "line": {"color": mark.colour, "dash": mark.dash, "width": 2},
+        "marker": {"color": mark.colour, "symbol": mark.symbol, "size": 7},
+        "hovertemplate": f"{label(mark.name)}<br>%{{x}}: %{{y:{spec}}}<extra></extra>",
+    }
+
+
+def _bound(table: Table, name: str, layers: bool) -> dict[str, Any]:
+    points = _points(table, name, layers)
+    rises = len({*points["y"]}) > 1
+    texts = [""] * len(points["y"])
+    texts[-1 if rises else 0] = label(name.rpartition(": ")[2])
+    return {
+        "type": "scatter",
+        **points,
+        "mode": "lines+text",
+        "line": {"color": PAGE["muted"][0], "dash": "dot", "width": 1, "shape": "hvh"},
+        "text": texts,
+        "textposition": "top left" if rises else "top right",
+        "hovertemplate": f"{label(name)}: %{{y}}<extra></extra>",
+    }
 
 
 def along_depth(
-    marks: Mapping[str, Mark],
+    marks: Mapping[str, Key],
     values: Mapping[str, ByPlace],
     title: str,
     axis: str,
     spec: str,
     summary: str,
-    bounds: Mapping[str, ByPlace] | None = None,
+    **more: Any,
 ) -> Plot:
-    """One line a series over named places of the network, in their order; a table of the same.
-
-    `bounds`: further columns, of whole numbers, which the plot shows as bounds.
-    """
-    every = {**values, **(bounds or {})}
-    places: list[str] = []
-    for own in sorted(values.values(), key=len, reverse=True):
-        end = 0
-        for place in own:
-            if place in places:
-                end = places.index(place) + 1
-            else:  # behind what it follows in its own network
-                places.insert(end, place)
-                end += 1
-    table = Table(
-        (
-            Column("layer"),
-            *(Column(name, spec if name in values else ",d") for name in every),
-        ),
-        [(place, *(own.get(place) for own in every.values())) for place in places],
-        title,
-    )
-    height = 380 if len(places) > 6 else 330
-    drawn = Lines(marks, "", axis, height, layers=True, bounds=tuple(bounds or ()))
-    return Plot(title, summary, table, drawn)
+    """One line a series over places of its network, in their order; further arguments as of
+    `lines`. Rows of the table: the places of one network after those of another."""
+    ways = dict.fromkeys(tuple(own) for own in values.values())
+    rows = [
+        (place, *(own[place] if tuple(own) == way else None for own in values.values()))
+        for way in ways
+        for place in way
+    ]
+    table = Table((Column("layer"), *(Column(name, spec) for name in values)), rows, title)
+    return lines(title, summary, table, marks, "layer", axis, layers=True, **more)
 
 
 def _name_layers(figure: go.Figure, names: Sequence[str]) -> None:
-    """Layers along x by `short_name`, in their order, upright where they would collide."""
-    short = [short_name(name) for name in names]
-    title = "layer"
-    if any(re.match(r"\d+\.\d+", name) for name in short):
-        alone = all(re.fullmatch(r"\d+\.\d+", name) for name in short)
-        title = "block (stage.number)" if alone else "layer (stage.block name)"
+    """Layers along x in their order, upright where they would collide."""
+    order = list(dict.fromkeys(names))
     figure.update_xaxes(
         type="category",
         categoryorder="array",
-        categoryarray=[label(name) for name in short],
-        tickangle=-90 if len(names) > 6 else 0,
+        categoryarray=order,
+        tickangle=-90 if len(order) > 6 else 0,
         tickfont_size=11,
-        title=title,
     )
 
 
-@dataclass(frozen=True)
-class Bars:
-    """A bar a row; the columns that have a colour are its parts.
-
-    Attributes:
-        colours: title of a column -> colour, or one a row.
-        value: title of the axis of values.
-        layers: the rows are layers and stand upright, else bars lie.
-        grouped: parts stand beside each other, not on each other.
-        highest: end of the axis of values, so that several plots share it.
-    """
-
-    colours: Mapping[str, str | Sequence[str]]
-    value: str
-    height: int
-    layers: bool = False
-    grouped: bool = False
-    highest: float | None = None
-
-    def figure(self, table: Table) -> go.Figure:
-        """The bars, the first row on top or left."""
-        places = [label(str(name)) for name in column_of(table, 0)]
-        if self.layers:
-            figure = canvas("", self.value, self.height)
-            _name_layers(figure, column_of(table, 0))
-            places = [label(short_name(name)) for name in column_of(table, 0)]
-        else:
-            figure = canvas(self.value, "", self.height, bargap=0.3 if self.grouped else 0.35)
-            figure.update_yaxes(autorange="reversed", type="category")
-        if self.grouped:
-            figure.update_layout(barmode="group")
-        here, there = ("x", "y") if self.layers else ("y", "x")
-        for index, column in enumerate(table.columns):
-            if column.title in self.colours:
-                name, _, unit = column.title.partition(", ")
-                figure.add_bar(
-                    **{here: places, there: column_of(table, index)},
-                    orientation=None if self.layers else "h",
-                    marker_color=self.colours[column.title],
-                    hovertemplate=f"%{{{here}}}<br>{name}: %{{{there}:{column.spec}}} {unit}"
-                    "<extra></extra>",
-                )
-        if self.highest is not None:
-            figure.update_yaxes(range=[0, 1.05 * self.highest])
-        return figure
+# --- bars, points, heat maps --------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Points:
-    """A named point a row, its second column up and its third along x, and a front of some.
+def bars(
+    title: str,
+    summary: str,
+    table: Table,
+    colours: Mapping[str, str | Sequence[str]],
+    value: str,
+    *,
+    grouped: bool = False,
+    legend: Sequence[Key] = (),
+) -> Plot:
+    """A lying bar a row, the first on top; the columns that have a colour (or one a row) are its
+    parts, stacked or beside each other."""
+    height = 120 + len(table.rows) * (90 if grouped else 44)
+    figure = canvas(_bars(table, table.rows, 0, colours, lying=True), value, "", height)
+    figure.update_yaxes(autorange="reversed", type="category")
+    figure.update_layout(barmode="group" if grouped else "stack", bargap=0.3)
+    return Plot(title, summary, table, {"": figure}, legend)
 
-    Attributes:
-        marks: name of a row -> how its point looks.
-        x, y: titles of the axes; y is a share, drawn in percent.
-        front: the rows that a dotted line of steps connects, from left to right.
-    """
 
-    marks: Mapping[str, Mark]
-    x: str
-    y: str
-    front: Sequence[str]
+def layer_bars(
+    title: str,
+    summary: str,
+    table: Table,
+    colours: Mapping[str, str],
+    value: str,
+    *,
+    legend: Sequence[Key] = (),
+) -> Plot:
+    """A panel for each name in the first column, with a standing bar for each layer in the second;
+    all panels on one scale."""
+    runs = dict.fromkeys(column_of(table, table.columns[0].title))
+    tall = 380 if len(runs) <= _MANY else 260
+    figures = {}
+    for run in runs:
+        rows = [row for row in table.rows if row[0] == run]
+        figure = canvas(_bars(table, rows, 1, colours, lying=False), "", value, tall)
+        _name_layers(figure, [label(short_name(str(row[1]))) for row in rows])
+        figures[str(run)] = figure
+    parts = [[part for part in column_of(table, name)] for name in colours]
+    highest = max(map(sum, zip(*parts, strict=True)))
+    for figure in figures.values():
+        figure.update_yaxes(range=[0, 1.05 * highest])
+    return Plot(title, summary, table, figures, legend)
 
-    def figure(self, table: Table) -> go.Figure:
-        """The points; x is logarithmic where it spans more than a factor of eight."""
-        names, shares, costs = (column_of(table, index) for index in range(3))
-        points = {name: (x, 100 * y) for name, y, x in zip(names, shares, costs, strict=True)}
-        xs, ys = zip(*points.values(), strict=True)
-        unit = self.x.partition(", ")[2]
-        wide = max(xs) > 8 * min(xs)
-        figure = canvas(f"{self.x}{' (logarithmic)' if wide else ''}", self.y, 400)
-        steps = [points[name] for name in self.front]
-        figure.add_scatter(
-            x=[x for x, _ in steps],
-            y=[y for _, y in steps],
-            mode="lines",
-            line={"color": PARETO[0], "dash": "dot", "width": 1.5, "shape": "hv"},
-            hoverinfo="skip",
-        )
-        for name, (x, y) in points.items():
-            mark = self.marks[name]
-            figure.add_scatter(
-                x=[x],
-                y=[y],
-                mode="markers+text",
-                text=[label(name)],
-                textposition=f"top {_side(x, xs)}",
-                cliponaxis=False,
-                marker={"color": mark.colour, "symbol": mark.symbol, "size": 13},
-                hovertemplate=f"{label(name)}<br>%{{x:,.2f}} {unit}<br>%{{y:.2f}} %<extra></extra>",
+
+def _bars(
+    table: Table,
+    rows: Sequence[Sequence[Any]],
+    place: int,
+    colours: Mapping[str, str | Sequence[str]],
+    lying: bool,
+) -> list[dict[str, Any]]:
+    here, there = ("y", "x") if lying else ("x", "y")
+    names = [str(row[place]) for row in rows]
+    names = [label(name if lying else short_name(name)) for name in names]
+    traces = []
+    for index, column in enumerate(table.columns):
+        if column.title in colours:
+            name, _, unit = column.title.partition(", ")
+            shown = f"%{{{here}}}<br>{name}: %{{{there}:{column.spec}}} {unit}<extra></extra>"
+            traces.append(
+                {
+                    "type": "bar",
+                    here: names,
+                    there: [row[index] for row in rows],
+                    "orientation": "h" if lying else "v",
+                    "marker": {"color": colours[column.title]},
+                    "hovertemplate": shown,
+                }
             )
-        low, high = min(xs), max(xs)
-        room = max((high - low) * 0.25, 0.05 * high)
-        figure.update_xaxes(
-            {"type": "log", "dtick": "D2", "tickformat": ",.4~g"}
-            if wide
-            else {"range": [max(low - room, 0), high + room]}
+    return traces
+
+
+def points(
+    title: str,
+    summary: str,
+    table: Table,
+    marks: Mapping[str, Key],
+    x: str,
+    y: str,
+    front: Sequence[str],
+) -> Plot:
+    """A named point a row, its second column (a share) up in percent and its third along x, which
+    is logarithmic where it spans more than a factor of eight; `front` names the rows that a dotted
+    line of steps connects. The page leaves out names that would collide."""
+    rows: Sequence[Sequence[Any]] = table.rows
+    places = {name: (cost, 100 * share) for name, share, cost, *_ in rows}
+    xs, ys = ([place[axis] for place in places.values()] for axis in (0, 1))
+    wide = max(xs) > 8 * min(xs)
+    traces: list[dict[str, Any]] = [
+        {
+            "type": "scatter",
+            "x": [places[name][0] for name in front],
+            "y": [places[name][1] for name in front],
+            "mode": "lines",
+            "line": {"color": PARETO[0], "dash": "dot", "width": 1.5, "shape": "hv"},
+            "hoverinfo": "skip",
+        }
+    ]
+    for name, (cost, share) in places.items():
+        mark, shown = marks[str(name)], label(str(name))
+        at = (cost - min(xs)) / max(max(xs) - min(xs), 1e-300)
+        side = "right" if at < 1 / 3 else "left" if at > 2 / 3 else "center"
+        traces.append(
+            {
+                "type": "scatter",
+                "x": [cost],
+                "y": [share],
+                "mode": "markers+text",
+                "text": [shown],
+                "textposition": f"top {side}",
+                "cliponaxis": False,
+                "marker": {"color": mark.colour, "symbol": mark.symbol, "size": 13},
+                "hovertemplate": f"{shown}<br>%{{x:,.2f}} µJ<br>%{{y:.2f}} %<extra></extra>",
+            }
         )
-        room = max((max(ys) - min(ys)) * 0.25, 0.5)
-        figure.update_yaxes(range=[min(ys) - room, max(ys) + room])
-        return figure
+    figure = canvas(traces, f"{x} (logarithmic)" if wide else x, y, 400)
+    room = max((max(xs) - min(xs)) * 0.25, 0.05 * max(xs))
+    figure.update_xaxes(
+        {"type": "log", "dtick": "D2", "tickformat": ",.4~g"}
+        if wide
+        else {"range": [max(min(xs) - room, 0), max(xs) + room]}
+    )
+    room = max((max(ys) - min(ys)) * 0.25, 0.5)
+    figure.update_yaxes(range=[min(ys) - room, max(ys) + room])
+    legend = [Key(mark.name, mark.colour, mark.symbol, "none") for mark in marks.values()]
+    return Plot(title, summary, table, {"": figure}, legend)
 
 
-def _side(x: float, xs: Sequence[float]) -> str:
-    """Where a label has room: beside points at the edges, it stays inside the plot."""
-    place = (x - min(xs)) / max(max(xs) - min(xs), 1e-300)
-    return "right" if place < 1 / 3 else "left" if place > 2 / 3 else "center"
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """A confusion matrix: shares of each true class, the first on top.
-
-    Attributes:
-        counts: [true][predicted].
-        names: of the classes.
-        labelled: write the counts into the cells.
-    """
-
-    counts: Sequence[Sequence[int]]
-    names: Sequence[str]
-    labelled: bool
-
-    def figure(self, table: Table) -> go.Figure:
-        """The matrix; the table may hold but the mistakes."""
-        labels = [label(name) for name in self.names]
-        stops = len(SEQUENTIAL) - 1
-        figure = canvas("predicted class", "true class", 400)
-        figure.add_heatmap(
-            z=[[cell / max(sum(row), 1) for cell in row] for row in self.counts],
-            x=labels,
-            y=labels,
-            text=[[f"{cell:,}" if cell else "" for cell in row] for row in self.counts]
-            if self.labelled
-            else None,
-            texttemplate="%{text}" if self.labelled else None,
-            textfont_size=11,
-            colorscale=[(place / stops, light) for place, (light, _) in enumerate(SEQUENTIAL)],
-            zmin=0,
-            zmax=1,
-            xgap=1,
-            ygap=1,
-            showscale=not self.labelled,
-            hovertemplate="true %{y}, predicted %{x}: %{z:.1%}<extra></extra>",
-        )
-        figure.update_xaxes(type="category", showgrid=False, side="bottom")
-        figure.update_yaxes(type="category", showgrid=False, autorange="reversed")
-        return figure
+def heat_map(counts: Sequence[Sequence[int]], names: Sequence[str]) -> go.Figure:
+    """A confusion matrix, [true][predicted], as shares of each true class, the first on top."""
+    labels, few = [label(name) for name in names], len(names) <= 12
+    stops = len(SEQUENTIAL) - 1
+    trace = {
+        "type": "heatmap",
+        "z": [[cell / max(sum(row), 1) for cell in row] for row in counts],
+        "x": labels,
+        "y": labels,
+        "text": [[f"{cell:,}" if cell else "" for cell in row] for row in counts] if few else None,
+        "texttemplate": "%{text}" if few else None,
+        "textfont": {"size": 11},
+        "colorscale": [(place / stops, light) for place, (light, _) in enumerate(SEQUENTIAL)],
+        "zmin": 0,
+        "zmax": 1,
+        "xgap": 1,
+        "ygap": 1,
+        "showscale": not few,
+        "hovertemplate": "true %{y}, predicted %{x}: %{z:.1%}<extra></extra>",
+    }
+    figure = canvas([trace], "predicted class", "true class", 380)
+    figure.update_xaxes(type="category", showgrid=False, side="bottom")
+    figure.update_yaxes(type="category", showgrid=False, autorange="reversed")
+    return figure

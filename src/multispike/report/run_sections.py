@@ -1,4 +1,4 @@
-"""Sections of a report on the runs: results, information, neurons, learning, versions."""
+"""Sections of a report on the runs: results, density, information, neurons, learning, versions."""
 
 from __future__ import annotations
 
@@ -7,29 +7,27 @@ from typing import Any
 import torch
 
 from multispike.activity.information import information as of_layers
-from multispike.activity.information import quantisation_study
 from multispike.files import plain_fields
 from multispike.neurons import MultiLevelIF
-from multispike.report.comparison import Comparison, energy_uj, findings
+from multispike.report.comparison import Comparison, energy_uj, findings, pareto_front
 from multispike.report.document import (
     Cell,
     Column,
-    Content,
     Plot,
+    Section,
     Table,
+    listed,
     percent,
-    row_of,
     table_of,
 )
-from multispike.report.plots import ByPlace, Lines, Matrix, along_depth
-from multispike.report.style import DASHES, PAGE, Mark
+from multispike.report.plots import ByPlace, along_depth, heat_map, lines, points
 from multispike.results import RunResult
 from multispike.surrogate import SURROGATES
 
 
-def overview(data: Comparison) -> Content:
-    """The headline table and what it says, losses included."""
-    priced = data.runs[0].energy_nj
+def overview(data: Comparison) -> Section:
+    """What the runs say in cards, losses included; accuracy against energy; the headline table."""
+    priced, kinds = data.runs[0].energy_nj, findings(data)
     table = table_of(
         data.runs,
         f"Energy, events and density per inference; energy by {priced.profile},"
@@ -45,28 +43,68 @@ def overview(data: Comparison) -> Content:
         ("training, s", ",.1f", lambda run: run.train_seconds),
         ("images/s", ",.0f", lambda run: run.images_per_second),
     )
-    return Content(points=findings(data), tables=[table])
+    return Section(
+        "Results",
+        plots=[_accuracy_energy(data)],
+        tables=[table],
+        cards=[kind[0] for kind in kinds if kind],
+        points=[finding.text for kind in kinds for finding in kind],
+    )
+
+
+def _accuracy_energy(data: Comparison) -> Plot:
+    """Accuracy against energy, one point a run, and the front of those worth having."""
+    names = [run.name for run in pareto_front(data.runs, energy_uj, lambda run: run.accuracy)]
+    table = table_of(
+        data.runs,
+        "Accuracy and energy per inference",
+        ("run", "", lambda run: run.name),
+        ("accuracy", ".2%", lambda run: run.accuracy),
+        ("energy, µJ", ",.2f", energy_uj),
+        ("on the Pareto front", "", lambda run: "yes" if run.name in names else "no"),
+    )
+    summary = (
+        f"On the Pareto front (dotted): {listed(names)}."
+        " For every other run there is one that is at least as accurate for no more energy."
+    )
+    if len(names) == len(data.runs):
+        summary = (
+            f"All on the Pareto front (dotted): more accuracy costs more energy, {listed(names)}."
+        )
+    title, x = "Test accuracy against energy per inference", "energy per inference, µJ"
+    return points(title, summary, table, data.marks, x, "test accuracy, %", names)
+
+
+def density(data: Comparison) -> Section:
+    """Share of neurons that send something, layer by layer."""
+    averages = "; ".join(f"{run.name} {run.density:.3f}" for run in data.runs)
+    plot = along_depth(
+        data.marks,
+        {run.name: {row.name: row.density for row in run.neurons} for run in data.runs},
+        "Density per layer of neurons",
+        "density (share not zero)",
+        ".4f",
+        f"Mean over all neurons: {averages}. For a ReLU it is the share of outputs above zero.",
+    )
+    return Section("Density", plots=[plot])
 
 
 # --- learning -----------------------------------------------------------------------------------
 
-_LABELLED = 12  # classes up to which every cell of a confusion matrix carries its number
-_MISTAKES = 25  # rows of the table where there are more classes
 
-
-def training(data: Comparison) -> Content:
+def training(data: Comparison) -> Section | None:
     """Test accuracy and training loss by epoch."""
     if not data.histories:
-        return Content(["No metrics.csv was found in the runs' folders."])
+        return None
     validated = any("val_accuracy" in row for rows in data.histories.values() for row in rows)
     judge = "Validation" if validated else "Test"
     title, axis = f"{judge} accuracy by epoch", f"{judge.lower()} accuracy, %"
+    loss = ("Training loss by epoch", "training loss (cross-entropy)")
     plots = [
         _curve(data, "test_accuracy", title, axis, 100, ".2f"),
-        _curve(data, "train_loss", "Training loss by epoch", "training loss (cross-entropy)", 1,
-               ".4f"),
-    ]  # fmt: skip
-    return Content(legend=[data.marks[name].key() for name in data.histories], plots=plots)
+        _curve(data, "train_loss", *loss, 1, ".4f"),
+    ]
+    return Section("Training", plots=plots)
 
 
 def _curve(data: Comparison, key: str, title: str, axis: str, factor: float, spec: str) -> Plot:
@@ -84,74 +122,65 @@ def _curve(data: Comparison, key: str, title: str, axis: str, factor: float, spe
         [(epoch, *(history.get(epoch) for history in histories.values())) for epoch in epochs],
         title,
     )
-    drawn = Lines(data.marks, "epoch", axis, 340, points=len(epochs) <= 40, whole=True)
-    return Plot(title, f"First to last epoch: {'; '.join(ends)}.", table, drawn)
+    summary = f"First to last epoch: {'; '.join(ends)}."
+    whole = {"tickformat": "d", "dtick": 1 if len(epochs) <= 12 else None}
+    few = len(epochs) <= 40
+    return lines(title, summary, table, data.marks, "epoch", axis, points=few, axis=whole)
 
 
-def confusion(data: Comparison) -> Content:
-    """One matrix a run: for images of each class, the share given to each class."""
-    plots = [_matrix(run, run.confusion) for run in data.runs if run.confusion]
-    if not plots:
-        return Content(["These results hold no confusion matrix."])
-    text = "Rows are true classes; every row adds up to 100 %."
-    return Content([text], plots=plots, plot_width=row_of(len(plots)))
+_MISTAKES = 8  # rows of the table for each run
 
 
-def _matrix(run: RunResult, counts: tuple[tuple[int, ...], ...]) -> Plot:
-    names = run.classes
-    if len(names) != len(counts):
-        names = tuple(map(str, range(len(counts))))
-    totals = [max(sum(row), 1) for row in counts]
-    mistakes = sorted(
-        (
-            (count, names[true], names[predicted], count / totals[true])
-            for true, row in enumerate(counts)
-            for predicted, count in enumerate(row)
-            if count and true != predicted
-        ),
-        reverse=True,
+def confusion(data: Comparison) -> Section | None:
+    """A matrix a run: for images of each class, the share given to each class."""
+    runs = [run for run in data.runs if run.confusion]
+    if not runs:
+        return None
+    rows, panels, sentences = [], {}, []
+    for run in runs:
+        counts = run.confusion or ()
+        names = run.classes
+        if len(names) != len(counts):
+            names = tuple(map(str, range(len(counts))))
+        mistakes = sorted(
+            (
+                (count, run.name, names[true], names[predicted], count / max(sum(row), 1))
+                for true, row in enumerate(counts)
+                for predicted, count in enumerate(row)
+                if count and true != predicted
+            ),
+            reverse=True,
+        )
+        rows += mistakes[:_MISTAKES]
+        panels[run.name if len(runs) > 1 else ""] = heat_map(counts, names)
+        worst = f", most often {mistakes[0][2]} taken for {mistakes[0][3]}" if mistakes else ""
+        sentences.append(f"{run.name}: {percent(run.accuracy)} right{worst}")
+    table = table_of(
+        rows,
+        f"The most frequent mistakes, at most {_MISTAKES} a run",
+        ("run", "", lambda row: row[1]),
+        ("true class", "", lambda row: row[2]),
+        ("predicted class", "", lambda row: row[3]),
+        ("images", ",d", lambda row: row[0]),
+        ("share of the true class", ".1%", lambda row: row[4]),
     )
-    few = len(names) <= _LABELLED
-    if few:
-        table = Table(
-            (Column("true class"), *(Column(name, ",d") for name in names)),
-            [(name, *row) for name, row in zip(names, counts, strict=True)],
-            f"{run.name}: images by true class (rows) and predicted class (columns)",
-        )
-    else:
-        table = table_of(
-            mistakes[:_MISTAKES],
-            f"{run.name}: the {min(_MISTAKES, len(mistakes))} most frequent mistakes",
-            ("true class", "", lambda mistake: mistake[1]),
-            ("predicted class", "", lambda mistake: mistake[2]),
-            ("images", ",d", lambda mistake: mistake[0]),
-            ("share of the true class", ".1%", lambda mistake: mistake[3]),
-        )
-    summary = f"{percent(run.accuracy)} right."
-    if mistakes:
-        count, true, predicted, _ = mistakes[0]
-        right = [row[index] / totals[index] for index, row in enumerate(counts)]
-        worst = right.index(min(right))
-        summary += (
-            f" Most frequent mistake: {true} taken for {predicted} ({count:,}×)."
-            f" Hardest class: {names[worst]}, {right[worst]:.0%} right."
-        )
-    return Plot(f"{run.name}: confusion matrix", summary, table, Matrix(counts, names, few))
+    title, summary = "Confusion matrix", f"{'; '.join(sentences)}."
+    text = "Rows are true classes; every row adds up to 100 %."
+    return Section("Confusion", [text], [Plot(title, summary, table, panels)])
 
 
 # --- neurons ------------------------------------------------------------------------------------
 
 _NEEDED = {"surrogate", "alpha", "v_init", "beta"}
 """Settings of a run that make its neuron."""
-_POINTS = 601
-_EVERY = 25  # points of a curve to one row of its table
+_POINTS = 241
 
 
-def neurons(data: Comparison) -> Content:
+def neurons(data: Comparison) -> Section | None:
     """What each run's neuron answers to a constant input, and the gradient it learns with."""
     known = [run for run in data.spiking if data.settings.get(run.name, {}).keys() >= _NEEDED]
     if not known:
-        return Content(["No spiking run with its config.yaml is in this folder."])
+        return None
     learned = [run.name for run in known if data.settings[run.name].get("learn_threshold") != "no"]
     remarks = [
         "Computed by the neuron that was trained, with each run's own settings. Inputs and outputs"
@@ -161,9 +190,7 @@ def neurons(data: Comparison) -> Content:
         remarks.append(
             f"V_th is learned in {', '.join(learned)}; the curves scale with it, their shape stays."
         )
-    return Content(
-        remarks, data.legend(data.runs), [_transfer(data, known), _surrogate(data, known)]
-    )
+    return Section("Neurons", remarks, [_transfer(data, known), _surrogate(data, known)])
 
 
 @torch.no_grad()
@@ -186,16 +213,16 @@ def _transfer(data: Comparison, known: list[RunResult]) -> Plot:
             timesteps=run.timesteps,
         )  # fmt: skip
         curves[run.name] = transfer(neuron, x)
-    products = {run.name: run.levels * run.timesteps for run in known}
-    values = ", ".join(f"{name}: N·T = {k}, so {k + 1} values" for name, k in products.items())
+    values = "; ".join(f"{r.name}: N·T + 1 = {r.levels * r.timesteps + 1} values" for r in known)
     offsets = sorted({data.settings[run.name]["v_init"] for run in known})
-    return Plot(
-        "Transfer function: decoded output for a constant input",
+    summary = (
         f"{values}. Neurons start at {', '.join(f'{value:g}' for value in offsets)} of a level"
-        " (0 cuts off, 0.5 rounds). Codes of equal N·T have one curve, whatever T.",
-        _sampled("x / V_th", x, curves, "Transfer functions, sampled"),
-        Lines(data.marks, "constant input x / V_th", "decoded output y / V_th", points=False),
+        " (0 cuts off, 0.5 rounds). Codes of equal N·T have one curve, whatever T."
     )
+    title = "Transfer function: decoded output for a constant input"
+    table = _sampled("x / V_th", x, curves, "Transfer functions, sampled")
+    axes = ("constant input x / V_th", "decoded output y / V_th")
+    return lines(title, summary, table, data.marks, *axes, points=False)
 
 
 def _surrogate(data: Comparison, known: list[RunResult]) -> Plot:
@@ -207,25 +234,23 @@ def _surrogate(data: Comparison, known: list[RunResult]) -> Plot:
         curves[run.name] = SURROGATES[name](h, 1.0, run.levels, alpha).double()
         steepness = f" (α = {alpha:g})" if name == "sigmoid" else ""
         kinds.append(f"{run.name}: {name}{steepness}, N = {run.levels}")
-    return Plot(
-        "Surrogate gradient: what stands in for the derivative of a spike",
-        f"{'; '.join(kinds)}. A barrier after a residual sum always learns straight-through (ste).",
-        _sampled("H / V_th", h, curves, "Surrogate gradients, sampled"),
-        Lines(data.marks, "potential H / V_th", "surrogate of ds/dH", points=False),
+    summary = (
+        f"{'; '.join(kinds)}. A barrier after a residual sum always learns straight-through (ste)."
     )
+    title = "Surrogate gradient: what stands in for the derivative of a spike"
+    table = _sampled("H / V_th", h, curves, "Surrogate gradients, sampled")
+    axes = ("potential H / V_th", "surrogate of ds/dH")
+    return lines(title, summary, table, data.marks, *axes, points=False)
 
 
 def _sampled(name: str, x: torch.Tensor, curves: dict[str, torch.Tensor], caption: str) -> Table:
     """Functions of one variable."""
     columns = tuple(Column(title, ".3f") for title in (name, *curves))
     rows = list(zip(x.tolist(), *(y.tolist() for y in curves.values()), strict=True))
-    return Table(columns, rows, caption, every=_EVERY)
+    return Table(columns, rows, caption, every=_POINTS // 24)
 
 
 # --- information --------------------------------------------------------------------------------
-
-_JITTERS = tuple(step / 10 for step in range(11))
-"""How much an input changes from step to step, as a share of the spread of its mean."""
 
 _QUANTITIES = (
     ("bits", "Entropy per neuron", "bits per neuron and inference", ".3f"),
@@ -237,27 +262,22 @@ _QUANTITIES = (
 """Attribute of a layer's information, title, axis, format."""
 
 
-def information(data: Comparison) -> Content:
-    """Entropy per neuron and per event, levels in use, and the error of codes of equal N·T."""
+def information(data: Comparison) -> Section | None:
+    """Entropy per neuron and per event, levels in use, and the error against the ReLU."""
     layers = {run.name: of_layers(run.neurons) for run in data.spiking}
     runs = [run for run in data.spiking if layers[run.name]]
     if not runs:
-        return Content(["No spiking run with histograms of its levels is in these results."])
+        return None
     plots = []
     for key, title, axis, spec in _QUANTITIES:
         values: dict[str, ByPlace] = {}
-        means = []
         for run in runs:
             known = {row.name: getattr(row, key) for row in layers[run.name]}
-            known = {name: value for name, value in known.items() if value is not None}
-            values[run.name] = {**known}
-            if known:
-                means.append(f"{run.name} {sum(known.values()) / len(known):{spec}}")
+            values[run.name] = {name: value for name, value in known.items() if value is not None}
+        means = [f"{n} {sum(v.values()) / len(v):{spec}}" for n, v in values.items() if v]  # pyright: ignore
         if means:
             summary = f"Mean over the layers: {'; '.join(means)}."
             plots.append(along_depth(data.marks, values, title, axis, spec, summary))
-    products = sorted({run.timesteps * run.levels for run in runs})
-    plots += [_error_plot(product) for product in products if product > 1]
 
     def events(run: RunResult) -> float:
         return sum(row.events for row in layers[run.name])
@@ -281,68 +301,30 @@ def information(data: Comparison) -> Content:
         ("events per inference", ",.0f", events),
         ("bits per event", ".3f", bits_per_event),
     )
-    return Content(
-        [
-            "The entropy of what a neuron sends, its levels added up over the timesteps, is the"
-            " most it can tell the next layer; neurons of a layer are taken together. Bits per"
-            " event say what one event, and so its energy, buys. A neuron stands for the ReLU"
-            " max(x, 0) of its mean input x: the error against it has two parts. What exceeds V_th"
-            " no code of this threshold can send; the error against the clipped ReLU, min(max(x,"
-            " 0), V_th), is that of the code alone.",
-        ],
-        legend=data.legend(runs),
-        tables=[table],
-        plots=plots,
+    text = (
+        "The entropy of what a neuron sends, its levels added up over the timesteps, is the"
+        " most it can tell the next layer; neurons of a layer are taken together. Bits per"
+        " event say what one event, and so its energy, buys. A neuron stands for the ReLU"
+        " max(x, 0) of its mean input x: the error against it has two parts. What exceeds V_th"
+        " no code of this threshold can send; the error against the clipped ReLU, min(max(x,"
+        " 0), V_th), is that of the code alone."
     )
-
-
-def _error_plot(product: int) -> Plot:
-    """RMS error against the clipped ReLU over the inputs' jitter, one line for every way to factor
-    N·T; that against the ReLU stands in the table."""
-    clipped: dict[str, list[float]] = {}
-    whole: dict[str, list[float]] = {}
-    for code in quantisation_study(product, _JITTERS, v_init=0.5):
-        name = f"T = {code.timesteps}, N = {code.levels}"
-        clipped.setdefault(name, []).append(code.error_clipped)
-        whole.setdefault(f"{name}, ReLU", []).append(code.error_relu)
-    shades = [PAGE[name][0] for name in ("text", "accent", "muted")]
-    marks = {
-        name: Mark(name, shades[min(i, 2)], "circle", list(DASHES)[i % len(DASHES)])
-        for i, name in enumerate(clipped)
-    }
-    table = Table(
-        (Column("jitter", ".1f"), *(Column(name, ".4f") for name in (*clipped, *whole))),
-        list(zip(_JITTERS, *clipped.values(), *whole.values(), strict=True)),
-        f"Error at N·T = {product} against the clipped ReLU, then against the ReLU, in V_th",
-    )
-    first = next(iter(clipped.values()))
-    worst = max(clipped, key=lambda name: clipped[name][-1])
-    x, y = "jitter of the input between timesteps", "RMS error / V_th"
-    return Plot(
-        f"Error of codes with N·T = {product} against the clipped ReLU",
-        f"For constant inputs all are equal ({first[0]:.4f}). With jitter 1 the error is"
-        f" {first[-1]:.4f} at T = 1 and {clipped[worst][-1]:.4f} with {worst}: spikes"
-        " that come before a negative input can't be taken back. Simulated with 20,000 random"
-        " inputs, mean N(0, 0.6²), neurons that start at half a level.",
-        table,
-        Lines(marks, x, y, points=False, named=True),
-    )
+    return Section("Information", [text], plots, [table])
 
 
 # --- versions -----------------------------------------------------------------------------------
 
 
-def versions(data: Comparison) -> Content:
+def versions(data: Comparison) -> Section:
     """Machine and versions of every run, and all of its settings."""
     machines = {run.name: plain_fields(run.environment) for run in data.runs}
     keys = list(dict.fromkeys(key for machine in machines.values() for key in machine))
-    table = Table(
-        tuple(map(Column, ("run", "seed", *keys))),
-        [
-            (run.name, str(run.seed), *(_text(machines[run.name].get(key)) for key in keys))
-            for run in data.runs
-        ],
+    table = table_of(
+        data.runs,
         "What each run was trained and measured with",
+        ("run", "", lambda run: run.name),
+        ("seed", "", lambda run: str(run.seed)),
+        *((key, "", lambda run, key=key: _text(machines[run.name][key])) for key in keys),
     )
     names = dict.fromkeys(key for config in data.settings.values() for key in config)
     settings = Table(
@@ -351,7 +333,7 @@ def versions(data: Comparison) -> Content:
         "All settings",
         folded=True,
     )
-    return Content(tables=[table, settings] if data.settings else [table])
+    return Section("Environment", tables=[table, settings] if data.settings else [table])
 
 
 def _text(value: Any) -> Cell:

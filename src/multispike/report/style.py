@@ -7,7 +7,6 @@ light colour by its partner, so a figure is stored once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,6 +36,8 @@ _SERIES: tuple[Pair, ...] = (
     ("#a8518a", "#e59bc8"),
     ("#96700a", "#e6b83a"),
     ("#5c646e", "#b4bcc6"),
+    ("#7a2b22", "#f4a9a2"),
+    ("#4a3fb0", "#aaa2ff"),
 )
 SYMBOLS: dict[str, tuple[str, str]] = {
     "circle": ("M12,7a5,5 0 1,0 10,0a5,5 0 1,0 -10,0", "o"),
@@ -92,33 +93,20 @@ SEQUENTIAL: tuple[Pair, ...] = (
 """From nothing to everything, for heat maps."""
 
 
-@dataclass(frozen=True)
-class Mark:
-    """How one series is drawn everywhere: told apart by colour, symbol and dash."""
-
-    name: str
-    colour: str
-    symbol: str
-    dash: str
-
-    def key(self) -> Key:
-        """Its entry in a legend."""
-        return Key(self.name, self.colour, self.symbol, self.dash)
-
-    def line(self) -> dict[str, Any]:
-        """Keyword arguments of matplotlib's `Axes.plot`."""
-        return {
-            "color": self.colour,
-            "marker": SYMBOLS[self.symbol][1],
-            "linestyle": DASHES[self.dash][1],
-            "markersize": 4,
-            "linewidth": 1.4,
-            "label": self.name,
-        }
+def paper_line(mark: Key) -> dict[str, Any]:
+    """Keyword arguments of matplotlib's `Axes.plot`."""
+    return {
+        "color": mark.colour,
+        "marker": SYMBOLS[mark.symbol][1],
+        "linestyle": DASHES[mark.dash][1],
+        "markersize": 4,
+        "linewidth": 1.4,
+        "label": mark.name,
+    }
 
 
-def marks(names: Sequence[str], colours: Sequence[int] | None = None) -> dict[str, Mark]:
-    """A mark for every series, by position: the same list gives the same marks.
+def marks(names: Sequence[str], colours: Sequence[int] | None = None) -> dict[str, Key]:
+    """How every series is drawn everywhere, by position: told apart by colour, symbol and dash.
 
     `colours` numbers the colours where some series belong together; without it, every series has
     the next one. After the last colour they start again, with other symbols and dashes.
@@ -128,7 +116,7 @@ def marks(names: Sequence[str], colours: Sequence[int] | None = None) -> dict[st
     """
     symbols, dashes, count = list(SYMBOLS), list(DASHES), len(_SERIES)
     return {
-        name: Mark(
+        name: Key(
             name,
             _SERIES[(index if colours is None else colours[index]) % count][0],
             symbols[(index + index // count) % len(symbols)],
