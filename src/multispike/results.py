@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -346,26 +347,19 @@ def _typed(run: Any, path: Path) -> RunResult:
 
 def _version(content: Any) -> str:
     """The first version that a damaged or foreign result names; "?" if none."""
-    if isinstance(content, dict):
-        if isinstance(version := content.get("version"), str):
-            return version
-        content = [*content.values()]
-    if not isinstance(content, list):
-        return "?"
-    found = (_version(part) for part in content if isinstance(part, (dict, list)))
-    return next((version for version in found if version != "?"), "?")
+    found = re.search(r'"version": "(.*?)"', json.dumps(content))
+    return found[1] if found else "?"
 
 
 def _misfit(error: ValidationError) -> str:
     """The first place at which a result does not fit its type, and what stands there."""
     first = error.errors(include_url=False)[0]
-    reason, context = first["msg"], first.get("ctx", {})
     if first["type"] == "value_error":  # from the check of a part, which says where
-        return str(context["error"])
+        return str(first["ctx"]["error"])
     places = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"])
-    where = f"run{''.join(places)}"
+    where, reason = f"run{''.join(places)}", first["msg"].removeprefix("Input ")
     if first["type"] == "missing":
         return f"{where} is missing"
     if first["type"] == "less_than_equal":
-        reason = f"is greater than the maximum of {context['le']:g}"
-    return f"{where}: {first['input']!r:.40} {reason.removeprefix('Input ')}"
+        reason = f"is greater than the maximum of {first['ctx']['le']:g}"
+    return f"{where}: {first['input']!r:.40} {reason}"

@@ -108,11 +108,11 @@ def quantity_plots(networks: Mapping[str, Branches]) -> list[Plot]:
 
 
 def study_sections(studies: Sequence[Avalanche]) -> list[Section]:
-    """What was found, then every quantity along depth, then all numbers."""
+    """Every quantity along depth, then what was found, then all numbers."""
     networks = {study.title: _branches(study) for study in studies}
     return [
-        _laws(studies),
         Section("Along depth", plots=quantity_plots(networks)),
+        _laws(studies),
         Section("All numbers", tables=[_numbers(study) for study in studies]),
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from multispike.energy.count import Choices, Execution
@@ -87,14 +88,11 @@ def twins(data: Comparison) -> Section | None:
         "Energy per inference as an SNN and as ANNs of the same shape",
         ("run", "", lambda run: run.name),
         (titles[0], ",.3f", energy_uj),
-        *(
-            (title, ",.3f", lambda run, key=key: _twin_uj(run, key))
-            for title, key in zip(titles[1:], TWINS, strict=True)
-        ),
+        *((title, ",.3f", _twin_uj(key)) for title, key in zip(titles[1:], TWINS, strict=True)),
     )
+    skipping = _twin_uj("qann_skip")
     best = [
-        f"{run.name} {number(energy_uj(run))} µJ, zero-skipping ANN"
-        f" {number(_twin_uj(run, 'qann_skip'))} µJ"
+        f"{run.name} {number(energy_uj(run))} µJ, zero-skipping ANN {number(skipping(run))} µJ"
         for run in runs
     ]
     own = [data.marks[run.name].colour for run in runs]
@@ -135,9 +133,12 @@ def twins(data: Comparison) -> Section | None:
     )
 
 
-def _twin_uj(run: RunResult, twin: Execution) -> float:
-    assert run.baselines is not None
-    return run.baselines[twin].total * MICRO
+def _twin_uj(twin: Execution) -> Callable[[RunResult], float]:
+    def price(run: RunResult) -> float:
+        assert run.baselines is not None
+        return run.baselines[twin].total * MICRO
+
+    return price
 
 
 def _turning_points(runs: list[RunResult]) -> list[Table]:
