@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parent.parent / "src"
 
 ROOMS = (
     "errors", "plugins", "pretrained", "files", "progress", "environment",
-    "surrogate", "ops", "neurons", "layer_record",
+    "surrogate", "ops", "neurons", "activation_sites", "conversion", "layer_record",
     "energy", "results", "models", "events", "datasets", "config",
     "training", "activity", "profiling",
     "report", "export", "inference", "commands", "reproduce", "cli",

@@ -9,16 +9,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from multispike.conversion import convert
     from multispike.inference import load_run
     from multispike.models import create_model, list_models
     from multispike.neurons import MultiLevelIF
     from multispike.profiling import profile
 
 __version__ = "0.1.0"
-__all__ = ["MultiLevelIF", "__version__", "create_model", "list_models", "load_run", "profile"]
+__all__ = [
+    "MultiLevelIF", "__version__", "convert", "create_model", "list_models", "load_run", "profile",
+]  # fmt: skip
 
 _HOMES = {
     "MultiLevelIF": "multispike.neurons",
+    "convert": "multispike.conversion",
     "create_model": "multispike.models",
     "list_models": "multispike.models",
     "load_run": "multispike.inference",

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from multispike.errors import InputError, invalid, is_count, unknown
-from multispike.ops.spikes import spikes
+from multispike.ops.reference import Constants
+from multispike.ops.spikes import fire
 from multispike.surrogate import SURROGATES, Threshold
 
 MIN_THRESHOLD = 1e-3
@@ -162,6 +163,7 @@ class MultiLevelIF(nn.Module):
             levels, threshold, surrogate, alpha, v_init, beta, detach_reset, learn_threshold,
             timesteps,
         )  # fmt: skip
+        self._constants = Constants(levels, surrogate, alpha, v_init, beta, detach_reset)
         self.threshold: float | nn.Parameter
         if isinstance(threshold, nn.Parameter):
             self.threshold = threshold
@@ -190,12 +192,12 @@ class MultiLevelIF(nn.Module):
             InputError: for an axis 0 that T does not divide, other channels than thresholds, or x
                 that are no floating-point numbers.
         """
-        steps = self.timesteps
+        steps = self.config.timesteps
         if x.dim() == 0 or x.shape[0] % steps:
             allowed = f"[T*B, ...] or [T, B, ...] with timesteps T = {steps}"
             raise invalid("x", f"shape {list(x.shape)}", allowed)
         threshold = self.threshold_for(x)
-        return self._spikes(x.unflatten(0, (steps, -1)), None, threshold, False)[0].flatten(0, 1)
+        return self._fire(x.unflatten(0, (steps, -1)), None, threshold, False)[0].flatten(0, 1)
 
     def step(self, x_t: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One timestep: inputs x_t [B, ...] and potential v [B, ...] -> spikes s_t and the new v.
@@ -211,29 +213,21 @@ class MultiLevelIF(nn.Module):
         """
         if v is not None and v.shape != x_t.shape:
             raise invalid("v", tuple(v.shape), f"the shape of x_t, {tuple(x_t.shape)}")
-        s, v = self._spikes(x_t[None], v, self.threshold_for(x_t), True)
+        s, v = self._fire(x_t[None], v, self.threshold_for(x_t), True)
+        assert v is not None
         return s[0], v
 
-    def _spikes(
-        self, x: Tensor, v: Tensor | None, threshold: Tensor, return_v: bool
-    ) -> tuple[Tensor, Tensor]:
+    def _fire(
+        self, x: Tensor, v: Tensor | None, threshold: Threshold, return_v: bool
+    ) -> tuple[Tensor, Tensor | None]:
         if not x.is_floating_point():
             raise invalid("x", x.dtype, "a tensor of floating-point numbers")
-        c = self.config
-        return spikes(
-            *(x, v, threshold, c.levels, c.surrogate, c.alpha, c.v_init, c.beta),
-            *(c.detach_reset, return_v),
-        )
+        return fire(x, v, threshold, self._constants, return_v)
 
-    def threshold_for(self, x: Tensor) -> Tensor:
-        """V_th so that it broadcasts against x [T*B, C, ...].
-
-        A number is a tensor of float64 without axes, which any x may meet.
-        """
+    def threshold_for(self, x: Tensor) -> Threshold:
+        """V_th: a number, or a tensor that broadcasts against x [T*B, C, ...]."""
         threshold = floored(self.threshold)
-        if not isinstance(threshold, Tensor):
-            return torch.full((), threshold, dtype=torch.float64, device="cpu")
-        if threshold.dim() == 0:
+        if not isinstance(threshold, Tensor) or threshold.dim() == 0:
             return threshold
         if x.dim() < 2 or x.shape[1] != threshold.numel():
             raise InputError(

@@ -18,14 +18,16 @@ Two operators more serve training: `_spikes_and_window` also gives the window of
 from __future__ import annotations
 
 import math
+import operator
 import warnings
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 from struct import Struct
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._autograd import _profiler_enabled
 from torch.autograd.function import once_differentiable
 
 from multispike.ops import reference
@@ -232,36 +234,98 @@ _spikes_backward = torch.ops.multispike._spikes_backward.default
 """The operators as Python calls them."""
 
 
+_K = torch._C.DispatchKey
+_UNSEEN = ~torch._C.DispatchKeySet.raw_repr(
+    reduce(
+        operator.or_,
+        map(torch._C.DispatchKeySet, (_K.CPU, _K.AutogradCPU, _K.AutocastCPU, _K.ADInplaceOrView)),
+        torch._C.DispatchKeySet(_K.BackendSelect),
+    )
+)
+"""Bits of all dispatch keys but those of ordinary tensors on the CPU."""
+
+
+def plain(*tensors: Tensor | None) -> bool:
+    """Whether tensors are ordinary ones on the CPU, and nothing but autograd looks on.
+
+    Modes, transforms, tracers, profilers and compilers have to see the operator, whose dispatch
+    takes longer than a small layer.
+    """
+    if torch.compiler.is_compiling() or torch._C._is_torch_function_mode_enabled():
+        return False
+    keys = torch._C._dispatch_tls_local_include_set()
+    for tensor in tensors:
+        keys = keys if tensor is None else keys | torch._C._dispatch_keys(tensor)
+    return not keys.raw_repr() & _UNSEEN and not _profiler_enabled()
+
+
+@lru_cache(maxsize=256)
+def _number(value: float) -> Tensor:
+    """A threshold that is one number, as the operator takes it."""
+    with torch.inference_mode(False):  # a training may be the next to use it
+        return torch.full((), value, dtype=torch.float64, device="cpu")
+
+
+def fire(
+    x: Tensor, v: Tensor | None, threshold: float | Tensor, c: Constants, return_v: bool
+) -> tuple[Tensor, Tensor | None]:
+    """`spikes`, without the dispatcher where nobody would see the difference.
+
+    The second output is of no meaning without `return_v`.
+    """
+    number = not isinstance(threshold, Tensor)
+    if not plain(x, v, None if number else threshold):
+        if number:
+            threshold = torch.full((), threshold, dtype=torch.float64, device="cpu")
+        return spikes(x, v, threshold, *c, return_v)
+    threshold = _number(threshold) if number else threshold
+    if _needs_gradient(x, v, threshold):
+        return _Spikes.apply(None, x, v, threshold, c, return_v)  # pyright: ignore[reportReturnType]
+    return _forward_cpu(x, v, threshold, c, False, return_v)[:2]
+
+
+def _needs_gradient(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
 class _Spikes(torch.autograd.Function):
-    """`spikes` with its gradient."""
+    """`spikes` with its gradient: by the operators below autograd, or straight by the kernels."""
 
     @staticmethod
-    def forward(ctx: Any, keys: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
-        x, v, threshold, *numbers = inputs
-        ctx.numbers, ctx.return_v = numbers[:6], _returns_v(numbers)
-        if numbers[1] in WINDOWS and not ctx.needs_input_grad[3]:
+    def forward(
+        ctx: Any, keys: Any, x: Tensor, v: Tensor | None, threshold: Tensor, c: Constants,
+        return_v: bool,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        with_window, window = c.surrogate in WINDOWS and not ctx.needs_input_grad[3], None
+        if keys is None:
+            spiked, last, window = _forward_cpu(x, v, threshold, c, with_window, return_v)
+        elif with_window:
+            inputs = x, v, threshold, *c, return_v
             spiked, last, window = _spikes_and_window.redispatch(keys, *inputs)
-            ctx.save_for_backward(window, None, None, threshold)
         else:
-            spiked, last = spikes.redispatch(keys, *inputs)
-            ctx.save_for_backward(None, x, v, threshold)
-        ctx.strides = spiked.stride()
+            spiked, last = spikes.redispatch(keys, x, v, threshold, *c, return_v)
+        kept = (window, None, None) if with_window else (None, x, v)
+        ctx.save_for_backward(*kept, threshold)
+        ctx.c, ctx.return_v, ctx.strides = c, return_v, spiked.stride()
         return spiked, last
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_spikes: Tensor, grad_last: Tensor) -> Any:
+    def backward(ctx: Any, grad_spikes: Tensor, grad_last: Tensor | None) -> Any:
         needed = ctx.needs_input_grad[2:4]
         by_v = grad_last if ctx.return_v else None
         window, x, v, threshold = ctx.saved_tensors
         # Hooks on saved tensors may change the layout, which decides that of the gradient.
         window = None if window is None else laid_out(window, ctx.strides)
         x = None if x is None else laid_out(x, ctx.strides)
-        grad_x, *grads = _spikes_backward(
-            *(grad_spikes, by_v, window, x, v, threshold), *ctx.numbers, *needed
-        )
-        grads = (grad if need else None for grad, need in zip(grads, needed, strict=True))
-        return None, grad_x, *grads, *[None] * (len(ctx.needs_input_grad) - 4)
+        kept = grad_spikes, by_v, window, x, v, threshold
+        if plain(grad_spikes, by_v):
+            grads = _backward_cpu(*kept, ctx.c, *needed)
+        else:
+            found = _spikes_backward(*kept, *ctx.c, *needed)
+            asked = zip(found, (True, *needed), strict=True)
+            grads = [grad if need else None for grad, need in asked]
+        return None, *grads, None, None
 
 
 def _returns_v(numbers: Sequence[Any]) -> bool:
@@ -269,59 +333,36 @@ def _returns_v(numbers: Sequence[Any]) -> bool:
     return len(numbers) == 6 or numbers[6]
 
 
-def _differentiable(keys: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+def _differentiable(
+    keys: Any, x: Tensor, v: Tensor | None, threshold: Tensor, *numbers: Any
+) -> tuple[Tensor, Tensor]:
     below = keys & torch._C._after_autograd_keyset
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs[:3]):
-        return _Spikes.apply(below, *inputs)  # pyright: ignore[reportReturnType]
-    return spikes.redispatch(below, *inputs)
+    if _needs_gradient(x, v, threshold):
+        c = Constants(*numbers[:6])
+        return _Spikes.apply(below, x, v, threshold, c, _returns_v(numbers))  # pyright: ignore[reportReturnType]
+    return spikes.redispatch(below, x, v, threshold, *numbers)
 
 
 def _forward(function: Callable[..., Any], with_window: bool) -> Callable[..., Any]:
     """The operator `spikes`, or `_spikes_and_window`, by a function that computes it."""
 
-    def operator(x: Tensor, v: Tensor | None, threshold: Tensor, *numbers: Any) -> Any:
+    def computed(x: Tensor, v: Tensor | None, threshold: Tensor, *numbers: Any) -> Any:
         c, return_v = Constants(*numbers[:6]), _returns_v(numbers)
         spiked, last, window = function(x, v, threshold, c, with_window, return_v)
         last = spiked.new_empty(0) if last is None else last
         return (spiked, last, window) if with_window else (spiked, last)
 
-    return operator
+    return computed
 
 
 def _backward(function: Callable[..., Any]) -> Callable[..., Any]:
     """The operator `_spikes_backward` by a function that computes it."""
 
-    def operator(*inputs: Any) -> tuple[Tensor, ...]:
+    def computed(*inputs: Any) -> tuple[Tensor, ...]:
         found = function(*inputs[:6], Constants(*inputs[6:12]), *inputs[12:])
         return tuple(found[0].new_empty(0) if grad is None else grad for grad in found)
 
-    return operator
-
-
-def _forward_fake(
-    x: Tensor, v: Tensor | None, threshold: Tensor, c: Constants, with_window: bool, return_v: bool
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    spiked = empty_like_steps(x, x.dtype)
-    last = torch.empty_like(spiked[0], dtype=wide(x.dtype)) if return_v else None
-    return spiked, last, torch.empty_like(spiked, dtype=torch.uint8) if with_window else None
-
-
-def _backward_fake(
-    grad_spikes: Tensor,
-    grad_last: Tensor | None,
-    window: Tensor | None,
-    x: Tensor | None,
-    v: Tensor | None,
-    threshold: Tensor,
-    c: Constants,
-    need_v: bool,
-    need_threshold: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    like = window if x is None else x
-    assert like is not None
-    grad_x, dtype = empty_like_steps(like, grad_spikes.dtype), wide(grad_spikes.dtype)
-    grad_v = torch.empty_like(grad_x[0], dtype=dtype) if need_v else None
-    return grad_x, grad_v, torch.empty_like(threshold, dtype=dtype) if need_threshold else None
+    return computed
 
 
 for _device, _computes, _differentiates in (
@@ -333,6 +374,6 @@ for _device, _computes, _differentiates in (
     _LIBRARY.impl("_spikes_and_window", _forward(_computes, True), _device)
     _LIBRARY.impl("_spikes_backward", _backward(_differentiates), _device)
 _LIBRARY.impl("spikes", _differentiable, "Autograd", with_keyset=True)
-torch.library.register_fake("multispike::spikes", _forward(_forward_fake, False))
-torch.library.register_fake("multispike::_spikes_and_window", _forward(_forward_fake, True))
-torch.library.register_fake("multispike::_spikes_backward", _backward(_backward_fake))
+torch.library.register_fake("multispike::spikes", _forward(reference.forward, False))
+torch.library.register_fake("multispike::_spikes_and_window", _forward(reference.forward, True))
+torch.library.register_fake("multispike::_spikes_backward", _backward(reference.backward))
