@@ -51,13 +51,16 @@ def installed(tmp_path_factory) -> Path:
 SESSION = """
 import sys
 sys.path.insert(0, sys.argv[1])
+from PIL import Image
 from multispike.cli import main
+Image.new("L", (8, 8)).save("image.png")
 QUICK = "--epochs 1 --threads 1 --batch-size 20"
 for line in (
     f"train --arch tinynet --data stripes {QUICK} --out run",
     "evaluate run --json evaluated.json",
     "energy run --json energy.json",
     "report run --out report",
+    "predict run image.png --json predicted.json",
     f"compare --arch tinynet --data stripes --variants ann,multilevel-T1-N2 {QUICK} --out both",
 ):
     if code := main(line.split()):
@@ -80,6 +83,8 @@ def test_an_installed_package_needs_no_import(installed, tmp_path):
     runs = json.loads((tmp_path / "both" / "results.json").read_text())["runs"]
     assert [(run["neuron"], run["levels"]) for run in runs] == [("relu", 0), ("multilevel", 2)]
     assert (tmp_path / "report" / "report.html").is_file()
+    [predicted] = json.loads((tmp_path / "predicted.json").read_text())
+    assert predicted["class"] in ("lying", "upright")
     with pytest.raises(InputError, match=r"^arch: got 'tinynet', .*allowed: .*FILE.py:FUNCTION"):
         load_run(tmp_path / "run")  # this process has no such package
 
