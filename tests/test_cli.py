@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -219,6 +220,26 @@ def test_models(tmp_path, capsys):
     assert listed["vgg16"]["macs"] == 313_201_664
 
 
+@pytest.mark.parametrize("arch", ["fastnet", "vgg11", "vgg16", "ms_resnet20", "sparse_resnet34"])
+def test_sizes_from_the_table_are_those_of_the_network(arch):
+    """Parameters, and multiply-accumulates of convolutions and linear layers."""
+    from multispike import create_model
+    from multispike.commands.models import rows
+
+    [row] = [row for row in rows() if row["name"] == arch]
+    with torch.device("meta"):
+        network = create_model(arch, neuron="relu").eval()
+        macs = []
+        for module in network.modules():
+            if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+                module.register_forward_hook(
+                    lambda m, _, out: macs.append(m.weight[0].numel() * out[0].numel())
+                )
+        network(torch.empty(1, 3, 32, 32))
+    assert row["params"] == sum(parameter.numel() for parameter in network.parameters())
+    assert row["macs"] == sum(macs)
+
+
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("compare") / "dir"
@@ -361,6 +382,7 @@ def test_a_further_process_trains_the_run_that_it_was_started_for(tmp_path, monk
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.setenv(train.IN_HAND, "")
     train.train_run(second)  # in the process that starts the others
+    monkeypatch.setattr(train, "STARTED_FOR", os.environ[train.IN_HAND])
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert train.train_run(first) is None
     with pytest.raises(SystemExit):

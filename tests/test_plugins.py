@@ -56,6 +56,7 @@ from multispike.cli import main
 Image.new("L", (8, 8)).save("image.png")
 QUICK = "--epochs 1 --threads 1 --batch-size 20"
 for line in (
+    "models --json models.json",
     f"train --arch tinynet --data stripes {QUICK} --out run",
     "evaluate run --json evaluated.json",
     "energy run --json energy.json",
@@ -83,6 +84,7 @@ def test_an_installed_package_needs_no_import(installed, tmp_path):
     runs = json.loads((tmp_path / "both" / "results.json").read_text())["runs"]
     assert [(run["neuron"], run["levels"]) for run in runs] == [("relu", 0), ("multilevel", 2)]
     assert (tmp_path / "report" / "report.html").is_file()
+    assert "tinynet" in {row["name"] for row in json.loads((tmp_path / "models.json").read_text())}
     [predicted] = json.loads((tmp_path / "predicted.json").read_text())
     assert predicted["class"] in ("lying", "upright")
     with pytest.raises(InputError, match=r"^arch: got 'tinynet', .*allowed: .*FILE.py:FUNCTION"):

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from multispike.config.commands import ModelsConfig, PretrainedConfig
 from multispike.models.table import ARCHITECTURES, ResNet, Vgg
+from multispike.plugins import installed
 from multispike.pretrained import PRETRAINED
 from multispike.report.console import give, terminal_table
 from multispike.report.document import table_of
@@ -45,9 +46,10 @@ def convolutions(row: Vgg | ResNet, side: int = 32) -> Iterator[tuple[int, int, 
             channels = width
 
 
-def rows() -> list[dict[str, str | int]]:
-    """One dict an architecture: name, what crosses the shortcut, params, macs at 32x32."""
-    table = []
+def rows() -> list[dict[str, str | int | None]]:
+    """One dict an architecture: name, what crosses the shortcut, params, macs at 32x32. Of those
+    that installed packages add, the name alone."""
+    table: list[dict[str, str | int | None]] = []
     for name, row in sorted(ARCHITECTURES.items()):
         crossing = ""
         if isinstance(row, ResNet):
@@ -59,7 +61,8 @@ def rows() -> list[dict[str, str | int]]:
         params += (width + 1) * CLASSES
         macs += width * CLASSES
         table.append({"name": name, "shortcut": crossing, "params": params, "macs": macs})
-    return table
+    unknown = {"shortcut": "", "params": None, "macs": None}
+    return table + [{"name": name, **unknown} for name in sorted(installed("arch"))]
 
 
 def models(settings: ModelsConfig) -> None:

@@ -19,8 +19,10 @@ from multispike.training import RESULT, Interrupted, fit, load_data, load_run
 from multispike.training.run import read_settings
 
 IN_HAND = "MULTISPIKE_RUN"
-"""Environment variable: the run that Lightning's further processes, which begin the same command
-anew, are started for."""
+"""Environment variable: the run that a process trains, for those that Lightning starts to help it,
+which begin the same command anew."""
+
+STARTED_FOR = os.environ.get(IN_HAND)
 
 
 def train(config: TrainConfig) -> int:
@@ -84,7 +86,7 @@ def train_run(config: TrainConfig, profiles: Sequence[str] = ()) -> RunResult | 
     """
     folder = Path(config.folder)
     started = "LOCAL_RANK" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
-    if started and os.environ.get(IN_HAND, config.folder) != config.folder:
+    if started and STARTED_FOR not in (None, config.folder):
         return None  # the process that started this one has that run behind it, or before it
     os.environ[IN_HAND] = config.folder
     finished = folder / RESULT
