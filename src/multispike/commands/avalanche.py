@@ -12,12 +12,14 @@ from rich.console import Console
 from multispike.activity.avalanche import Avalanche, calibrate, record_avalanche, residual_row
 from multispike.config import TrainConfig
 from multispike.config.commands import AvalancheConfig
+from multispike.config.types import split_names
 from multispike.datasets.dataset import Dataset
 from multispike.datasets.loader import BatchLoader
 from multispike.errors import invalid
 from multispike.progress import progress_bar
 from multispike.report.page import write_avalanche
 from multispike.report.terminal import avalanche_table
+from multispike.training.evaluation import data_of
 from multispike.training.launch import build_network, load_data
 from multispike.training.run import Run, load_run
 
@@ -25,7 +27,7 @@ from multispike.training.run import Run, load_run
 def avalanche(settings: AvalancheConfig) -> None:
     """Measure, print the table, write avalanche.json, avalanche.png and avalanche.html."""
     with progress_bar(True) as bar:
-        total = 2 * len(settings.architectures) + len(settings.run_folders)
+        total = 2 * len(split_names(settings.arch)) + len(split_names(settings.runs))
         studies = list(bar.track(study(settings), total, description="networks"))
     Console().print(avalanche_table(studies))
     page = write_avalanche(Path(settings.out), studies, settings)
@@ -38,33 +40,26 @@ def study(settings: AvalancheConfig) -> Iterator[Avalanche]:
     Raises:
         InputError: for a run without residual sums or without spikes, or unreadable data.
     """
-    trained = [load_run(folder) for folder in settings.run_folders]
+    trained = [load_run(folder) for folder in split_names(settings.runs)]
     for item in trained:
         if residual_row(item.config.arch, item.config.neuron) is None:
             raise invalid(
                 "runs", str(item.folder), "runs of residual networks with spiking neurons"
             )
-    names = _told_apart(settings.run_folders, trained)
-    if settings.architectures:
-        graded = TrainConfig(
-            data=settings.data,
-            data_dir=settings.data_dir,
-            seed=settings.seed,
-            levels=settings.levels,
-        )
-        binary = replace(graded, neuron="binary", levels=1, timesteps=settings.timesteps)
-        for name in settings.architectures:
-            for config in (replace(binary, arch=name), replace(graded, arch=name)):
-                dataset = load_data(config, config.timesteps)
-                network = build_network(config, dataset)
-                calibrate(network, _loader(dataset, settings, "train"))
-                yield record_avalanche(network, _loader(dataset, settings, "test"))
+    names = _told_apart(split_names(settings.runs), trained)
+    graded = TrainConfig(
+        data=settings.data, data_dir=settings.data_dir, seed=settings.seed, levels=settings.levels
+    )
+    binary = replace(graded, neuron="binary", levels=1, timesteps=settings.timesteps)
+    for name in split_names(settings.arch):
+        for config in (replace(binary, arch=name), replace(graded, arch=name)):
+            dataset = load_data(config, config.timesteps)
+            network = build_network(config, dataset)
+            calibrate(network, _loader(dataset, settings, "train"))
+            yield record_avalanche(network, _loader(dataset, settings, "test"))
     for item, name in zip(trained, names, strict=True):
-        own = item.config
-        if settings.data_dir and own.data == settings.data:
-            own = replace(own, data_dir=settings.data_dir)
-        dataset = load_data(own, own.timesteps)
-        found = record_avalanche(item.network, _loader(dataset, settings, "test"))
+        moved = settings.data_dir if item.config.data == settings.data else None
+        found = record_avalanche(item.network, _loader(data_of(item, moved), settings, "test"))
         yield replace(found, trained=True, run=name)
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from multispike.activity import record_activity
 from multispike.config.commands import EnergyConfig, EvaluateConfig, ReportConfig
+from multispike.config.types import split_names
 from multispike.datasets import load_dataset
 from multispike.datasets.dataset import Dataset
 from multispike.energy.profiles import list_profiles
@@ -141,7 +142,7 @@ def report(settings: ReportConfig) -> None:
     folder = Path(settings.out)
     check_folder("out", folder)
     folder.mkdir(parents=True, exist_ok=True)
-    places = [run for given in settings.folders for run in _runs_in(find(given))]
+    places = [run for given in split_names(settings.runs) for run in _runs_in(find(given))]
     results: list[RunResult] = []
     for place in places:
         results.append(_priced(place, settings))

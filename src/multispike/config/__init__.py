@@ -321,7 +321,7 @@ class CompareConfig(Recipe):
     def runs(self) -> list[TrainConfig]:
         """One run a variant, in the order given; a finished or begun one is resumed."""
         names = split_names(self.variants)
-        if not names or len(set(names)) != len(names):
+        if not names or len(names) < sum(bool(name.strip()) for name in self.variants.split(",")):
             raise invalid("variants", self.variants, "one or more different names, comma-separated")
         recipe = {field.name: getattr(self, field.name) for field in fields(Recipe)}
         return [

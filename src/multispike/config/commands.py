@@ -135,15 +135,10 @@ class ReportConfig(Settings):
     limit_test: TestLimit | None = None
     out: Folder = "runs/report"
 
-    @property
-    def folders(self) -> list[str]:
-        """The entries of `runs`, each once."""
-        return list(dict.fromkeys(split_names(self.runs)))
-
     def check(self) -> None:
         super().check()
-        for folder in self.folders or [self.runs]:
-            if not find(folder).exists() or not self.folders:
+        for folder in split_names(self.runs) or [""]:
+            if not folder or not find(folder).exists():
                 allowed = "folders of runs, of comparisons, or checkpoints, comma-separated"
                 raise invalid("runs", folder, allowed)
 
@@ -234,25 +229,15 @@ class AvalancheConfig(Settings):
     runs: str | None = None
     out: Folder = "runs/avalanche"
 
-    @property
-    def architectures(self) -> list[str]:
-        """The names in `arch`, each once."""
-        return list(dict.fromkeys(split_names(self.arch)))
-
-    @property
-    def run_folders(self) -> list[str]:
-        """The folders in `runs`, each once."""
-        return list(dict.fromkeys(split_names(self.runs)))
-
     def check(self) -> None:
         super().check()
         residual = [name for name, row in ARCHITECTURES.items() if isinstance(row, ResNet)]
-        for name in self.architectures:
+        for name in split_names(self.arch):
             one_of(residual)("arch", name)
-        for folder in self.run_folders:
+        for folder in split_names(self.runs):
             if not find(folder).exists():
                 raise invalid("runs", folder, "run folders or .ckpt files, comma-separated")
-        if not self.architectures and not self.run_folders:
+        if not split_names(self.arch) and not split_names(self.runs):
             raise invalid("arch", self.arch, "one or more residual architectures, or --runs")
 
 

@@ -199,9 +199,9 @@ def _words(hint: Any) -> str:
 
 
 def split_names(text: str | None) -> list[str]:
-    """Comma-separated names.
+    """Comma-separated names, each once.
 
-    >>> split_names("ann, binary-T4,"), split_names(None)
+    >>> split_names("ann, binary-T4,ann,"), split_names(None)
     (['ann', 'binary-T4'], [])
     """
-    return [name.strip() for name in (text or "").split(",") if name.strip()]
+    return list(dict.fromkeys(name.strip() for name in (text or "").split(",") if name.strip()))
