@@ -160,8 +160,8 @@ def test_potentials_are_in_levels_of_the_neuron_behind_the_sum(family: str) -> N
     calibrate(model, batches())
     before = record_avalanche(model, batches()).along("direct")[0]
     behind = model.get_submodule(
-        "body.stage1_block1.after.neuron" if family == "spiking"
-        else "body.stage1_block2.path.neuron1.neuron"
+        "body.stage1_block1.after" if family == "spiking"
+        else "body.stage1_block2.path.neuron1"
     )  # fmt: skip
     with torch.no_grad():
         behind.threshold *= 2
