@@ -20,7 +20,7 @@ from tools import version_of
 
 from multispike.environment import environment
 from multispike.export.c import export_c, flash_bytes
-from multispike.export.trained import as_input, quantise_run
+from multispike.export.quantise import as_input, quantise_run
 from multispike.files import write_json
 from multispike.training.evaluation import data_of
 from multispike.training.run import Run, load_run

@@ -30,7 +30,7 @@ from multispike.export.bench import onnxruntime_session, openvino_request, torch
 from multispike.export.c import export_c, flash_bytes
 from multispike.export.network import IntegerNetwork, count
 from multispike.export.onnx import export_onnx, export_openvino
-from multispike.export.trained import as_input, quantise_run
+from multispike.export.quantise import as_input, quantise_run
 from multispike.files import write_json
 from multispike.training.evaluation import data_of, evaluation_loader
 from multispike.training.run import Run, load_run

@@ -203,16 +203,32 @@ int main(void)
     assert run(make(tmp_path / "c")).stdout == b"1 1 2 2 7 0\n"
 
 
+def outer_braces_on_lines(code: str) -> str:
+    """Preprocessed code as `FUNCTION` expects it."""
+    depth, text = 0, ""
+    for character in code:
+        depth -= character == "}"
+        at_border = depth == 0 and character in "{}"
+        text = text.rstrip() + f"\n{character}\n" if at_border else text + character
+        depth += character == "{"
+    return re.sub(r"^ +", "", text, flags=re.MULTILINE)
+
+
+@needs_cc
 def test_generated_code_has_no_malloc_float_or_recursion(tmp_path):
     export_c(small("fastnet"), tmp_path / "c")
     calls = {}
     for path in (tmp_path / "c").glob("*.c"):
         code = re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.DOTALL)
         assert not re.search(r"\b(malloc|calloc|realloc|alloca|float|double)\b", code), path.name
+        if path.name == "kernels.c":  # whose functions are macros in part
+            command = ["cc", "-E", "-P", str(path)]
+            code = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            code = outer_braces_on_lines(code)
         for name, body in FUNCTION.findall(code):
             calls.setdefault(name, set()).update(re.findall(r"\b(\w+)\(", body))
     assert calls["model_run"] >= {"conv_events", "fire"}
-    assert {"main", "conv_events", "global_sum"} <= calls.keys()
+    assert {"main", "conv_events", "sum_pool"} <= calls.keys()
     TopologicalSorter(calls).prepare()  # raises for a circle
     code = (tmp_path / "c" / "model.c").read_text()
     assert "conv_events(v_neuron2, &conv2, z_neuron1);" in code

@@ -9,7 +9,15 @@ import pytest
 from test_deploy_integer import MEAN, SHAPE, STD, realistic, shifts, tiny
 
 from multispike.errors import InputError
-from multispike.export.layers import Bias, MaxPool, Merge, Neurons, Potentials, Synapses
+from multispike.export.layers import (
+    HALVING,
+    Bias,
+    MaxPool,
+    Merge,
+    Neurons,
+    Potentials,
+    Synapses,
+)
 from multispike.export.quantise import quantise
 from multispike.export.serialize import load, save
 
@@ -34,6 +42,11 @@ def of_first(**changes):
     return lambda synapses: (replace(synapses[0], **changes), *synapses[1:])
 
 
+def of_window(**changes):
+    """Changes of the first projection's window."""
+    return lambda synapses: of_first(window=replace(synapses[0].window, **changes))(synapses)
+
+
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
@@ -45,14 +58,23 @@ def of_first(**changes):
         (Neurons, {"step": lambda step: step[:1]}, "step of encoder"),
         (Neurons, {"start": lambda start: start[:1]}, "start of encoder"),
         (Neurons, {"start": lambda start: start + 1}, "start of encoder: .* zeros where T = 1"),
-        (Neurons, {"sign": np.ones(6, np.int32)}, "source of encoder: got 'image', .* max-pool"),
-        (Neurons, {"sign": np.ones(1, np.int32)}, "sign of encoder"),
-        (Neurons, {"sign": np.zeros(6, np.int32)}, "sign of encoder"),
+        (
+            Neurons,
+            {"sign": np.ones(6, np.int32), "pool": HALVING},
+            "source of encoder: got 'image', .* max-pool",
+        ),
+        (Neurons, {"sign": np.ones(1, np.int32), "pool": HALVING}, "sign of encoder"),
+        (Neurons, {"sign": np.zeros(6, np.int32), "pool": HALVING}, "sign of encoder"),
+        (Neurons, {"sign": np.ones(6, np.int32)}, "sign of encoder: .* a pool, or neither"),
         (Neurons, {"name": "a; int x"}, "name: got 'a; int x'"),
         (Neurons, {"synapses": ()}, "synapses of encoder: got 0"),
         (Neurons, {"synapses": lambda s: (*s, *s)}, "name: got 'stem"),
-        (Neurons, {"synapses": of_first(stride=0)}, "stride of stem"),
-        (Neurons, {"synapses": of_first(padding=-1)}, "padding of stem"),
+        (Neurons, {"synapses": of_window(stride=(0, 1))}, "stride of stem"),
+        (Neurons, {"synapses": of_window(before=(-1, 0))}, "before of stem"),
+        (Neurons, {"synapses": of_window(dilation=(1,))}, "dilation of stem"),
+        (Neurons, {"synapses": of_window(kernel=(3, 3))}, "weight of stem"),
+        (Neurons, {"synapses": of_first(groups=0)}, "weight of stem"),
+        (Neurons, {"synapses": of_first(groups=4)}, "weight of stem"),
         (Neurons, {"bias": lambda b: replace(b, rows=b.rows + 200)}, "bias rows of encoder: got"),
         (Neurons, {"bias": lambda b: replace(b, rows=b.rows[:1])}, "bias rows of encoder: got"),
         (Neurons, {"bias": lambda b: replace(b, columns=b.columns + 9)}, "bias columns of encoder"),
@@ -75,26 +97,6 @@ def test_layers_that_do_not_fit_are_refused(network, kind, changes, message):
 def test_shifts_that_do_not_fit_are_refused(shift, message):
     with pytest.raises(InputError, match=f"^shift of in: got .*{message}"):
         changed(shifts(), Potentials, synapses=of_first(shift=shift))
-
-
-@pytest.mark.parametrize(
-    ("shape", "padding"), [((1, 4, 3, 3), 1), ((1, 4, 1, 1), 1), ((1, 4, 3, 3), 0)]
-)
-def test_weights_on_potentials_are_single(shape, padding):
-    network = shifts()
-    (potentials,) = (layer for layer in network.layers if isinstance(layer, Potentials))
-    zeros = np.zeros(1, np.int32)
-    reader = Neurons(
-        "reader",
-        (1, *potentials.shape[1:]),
-        (Synapses("read", potentials.name, weight=np.ones(shape, np.int8), padding=padding),),
-        Bias.uniform(zeros, (1, *potentials.shape[1:])),
-        start=zeros,
-        step=zeros + 1,
-        levels=1,
-    )
-    with pytest.raises(InputError, match=r"^weight of read: got .*1x1 without padding"):
-        replace(network, layers=(potentials, reader, *network.layers[1:]))
 
 
 def test_gains_that_do_not_fit_are_refused():

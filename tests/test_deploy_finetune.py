@@ -8,8 +8,7 @@ from test_deploy_integer import CASES, MEAN, NAMES, SHAPE, STD, images, normalis
 from multispike.datasets import load_dataset
 from multispike.errors import RunError
 from multispike.export import folding
-from multispike.export.quantise import quantise, rounded_weights
-from multispike.export.trained import finetune
+from multispike.export.quantise import Quantiser, finetune, quantise
 from multispike.models import create_model
 
 
@@ -18,10 +17,9 @@ def test_rounded_weights_are_those_of_the_integer_network(arch, options):
     """Put into the float network, they quantise to the same integers again."""
     model = realistic(arch, **options)
     network = quantise(model, MEAN, STD, SHAPE)
-    modules = dict(model.named_modules())
     with torch.no_grad():
-        for name, values in rounded_weights(model, MEAN, STD, SHAPE).items():
-            weight = modules[name].weight
+        for name, values in Quantiser(model, MEAN, STD, SHAPE).rounded_weights().items():
+            weight = model.get_parameter(name)
             assert not torch.equal(weight, torch.from_numpy(values).to(weight).view_as(weight))
             weight.copy_(torch.from_numpy(values).view_as(weight))
     again = quantise(model, MEAN, STD, SHAPE)

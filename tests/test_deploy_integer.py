@@ -17,13 +17,14 @@ from multispike.export import network as integer_module
 from multispike.export.layers import (
     IMAGE,
     Bias,
-    GlobalSum,
     MaxPool,
     Merge,
     Neurons,
     Potentials,
     Readout,
+    SumPool,
     Synapses,
+    Window,
 )
 from multispike.export.network import IntegerNetwork, count, fan_out
 from multispike.export.quantise import quantise
@@ -85,6 +86,11 @@ def realistic(arch: str, timesteps: int = 1, levels: int = 4, **options) -> Netw
     return model.eval()
 
 
+def window_of(kernel: int, stride: int = 1, padding: int = 0) -> Window:
+    """A square one."""
+    return Window(*((size, size) for size in (kernel, stride, padding, padding)))
+
+
 def images(batch: int, seed: int = 0, frames: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     shape = (frames, batch, *SHAPE) if frames else (batch, *SHAPE)
@@ -117,7 +123,7 @@ def tiny(timesteps: int = 1, **changes) -> IntegerNetwork:
         events=False,
         layers=(
             Neurons("neuron", shape, **(neuron | changes)),
-            GlobalSum("pool", shape, "neuron"),
+            SumPool("pool", shape, "neuron", Window()),
             Readout(
                 "logits",
                 shape,
@@ -180,23 +186,27 @@ def test_shifts_round_half_up_and_saturate():
     assert seen["p"].flatten().tolist() == [3, -2, 4, 32767]
 
 
-@pytest.mark.parametrize(("timesteps", "levels"), [(1, 4), (3, 1)])
-@pytest.mark.parametrize(("arch", "options"), CASES, ids=NAMES)
-def test_equals_the_float_network_as_weights_get_finer(
-    arch, options, timesteps, levels, monkeypatch
-):
-    """With 22-bit weights rounding is too rare to matter; all else is the same arithmetic."""
-    if arch.startswith("ms"):  # potentials finer too, hence wider than the shipped int16
+def fine_weights(monkeypatch, potentials: bool) -> None:
+    """Weights of 22 bits instead of 8, and potentials wider than the shipped int16."""
+    if potentials:
         for module in (layers, integer_module, folding):
             monkeypatch.setattr(module, "POTENTIAL_END", 2**39)
         monkeypatch.setattr(folding, "POTENTIAL_LEVEL", 2**20 - 1)
-        monkeypatch.setattr(torch, "int32", torch.int64)
     monkeypatch.setattr(folding, "WEIGHT", np.int32)
     monkeypatch.setattr(folding, "WEIGHT_MAX", 2**21)
     monkeypatch.setattr(folding, "STEP_MAX", 2**26 - 1)
     monkeypatch.setattr(folding, "UNITS_MAX", 2**40)
     monkeypatch.setattr(validate, "INT32", 2**62)
     monkeypatch.setattr(torch, "int32", torch.int64)
+
+
+@pytest.mark.parametrize(("timesteps", "levels"), [(1, 4), (3, 1)])
+@pytest.mark.parametrize(("arch", "options"), CASES, ids=NAMES)
+def test_equals_the_float_network_as_weights_get_finer(
+    arch, options, timesteps, levels, monkeypatch
+):
+    """With 22-bit weights rounding is too rare to matter; all else is the same arithmetic."""
+    fine_weights(monkeypatch, potentials=arch.startswith("ms"))
     model = realistic(arch, timesteps, levels, **options)
     network = quantise(model, MEAN, STD, SHAPE)
     pixels = images(6, seed=1)
@@ -235,7 +245,7 @@ def test_float_convolutions_are_exact(largest):
     z = generator.integers(0, largest + 1, (2, 512, 5, 5))
     z[0] = largest
     passing = Synapses("in", IMAGE, gain=np.ones(512, np.int32))
-    conv = Synapses("conv", "levels", weight=weight, padding=1)
+    conv = Synapses("conv", "levels", weight=weight, window=window_of(3, padding=1))
     network = tiny()
     layers = [
         Neurons(
@@ -255,7 +265,7 @@ def test_float_convolutions_are_exact(largest):
         input_shape=(512, 5, 5),
         layers=(
             *layers,
-            GlobalSum("pool", (8, 1, 1), "out"),
+            SumPool("pool", (8, 1, 1), "out", Window((5, 5))),
             replace(network.readout, synapses=(readout,)),
         ),
     )
@@ -298,7 +308,7 @@ def fullest(network: IntegerNetwork) -> dict[str, np.ndarray]:
                 value = sum(both) if layer.kind == "add" else np.minimum(*both)
             case MaxPool():
                 value = np.full(layer.shape, full[layer.source].max())
-            case GlobalSum():
+            case SumPool():
                 value = full[layer.source].sum((1, 2), keepdims=True)
         full[layer.name] = value
     return full
@@ -421,7 +431,8 @@ def test_sew_levels_grow_and_sparse_ones_do_not():
 def test_fan_out_is_the_number_of_weights_an_event_meets(rows, columns, kernel, stride, padded):
     weight = np.ones((2, 1, kernel, kernel), np.int8)
     padding = kernel // 2 if padded else 0
-    synapses = Synapses("conv", IMAGE, weight=weight, stride=stride, padding=padding)
+    window = window_of(kernel, stride, padding)
+    synapses = Synapses("conv", IMAGE, weight=weight, window=window)
     if min(rows, columns) + 2 * padding < kernel:
         return
     shape = (1, rows, columns)
@@ -524,7 +535,7 @@ def test_pooling_and_logic_of_levels():
             Merge("and", shape, "and", "high", "low"),
             Merge("iand", shape, "iand", "high", "low"),
             MaxPool("pool", small, "and"),
-            GlobalSum("sum", (1, 1, 1), "pool"),
+            SumPool("sum", (1, 1, 1), "pool", Window((2, 2))),
             Readout(
                 "logits",
                 (1, 1, 1),

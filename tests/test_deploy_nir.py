@@ -8,7 +8,7 @@ import torch
 from test_deploy_integer import MEAN, STD, images, realistic
 
 from multispike.errors import InputError
-from multispike.export.layers import MaxPool, pooled_shape
+from multispike.export.layers import HALVING, MaxPool, Window, pooled_shape
 from multispike.export.nir import export_nir, nir_graph
 from multispike.export.quantise import quantise
 
@@ -86,7 +86,7 @@ def test_nir_gives_the_integer_logits(arch, options, levels, tmp_path):
     ("arch", "options", "message"),
     [
         ("sparse_resnet", {"timesteps": 2}, r"^timesteps: got 2, allowed: 1 .*soft reset"),
-        ("ms_resnet", {}, r"^stem: got 'fixed-point potentials'"),
+        ("ms_resnet", {}, r"^stem.bn0: got 'fixed-point potentials'"),
         ("sew_and_resnet", {}, r"merge: got 'and'"),
     ],
 )
@@ -108,7 +108,8 @@ def test_a_max_pool_of_sums_is_refused():
     """NIR's nodes pool what they read one by one: the sum of maxima is not the maximum of sums."""
     network = network_of("sew_resnet")
     *layers, pool, readout = network.layers
-    extra = MaxPool("extra", pooled_shape(network.outputs[pool.source].shape), pool.source)
-    behind = replace(network, layers=(*layers, extra, replace(pool, source="extra"), readout))
+    extra = MaxPool("extra", pooled_shape(HALVING, network.outputs[pool.source].shape), pool.source)
+    pool = replace(pool, source="extra", window=Window(extra.shape[1:]))
+    behind = replace(network, layers=(*layers, extra, pool, readout))
     with pytest.raises(InputError, match=r"^extra: got 'a max-pool of body.*merge'"):
         nir_graph(behind)

@@ -35,7 +35,7 @@ from multispike.export.onnx import (
     export_openvino,
     openvino_package,
 )
-from multispike.export.trained import as_input, quantise_run
+from multispike.export.quantise import as_input, quantise_run
 from multispike.models.network import Network
 from multispike.progress import progress_bar
 from multispike.training.run import Run

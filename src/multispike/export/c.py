@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
+from math import gcd, prod
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from multispike.export.c_program import WIDTHS, Program, compile_network, identifier
+from multispike.export.c_program import WIDTHS, Program, compile_network
 from multispike.export.formats import check_free, filling
-from multispike.export.layers import Bias, Driven, Neurons, Shape, Synapses
+from multispike.export.layers import (
+    Bias,
+    Driven,
+    Neurons,
+    Pair,
+    Pool,
+    Shape,
+    Synapses,
+    Window,
+    identifier,
+)
 from multispike.export.network import IntegerNetwork
 from multispike.files import write_text
 
@@ -106,11 +116,12 @@ def _numbers(values: NDArray[np.integer]) -> str:
 
 
 def _weight_file(group: list[tuple[Synapses, NDArray[np.int8]]]) -> str:
-    """One file of weights, [in][row][column][out]."""
+    """One file of weights, [in][row][column][out / groups]."""
     parts = ["#include <stdint.h>\n"]
     for one, weight in group:
         name = f"{identifier(one.name)}_weight"
-        layout = weight.transpose(1, 2, 3, 0)
+        grouped = weight.reshape(one.groups, -1, *weight.shape[1:]).transpose(0, 2, 3, 4, 1)
+        layout = grouped.reshape(-1, *grouped.shape[2:])
         shape = " x ".join(map(str, layout.shape))
         parts.append(
             f"/* {one.name}: {shape} (in, row, column, out) */\n"
@@ -156,12 +167,15 @@ def _descriptors(network: IntegerNetwork) -> Iterator[str]:
                     f"{name}_gain}};"
                 )
                 continue
-            _, _, rows, columns = one.weight.shape
+            reach, window = one.sum_shape(shape), one.window
+            common = [gcd(*axis) for axis in zip(window.stride, window.dilation, strict=True)]
+            step = window.stride[0] // common[0], window.stride[1] // common[1]
+            drop = window.dilation[0] // common[0], window.dilation[1] // common[1]
             yield f"extern const int8_t {name}_weight[{one.weight.size}];"
             yield (
                 f"static const conv_t {name} = {{\n    {number[one.name]}, {_braces(shape)}, "
-                f"{_braces(one.sum_shape(shape))}, {rows}, {columns}, {one.stride}, {one.padding}, "
-                f"{name}_weight,\n}};"
+                f"{_braces(reach)}, {_window(window)}, {_braces(step)}, {_braces(drop)}, "
+                f"{one.groups}, {name}_weight,\n}};"
             )
         name = identifier(layer.name)
         if isinstance(layer, Neurons):
@@ -171,12 +185,29 @@ def _descriptors(network: IntegerNetwork) -> Iterator[str]:
                 f"{_bias(name, layer.bias)}, {start}, {name}_step, {layer.levels},\n}};"
             )
             neurons += 1
+            if layer.pool is not None:
+                (one,) = layer.synapses
+                reach = one.sum_shape(network.outputs[one.source].shape)
+                yield _pool(f"{name}_pool", reach, layer.shape, layer.pool)
+        elif isinstance(layer, Pool):
+            shape = network.outputs[layer.source].shape
+            yield _pool(name, shape, layer.shape, layer.window)
         elif isinstance(layer, Driven):
             yield f"static const bias_t {name}_bias = {_bias(name, layer.bias)};"
 
 
-def _braces(shape: Shape) -> str:
-    return f"{{{shape[0]}, {shape[1]}, {shape[2]}}}"
+def _braces(numbers: Shape | Pair) -> str:
+    return f"{{{', '.join(map(str, numbers))}}}"
+
+
+def _window(window: Window) -> str:
+    parts = (window.kernel, window.stride, window.before, window.dilation)
+    return f"{{{', '.join(map(_braces, parts))}}}"
+
+
+def _pool(name: str, shape: Shape, reach: Shape, window: Window) -> str:
+    parts = f"{_braces(shape)}, {_braces(reach)}, {_window(window)}"
+    return f"static const pool_t {name} = {{{parts}}};"
 
 
 def _bias(name: str, bias: Bias) -> str:
@@ -241,7 +272,7 @@ def _facts(network: IntegerNetwork) -> dict[str, str]:
         "FRAMES": frames,
         "AXES": ", ".join(map(str, axes)),
         "LAYOUT": f"[timestep]{layout}" if events else layout,
-        "SAMPLE": f"{frames * math.prod(network.input_shape):,}",
+        "SAMPLE": f"{frames * prod(network.input_shape):,}",
         "TIMESTEPS": network.timesteps,
         "CLASSES": network.readout.shape[0],
         "LOGIT_SCALE": f"{network.logit_scale:.9g}",

@@ -8,14 +8,17 @@ from dataclasses import dataclass, field
 
 from multispike.export.layers import (
     IMAGE,
-    GlobalSum,
+    Concat,
     Layer,
     MaxPool,
     Merge,
     Neurons,
     Potentials,
     Shape,
+    SumPool,
     Synapses,
+    Window,
+    identifier,
 )
 from multispike.export.network import IntegerNetwork
 
@@ -27,8 +30,11 @@ WIDTHS = {"uint8": 1, "int16": 2, "int32": 4}
 
 _PREFIXES = {"uint8": "z", "int16": "p", "int32": "sums"}
 _ADD = {"uint8": "add_levels", "int16": "add_potentials"}
-_MULTIPLY = {"uint8": "conv_events", "int16": "conv_potentials", "int32": "linear_sums"}
-"""Kernels of identities and of weights, by what they read."""
+_MULTIPLY = {"uint8": "conv_events", "int16": "conv_potentials", "int32": "conv_sums"}
+_MAX_POOL = {"uint8": "max_pool", "int16": "max_pool_potentials"}
+_SUM_POOL = {"uint8": "sum_pool", "int32": "sum_pool_sums"}
+_PLACE = {"uint8": "place_levels", "int16": "place_potentials", "int32": "place_sums"}
+"""Kernels by what they read."""
 
 
 @dataclass
@@ -67,15 +73,6 @@ class Program:
         return sum(WIDTHS[kind] * size for kind, size in self.arenas.items())
 
 
-def identifier(name: str) -> str:
-    """The C name of a layer or of synapses.
-
-    >>> identifier("body.stage1_block1.path.conv1")
-    'stage1_block1_path_conv1'
-    """
-    return name.removeprefix("body.").replace(".", "_").replace("-", "_")
-
-
 def literal(shape: Shape) -> str:
     """A shape as a C99 compound literal."""
     return f"(shape_t){{{shape[0]}, {shape[1]}, {shape[2]}}}"
@@ -101,7 +98,10 @@ class _Writer:
         self.last_read: dict[str, int] = {}
         for index, layer in enumerate(network.layers):
             for source in layer.sources:
-                self.last_read[source] = self.when(index, layer, source)
+                time = self.when(index, layer, source)
+                self.last_read[source] = max(time, self.last_read.get(source, PRELUDE))
+        if network.timesteps > 1 and not network.events and self.last_read[IMAGE] > PRELUDE:
+            self.last_read[IMAGE] = self.end  # it is read again in the next timestep
         self.image()
 
     def once(self, layer: Layer) -> bool:
@@ -144,26 +144,32 @@ class _Writer:
 
     def write(self, index: int, layer: Layer) -> None:
         """Calls for `layer`, into the loop or before it."""
-        shape = literal(layer.shape)
+        name, shape = identifier(layer.name), literal(layer.shape)
         read = [self.value(source) for source in layer.sources]
-        before = literal(self.network.outputs[layer.sources[0]].shape)
+        kind = self.network.outputs[layer.sources[0]].dtype
         match layer:
             case Neurons():
                 calls = self.neurons(index, layer)
             case Potentials():
                 calls = self.potentials(index, layer)
             case Merge():
-                a, b = read
-                calls = [f"merge_{layer.kind}({self.value(layer.name)}, {a}, {b}, {shape});"]
+                calls = [
+                    f"merge_{layer.kind}({self.value(layer.name)}, {', '.join(read)}, {shape});"
+                ]
             case MaxPool():
-                levels = self.network.outputs[layer.name].dtype == "uint8"
-                call = "max_pool" if levels else "max_pool_potentials"
-                calls = [f"{call}({self.value(layer.name)}, {read[0]}, {before});"]
-            case GlobalSum():
-                calls = [f"global_sum({self.value(layer.name)}, {read[0]}, {before});"]
+                calls = [f"{_MAX_POOL[kind]}({self.value(layer.name)}, {read[0]}, &{name});"]
+            case SumPool():
+                calls = [f"{_SUM_POOL[kind]}({self.value(layer.name)}, {read[0]}, &{name});"]
+            case Concat():
+                calls, first = [], 0
+                for source, part in zip(layer.sources, read, strict=True):
+                    part_shape = self.network.outputs[source].shape
+                    to = f"{literal(part_shape)}, {layer.shape[0]}, {first}"
+                    calls += [f"{_PLACE[kind]}({self.value(layer.name)}, {part}, {to});"]
+                    first += part_shape[0]
             case _:
                 self.program.prelude += [f"clear(logits, {shape});"]
-                calls = [f"add_bias(logits, {identifier(layer.name)}_bias, {shape});"]
+                calls = [f"add_bias(logits, {name}_bias, {shape});"]
                 calls += [self.synapses("logits", one) for one in self.network.readout.synapses]
         if layer is not self.network.readout:
             last = self.last_read.get(layer.name, index)
@@ -197,14 +203,17 @@ class _Writer:
     def pooled(self, index: int, layer: Neurons, v: str) -> list[str]:
         """Synapses whose sum is max-pooled before it reaches the neurons."""
         (one,) = layer.synapses
+        assert layer.pool is not None
         shape = one.sum_shape(self.network.outputs[one.source].shape)
         name, before = identifier(layer.name), literal(shape)
-        drive = self.reserve(f"drive_{name}", "int32", shape, index, index)
+        drive = most = self.reserve(f"drive_{name}", "int32", shape, index, index)
+        if not in_place(layer.pool):
+            most = self.reserve(f"most_{name}", "int32", layer.shape, index, index)
         return [
             f"clear({drive}, {before});",
             self.synapses(drive, one),
-            f"max_pool_drive({drive}, {drive}, {before});",
-            f"add_signed({v}, {drive}, {name}_sign, {literal(layer.shape)});",
+            f"max_pool_drive({most}, {drive}, &{name}_pool);",
+            f"add_signed({v}, {most}, {name}_sign, {literal(layer.shape)});",
         ]
 
     def potentials(self, index: int, layer: Potentials) -> list[str]:
@@ -234,6 +243,12 @@ class _Writer:
         dtype = self.network.outputs[synapses.source].dtype
         call = (_ADD if synapses.weight is None else _MULTIPLY)[dtype]
         return f"{call}({v}, &{identifier(synapses.name)}, {self.value(synapses.source)});"
+
+
+def in_place(window: Window) -> bool:
+    """Whether a pooling may write over what it reads."""
+    steps = zip(window.stride, window.extent, strict=True)
+    return window.before == (0, 0) and all(stride >= extent for stride, extent in steps)
 
 
 def _place(buffers: Iterable[Buffer]) -> dict[str, int]:

@@ -14,9 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from multispike.errors import invalid
 from multispike.export.layers import (
@@ -35,10 +33,10 @@ from multispike.export.layers import (
     Readout,
     Shape,
     Synapses,
+    Window,
     outputs_of,
 )
 from multispike.export.validate import FOLDED, RATIO
-from multispike.neurons import MIN_THRESHOLD, MultiLevelIF
 
 Floats = NDArray[np.float64]
 
@@ -59,11 +57,20 @@ UNITS_MAX = RATIO - 1
 
 @dataclass(frozen=True)
 class Signal:
-    """What a layer sends, and what 1 of it is worth in the float network, [C]."""
+    """What a layer sends, x, and what it stands for in the float network: worth * (x - zero).
+
+    Attributes:
+        worth, zero: [C]; a zero of None is 0.
+        flat: the float network's value is [C*H*W].
+        padding: zeros that the float network has put around it: top, left, bottom, right.
+    """
 
     name: str
     sent: Output
     worth: Floats
+    zero: Floats | None = None
+    flat: bool = False
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     @property
     def shape(self) -> Shape:
@@ -80,67 +87,102 @@ class Drive:
     """Synapses in floating point, on their way to a layer.
 
     weight: potential per unit of the source; None for an identity.
-    factor: what the module's own weights were multiplied by to get there, [Co, Ci, 1, 1].
-    sign: set where a max-pool stands before batch norm, and `shape` is behind it.
+    parameter: what the float network calls its own weights; factor: what these were multiplied by.
     """
 
     name: str
     source: Signal
-    shape: Shape
     bias: Floats
     weight: Floats | None = None
+    window: Window = Window()
+    groups: int = 1
+    parameter: str | None = None
     factor: Floats | None = None
-    stride: int = 1
-    padding: int = 0
-    pools: bool = False
+
+
+@dataclass(frozen=True)
+class Potential:
+    """A sum of drives that no layer holds yet.
+
+    pool: of a max-pool between synapses and batch norm; sign: of the norm's scale, [C]. `shape` is
+    behind it.
+    """
+
+    name: str
+    shape: Shape
+    drives: tuple[Drive, ...]
+    pool: Window | None = None
     sign: Ints | None = None
+    flat: bool = False
 
 
-def project(name: str, module: nn.Conv2d | nn.Linear, x: Signal) -> Drive:
-    """A convolution or linear layer, its weights per unit of x."""
-    weight = module.weight.detach().double().numpy()
-    stride, padding = 1, 0
-    if isinstance(module, nn.Conv2d):
-        stride, padding = module.stride[0], module.padding[0]
-        plain = module.groups == 1 and module.dilation == (1, 1) and module.padding_mode == "zeros"
-        square = len(set(module.stride)) == 1 and len(set(module.padding)) == 1
-        if not (plain and square) or not isinstance(padding, int):
-            raise invalid(
-                name, str(module), "convolutions without groups or dilation, square stride"
-            )
-    else:
-        weight = weight[:, :, None, None]
-    bias = np.zeros(len(weight))
-    if module.bias is not None:
-        bias = module.bias.detach().double().numpy()
-    shape = Synapses(name, x.name, weight=weight, stride=stride, padding=padding).sum_shape(x.shape)  # pyright: ignore[reportArgumentType]
-    factor = np.broadcast_to(x.worth[:, None, None], (*weight.shape[:2], 1, 1))
-    return Drive(name, x, shape, bias, weight * factor, factor, stride, padding)
+@dataclass(frozen=True)
+class Firing:
+    """Neurons' numbers; one level, V_th/N, [C] or [1]."""
+
+    level: Floats
+    levels: int
+    v_init: float
+    beta: float
 
 
-def identity(name: str, x: Signal) -> Drive:
-    """x itself, added to a potential."""
-    return Drive(name, x, x.shape, np.zeros(x.shape[0]))
+def per_input(values: Floats, outputs: int, groups: int) -> Floats:
+    """[C] as what meets each weight, [Co, C/groups]."""
+    return np.repeat(values.reshape(groups, -1), outputs // groups, axis=0)
 
 
-def fold(norm: nn.BatchNorm2d, drive: Drive) -> Drive:
-    """Batch norm into weights and bias; behind a max-pool the scale's sign stays outside."""
-    assert norm.running_var is not None
-    assert norm.running_mean is not None
-    assert drive.weight is not None
-    assert drive.factor is not None
-    scale = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
-    offset = norm.bias.detach().double() - norm.running_mean.double() * scale
-    factor = scale.numpy()
-    bias = drive.bias * factor + offset.numpy()
-    sign = None
-    if drive.pools:
-        sign = np.where(factor < 0, -1, 1).astype(np.int32)
-        factor = np.abs(factor)
-    each = factor[:, None, None, None]
-    return replace(
-        drive, weight=drive.weight * each, factor=drive.factor * each, bias=bias, sign=sign
-    )
+def project(
+    name: str,
+    x: Signal,
+    weight: Floats,
+    bias: Floats | None,
+    window: Window,
+    groups: int = 1,
+    parameter: str | None = None,
+) -> Potential:
+    """A convolution of x by the float network's weights [Co, Ci/groups, Kh, Kw]."""
+    factor = per_input(x.worth, len(weight), groups)[:, :, None, None]
+    bias = np.zeros(len(weight)) if bias is None else bias
+    drive = Drive(name, x, bias, weight * factor, window, groups, parameter, factor)
+    return Potential(name, (len(weight), *window.reach(x.shape)), (drive,))
+
+
+def identity(name: str, x: Signal) -> Potential:
+    """x itself, added to a potential; as 1x1 weights where it is moved, or sums."""
+    if x.zero is not None or x.sent.dtype == "int32":
+        weight = np.ones((x.shape[0], 1, 1, 1))
+        return project(name, x, weight, None, Window(), groups=x.shape[0])
+    return Potential(name, x.shape, (Drive(name, x, np.zeros(x.shape[0])),), flat=x.flat)
+
+
+def weighted(drive: Drive) -> Drive:
+    """An identity as 1x1 weights."""
+    if drive.weight is not None:
+        return drive
+    channels = len(drive.bias)
+    weight = drive.source.worth[:, None, None, None]
+    return replace(drive, weight=weight, groups=channels)
+
+
+def affine(x: Signal | Potential, scale: Floats, offset: Floats) -> Signal | Potential:
+    """x * scale + offset, each [C]; behind a max-pool the scale's sign stays outside."""
+    if isinstance(x, Signal):
+        if not scale.all():
+            raise invalid(x.name, "a scale of 0 behind it", "numbers other than 0")
+        worth = x.worth * scale
+        return replace(x, worth=worth, zero=(0 if x.zero is None else x.zero) - offset / worth)
+    sign, outside = x.sign, scale
+    if x.pool:
+        assert sign is not None
+        sign = np.where(scale < 0, -sign, sign).astype(np.int32)
+        scale = np.abs(scale)
+    each, drives = scale[:, None, None, None], []
+    for drive in map(weighted, x.drives):
+        assert drive.weight is not None
+        factor = None if drive.factor is None else drive.factor * each
+        bias = drive.bias * outside + (0 if drives else offset)
+        drives.append(replace(drive, weight=drive.weight * each, factor=factor, bias=bias))
+    return replace(x, drives=tuple(drives), sign=sign)
 
 
 class LayerBuilder:
@@ -148,8 +190,8 @@ class LayerBuilder:
 
     Attributes:
         layers: so far.
-        rounded: each convolution's and linear layer's own weights, rounded as its integers are,
-            [Co, Ci, Kh, Kw]. Those that no scale lets through (a batch norm's of 0) are 0.
+        rounded: the float network's own weights, rounded as the integers are, by the name of the
+            parameter. Those that no scale lets through (a batch norm's of 0) are 0.
     """
 
     def __init__(
@@ -158,43 +200,43 @@ class LayerBuilder:
         timesteps: int,
         mean: Sequence[float],
         std: Sequence[float],
-        neurons: Sequence[MultiLevelIF],
+        neurons: Sequence[Firing],
     ) -> None:
         self.layers: list[Layer] = []
         self.rounded: dict[str, Floats] = {}
         self.timesteps = timesteps
-        self.mean = np.array(mean, np.float64)
         self.outputs = outputs_of((), input_shape)
-        self.image = Signal(IMAGE, self.outputs[IMAGE], 1 / (255 * np.array(std, np.float64)))
-        level = float(np.median(np.concatenate([level_of(neuron, None) for neuron in neurons])))
-        levels = max(neuron.config.levels for neuron in neurons)
+        worth, zero = 1 / (255 * np.array(std, np.float64)), 255 * np.array(mean, np.float64)
+        self.image = Signal(IMAGE, self.outputs[IMAGE], worth, zero)
+        level = float(np.median(np.concatenate([neuron.level for neuron in neurons])))
+        levels = max(neuron.levels for neuron in neurons)
         # One unit for all potentials that cross a shortcut, so that they add as they are.
         units = odd_below(min(POTENTIAL_LEVEL, (POTENTIAL_END - 1) / POTENTIAL_HEADROOM / levels))
         self.unit = level / units
         # Neurons that read them multiply, so that D doesn't get as coarse as the unit.
         self.gain = odd_below(-(-POTENTIAL_LEVEL // units) + 1)
 
-    def add(self, layer: Layer, worth: Floats) -> Signal:
+    def add(self, layer: Layer, worth: Floats, zero: Floats | None = None) -> Signal:
         """Append a layer; gives what it sends, of which 1 is worth that."""
         sent = layer.output([self.outputs[source] for source in layer.sources])
         self.layers.append(layer)
         self.outputs[layer.name] = sent
-        return Signal(layer.name, sent, worth)
+        return Signal(layer.name, sent, worth, zero)
 
-    def neurons(self, name: str, neuron: MultiLevelIF, drives: list[Drive]) -> Signal:
-        """Neurons driven by the sum of `drives`, in units that fit the largest weight."""
-        config, first = neuron.config, drives[0]
+    def neurons(self, name: str, config: Firing, x: Potential) -> Signal:
+        """Neurons driven by x, in units that fit the largest weight."""
         if config.beta != 1 and self.timesteps > 1:
             allowed = "1 (integers don't leak): train without leak, or T = 1"
             raise invalid("beta", config.beta, allowed)
-        delta = level_of(neuron, first.shape[0])
+        delta = np.broadcast_to(config.level, x.shape[0])
+        drives = self.settled(x.drives, delta)
         threshold, largest = config.levels * delta.max(), (POTENTIAL_END - 1) * self.unit
-        if first.source.potentials and threshold > largest:
+        if drives[0].source.potentials and threshold > largest:
             allowed = f"<= {largest:.4g}: {POTENTIAL_BITS} bits hold thresholds near the median"
             raise invalid(name, f"a threshold of {threshold:.4g}", allowed)
         bias = np.sum([drive.bias for drive in drives], axis=0) / delta
-        most = np.abs(bias) + self.shortcuts(drives, delta)
-        if self.timesteps == 1 and first.source.name != IMAGE:
+        most = np.abs(bias) + self.given(drives, delta)
+        if self.timesteps == 1 and all(drive.source.name != IMAGE for drive in drives):
             room = (FOLDED - 1) / (config.levels + 1 + most + config.v_init + 1)
         else:
             room = UNITS_MAX / np.maximum(config.levels + 1, self.timesteps * most)
@@ -206,17 +248,33 @@ class LayerBuilder:
             bias = bias * step
             start = np.floor(lifted(config.v_init * step.astype(np.float64))).astype(np.int32)
         synapses = tuple(self.whole(drive, delta / step) for drive in drives)
-        biases = self.bias(name, bias, first, synapses[0], down=self.timesteps == 1)
-        layer = Neurons(name, first.shape, synapses, biases, start, step, config.levels, first.sign)
-        return self.add(layer, delta)
+        down = self.timesteps == 1
+        biases = self.bias(name, x.shape, bias, drives, synapses, down)
+        parts = (synapses, biases, start, step, config.levels, x.sign, x.pool)
+        return self.add(Neurons(name, x.shape, *parts), delta)
 
-    def shortcuts(self, drives: list[Drive], delta: Floats) -> Floats:
-        """The most that levels which pass as they are bring a channel, in its own levels."""
-        plain = (drive.source for drive in drives if drive.weight is None)
-        brought = (x.sent.largest * x.worth for x in plain if not x.potentials)
-        return sum(brought, np.zeros_like(delta)) / delta
+    def settled(self, drives: Sequence[Drive], delta: Floats) -> Sequence[Drive]:
+        """Levels that come by themselves as weights, unless each is worth whole levels."""
+        if any(drive.weight is not None or drive.source.potentials for drive in drives):
+            return drives
+        ratios = np.array([drive.source.worth / delta for drive in drives])
+        if np.abs(ratios - np.round(ratios)).max() < GRID - 1 and ratios.min() > 0.5:
+            return drives
+        return [weighted(drive) for drive in drives]
 
-    def whole_steps(self, delta: Floats, drives: list[Drive], room: Floats) -> Ints:
+    def given(self, drives: Sequence[Drive], delta: Floats) -> Floats:
+        """The most that levels which pass as they are, and zeros, bring a channel, in levels."""
+        total = np.zeros_like(delta)
+        for drive in drives:
+            source = drive.source
+            if drive.weight is None and not source.potentials:
+                total = total + source.sent.largest * source.worth
+            elif drive.weight is not None and source.zero is not None and source.name != IMAGE:
+                zero = per_input(np.abs(source.zero), len(drive.weight), drive.groups)
+                total = total + (np.abs(drive.weight).sum((2, 3)) * zero).sum(1)
+        return total / delta
+
+    def whole_steps(self, delta: Floats, drives: Sequence[Drive], room: Floats) -> Ints:
         """D a channel: units in one level, at most `room`."""
         weights = [drive.weight for drive in drives if drive.weight is not None]
         if not weights:
@@ -230,25 +288,27 @@ class LayerBuilder:
             step = np.minimum(GRID * WEIGHT_MAX * delta / largest, room)
         return odd_below(np.minimum(step, STEP_MAX)).clip(1).astype(np.int32)
 
-    def potentials(self, name: str, drives: list[Drive]) -> Signal:
+    def potentials(self, name: str, x: Potential) -> Signal:
         """Potentials in the network's fixed-point unit, each path with shifts of its own."""
-        unit = np.full(drives[0].shape[0], self.unit)
+        unit = np.full(x.shape[0], self.unit)
         synapses = []
-        for drive in drives:
+        for drive in x.drives:
             shift = None if drive.weight is None else largest_shift(drive.weight, unit)
             synapses.append(self.whole(drive, unit, shift))
-        bias = np.sum([drive.bias for drive in drives], axis=0) / unit
-        biases = self.bias(name, bias, drives[0], synapses[0], down=False)
-        return self.add(Potentials(name, drives[0].shape, tuple(synapses), biases), unit)
+        bias = np.sum([drive.bias for drive in x.drives], axis=0) / unit
+        biases = self.bias(name, x.shape, bias, x.drives, synapses)
+        return self.add(Potentials(name, x.shape, tuple(synapses), biases), unit)
 
-    def readout(self, drive: Drive) -> float:
+    def readout(self, x: Potential) -> float:
         """The last linear layer with one unit for all classes; gives what that is worth."""
+        (drive,) = x.drives
         assert drive.weight is not None
         weight, bias = float(np.abs(drive.weight).max()), float(np.abs(drive.bias).max())
         unit = max(weight / WEIGHT_MAX, self.timesteps * bias / UNITS_MAX, 1e-30)
-        units = np.full(drive.shape[0], unit)
-        biases = Bias.uniform(int32(np.round(drive.bias / units), "logits"), drive.shape)
-        self.add(Readout("logits", drive.shape, (self.whole(drive, units),), biases), units)
+        units = np.full(x.shape[0], unit)
+        synapses = self.whole(drive, units)
+        biases = self.bias("logits", x.shape, drive.bias / units, [drive], [synapses])
+        self.add(Readout("logits", x.shape, (synapses,), biases), units)
         return unit
 
     def whole(self, drive: Drive, unit: Floats, shift: Ints | None = None) -> Synapses:
@@ -269,37 +329,55 @@ class LayerBuilder:
             allowed = f"<= {WEIGHT_MAX}: a smaller batch norm scale, or a larger threshold"
             raise invalid(name, f"weights up to {largest:.4g} levels", allowed)
         weight = np.round(weight).clip(-WEIGHT_MAX, WEIGHT_MAX).astype(WEIGHT)
-        assert drive.factor is not None
-        worth = weight * unit
-        self.rounded[name] = np.divide(
-            worth, drive.factor, out=np.zeros_like(worth), where=drive.factor != 0
-        )
+        if drive.parameter is not None and drive.factor is not None:
+            worth, factor = weight * unit, drive.factor
+            blank = np.zeros_like(worth)
+            self.rounded[drive.parameter] = np.divide(worth, factor, out=blank, where=factor != 0)
         return Synapses(
-            name, source.name, weight, stride=drive.stride, padding=drive.padding, shift=shift
+            *(name, source.name, weight), window=drive.window, groups=drive.groups, shift=shift
         )
 
-    def bias(self, name: str, values: Floats, drive: Drive, synapses: Synapses, down: bool) -> Bias:
-        """`values` [C] in units; on `synapses` of the image with its normalisation's constant."""
+    def bias(
+        self,
+        name: str,
+        shape: Shape,
+        values: Floats,
+        drives: Sequence[Drive],
+        synapses: Sequence[Synapses],
+        down: bool = False,
+    ) -> Bias:
+        """`values` [C] in units; with the constant of what is read around a zero that is not 0."""
         nearest = np.floor if down else np.round
-        if drive.source.name != IMAGE:
-            return Bias.uniform(int32(nearest(values), name), drive.shape)
-        assert synapses.weight is not None
-        weight = synapses.weight.astype(np.float64)
-        zero = np.einsum("oikl,i->okl", weight, 255 * self.mean)
-        if synapses.shift is not None:
-            zero = zero / 2.0 ** synapses.shift[:, None, None]
-        sizes = zip(drive.source.shape[1:], weight.shape[2:], drive.shape[1:], strict=True)
-        (rows, row_taps), (columns, column_taps) = (taps(drive, *size) for size in sizes)
-        inside = np.einsum("okl,rk,sl->rso", zero, row_taps, column_taps)
-        return Bias(int32(nearest(values - inside), name), rows, columns)
+        pairs = zip(drives, synapses, strict=True)
+        moved = [(drive, one) for drive, one in pairs if drive.source.zero is not None]
+        if not moved:
+            return Bias.uniform(int32(nearest(values), name), shape)
+        rows, columns = (taps_inside([drive for drive, _ in moved], axis) for axis in (0, 1))
+        values = np.broadcast_to(values, (len(rows[1][0]), len(columns[1][0]), len(values)))
+        for index, (drive, one) in enumerate(moved):
+            assert one.weight is not None
+            assert drive.source.zero is not None
+            weight = one.weight.astype(np.float64)
+            zero = per_input(drive.source.zero, len(weight), drive.groups)
+            constant = np.einsum("oikl,oi->okl", weight, zero)
+            if one.shift is not None:
+                constant = constant / 2.0 ** one.shift[:, None, None]
+            taps = rows[1][index], columns[1][index]
+            values = values - np.einsum("okl,rk,sl->rso", constant, *taps)
+        return Bias(int32(nearest(values), name), rows[0], columns[0])
 
 
-def taps(drive: Drive, size: int, kernel: int, out: int) -> tuple[NDArray[np.uint8], Floats]:
-    """Per output position along one axis its class; per class which taps are inside the image."""
-    position = np.arange(out)[:, None] * drive.stride - drive.padding + np.arange(kernel)
-    inside = (position >= 0) & (position < size)
-    classes, of_position = np.unique(inside, axis=0, return_inverse=True)
-    return of_position.reshape(-1).astype(np.uint8), classes.astype(np.float64)
+def taps_inside(drives: Sequence[Drive], axis: int) -> tuple[NDArray[np.uint8], list[Floats]]:
+    """Per output position along one axis its class; per drive and class which of its taps are
+    inside the image."""
+    inside = []
+    for drive in drives:
+        taps = drive.window.taps(axis, drive.source.shape)
+        inside.append((taps >= 0) & (taps < drive.source.shape[1 + axis]))
+    classes, of_position = np.unique(np.hstack(inside), axis=0, return_inverse=True)
+    ends = np.cumsum([taps.shape[1] for taps in inside])[:-1]
+    parts = np.split(classes.astype(np.float64), ends, axis=1)
+    return of_position.reshape(-1).astype(np.uint8), parts
 
 
 def largest_shift(weight: Floats, unit: Floats) -> Ints:
@@ -307,17 +385,6 @@ def largest_shift(weight: Floats, unit: Floats) -> Ints:
     largest = np.abs(weight).max(axis=(1, 2, 3)) / unit
     shift = np.floor(np.log2(GRID * WEIGHT_MAX / np.maximum(largest, WEIGHT_MAX / 2.0**SHIFT_MAX)))
     return shift.clip(-SHIFT_MAX, SHIFT_MAX).astype(np.int32)
-
-
-def level_of(neuron: MultiLevelIF, channels: int | None) -> Floats:
-    """One level, V_th/N: [channels], or the values as they are."""
-    threshold = neuron.threshold
-    if isinstance(threshold, torch.Tensor):
-        values = threshold.detach().double().clamp_min(MIN_THRESHOLD).numpy().reshape(-1)
-    else:
-        values = np.array([threshold])
-    values = values / neuron.levels
-    return values if channels is None else np.broadcast_to(values, channels).copy()
 
 
 def int32(values: Floats, name: str) -> Ints:

@@ -14,6 +14,7 @@ the same level: floor(H/D) = round((H - (D-1)/2) / D), with never a tie.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Shape = tuple[int, int, int]
+Pair = tuple[int, int]
+"""One number for the rows, one for the columns."""
+
 Ints = NDArray[np.int32]
 
 IMAGE = "image"
@@ -42,6 +46,14 @@ POTENTIAL_HEADROOM = 16
 
 SHIFT_MAX = 16
 """Largest shift, either way."""
+
+RESERVED = frozenset(
+    ["auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else", "enum", "extern", "float", "for", "goto", "if", "inline", "int", "long", "register", "restrict", "return", "short", "signed", "sizeof", "static", "struct", "switch", "typedef", "union", "unsigned", "void", "volatile", "while", "main", "input", "input_bytes", "logits", "classes", "count", "t", "accumulate", "add", "add_drive", "add_levels", "add_potentials", "add_shifted", "add_signed", "channels_last", "clear", "fire", "max", "merge_add", "merge_and", "merge_iand", "saturate", "scatter", "set", "shifted", "sum"]
+)
+"""Words of C and of the kernels, or their beginnings, that no layer may be called by."""
+
+_PARTS = re.compile(".*_(weight|gain|shift|bias|values|rows|columns|start|step|sign|pool)")
+"""What a layer's tables in C are called."""
 
 MERGES = ("add", "and", "iand")
 
@@ -65,16 +77,73 @@ class Output:
 
 
 @dataclass(frozen=True)
+class Window:
+    """Where the kernel of a convolution or a pooling stands over an image.
+
+    Attributes:
+        before, after: padding above and to the left, below and to the right.
+    """
+
+    kernel: Pair = (1, 1)
+    stride: Pair = (1, 1)
+    before: Pair = (0, 0)
+    after: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+
+    @property
+    def extent(self) -> Pair:
+        """Pixels from the first tap to the last."""
+        rows, columns = (d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel, strict=True))
+        return rows, columns
+
+    def reach(self, shape: Shape) -> Pair:
+        """How many places it has on an image of `shape`.
+
+        >>> Window((3, 3), (2, 2), (1, 1), (1, 1)).reach((8, 9, 7))
+        (5, 4)
+        """
+        padded = (sum(sizes) for sizes in zip(shape[1:], self.before, self.after, strict=True))
+        rows, columns = (
+            (size - extent) // stride + 1
+            for size, extent, stride in zip(padded, self.extent, self.stride, strict=True)
+        )
+        return rows, columns
+
+    def taps(self, axis: int, shape: Shape) -> NDArray[np.int64]:
+        """The position of each tap at each place along an axis, [places, kernel]."""
+        place, tap = np.arange(self.reach(shape)[axis]), np.arange(self.kernel[axis])
+        return place[:, None] * self.stride[axis] - self.before[axis] + tap * self.dilation[axis]
+
+    def covers(self, shape: Shape) -> bool:
+        """Whether it has one place, the whole image."""
+        return self == Window(shape[1:])
+
+    def requirements(self, name: str) -> Iterator[Requirement]:
+        """Of the window of a layer or of synapses."""
+        for field, least in (
+            ("kernel", 1), ("stride", 1), ("before", 0), ("after", 0), ("dilation", 1),
+        ):  # fmt: skip
+            values = getattr(self, field)
+            fits = len(values) == 2 and min(values) >= least
+            yield f"{field} of {name}", values, f"two integers >= {least}", fits
+
+
+HALVING = Window((2, 2), (2, 2), after=(1, 1))
+"""A 2x2 pooling with stride 2 that keeps the last row and column of an odd size."""
+
+
+@dataclass(frozen=True)
 class Synapses:
     """One projection onto a layer's potentials.
 
     Attributes:
         name: qualified name of the float network's module.
         source: name of the layer it reads, or `IMAGE`.
-        weight: int8 `[Co, Ci, Kh, Kw]`; a linear layer is a 1x1 convolution of a 1x1 image. None
-            for an identity.
+        weight: int8 `[Co, Ci/groups, Kh, Kw]`; a linear layer's kernel is the whole image. None for
+            an identity.
         gain: int32 `[C]` by which an identity multiplies each channel; None for a convolution.
-        stride, padding: of the convolution, the same on both axes.
+        window: of the convolution.
+        groups: of channels, each of which sees only its own share of the inputs.
         shift: int32 `[Co]`, onto `Potentials` only: the sum is divided by 2^shift, rounding half
             up (a negative shift multiplies). None: the sum is added as it is.
     """
@@ -83,8 +152,8 @@ class Synapses:
     source: str
     weight: NDArray[np.int8] | None = None
     gain: Ints | None = None
-    stride: int = 1
-    padding: int = 0
+    window: Window = Window()
+    groups: int = 1
     shift: Ints | None = None
 
     def __post_init__(self) -> None:
@@ -93,14 +162,7 @@ class Synapses:
 
     def sum_shape(self, shape: Shape) -> Shape:
         """Shape of the sum over an input of `shape`."""
-        if self.weight is None:
-            return shape
-        out, _, *kernel = self.weight.shape
-        rows, columns = (
-            (size + 2 * self.padding - k) // self.stride + 1
-            for size, k in zip(shape[1:], kernel, strict=True)
-        )
-        return out, rows, columns
+        return shape if self.weight is None else (len(self.weight), *self.window.reach(shape))
 
     def largest_sum(self, largest_input: int) -> int:
         """Bound on every partial sum, in any order: max_c sum |w| * largest input.
@@ -116,20 +178,17 @@ class Synapses:
 
     def requirements(self, read: Output, channels: int) -> Iterator[Requirement]:
         """Of a projection from what it reads onto `channels`."""
+        yield from self.window.requirements(self.name)
         if self.weight is not None:
-            allowed, shape = f"[Co, {read.shape[0]}, Kh, Kw]", self.weight.shape
-            fits = len(shape) == 4 and shape[1] == read.shape[0]
+            groups, shape = self.groups, self.weight.shape
+            fits = len(shape) == 4 and groups >= 1 and shape[0] % groups == 0
+            fits = fits and (shape[1] * groups, *shape[2:]) == (read.shape[0], *self.window.kernel)
+            allowed = f"[Co, {read.shape[0]}/groups, Kh, Kw] of {groups} groups, and the window's"
             yield f"weight of {self.name}", shape, allowed, fits
-        yield f"stride of {self.name}", self.stride, ">= 1", self.stride >= 1
-        yield f"padding of {self.name}", self.padding, ">= 0", self.padding >= 0
         yield from _one_a_channel(self, ("gain", "shift"), channels)
         if self.shift is not None:
             largest = int(np.abs(self.shift.astype(np.int64)).max())
             yield f"shift of {self.name}", largest, f"at most {SHIFT_MAX}", largest <= SHIFT_MAX
-        if self.weight is not None and read.dtype == "int16":
-            single = self.weight.shape[2:] == (1, 1) and self.padding == 0
-            allowed = "1x1 without padding, on potentials"
-            yield f"weight of {self.name}", self.weight.shape, allowed, single
 
 
 @dataclass(frozen=True)
@@ -235,25 +294,26 @@ class Neurons(Driven):
         H = V + bias + sum of synapses          V starts at `start`
         z = #{k in 1..levels : H >= k * step},  V = H - z * step
 
-    With `sign`, a 2x2 max-pool stands between convolution and batch norm: of the synapses' sum,
-    the maximum of each window is taken and multiplied by the sign of the norm's scale.
+    With `pool`, a max-pool stands between convolution and batch norm: of the synapses' sum, the
+    maximum of each window is taken and multiplied by the sign of the norm's scale.
 
     Attributes:
         shape: of the neurons (behind the pooling).
-        start, step, sign: int32 `[C]`.
+        start, step, sign: int32 `[C]`; `sign` goes with `pool`.
     """
 
     start: Ints
     step: Ints
     levels: int
     sign: Ints | None = None
+    pool: Window | None = None
 
     def output(self, inputs: Sequence[Output]) -> Output:
         return Output(self.shape, "uint8", self.levels)
 
     def implied_shapes(self, inputs: Sequence[Output]) -> list[Shape]:
         shapes = super().implied_shapes(inputs)
-        return shapes if self.sign is None else [pooled_shape(shape) for shape in shapes]
+        return [pooled_shape(self.pool, shape) for shape in shapes] if self.pool else shapes
 
     def requirements(self, inputs: Sequence[Output], timesteps: int) -> Iterator[Requirement]:
         yield from super().requirements(inputs, timesteps)
@@ -262,7 +322,10 @@ class Neurons(Driven):
         yield from _one_a_channel(self, ("start", "step", "sign"), self.shape[0])
         odd = bool((self.step > 0).all() and (self.step % 2 == 1).all())
         yield f"step of {name}", self.step.tolist(), "odd numbers >= 1", odd
-        if self.sign is not None:
+        both = "a sign and a pool, or neither"
+        yield f"sign of {name}", self.sign, both, (self.sign is None) == (self.pool is None)
+        if self.sign is not None and self.pool is not None:
+            yield from self.pool.requirements(name)
             signs = bool((np.abs(self.sign) == 1).all())
             yield f"sign of {name}", self.sign.tolist(), "-1 and 1", signs
             yield f"synapses of {name}", several, "1 before a max-pool", several == 1
@@ -307,39 +370,66 @@ class Merge(Layer):
 
 
 @dataclass(frozen=True)
-class MaxPool(Layer):
-    """2x2, stride 2, on levels or potentials; the last row and column of an odd size are kept."""
+class Pool(Layer):
+    """A pooling of one source."""
 
     source: str
-    reads: ClassVar[tuple[str, ...]] = ("uint8", "int16")
+    window: Window = HALVING
 
     @property
     def sources(self) -> tuple[str, ...]:
         return (self.source,)
+
+    def implied_shapes(self, inputs: Sequence[Output]) -> list[Shape]:
+        return [pooled_shape(self.window, inputs[0].shape)]
+
+    def requirements(self, inputs: Sequence[Output], timesteps: int) -> Iterator[Requirement]:
+        yield from super().requirements(inputs, timesteps)
+        yield from self.window.requirements(self.name)
+
+
+@dataclass(frozen=True)
+class MaxPool(Pool):
+    """The maximum of levels or potentials; what is beyond the border counts for nothing."""
+
+    reads: ClassVar[tuple[str, ...]] = ("uint8", "int16")
 
     def output(self, inputs: Sequence[Output]) -> Output:
         return Output(self.shape, inputs[0].dtype, inputs[0].largest)
 
-    def implied_shapes(self, inputs: Sequence[Output]) -> list[Shape]:
-        return [pooled_shape(inputs[0].shape)]
+
+@dataclass(frozen=True)
+class SumPool(Pool):
+    """Levels added up; the mean's divisor belongs to the next weights."""
+
+    reads: ClassVar[tuple[str, ...]] = ("uint8", "int32")
+
+    def output(self, inputs: Sequence[Output]) -> Output:
+        rows, columns = self.window.kernel
+        return Output(self.shape, "int32", inputs[0].largest * rows * columns)
 
 
 @dataclass(frozen=True)
-class GlobalSum(Layer):
-    """Levels summed over the image, `[C, 1, 1]`; the mean's 1/(H*W) belongs to the next weights."""
+class Concat(Layer):
+    """Channels of several sources of one type, one behind the other."""
 
-    source: str
+    parts: tuple[str, ...]
 
     @property
     def sources(self) -> tuple[str, ...]:
-        return (self.source,)
+        return self.parts
 
     def output(self, inputs: Sequence[Output]) -> Output:
-        _, rows, columns = inputs[0].shape
-        return Output(self.shape, "int32", inputs[0].largest * rows * columns)
+        return Output(self.shape, inputs[0].dtype, max(read.largest for read in inputs))
 
     def implied_shapes(self, inputs: Sequence[Output]) -> list[Shape]:
-        return [(inputs[0].shape[0], 1, 1)]
+        channels = sum(read.shape[0] for read in inputs)
+        return [(channels, *read.shape[1:]) for read in inputs]
+
+    def requirements(self, inputs: Sequence[Output], timesteps: int) -> Iterator[Requirement]:
+        kinds = [read.dtype for read in inputs]
+        yield f"parts of {self.name}", kinds, "two or more of one type", len(kinds) > 1
+        yield f"parts of {self.name}", kinds, "two or more of one type", len({*kinds}) == 1
 
 
 @dataclass(frozen=True)
@@ -358,9 +448,20 @@ class Readout(Driven):
         yield f"synapses of {self.name}", len(plain), "one matrix of weights", plain == [True]
 
 
-def pooled_shape(shape: Shape) -> Shape:
-    """Shape behind a 2x2 max-pool in ceil mode."""
-    return shape[0], (shape[1] + 1) // 2, (shape[2] + 1) // 2
+def pooled_shape(window: Window, shape: Shape) -> Shape:
+    """Shape behind a pooling of an input of `shape`."""
+    return shape[0], *window.reach(shape)
+
+
+def identifier(name: str) -> str:
+    """The name of a layer or of synapses in C.
+
+    >>> identifier("body.stage1_block1.path.conv1"), identifier("0"), identifier("fire")
+    ('stage1_block1_path_conv1', 'layer_0', 'layer_fire')
+    """
+    word = re.sub(r"\W", "_", name.removeprefix("body."))
+    word = f"{word}_layer" if _PARTS.fullmatch(word) else word
+    return f"layer_{word}" if word in RESERVED or word[0].isdigit() else word
 
 
 def outputs_of(layers: Sequence[Layer], input_shape: Shape) -> dict[str, Output]:

@@ -26,8 +26,8 @@ from multispike.errors import invalid
 from multispike.export.layers import (
     IMAGE,
     POTENTIAL_END,
+    Concat,
     Driven,
-    GlobalSum,
     Ints,
     Layer,
     MaxPool,
@@ -37,7 +37,9 @@ from multispike.export.layers import (
     Potentials,
     Readout,
     Shape,
+    SumPool,
     Synapses,
+    Window,
     outputs_of,
 )
 from multispike.export.validate import FLOAT32, check, prove
@@ -100,13 +102,10 @@ class IntegerNetwork:
 
     @cached_property
     def computed_once(self) -> frozenset[str]:
-        """Layers whose output later timesteps repeat: potentials of a still image, and what pools
-        them.
-        """
+        """Layers whose output later timesteps repeat: what a still image gives without neurons."""
         still = {IMAGE} if self.timesteps > 1 and not self.events else set()
         for layer in self.layers:
-            stateless = isinstance(layer, (Potentials, MaxPool))
-            if stateless and still.issuperset(layer.sources):
+            if not isinstance(layer, (Neurons, Readout)) and still.issuperset(layer.sources):
                 still.add(layer.name)
         return frozenset(still)
 
@@ -177,9 +176,11 @@ class IntegerNetwork:
                     return path + shortcut
                 return (path if layer.kind == "and" else 1 - path) * shortcut
             case MaxPool():
-                return _max_pool(values[layer.source])
-            case GlobalSum():
-                return values[layer.source].sum((2, 3), keepdim=True, dtype=torch.int32)
+                return _max_pool(values[layer.source], layer.window)
+            case SumPool():
+                return _sum_pool(values[layer.source], layer.window)
+            case Concat():
+                return torch.cat([values[part] for part in layer.parts], 1)
         raise TypeError(type(layer).__name__)
 
     def _drive(self, layer: Driven, values: Tensors, stem_sums: Tensors) -> Tensor:
@@ -191,18 +192,19 @@ class IntegerNetwork:
                 stem_sums[one.name] = self._sum(one, values[IMAGE])
             kept = stem_sums.get(one.name)
             total = total + (self._sum(one, values[one.source]) if kept is None else kept)
-        if isinstance(layer, Neurons) and layer.sign is not None:
-            total = _max_pool(total) * _channels(layer.sign)
+        if isinstance(layer, Neurons) and layer.pool and layer.sign is not None:
+            total = _max_pool(total, layer.pool) * _channels(layer.sign)
         return total + torch.from_numpy(np.ascontiguousarray(layer.bias.image()))
 
     def _sum(self, synapses: Synapses, values: Tensor) -> Tensor:
         """The synapses' sum over what their source sends, int32."""
         if synapses.gain is not None:
             return values.to(torch.int32) * _channels(synapses.gain)
-        weight = self._weights[synapses.name]
+        weight, window = self._weights[synapses.name], synapses.window
         exact = torch.nn.functional.conv2d(
-            values.to(weight.dtype), weight, stride=synapses.stride, padding=synapses.padding
-        )
+            _padded(values.to(weight.dtype), window), weight, None, window.stride,
+            dilation=window.dilation, groups=synapses.groups,
+        )  # fmt: skip
         total = exact.to(torch.int32)
         return total if synapses.shift is None else _shifted(total, _channels(synapses.shift))
 
@@ -232,11 +234,30 @@ def _channels(values: Ints) -> Tensor:
     return torch.from_numpy(values)[:, None, None]
 
 
-def _max_pool(values: Tensor) -> Tensor:
-    """2x2, stride 2, ceil mode, exact: whole numbers below 2^53 pass through float64 unchanged."""
+def _padded(values: Tensor, window: Window, value: float = 0) -> Tensor:
+    """`values` with the padding of a window; a view where it has none."""
+    (top, left), (bottom, right) = window.before, window.after
+    sides = (left, right, top, bottom)
+    return torch.nn.functional.pad(values, sides, value=value) if any(sides) else values
+
+
+def _max_pool(values: Tensor, window: Window) -> Tensor:
+    """Exact: whole numbers below 2^53 pass through float64 unchanged."""
     dtype = torch.float32 if values.dtype == torch.uint8 else torch.float64
-    pooled = torch.nn.functional.max_pool2d(values.to(dtype), 2, ceil_mode=True)
+    padded = _padded(values.to(dtype), window, -torch.inf)
+    pooled = torch.nn.functional.max_pool2d(
+        padded, window.kernel, window.stride, dilation=window.dilation
+    )
     return pooled.to(values.dtype)
+
+
+def _sum_pool(values: Tensor, window: Window) -> Tensor:
+    """int32 sums."""
+    if window.covers(tuple(values.shape[1:])):  # pyright: ignore[reportArgumentType]
+        return values.sum((2, 3), keepdim=True, dtype=torch.int32)
+    padded = _padded(values.to(torch.float64), window)
+    mean = torch.nn.functional.avg_pool2d(padded, window.kernel, window.stride, divisor_override=1)
+    return mean.to(torch.int32)
 
 
 def _shifted(total: Tensor, shift: Tensor) -> Tensor:
@@ -319,18 +340,15 @@ def fan_out(synapses: Synapses, shape: Shape) -> Tensor:
     """Weights that an event at each position of an input of `shape` meets, int64 [H, W].
 
     >>> w = np.ones((2, 1, 3, 3), np.int8)
-    >>> fan_out(Synapses("conv", "z", w, padding=1), (1, 2, 3)).tolist()
+    >>> window = Window((3, 3), before=(1, 1), after=(1, 1))
+    >>> fan_out(Synapses("conv", "z", w, window=window), (1, 2, 3)).tolist()
     [[8, 12, 8], [8, 12, 8]]
     """
     if synapses.weight is None:
         return torch.ones(shape[1:], dtype=torch.int64)
-    out, rows, columns = synapses.sum_shape(shape)
-    taps = []
-    for size, reached, kernel in zip(
-        shape[1:], (rows, columns), synapses.weight.shape[2:], strict=True
-    ):
-        position = np.arange(reached)[:, None] * synapses.stride - synapses.padding
-        inside = (position + np.arange(kernel)).ravel()
-        inside = inside[(inside >= 0) & (inside < size)]
-        taps.append(torch.from_numpy(np.bincount(inside, minlength=size)))
-    return out * taps[0][:, None] * taps[1][None, :]
+    met = []
+    for axis, size in enumerate(shape[1:]):
+        taps = synapses.window.taps(axis, shape)
+        inside = taps[(taps >= 0) & (taps < size)]
+        met.append(torch.from_numpy(np.bincount(inside, minlength=size)))
+    return len(synapses.weight) // synapses.groups * met[0][:, None] * met[1][None, :]

@@ -24,14 +24,16 @@ import numpy as np
 from multispike.errors import InputError, invalid
 from multispike.export.layers import (
     IMAGE,
-    GlobalSum,
+    Concat,
     Layer,
     MaxPool,
     Merge,
     Neurons,
     Readout,
     Shape,
+    SumPool,
     Synapses,
+    Window,
 )
 from multispike.export.network import IntegerNetwork
 from multispike.export.validate import prove_float32
@@ -100,11 +102,14 @@ class _Writer:
                 raise invalid(name, f"a max-pool of {layer.source}", allowed)
             case MaxPool():
                 shape = self.network.outputs[layer.source].shape
-                return self.any_of(name, self.units[layer.source], shape)
-            case GlobalSum():
-                window = self.network.outputs[layer.source].shape[1:]
-                pool = self.nir.SumPool2d(np.array(window), np.array(window), np.zeros(2, int))
-                return [self.add(name, pool, self.units[layer.source])]
+                return self.any_of(name, self.units[layer.source], shape, layer.window)
+            case SumPool():
+                self.sums.add(name)
+                shape = self.network.outputs[layer.source].shape
+                node = self.sum_pool(name, shape, layer.window)
+                return [self.add(name, node, self.units[layer.source])]
+            case Concat():
+                raise invalid(name, "concatenation", "sums (NIR's nodes add what they read)")
             case Readout():
                 return [self.readout(layer)]
         what = layer.kind if isinstance(layer, Merge) else "fixed-point potentials"
@@ -114,7 +119,7 @@ class _Writer:
         """N thresholds on one sum, behind each of them the max-pool where there is one."""
         drive = [self.synapses(one) for one in layer.synapses]
         shape, bias = layer.shape, layer.bias.image()
-        if layer.sign is not None:
+        if layer.pool is not None and layer.sign is not None:
             if (layer.sign < 0).any():
                 raise invalid(layer.name, "a negative scale", "positive ones before a max-pool")
             (one,) = layer.synapses
@@ -128,20 +133,29 @@ class _Writer:
                 raise invalid(layer.name, f"a threshold of {largest}", f"< {EDGE_MAX} (float32)")
             node = self.nir.Threshold(np.broadcast_to(edges, shape).astype(np.float32))
             units.append(self.add(f"{layer.name}_level{k}", node, drive))
-        return units if layer.sign is None else self.any_of(f"{layer.name}_pool", units, shape)
+        if layer.pool is None:
+            return units
+        return self.any_of(f"{layer.name}_pool", units, shape, layer.pool)
 
-    def any_of(self, name: str, units: list[str], shape: Shape) -> list[str]:
-        """2x2 maximum of levels: per level, whether any in the window reached it."""
-        if any(size > 1 and size % 2 for size in shape[1:]):
-            raise invalid(name, shape, "even sizes (NIR's poolings drop an odd row or column)")
-        window = np.array([min(2, size) for size in shape[1:]])
-        half = np.full((shape[0], *(np.array(shape[1:]) // window)), 0.5, np.float32)
+    def any_of(self, name: str, units: list[str], shape: Shape, window: Window) -> list[str]:
+        """Maximum of levels: per level, whether any in the window reached it."""
+        half = np.full((shape[0], *window.reach(shape)), 0.5, np.float32)
         pooled = []
         for k, unit in enumerate(units, start=1):
-            pool = self.nir.SumPool2d(window, window, np.zeros(2, int))
-            summed = self.add(f"{name}_sum{k}", pool, [unit])
+            node = self.sum_pool(name, shape, window)
+            summed = self.add(f"{name}_sum{k}", node, [unit])
             pooled.append(self.add(f"{name}_any{k}", self.nir.Threshold(half), [summed]))
         return pooled
+
+    def sum_pool(self, name: str, shape: Shape, window: Window) -> Any:
+        """A pooling node; NIR pads both sides alike, and drops what is left at the end."""
+        alike = Window(window.kernel, window.stride, window.before, window.before)
+        if alike.reach(shape) != window.reach(shape) or window.dilation != (1, 1):
+            allowed = "even sizes (NIR's poolings drop an odd row or column), no dilation"
+            raise invalid(name, shape, allowed)
+        return self.nir.SumPool2d(
+            *(np.array(part) for part in (window.kernel, window.stride, window.before))
+        )
 
     def synapses(self, one: Synapses) -> str:
         """A convolution without bias, or an identity's scale."""
@@ -151,16 +165,19 @@ class _Writer:
             gain = np.broadcast_to(one.gain[:, None, None], shape).astype(np.float32)
             return self.add(one.name, self.nir.Scale(gain), sources)
         assert one.weight is not None
-        weight = one.weight.astype(np.float32)
+        window, weight = one.window, one.weight.astype(np.float32)
+        if window.before != window.after:
+            allowed = "the same on both sides (NIR has no other)"
+            raise invalid(one.name, f"padding {window.before} and {window.after}", allowed)
         zero = np.zeros(len(weight), np.float32)
-        node = self.nir.Conv2d(shape[1:], weight, one.stride, one.padding, 1, 1, zero)
-        return self.add(one.name, node, sources)
+        parts = (window.stride, window.before, window.dilation, one.groups, zero)
+        return self.add(one.name, self.nir.Conv2d(shape[1:], weight, *parts), sources)
 
     def readout(self, layer: Readout) -> str:
         """Integer logits."""
         (one,) = layer.synapses
         assert one.weight is not None
-        weight = one.weight[:, :, 0, 0].astype(np.float32)
+        weight = one.weight.reshape(len(one.weight), -1).astype(np.float32)
         shape = np.array(self.network.outputs[one.source].shape)
         flatten = self.nir.Flatten({"input": shape}, start_dim=0)
         flat = self.add("flatten", flatten, self.units[one.source])

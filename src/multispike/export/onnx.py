@@ -33,7 +33,7 @@ from multispike.errors import InputError, invalid
 from multispike.export.layers import (
     IMAGE,
     POTENTIAL_END,
-    GlobalSum,
+    Concat,
     Ints,
     Layer,
     MaxPool,
@@ -41,8 +41,9 @@ from multispike.export.layers import (
     Neurons,
     Potentials,
     Readout,
-    Shape,
+    SumPool,
     Synapses,
+    Window,
 )
 from multispike.export.network import IntegerNetwork
 from multispike.export.validate import prove_float32
@@ -226,12 +227,12 @@ class _Writer:
                 total = self.op(kind, [path, shortcut], f"{layer.name}/sum")
                 return self.quantised(total, layer.name)
             case MaxPool():
-                shape = self.network.outputs[layer.source].shape
-                return self.max_pool(self.values[layer.source], shape, layer.name)
-            case GlobalSum():
-                axes = self.constant("image_axes", np.array([2, 3], np.int64))
-                inputs = [self.value(layer.source), axes]
-                return self.op("ReduceSum", inputs, layer.name, keepdims=1)
+                return self.max_pool(self.values[layer.source], layer.window, layer.name)
+            case SumPool():
+                return self.sum_pool(layer)
+            case Concat():
+                parts = [self.values[part] for part in layer.parts]
+                return self.op("Concat", parts, layer.name, axis=1)
         raise TypeError(type(layer).__name__)
 
     def neurons(self, layer: Neurons) -> str:
@@ -276,12 +277,9 @@ class _Writer:
             self.bytes_weight(one, 1 / layer.step),
             self.constant(f"{one.name}/bias", bias.astype(np.float32)),
         ]
-        ratio = self.op("Conv", inputs, one.name, **self.geometry(one))
+        ratio = self.op("Conv", inputs, one.name, **geometry(one.window, one.groups))
         level = self.clipped(self.quantised(ratio, f"{layer.name}/q"), layer)
-        if layer.sign is None:
-            return level
-        reach = one.sum_shape(self.network.outputs[one.source].shape)
-        return self.max_pool(level, reach, f"{layer.name}/pool")
+        return self.max_pool(level, layer.pool, f"{layer.name}/pool") if layer.pool else level
 
     def drive(self, layer: Neurons | Potentials) -> str:
         """Bias plus the sum of all synapses."""
@@ -290,10 +288,8 @@ class _Writer:
             part = self.synapses(one, layer)
             total = part if total is None else self.op("Add", [total, part], f"{one.name}/sum")
         assert total is not None
-        if isinstance(layer, Neurons) and layer.sign is not None:
-            (one,) = layer.synapses
-            reach = one.sum_shape(self.network.outputs[one.source].shape)
-            total = self.max_pool(total, reach, f"{layer.name}/pool")
+        if isinstance(layer, Neurons) and layer.pool:
+            total = self.max_pool(total, layer.pool, f"{layer.name}/pool")
             sign = self.channels(f"{layer.name}/sign", layer.sign)
             total = self.op("Mul", [total, sign], f"{layer.name}/signed")
         image = layer.bias.image()[None].astype(np.float32)
@@ -310,7 +306,9 @@ class _Writer:
         if one.gain is not None:
             return self.op("Mul", [value, self.channels(f"{one.name}/gain", one.gain)], one.name)
         weight = self.weight(one)
-        total = self.op("Conv", [value, weight], one.name, still, **self.geometry(one))
+        total = self.op(
+            "Conv", [value, weight], one.name, still, **geometry(one.window, one.groups)
+        )
         if one.shift is None:
             return total
         scale = self.channels(f"{one.name}/scale", 0.5 ** one.shift.astype(np.float64))
@@ -336,9 +334,6 @@ class _Writer:
         ]
         return self.op("DequantizeLinear", inputs, f"{one.name}/weight", True, axis=0)
 
-    def geometry(self, one: Synapses) -> dict[str, Any]:
-        return {"pads": [one.padding] * 4, "strides": [one.stride] * 2}
-
     def channels(self, name: str, values: Any) -> str:
         """A constant a channel."""
         return self.constant(name, np.asarray(values).astype(np.float32)[None, :, None, None])
@@ -361,11 +356,20 @@ class _Writer:
         ]
         return self.op("Clip", [level, *ends], layer.name)
 
-    def max_pool(self, value: str, shape: Shape, name: str) -> str:
-        """2x2; windows are cut at an odd border, also where the image is but one pixel wide."""
-        window = [min(2, size) for size in shape[1:]]
-        odd = int(any(size % 2 for size in shape[1:]))
-        return self.op("MaxPool", [value], name, kernel_shape=window, strides=window, ceil_mode=odd)
+    def max_pool(self, value: str, window: Window, name: str) -> str:
+        """Windows are cut at the border."""
+        options = geometry(window)
+        return self.op("MaxPool", [value], name, kernel_shape=list(window.kernel), **options)
+
+    def sum_pool(self, layer: SumPool) -> str:
+        """Over the whole image at once, else as a convolution with ones."""
+        value, shape = self.value(layer.source), self.network.outputs[layer.source].shape
+        if layer.window.covers(shape):
+            axes = self.constant("image_axes", np.array([2, 3], np.int64))
+            return self.op("ReduceSum", [value, axes], layer.name, keepdims=1)
+        ones = np.ones((shape[0], 1, *layer.window.kernel), np.float32)
+        weight = self.constant(f"{layer.name}/ones", ones)
+        return self.op("Conv", [value, weight], layer.name, **geometry(layer.window, shape[0]))
 
     def readout(self, layer: Readout) -> None:
         """Sums of all timesteps times weights, plus T biases, in the float network's units."""
@@ -377,9 +381,20 @@ class _Writer:
             total = self.op("Add", [total, pooled], f"total{t}")
         flat = self.op("Flatten", [total], "flat")
         # In float32: OpenVINO would round the inputs of an 8-bit matrix product to 8 bits as well.
-        weight = self.constant(f"{one.name}/weight", one.weight[:, :, 0, 0].T.astype(np.float32))
+        matrix = one.weight.reshape(len(one.weight), -1).T.astype(np.float32)
+        weight = self.constant(f"{one.name}/weight", matrix)
         bias = layer.bias.values[0, 0] * self.network.timesteps
         total = self.op("MatMul", [flat, weight], "product")
         bias = self.constant("logits/bias", bias.astype(np.float32))
         unit = self.constant("logits/unit", np.float32(self.network.logit_scale))
         self.op("Mul", [self.op("Add", [total, bias], "sum"), unit], "logits")
+
+
+def geometry(window: Window, groups: int = 1) -> dict[str, Any]:
+    """A window as attributes; those at their defaults are left out."""
+    options: dict[str, Any] = {"pads": [*window.before, *window.after], "strides": window.stride}
+    if window.dilation != (1, 1):
+        options["dilations"] = window.dilation
+    if groups > 1:
+        options["group"] = groups
+    return options

@@ -1,42 +1,108 @@
-"""From a network of `create_model` to an integer one: which layers it becomes.
+"""A trained network as an integer one: made, compared with the float one, fine-tuned.
 
-How numbers are rounded, and in which units, is `folding`'s.
+How it is read is `graph`'s, how numbers are rounded `folding`'s. Where rounding costs accuracy, a
+short training takes its loss with the weights that `quantise` would write, and its gradient moves
+the unrounded ones (straight-through, Bengio et al. 2013, arXiv 1308.3432). Batch norm keeps its
+statistics, since it has been folded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from multispike.errors import InputError, invalid
-from multispike.export.folding import Drive, Floats, LayerBuilder, Signal, fold, identity, project
-from multispike.export.layers import GlobalSum, MaxPool, Merge, Shape, pooled_shape
+from multispike.datasets import DATASETS
+from multispike.datasets.dataset import Dataset
+from multispike.datasets.loader import BatchLoader
+from multispike.errors import RunError, invalid
+from multispike.export.folding import Floats
+from multispike.export.graph import Walk, batch_of, trace
+from multispike.export.layers import Shape
 from multispike.export.network import IntegerNetwork
-from multispike.models.blocks import ResidualBlock
-from multispike.models.network import Network
-from multispike.neurons import MultiLevelIF
+from multispike.progress import progress_bar
+from multispike.training.launch import augmentation_of, batch_size_of
+from multispike.training.run import Run
 
 
-def quantise(
-    model: Network,
-    mean: Sequence[float],
-    std: Sequence[float],
-    input_shape: Shape,
-    events: bool = False,
-) -> IntegerNetwork:
-    """The integer network of a trained `model`.
+class Quantiser:
+    """A network's graph, traced once, and the integers of the weights that it has at a time.
 
     Args:
-        model: of `create_model`, in evaluation mode or not (running statistics are used).
+        model: any module of the operations in `graph.RULES`, in evaluation mode or not (running
+            statistics are used); T is its `timesteps`, 1 if it has none.
         mean, std: one a channel; the model was trained on (pixel/255 - mean) / std.
         input_shape: (C, H, W) of the uint8 input.
         events: inputs are event frames [T, B, C, H, W].
 
     Raises:
         InputError: naming what integers can't carry, and what to do.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        input_shape: Shape,
+        events: bool = False,
+    ) -> None:
+        config = getattr(model, "config", {})
+        channels = config.get("in_channels", len(mean))
+        if len(input_shape) != 3 or input_shape[0] != channels or min(input_shape) < 1:
+            raise invalid("input_shape", input_shape, f"({channels}, H, W)")
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) != channels or not np.isfinite(values).all():
+                raise invalid(name, list(values), f"{channels} finite numbers")
+        if min(std) <= 0:
+            raise invalid("std", list(std), "numbers > 0")
+        self.model, self.input_shape, self.events = model, input_shape, events
+        self.mean, self.std = mean, std
+        self.arch = config.get("arch", type(model).__name__)
+        self.timesteps: int = getattr(model, "timesteps", 1)
+        steps = (self.timesteps,) if events else ()
+        like = next(model.parameters(), torch.zeros(()))
+        sample = like.new_zeros(*steps, batch_of(self.timesteps), *input_shape)
+        self.program = trace(model, sample)
+
+    def walk(self) -> Walk:
+        """The layers of the present weights."""
+        for name, value in self.model.state_dict().items():
+            if value.is_floating_point() and not value.isfinite().all():
+                raise invalid(name, "NaN or infinite values", "finite numbers")
+        sizes = (self.input_shape, self.timesteps, self.mean, self.std)
+        return Walk(self.model, self.program, *sizes)
+
+    def network(self) -> IntegerNetwork:
+        """The integer network of the present weights."""
+        walk = self.walk()
+        return IntegerNetwork(
+            arch=self.arch,
+            input_shape=self.input_shape,
+            timesteps=self.timesteps,
+            events=self.events,
+            layers=tuple(walk.builder.layers),
+            logit_scale=walk.logit_unit,
+        )
+
+    def rounded_weights(self) -> dict[str, Floats]:
+        """Convolutions' and linear layers' own weights as the integers have them, by the name of
+        the parameter; linear ones are [No, C, H, W] of what they read."""
+        return self.walk().builder.rounded
+
+
+def quantise(
+    model: nn.Module,
+    mean: Sequence[float],
+    std: Sequence[float],
+    input_shape: Shape,
+    events: bool = False,
+) -> IntegerNetwork:
+    """The integer network of a trained `model`; arguments and errors as of `Quantiser`.
 
     >>> from multispike.models import create_model
     >>> model = create_model("sparse_resnet20", in_channels=1)
@@ -44,129 +110,145 @@ def quantise(
     >>> network.forward(np.zeros((2, 1, 8, 8), np.uint8)).shape
     (2, 10)
     """
-    _refuse(model)
-    for name, value in model.state_dict().items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise invalid(name, "NaN or infinite values", "finite numbers")
-    channels = model.config["in_channels"]
-    if len(input_shape) != 3 or input_shape[0] != channels or min(input_shape) < 1:
-        raise invalid("input_shape", input_shape, f"({channels}, H, W)")
-    for name, values in (("mean", mean), ("std", std)):
-        if len(values) != channels or not np.isfinite(values).all():
-            raise invalid(name, list(values), f"{channels} finite numbers")
-    if min(std) <= 0:
-        raise invalid("std", list(std), "numbers > 0")
-    walker = _Walker(model, mean, std, input_shape)
-    return IntegerNetwork(
-        arch=model.config["arch"],
-        input_shape=input_shape,
-        timesteps=model.timesteps,
-        events=events,
-        layers=tuple(walker.builder.layers),
-        logit_scale=walker.logit_unit / model.timesteps,
-    )
+    return Quantiser(model, mean, std, input_shape, events).network()
 
 
-def rounded_weights(
-    model: Network, mean: Sequence[float], std: Sequence[float], input_shape: Shape
-) -> dict[str, Floats]:
-    """Each convolution's and linear layer's own weights as `quantise` rounds them, by name.
+@dataclass(frozen=True)
+class Accuracy:
+    """Shares in [0, 1] of `images` test samples.
 
-    Arguments and errors as for `quantise`. Linear weights are [No, Ni, 1, 1].
+    Attributes:
+        float, integer: classified rightly by each network.
+        same_class: on which both networks agree, right or wrong.
     """
-    _refuse(model)
-    return _Walker(model, mean, std, input_shape).builder.rounded
+
+    images: int
+    float: float
+    integer: float
+    same_class: float
 
 
-class _Walker:
-    """Walks a `Network` in execution order: the one place that knows its classes."""
+def quantise_run(run: Run) -> IntegerNetwork:
+    """The integer network of a run.
 
-    def __init__(
-        self, model: Network, mean: Sequence[float], std: Sequence[float], input_shape: Shape
-    ) -> None:
-        neurons = [module for module in model.modules() if isinstance(module, MultiLevelIF)]
-        self.builder = LayerBuilder(input_shape, model.timesteps, mean, std, neurons)
-        drive = self.run("stem", model.stem, self.builder.image)
-        assert isinstance(drive, Drive)
-        if isinstance(model.encoder, nn.Identity):
-            encoded = self.builder.potentials("stem", [drive])
-        else:
-            encoded = self.run("encoder", model.encoder, drive)
-        body = self.run("body", model.body, encoded)
-        assert isinstance(body, Signal)
-        channels, *size = body.shape
-        mean_worth = body.worth / (size[0] * size[1])
-        pool = self.builder.add(GlobalSum("pool", (channels, 1, 1), body.name), mean_worth)
-        logits = self.run("classifier", model.classifier, pool)
-        assert isinstance(logits, Drive)
-        self.logit_unit = self.builder.readout(logits)
-
-    def run(self, name: str, module: nn.Module, x: Signal | Drive) -> Signal | Drive:
-        """`module` applied to x."""
-        match module:
-            case nn.Sequential():
-                for child, part in module.named_children():
-                    x = self.run(f"{name}.{child}", part, x)
-                return x
-            case nn.Identity():
-                return x
-            case ResidualBlock():
-                assert isinstance(x, Signal)
-                return self.block(name, module, x)
-            case nn.Conv2d() | nn.Linear():
-                assert isinstance(x, Signal)
-                return project(name, module, x)
-            case nn.BatchNorm2d():
-                assert isinstance(x, Drive)
-                return fold(module, x)
-            case nn.MaxPool2d() if isinstance(x, Drive):
-                return replace(x, shape=pooled_shape(x.shape), pools=True)
-            case nn.MaxPool2d():
-                assert isinstance(x, Signal)
-                return self.builder.add(MaxPool(name, pooled_shape(x.shape), x.name), x.worth)
-            case MultiLevelIF():
-                drive = x if isinstance(x, Drive) else identity(f"{name}.input", x)
-                return self.builder.neurons(name, module, [drive])
-        raise invalid(name, type(module).__name__, "the layers of `create_model`'s networks")
-
-    def block(self, name: str, block: ResidualBlock, x: Signal) -> Signal:
-        """A residual block of any family; what meets at its sum tells which."""
-        merge = f"{name}.merge"
-        path = self.run(f"{name}.path", block.path, x)
-        shortcut = self.run(f"{name}.shortcut", block.shortcut, x)
-        after = block.after if isinstance(block.after, MultiLevelIF) else None
-        if isinstance(path, Signal):
-            assert isinstance(shortcut, Signal)
-            if not np.array_equal(path.worth, shortcut.worth):
-                allowed = "one on both sides of a sum"
-                raise InputError(f"{merge}: got two thresholds, allowed: {allowed}")
-            if after is None:
-                names = path.name, shortcut.name
-                layer = Merge(merge, path.shape, block.merge.kind, *names)
-                return self.builder.add(layer, path.worth)
-            path = identity(f"{merge}.path", path)
-        if isinstance(shortcut, Signal):
-            shortcut = identity(f"{merge}.shortcut", shortcut)
-        if after is None:
-            return self.builder.potentials(merge, [path, shortcut])
-        return self.builder.neurons(f"{name}.after", after, [path, shortcut])
+    Raises:
+        InputError: naming what integers can't carry, and what to do.
+    """
+    data = run.data
+    known = DATASETS.get(data["name"])
+    events = known.events if known else data.get("events", False)
+    return quantise(run.network, data["mean"], data["std"], tuple(data["input_shape"]), events)
 
 
-def _refuse(model: Network) -> None:
-    """Raise `InputError` for networks that integers can't carry, before any work."""
-    if not isinstance(model, Network):
-        raise invalid("model", type(model).__name__, "a network of `create_model`")
-    if model.config["neuron"] == "relu":
-        raise InputError(
-            "neuron: got 'relu', allowed: 'binary', 'multilevel' (an ANN's activations are no"
-            " events: train with one of those, or export the ANN itself to ONNX)"
-        )
-    levels = model.config["levels"]
-    for name, module in model.named_modules():
-        if levels > 1 and isinstance(module, ResidualBlock) and module.merge.kind != "add":
-            raise InputError(
-                f"levels: got {levels}, allowed: 1 ({module.merge.kind} of {name}"
-                " is logic on binary spikes; graded ones it takes out of the integers: use ADD)"
+def compare(run: Run, integer: IntegerNetwork, loader: BatchLoader) -> Accuracy:
+    """The float and the integer network on all samples of `loader`, which keeps their order.
+
+    Shows a progress bar on a terminal.
+    """
+    done = floats = integers = same = 0
+    with progress_bar(True) as bar, torch.inference_mode():
+        task = bar.add_task("measuring the integer network", total=len(loader.split))
+        for inputs, labels in loader:
+            pixels = loader.split.inputs[done : done + len(labels)]
+            exact = torch.from_numpy(integer.forward(as_input(integer, pixels))).argmax(1)
+            rough = run.network(inputs).argmax(1)
+            floats += int((rough == labels).sum())
+            integers += int((exact == labels).sum())
+            same += int((rough == exact).sum())
+            done += len(labels)
+            bar.update(task, completed=done)
+    return Accuracy(done, floats / done, integers / done, same / done)
+
+
+def as_input(integer: IntegerNetwork, samples: Tensor) -> Tensor:
+    """A split's samples as the network takes them: event frames [B, T, ...] as [T, B, ...]."""
+    return samples.transpose(0, 1) if integer.events else samples
+
+
+def finetune_run(run: Run, dataset: Dataset, epochs: int) -> list[float]:
+    """Fine-tune `run.network` in place on the run's own training samples, augmented as they were.
+
+    Shows a progress bar on a terminal.
+
+    Returns:
+        The loss of every batch.
+
+    Raises:
+        RunError: where the loss is no longer finite.
+    """
+    loader = BatchLoader(
+        dataset.train, batch_size_of(run.config, len(dataset.train)),
+        augmentation=augmentation_of(run.config, dataset), shuffle=True, drop_last=True,
+        seed=run.config.seed, mean=run.data["mean"], std=run.data["std"],
+        channels_last=run.config.channels_last, num_classes=dataset.num_classes,
+    )  # fmt: skip
+
+    with progress_bar(True) as bar:
+        task = bar.add_task("fine-tuning", total=epochs * len(loader))
+
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            for epoch in range(epochs):
+                loader.set_epoch(epoch)
+                for batch in loader:
+                    yield batch
+                    bar.advance(task)
+
+        shape = tuple(run.data["input_shape"])
+        return finetune(run.network, batches(), run.data["mean"], run.data["std"], shape)
+
+
+def finetune(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    mean: Sequence[float],
+    std: Sequence[float],
+    input_shape: Shape,
+    lr: float = 1e-3,
+) -> list[float]:
+    """Train `model` in place for one pass over `batches`.
+
+    Args:
+        model: trained; left in evaluation mode.
+        batches: (inputs, labels), inputs normalised, as in training.
+        mean, std, input_shape: as for `quantise`.
+        lr: of SGD with momentum 0.9; a tenth of the training's, or less.
+
+    Returns:
+        The loss of every batch.
+
+    Raises:
+        InputError: as `quantise`.
+        RunError: where the loss is no longer finite.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr, momentum=0.9)
+    model.eval()
+    quantiser = Quantiser(model, mean, std, input_shape)
+    losses = []
+    for step, (inputs, labels) in enumerate(batches):
+        optimizer.zero_grad()
+        with _rounded(model, quantiser.rounded_weights()):
+            loss = torch.nn.functional.cross_entropy(model(inputs), labels)
+            loss.backward()
+        losses.append(loss.item())
+        if not torch.isfinite(loss):
+            raise RunError(
+                f"finetune: got a loss of {losses[-1]} in step {step}, allowed: a finite one"
+                " (export without --finetune, or from another --checkpoint)"
             )
-    if levels > 255:
-        raise invalid("levels", levels, "at most 255: one byte a level")
+        optimizer.step()
+    return losses
+
+
+@contextmanager
+def _rounded(model: nn.Module, rounded: dict[str, Floats]) -> Iterator[None]:
+    """The model with its weights rounded."""
+    exact = {name: model.get_parameter(name).data for name in rounded}
+    try:
+        for name, values in rounded.items():
+            parameter = model.get_parameter(name)
+            parameter.data = torch.from_numpy(values).to(parameter).view_as(parameter)
+        yield
+    finally:
+        for name, values in exact.items():
+            model.get_parameter(name).data = values

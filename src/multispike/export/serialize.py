@@ -1,12 +1,12 @@
 """Integer networks on disk: one zip (npz) of plain arrays and a JSON description, no pickle.
 
-    network.json      uint8 array with UTF-8 JSON: {"format", "arch", "input_shape", "timesteps",
-                      "events", "logit_scale", "layers": [{"type": "Neurons", ...}, ...]}; where a
-                      field holds an array, the JSON has {"array": KEY}
+    network.json      uint8 array with UTF-8 JSON: {"format", and the fields of `IntegerNetwork`,
+                      "layers": [{"type": "Neurons", ...}, ...]}; where a field holds an array, the
+                      JSON has {"array": KEY}
     KEY.npy           one array each; KEY is its place in the JSON, "layers/3/synapses/0/weight"
 
 Reading checks the zip's checksums, every field against the type that declares it, and the whole
-network as if it had just been made (`checks`): a damaged file is refused, never run.
+network as if it had just been made (`validate`): a damaged file is refused, never run.
 """
 
 from __future__ import annotations
@@ -22,22 +22,14 @@ from typing import Any, get_args, get_origin, get_type_hints
 import numpy as np
 
 from multispike.errors import InputError, invalid
-from multispike.export.layers import (
-    GlobalSum,
-    MaxPool,
-    Merge,
-    Neurons,
-    Potentials,
-    Readout,
-)
+from multispike.export import layers
 from multispike.export.network import IntegerNetwork
 from multispike.files import replacing
 
-FORMAT = "multispike-integer-1"
+FORMAT = "multispike-integer-2"
+_FIRST = "multispike-integer-1"
 _HEADER = "network.json"
-_LAYERS = {
-    kind.__name__: kind for kind in (Neurons, Potentials, Merge, MaxPool, GlobalSum, Readout)
-}
+_KINDS = ("Neurons", "Potentials", "Merge", "MaxPool", "SumPool", "Concat", "Readout")
 _DAMAGE = (
     *(OSError, EOFError, MemoryError, ValueError, KeyError, AttributeError),
     # What zipfile raises for a method, a version and an encryption that it doesn't know, and zlib.
@@ -49,18 +41,7 @@ _DAMAGE = (
 def save(network: IntegerNetwork, path: str | os.PathLike[str]) -> None:
     """Write `network` to `path`, whole or not at all."""
     arrays: dict[str, np.ndarray] = {}
-    header = {
-        "format": FORMAT,
-        "arch": network.arch,
-        "input_shape": network.input_shape,
-        "timesteps": network.timesteps,
-        "events": network.events,
-        "logit_scale": network.logit_scale,
-        "layers": [
-            {"type": type(layer).__name__, **_pack(layer, f"layers/{index}", arrays)}
-            for index, layer in enumerate(network.layers)
-        ],
-    }
+    header = {"format": FORMAT, **_pack(network, "", arrays)}
     arrays[_HEADER] = np.frombuffer(json.dumps(header).encode(), np.uint8)
     with replacing(path) as temporary, open(temporary, "wb") as stream:
         np.savez(stream, allow_pickle=False, **arrays)  # pyright: ignore[reportArgumentType]
@@ -81,23 +62,35 @@ def load(path: str | os.PathLike[str]) -> IntegerNetwork:
         raise InputError(f"path: got {str(path)!r}, allowed: an existing file") from None
     except _DAMAGE as error:
         raise InputError(f"path: got {str(path)!r}, damaged or no {FORMAT}: {error}") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        found = header.get("format") if isinstance(header, dict) else header
+    found = header.pop("format", None) if isinstance(header, dict) else header
+    if found not in (FORMAT, _FIRST):
         raise invalid("format", found, FORMAT)
     try:
-        made = [_unpack(_LAYERS[layer.pop("type")], layer, arrays) for layer in header["layers"]]
-        return IntegerNetwork(
-            arch=str(header["arch"]),
-            input_shape=tuple(int(size) for size in header["input_shape"]),  # pyright: ignore[reportArgumentType]
-            timesteps=int(header["timesteps"]),
-            events=bool(header["events"]),
-            layers=tuple(made),
-            logit_scale=float(header["logit_scale"]),
-        )
+        if found == _FIRST:
+            _upgrade(header, arrays)
+        return _unpack(IntegerNetwork, header, arrays)
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise InputError(f"path: got {str(path)!r}, contradicts itself: {error!r}") from error
+
+
+def _upgrade(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """A description of the first format, which had square windows, 2x2 max-pools and sums over
+    the whole image only, as one of this."""
+    shapes = {layers.IMAGE: header["input_shape"]}
+    halving = dataclasses.asdict(layers.HALVING)
+    for layer in header["layers"]:
+        shapes[layer["name"]] = layer["shape"]
+        for one in layer.get("synapses", ()):
+            kernel = (1, 1) if one["weight"] is None else arrays[one["weight"]["array"]].shape[2:]
+            stride, padding = [one.pop("stride")] * 2, [one.pop("padding")] * 2
+            window = {"kernel": kernel, "stride": stride, "before": padding, "after": padding}
+            one["window"] = window
+        if layer.get("sign") is not None:
+            layer["pool"] = halving
+        if layer["type"] == "GlobalSum":
+            layer |= {"type": "SumPool", "window": {"kernel": shapes[layer["source"]][1:]}}
 
 
 def _pack(value: Any, place: str, arrays: dict[str, np.ndarray]) -> Any:
@@ -106,9 +99,10 @@ def _pack(value: Any, place: str, arrays: dict[str, np.ndarray]) -> Any:
         arrays[place] = value
         return {"array": place}
     if dataclasses.is_dataclass(value):
-        return {
-            field.name: _pack(getattr(value, field.name), f"{place}/{field.name}", arrays)
-            for field in dataclasses.fields(value)
+        kind = {"type": type(value).__name__} if isinstance(value, layers.Layer) else {}
+        parts = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+        return kind | {
+            name: _pack(part, f"{place}/{name}".lstrip("/"), arrays) for name, part in parts
         }
     if isinstance(value, tuple):
         return [_pack(item, f"{place}/{index}", arrays) for index, item in enumerate(value)]
@@ -119,9 +113,7 @@ def _unpack(kind: Any, value: Any, arrays: dict[str, np.ndarray]) -> Any:
     """The object of type `kind` that `_pack` wrote as `value`."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is types.UnionType:
-        if value is None and type(None) in arguments:
-            return None
-        return _unpack(arguments[0], value, arrays)
+        return None if value is None else _unpack(arguments[0], value, arrays)
     if origin is np.ndarray:
         array = arrays[value["array"]]
         wanted = get_args(arguments[1])[0]
@@ -129,9 +121,10 @@ def _unpack(kind: Any, value: Any, arrays: dict[str, np.ndarray]) -> Any:
             raise TypeError(f"{value['array']}: {array.dtype}, not {wanted.__name__}")
         return array
     if origin is tuple:
-        one = arguments[0]
-        return tuple(_unpack(one, item, arrays) for item in value)
+        return tuple(_unpack(arguments[0], item, arrays) for item in value)
     if dataclasses.is_dataclass(kind):
+        if kind is layers.Layer:
+            kind = getattr(layers, _KINDS[_KINDS.index(value.pop("type"))])
         hints = get_type_hints(kind)
         return kind(**{name: _unpack(hints[name], item, arrays) for name, item in value.items()})  # pyright: ignore[reportCallIssue]
     if not isinstance(value, kind):

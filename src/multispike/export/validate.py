@@ -15,7 +15,6 @@ from multispike.errors import InputError, invalid
 from multispike.export.layers import (
     IMAGE,
     Driven,
-    GlobalSum,
     Layer,
     Merge,
     Neurons,
@@ -24,6 +23,7 @@ from multispike.export.layers import (
     Readout,
     Requirement,
     Shape,
+    SumPool,
     outputs_of,
 )
 
@@ -150,7 +150,7 @@ def prove_float32(layers: Sequence[Layer], outputs: Mapping[str, Output], timest
     """
     sums = prove([_without_dense(layer, outputs) for layer in layers], outputs, timesteps)
     for layer in layers:
-        if isinstance(layer, GlobalSum):
+        if isinstance(layer, SumPool):
             sums[layer.name] = timesteps * outputs[layer.name].largest
         if isinstance(layer, Neurons):
             ratio = (layer.levels + 1) * int(layer.step.max())

@@ -83,93 +83,102 @@ static void accumulate(int32_t *restrict v, const int8_t *restrict weight, int32
         v[c] += weight[c] * value;
 }
 
-#ifndef DENSE
-/* One event at (x, y) adds its weights to every potential that its kernel reaches. Of the kernel
- * positions only each `stride`-th meets an output; the first one does so at (y + padding) / stride
- * and each next one a row before. */
-static void scatter(int32_t *v, const conv_t *conv, const int8_t *weight, int y, int x, int value)
+/* The first of a kernel's taps that meets the input at `at`, counted with the padding, or `step`: from
+ * there on, each step-th does. */
+static int first_tap(int at, int stride, int dilation, int step)
 {
-    const int channels = conv->out.channels;
-    const int first_row = (y + conv->padding) / conv->stride;
-    const int first_column = (x + conv->padding) / conv->stride;
-    int row = first_row;
-    for (int ky = (y + conv->padding) % conv->stride; ky < conv->kernel_rows && row >= 0;
-         ky += conv->stride, --row) {
+    int tap = 0;
+    while (tap < step && (at - tap * dilation) % stride != 0)
+        ++tap;
+    return tap;
+}
+
+/* One event at (y, x) adds its weights to every potential that its kernel reaches. */
+static void scatter(int32_t *v, const conv_t *conv, const int8_t *weight, int y, int x, int32_t value)
+{
+    const window_t *w = &conv->window;
+    const pair_t step = conv->tap_step, drop = conv->place_step;
+    const int run = conv->out.channels / conv->groups;
+    const int at_row = y + w->before.rows, at_column = x + w->before.columns;
+    const int first_row = first_tap(at_row, w->stride.rows, w->dilation.rows, step.rows);
+    const int first = first_tap(at_column, w->stride.columns, w->dilation.columns, step.columns);
+    const int last = (at_column - first * w->dilation.columns) / w->stride.columns;
+    int row = (at_row - first_row * w->dilation.rows) / w->stride.rows;
+    if (first == step.columns || first_row == step.rows)
+        return;
+    for (int ky = first_row; ky < w->kernel.rows && row >= 0; ky += step.rows, row -= drop.rows) {
         if (row >= conv->out.rows)
             continue;
-        int column = first_column;
-        for (int kx = (x + conv->padding) % conv->stride; kx < conv->kernel_columns && column >= 0;
-             kx += conv->stride, --column) {
+        int column = last;
+        for (int kx = first; kx < w->kernel.columns && column >= 0;
+             kx += step.columns, column -= drop.columns) {
             if (column >= conv->out.columns)
                 continue;
-            accumulate(v + (row * conv->out.columns + column) * channels,
-                       weight + (ky * conv->kernel_columns + kx) * channels, value, channels);
-            COUNT_SYNAPSES(conv->id, 0, channels);
+            accumulate(v + (row * conv->out.columns + column) * conv->out.channels,
+                       weight + (ky * w->kernel.columns + kx) * run, value, run);
+            COUNT_SYNAPSES(conv->id, 0, run);
         }
     }
-    COUNT_SYNAPSES(conv->id, value, 0);
 }
 
-void conv_events(int32_t *v, const conv_t *conv, const uint8_t *z)
-{
-    const int fan = conv->kernel_rows * conv->kernel_columns * conv->out.channels;
-    for (int y = 0; y < conv->in.rows; ++y)
-        for (int x = 0; x < conv->in.columns; ++x)
-            for (int c = 0; c < conv->in.channels; ++c, ++z)
-                if (*z != 0)
-                    scatter(v, conv, conv->weight + c * fan, y, x, *z);
-}
+#define DEFINE_SCATTER(name, type)                                                                 \
+    void name(int32_t *v, const conv_t *conv, const type *in)                                      \
+    {                                                                                              \
+        const int run = conv->out.channels / conv->groups;                                         \
+        const int fan = conv->window.kernel.rows * conv->window.kernel.columns * run;              \
+        const int members = conv->in.channels / conv->groups;                                      \
+        for (int y = 0; y < conv->in.rows; ++y)                                                    \
+            for (int x = 0; x < conv->in.columns; ++x) {                                           \
+                const int8_t *weight = conv->weight;                                               \
+                for (int g = 0; g < conv->groups; ++g)                                             \
+                    for (int c = 0; c < members; ++c, ++in, weight += fan)                         \
+                        if (*in != 0) {                                                            \
+                            scatter(v + g * run, conv, weight, y, x, *in);                         \
+                            COUNT_SYNAPSES(conv->id, *in, 0);                                      \
+                        }                                                                          \
+            }                                                                                      \
+    }
 
+/* All inputs of the output at (row, column), zero or not, one after the other. */
+#define DEFINE_GATHER(name, type)                                                                  \
+    static void gather_##name(int32_t *v, const conv_t *conv, const type *in, int row, int column) \
+    {                                                                                              \
+        const window_t *w = &conv->window;                                                         \
+        const int run = conv->out.channels / conv->groups;                                         \
+        const int members = conv->in.channels / conv->groups;                                      \
+        const int taps = w->kernel.rows * w->kernel.columns;                                       \
+        for (int tap = 0; tap < taps; ++tap) {                                                     \
+            const int y = row * w->stride.rows - w->before.rows                                    \
+                          + tap / w->kernel.columns * w->dilation.rows;                            \
+            const int x = column * w->stride.columns - w->before.columns                           \
+                          + tap % w->kernel.columns * w->dilation.columns;                         \
+            if (y < 0 || y >= conv->in.rows || x < 0 || x >= conv->in.columns)                     \
+                continue;                                                                          \
+            const type *input = in + (y * conv->in.columns + x) * conv->in.channels;               \
+            const int8_t *weight = conv->weight + tap * run;                                       \
+            for (int g = 0; g < conv->groups; ++g)                                                 \
+                for (int c = 0; c < members; ++c, ++input, weight += taps * run) {                 \
+                    accumulate(v + g * run, weight, *input, run);                                  \
+                    COUNT_SYNAPSES(conv->id, 0, *input != 0 ? run : 0);                            \
+                }                                                                                  \
+        }                                                                                          \
+    }                                                                                              \
+    void name(int32_t *v, const conv_t *conv, const type *in)                                      \
+    {                                                                                              \
+        for (int row = 0; row < conv->out.rows; ++row)                                             \
+            for (int column = 0; column < conv->out.columns; ++column, v += conv->out.channels)    \
+                gather_##name(v, conv, in, row, column);                                           \
+        for (int i = 0; i < shape_size(conv->in); ++i)                                             \
+            COUNT_SYNAPSES(conv->id, in[i], 0);                                                    \
+    }
+
+#ifdef DENSE
+DEFINE_GATHER(conv_events, uint8_t)
 #else
-void conv_events(int32_t *v, const conv_t *conv, const uint8_t *z)
-{
-    const int channels = conv->out.channels;
-    const int taps = conv->kernel_rows * conv->kernel_columns;
-    for (int row = 0; row < conv->out.rows; ++row)
-        for (int column = 0; column < conv->out.columns; ++column, v += channels)
-            for (int tap = 0; tap < taps; ++tap) {
-                const int y = row * conv->stride - conv->padding + tap / conv->kernel_columns;
-                const int x = column * conv->stride - conv->padding + tap % conv->kernel_columns;
-                if (y < 0 || y >= conv->in.rows || x < 0 || x >= conv->in.columns)
-                    continue;
-                const uint8_t *input = z + (y * conv->in.columns + x) * conv->in.channels;
-                for (int c = 0; c < conv->in.channels; ++c) {
-                    accumulate(v, conv->weight + (c * taps + tap) * channels, input[c], channels);
-                    COUNT_SYNAPSES(conv->id, 0, channels);
-                }
-            }
-}
+DEFINE_SCATTER(conv_events, uint8_t)
 #endif
-
-/* Potentials are dense, so the shortcut convolution of MS-ResNet skips nothing. It is 1x1. */
-void conv_potentials(int32_t *v, const conv_t *conv, const int16_t *p)
-{
-    const int channels = conv->out.channels;
-    for (int row = 0; row < conv->out.rows; ++row)
-        for (int column = 0; column < conv->out.columns; ++column, v += channels) {
-            const int pixel = (row * conv->in.columns + column) * conv->stride;
-            for (int c = 0; c < conv->in.channels; ++c) {
-                const int16_t value = p[pixel * conv->in.channels + c];
-                accumulate(v, conv->weight + c * channels, value, channels);
-                COUNT_SYNAPSES(conv->id, 0, value != 0 ? channels : 0);
-            }
-        }
-#ifdef COUNT
-    /* Also where the stride passes by an input, it is one. */
-    for (int i = 0; i < shape_size(conv->in); ++i)
-        COUNT_SYNAPSES(conv->id, p[i], 0);
-#endif
-}
-
-void linear_sums(int32_t *v, const conv_t *linear, const int32_t *sums)
-{
-    const int channels = linear->out.channels;
-    for (int c = 0; c < linear->in.channels; ++c)
-        if (sums[c] != 0) {
-            accumulate(v, linear->weight + c * channels, sums[c], channels);
-            COUNT_SYNAPSES(linear->id, sums[c], channels);
-        }
-}
+DEFINE_GATHER(conv_potentials, int16_t) /* they are seldom 0 */
+DEFINE_SCATTER(conv_sums, int32_t)
 
 void add_levels(int32_t *v, const identity_t *identity, const uint8_t *z)
 {
@@ -265,33 +274,46 @@ void merge_iand(uint8_t *z, const uint8_t *path, const uint8_t *shortcut, shape_
         z[i] = !path[i] && shortcut[i];
 }
 
-/* An odd last row or column makes a window of its own. Output never overtakes input, hence the two
- * may be one buffer. */
-#define DEFINE_MAX_POOL(name, type)                                                                \
-    void name(type *out, const type *in, shape_t shape)                                            \
+#define DEFINE_PLACE(name, type)                                                                   \
+    void name(type *out, const type *in, shape_t shape, int channels, int first)                   \
     {                                                                                              \
-        for (int y = 0; y < shape.rows; y += 2)                                                    \
-            for (int x = 0; x < shape.columns; x += 2)                                             \
-                for (int c = 0; c < shape.channels; ++c) {                                         \
-                    type most = in[(y * shape.columns + x) * shape.channels + c];                  \
-                    for (int i = y; i < y + 2 && i < shape.rows; ++i)                              \
-                        for (int j = x; j < x + 2 && j < shape.columns; ++j) {                     \
-                            const type one = in[(i * shape.columns + j) * shape.channels + c];     \
-                            most = one > most ? one : most;                                        \
+        for (int i = 0; i < shape.rows * shape.columns; ++i)                                       \
+            for (int c = 0; c < shape.channels; ++c)                                               \
+                out[i * channels + first + c] = *in++;                                             \
+    }
+
+DEFINE_PLACE(place_levels, uint8_t)
+DEFINE_PLACE(place_potentials, int16_t)
+DEFINE_PLACE(place_sums, int32_t)
+
+/* `update` puts each input inside, `one`, to what is `found`. Where windows neither overlap nor begin
+ * beyond the image, output never overtakes input: the two may be one buffer. */
+#define DEFINE_POOL(name, to, from, start, update)                                                 \
+    void name(to *out, const from *in, const pool_t *pool)                                         \
+    {                                                                                              \
+        const window_t *w = &pool->window;                                                         \
+        const int channels = pool->in.channels;                                                    \
+        for (int row = 0; row < pool->out.rows; ++row)                                             \
+            for (int column = 0; column < pool->out.columns; ++column)                             \
+                for (int c = 0; c < channels; ++c) {                                               \
+                    const int top = row * w->stride.rows - w->before.rows;                         \
+                    const int left = column * w->stride.columns - w->before.columns;               \
+                    to found = start;                                                              \
+                    for (int ky = 0; ky < w->kernel.rows; ++ky)                                    \
+                        for (int kx = 0; kx < w->kernel.columns; ++kx) {                           \
+                            const int y = top + ky * w->dilation.rows;                             \
+                            const int x = left + kx * w->dilation.columns;                         \
+                            if (y < 0 || y >= pool->in.rows || x < 0 || x >= pool->in.columns)     \
+                                continue;                                                          \
+                            const from one = in[(y * pool->in.columns + x) * channels + c];        \
+                            update;                                                                \
                         }                                                                          \
-                    *out++ = most;                                                                 \
+                    *out++ = found;                                                                \
                 }                                                                                  \
     }
 
-DEFINE_MAX_POOL(max_pool, uint8_t)
-DEFINE_MAX_POOL(max_pool_potentials, int16_t)
-DEFINE_MAX_POOL(max_pool_drive, int32_t)
-
-void global_sum(int32_t *sums, const uint8_t *z, shape_t shape)
-{
-    for (int c = 0; c < shape.channels; ++c)
-        sums[c] = 0;
-    for (int i = 0; i < shape.rows * shape.columns; ++i)
-        for (int c = 0; c < shape.channels; ++c)
-            sums[c] += *z++;
-}
+DEFINE_POOL(max_pool, uint8_t, uint8_t, 0, found = one > found ? one : found)
+DEFINE_POOL(max_pool_potentials, int16_t, int16_t, INT16_MIN, found = one > found ? one : found)
+DEFINE_POOL(max_pool_drive, int32_t, int32_t, INT32_MIN, found = one > found ? one : found)
+DEFINE_POOL(sum_pool, int32_t, uint8_t, 0, found += one)
+DEFINE_POOL(sum_pool_sums, int32_t, int32_t, 0, found += one)

@@ -15,12 +15,25 @@ typedef struct {
     int channels, rows, columns;
 } shape_t;
 
-/* Synapses. weight is [in.channels][kernel_rows][kernel_columns][out.channels], so that one event
- * adds whole runs of weights; gain, for an identity, is [channels]. id indexes the counters. */
+typedef struct {
+    int rows, columns;
+} pair_t;
+
+/* Where a kernel stands: its place (0, 0) begins `before` above and left of the image, each next one
+ * a stride on, its taps a dilation apart. */
+typedef struct {
+    pair_t kernel, stride, before, dilation;
+} window_t;
+
+/* Synapses. weight is [in.channels][kernel.rows][kernel.columns][out.channels / groups], so that one
+ * event adds whole runs of weights; of the taps that an event may meet, each tap_step-th is met,
+ * place_step places before. gain, for an identity, is [channels]. id indexes the counters. */
 typedef struct {
     int id;
     shape_t in, out;
-    int kernel_rows, kernel_columns, stride, padding;
+    window_t window;
+    pair_t tap_step, place_step;
+    int groups;
     const int8_t *weight;
 } conv_t;
 
@@ -47,6 +60,11 @@ typedef struct {
     int levels;
 } neurons_t;
 
+typedef struct {
+    shape_t in, out;
+    window_t window;
+} pool_t;
+
 int shape_size(shape_t shape);
 
 /* Input [channel][row][column] -> [row][column][channel]. */
@@ -62,7 +80,7 @@ void add_drive(int32_t *v, const int32_t *drive, shape_t shape);
 /* Synapses onto potentials. */
 void conv_events(int32_t *v, const conv_t *conv, const uint8_t *z);
 void conv_potentials(int32_t *v, const conv_t *conv, const int16_t *p);
-void linear_sums(int32_t *v, const conv_t *linear, const int32_t *sums);
+void conv_sums(int32_t *v, const conv_t *conv, const int32_t *sums);
 void add_levels(int32_t *v, const identity_t *identity, const uint8_t *z);
 void add_potentials(int32_t *v, const identity_t *identity, const int16_t *p);
 
@@ -76,16 +94,22 @@ void add_shifted(int32_t *v, const int32_t *drive, const int32_t *shift, shape_t
 void fire(uint8_t *z, int32_t *v, const neurons_t *neurons);
 void saturate(int16_t *p, const int32_t *v, shape_t shape);
 
-/* Levels from levels: sums and logic of two paths, and the sum over the image. */
+/* Levels from levels: sums and logic of two paths. */
 void merge_add(uint8_t *z, const uint8_t *path, const uint8_t *shortcut, shape_t shape);
 void merge_and(uint8_t *z, const uint8_t *path, const uint8_t *shortcut, shape_t shape);
 void merge_iand(uint8_t *z, const uint8_t *path, const uint8_t *shortcut, shape_t shape);
-void global_sum(int32_t *sums, const uint8_t *z, shape_t shape);
 
-/* 2x2 maximum of an input of shape `shape`; the last row and column of an odd size are kept. */
-void max_pool(uint8_t *out, const uint8_t *in, shape_t shape);
-void max_pool_potentials(int16_t *out, const int16_t *in, shape_t shape);
-void max_pool_drive(int32_t *out, const int32_t *in, shape_t shape);
+/* Channels of `in` into those of `out` from `first` on. */
+void place_levels(uint8_t *out, const uint8_t *in, shape_t shape, int channels, int first);
+void place_potentials(int16_t *out, const int16_t *in, shape_t shape, int channels, int first);
+void place_sums(int32_t *out, const int32_t *in, shape_t shape, int channels, int first);
+
+/* Maximum and sum of a window; what is beyond the border counts for nothing. */
+void max_pool(uint8_t *out, const uint8_t *in, const pool_t *pool);
+void max_pool_potentials(int16_t *out, const int16_t *in, const pool_t *pool);
+void max_pool_drive(int32_t *out, const int32_t *in, const pool_t *pool);
+void sum_pool(int32_t *out, const uint8_t *in, const pool_t *pool);
+void sum_pool_sums(int32_t *out, const int32_t *in, const pool_t *pool);
 
 #ifdef COUNT
 /* Synapses: non-zero inputs, sum of their levels, weights applied.

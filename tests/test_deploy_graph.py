@@ -1,0 +1,216 @@
+"""Networks of anybody's making through `torch.export`: the same integers everywhere, and what is
+refused."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from test_deploy_c import logits, make, needs_cc, run
+from test_deploy_integer import fine_weights
+from test_deploy_runtimes import needs_openvino, units
+from torch import nn
+from torch.nn import functional as F
+
+from multispike.export import folding
+from multispike.export.bench import onnxruntime_session, openvino_request
+from multispike.export.c import export_c
+from multispike.export.layers import Concat, Potentials, SumPool
+from multispike.export.network import IntegerNetwork, count
+from multispike.export.onnx import export_onnx, export_openvino
+from multispike.export.quantise import quantise
+from multispike.export.serialize import load, save
+from multispike.neurons import MultiLevelIF
+
+MEAN, STD = [0.4, 0.5], [0.2, 0.3]
+SHAPE = (2, 12, 10)
+
+
+def spike(levels: int = 4, threshold: float = 1.0) -> MultiLevelIF:
+    return MultiLevelIF(levels, threshold, v_init=0.25)
+
+
+def conv(*sizes, neuron: nn.Module | None = None, **options) -> nn.Sequential:
+    """Convolution, batch norm and neuron."""
+    return nn.Sequential(nn.Conv2d(*sizes, **options), nn.BatchNorm2d(sizes[1]), neuron or spike())
+
+
+class Branches(nn.Module):
+    """Asymmetric padding, oblong kernels and strides, dilation, two thresholds that meet in a
+    concatenation, and a classifier over C x H x W."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = conv(2, 6, (3, 2))
+        self.left = conv(6, 4, 3, stride=(2, 1), dilation=2, neuron=spike(4, 0.7))
+        self.right = conv(6, 5, (4, 5), stride=(2, 1), neuron=spike(3, 1.3))
+        self.mixed = conv(9, 6, 3, padding="same", dilation=(2, 1))
+        self.classifier = nn.Linear(6 * 5 * 7, 5)
+
+    def forward(self, x):
+        x = self.stem(F.pad(x, (2, 0, 2, 1)))
+        x = torch.cat([self.left(F.pad(x, (0, 0, 0, 1))), self.right(x)], 1)
+        return self.classifier(self.mixed(x).flatten(1))
+
+
+class Depthwise(nn.Module):
+    """Groups, a stride beyond the kernel, a dilated stride, average pools with and without padding,
+    of levels and in front of a batch norm, an overlapping max-pool before one, and a dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        pool = nn.MaxPool2d(3, 2, 1)
+        self.body = nn.Sequential(
+            *conv(2, 6, 3, padding=2),
+            nn.Conv2d(6, 12, 3, groups=6, padding=1), pool, nn.BatchNorm2d(12), spike(),
+            *conv(12, 8, 1, groups=2), nn.MaxPool2d(2, 1, dilation=2), nn.Dropout(),
+            *conv(8, 8, 3, stride=2, dilation=2, padding=3, groups=8),
+            nn.AvgPool2d(3, 1, 1), *conv(8, 8, 1, stride=2), nn.Conv2d(8, 6, 1), nn.AvgPool2d(1),
+            nn.BatchNorm2d(6), spike(), nn.AvgPool2d((2, 1)),
+        )  # fmt: skip
+        self.classifier = nn.LazyLinear(5)
+
+    def forward(self, x):
+        return self.classifier(self.body(x).flatten(1))
+
+
+class Bottlenecks(nn.Module):
+    """Potentials that no neuron sends: concatenated, added, normalised, pooled (as DenseNet's and
+    MobileNetV2's), batch norm before a padded convolution, and of the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.normalise = nn.BatchNorm2d(2)
+        self.stem = nn.Conv2d(2, 4, 3, 2, 1)
+        self.grow = nn.Sequential(nn.BatchNorm2d(4), spike(), nn.Conv2d(4, 3, 3, padding=1))
+        self.transition = nn.Sequential(nn.BatchNorm2d(7), spike(), nn.Conv2d(7, 4, 3, padding=1))
+        self.expand = conv(4, 8, 1)
+        self.project = nn.Sequential(*conv(8, 8, 3, padding=1, groups=8), nn.Conv2d(8, 4, 1))
+        self.last = nn.Sequential(nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 1))
+        self.last[1] = spike()
+
+    def forward(self, x):
+        x = self.stem(self.normalise(x))
+        x = torch.cat([x, self.grow(x)], 1)
+        x = F.avg_pool2d(self.transition(x), 2)
+        x = x + self.project(self.expand(x))
+        return self.last(x).mean((2, 3))
+
+
+class OverTime(nn.Module):
+    """T = 3 in a network of its own, images held or frames of events; a classifier on the mean."""
+
+    timesteps = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.neuron = nn.Conv2d(2, 6, 3, 1, 1), MultiLevelIF(2, v_init=0.5, timesteps=3)
+        self.conv, self.bn = nn.Conv2d(6, 6, 3, 2, 1), nn.BatchNorm2d(6)
+        self.classifier = nn.Linear(6 * 6 * 5, 5)
+
+    def forward(self, x):
+        frames = x if x.dim() == 5 else x.expand(3, *x.shape)
+        z = self.neuron(self.stem(frames.flatten(0, 1)))
+        z = self.neuron(self.bn(self.conv(z)))
+        return self.classifier(z.unflatten(0, (3, -1)).mean(0).flatten(1))
+
+
+CASES = {
+    "branches": Branches, "depthwise": Depthwise, "bottlenecks": Bottlenecks, "time": OverTime,
+}  # fmt: skip
+
+
+def images(batch: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (batch, *SHAPE), dtype=torch.uint8, generator=generator)
+
+
+def normalised(pixels: torch.Tensor) -> torch.Tensor:
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (MEAN, STD))
+    return (pixels.float() / 255 - mean) / std
+
+
+@cache
+def model_of(name: str) -> nn.Module:
+    """With statistics, thresholds and signs that are neither trivial nor dead."""
+    torch.manual_seed(1)
+    model = CASES[name]()
+    with torch.no_grad():
+        model(normalised(images(2)))  # lazy sizes
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.weight, 0.7, 1.3)
+                nn.init.uniform_(module.bias, 0.1, 0.7)
+                module.weight[::3] *= -1
+        for _ in range(8):
+            model.train()(normalised(images(16)))
+    return model.eval()
+
+
+@cache
+def network_of(name: str) -> IntegerNetwork:
+    return quantise(model_of(name), MEAN, STD, SHAPE)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equals_the_float_network_as_weights_get_finer(name, monkeypatch):
+    model = model_of(name)
+    with monkeypatch.context() as patch:
+        fine_weights(patch, potentials=name == "bottlenecks")
+        patch.setattr(folding, "FOLDED", 2**40)
+        patch.setattr(folding, "POTENTIAL_LEVEL", 2**14 - 1)  # they are multiplied once more
+        network = quantise(model, MEAN, STD, SHAPE)
+        pixels = images(8, seed=1)
+        got = network.forward(pixels) * network.logit_scale
+    with torch.no_grad():
+        expected = model(normalised(pixels)).numpy()
+    assert expected.std(0).min() > 0
+    assert np.isclose(got, expected, atol=1e-3).all(1).mean() > 0.7
+
+
+@needs_cc
+@pytest.mark.parametrize("name", CASES)
+def test_c_equals_the_reference_and_counts_the_same(name, tmp_path):
+    network, pixels = network_of(name), images(40, seed=2)
+    np.save(tmp_path / "images.npy", pixels.numpy())
+    export_c(network, tmp_path / "c")
+    done = run(make(tmp_path / "c"), tmp_path / "images.npy")
+    expected = network.forward(pixels)
+    assert np.array_equal(logits(done), expected)
+    assert len(np.unique(expected, axis=0)) > 10
+    counts = count(network, pixels)
+    wanted = {("synapses", k): (c.events, c.synops) for k, c in counts.synapses.items()}
+    wanted |= {("neurons", k): (c.events, c.updates) for k, c in counts.neurons.items()}
+    lines = (line.split() for line in done.stderr.decode().splitlines())
+    assert wanted == {(kind, key): (int(a), int(b)) for kind, key, a, _, b in lines}
+    assert all(c.events > 0 for c in counts.neurons.values())
+    dense = run(make(tmp_path / "c", "dense"), tmp_path / "images.npy")
+    assert dense.stdout == done.stdout
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+@pytest.mark.parametrize("name", [name for name in CASES if name != "bottlenecks"])
+def test_runtimes_give_the_reference_logits(name, runtime, tmp_path):
+    network = network_of(name)
+    if runtime == "onnx":
+        pytest.importorskip("onnxruntime")
+        export_onnx(network, tmp_path / "model.onnx")
+        call = onnxruntime_session(tmp_path / "model.onnx", threads=1)
+    else:
+        needs_openvino()
+        export_openvino(network, tmp_path / "model.xml")
+        call = openvino_request(tmp_path / "model.xml", threads=1)
+    for batch in (1, 200):
+        pixels = images(batch, seed=3).numpy()
+        assert np.array_equal(units(call(pixels), network), network.forward(pixels))
+
+
+def test_files_hold_every_kind_of_layer(tmp_path):
+    kinds = set()
+    for name in CASES:
+        network = network_of(name)
+        save(network, tmp_path / "network.npz")
+        again = load(tmp_path / "network.npz")
+        assert np.array_equal(again.forward(images(4)), network.forward(images(4)))
+        kinds |= {type(layer) for layer in again.layers}
+    assert kinds >= {Concat, Potentials, SumPool}
