@@ -31,9 +31,9 @@ from tools import version_of
 
 from multispike.environment import environment
 from multispike.export.c import export_c
-from multispike.export.layers import identifier
 from multispike.export.network import IntegerNetwork, count, fan_out
 from multispike.export.quantise import as_input, quantise, quantise_run
+from multispike.export.validate import identifier
 from multispike.files import write_json
 from multispike.models import create_model
 from multispike.training.evaluation import data_of

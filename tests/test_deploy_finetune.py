@@ -7,7 +7,7 @@ from test_deploy_integer import CASES, MEAN, NAMES, SHAPE, STD, images, normalis
 
 from multispike.datasets import load_dataset
 from multispike.errors import RunError
-from multispike.export import folding
+from multispike.export import rounding
 from multispike.export.quantise import Quantiser, finetune, quantise
 from multispike.models import create_model
 
@@ -56,7 +56,7 @@ def test_a_loss_that_is_not_finite_says_what_an_export_can_do_instead():
 
 def test_fine_tuning_makes_up_for_coarse_weights(monkeypatch):
     """With weights of -7..7 rounding hurts at once, not only networks as large as CIFAR's."""
-    monkeypatch.setattr(folding, "WEIGHT_MAX", 7)
+    monkeypatch.setattr(rounding, "WEIGHT_MAX", 7)
     digits = load_dataset("digits", progress=False)
     mean, std = [float(v) for v in digits.mean], [float(v) for v in digits.std]
     pixels, labels = digits.train.inputs[:256], digits.train.labels[:256]

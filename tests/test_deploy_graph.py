@@ -12,10 +12,14 @@ from test_deploy_runtimes import needs_openvino, units
 from torch import nn
 from torch.nn import functional as F
 
-from multispike.export import folding
+from multispike.export import rounding
 from multispike.export.bench import onnxruntime_session, openvino_request
 from multispike.export.c import export_c
-from multispike.export.layers import Concat, Potentials, SumPool
+from multispike.export.layers import (
+    Concat,
+    Potentials,
+    SumPool,
+)
 from multispike.export.network import IntegerNetwork, count
 from multispike.export.onnx import export_onnx, export_openvino
 from multispike.export.quantise import quantise
@@ -157,8 +161,8 @@ def test_equals_the_float_network_as_weights_get_finer(name, monkeypatch):
     model = model_of(name)
     with monkeypatch.context() as patch:
         fine_weights(patch, potentials=name == "bottlenecks")
-        patch.setattr(folding, "FOLDED", 2**40)
-        patch.setattr(folding, "POTENTIAL_LEVEL", 2**14 - 1)  # they are multiplied once more
+        patch.setattr(rounding, "FOLDED", 2**40)
+        patch.setattr(rounding, "POTENTIAL_LEVEL", 2**14 - 1)  # they are multiplied once more
         network = quantise(model, MEAN, STD, SHAPE)
         pixels = images(8, seed=1)
         got = network.forward(pixels) * network.logit_scale

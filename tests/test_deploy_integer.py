@@ -12,23 +12,25 @@ from hypothesis import strategies as st
 
 from multispike.datasets import load_dataset
 from multispike.errors import InputError
-from multispike.export import folding, layers, validate
+from multispike.export import layers, rounding, validate
 from multispike.export import network as integer_module
 from multispike.export.layers import (
-    IMAGE,
-    Bias,
     MaxPool,
     Merge,
     Neurons,
     Potentials,
     Readout,
     SumPool,
-    Synapses,
-    Window,
 )
 from multispike.export.network import IntegerNetwork, count, fan_out
 from multispike.export.quantise import quantise
 from multispike.export.serialize import load, save
+from multispike.export.synapses import (
+    IMAGE,
+    Bias,
+    Synapses,
+    Window,
+)
 from multispike.models import create_model
 from multispike.models.network import Network
 from multispike.models.table import ARCHITECTURES, FAMILIES, ResNet, Vgg
@@ -189,13 +191,13 @@ def test_shifts_round_half_up_and_saturate():
 def fine_weights(monkeypatch, potentials: bool) -> None:
     """Weights of 22 bits instead of 8, and potentials wider than the shipped int16."""
     if potentials:
-        for module in (layers, integer_module, folding):
+        for module in (layers, integer_module, rounding):
             monkeypatch.setattr(module, "POTENTIAL_END", 2**39)
-        monkeypatch.setattr(folding, "POTENTIAL_LEVEL", 2**20 - 1)
-    monkeypatch.setattr(folding, "WEIGHT", np.int32)
-    monkeypatch.setattr(folding, "WEIGHT_MAX", 2**21)
-    monkeypatch.setattr(folding, "STEP_MAX", 2**26 - 1)
-    monkeypatch.setattr(folding, "UNITS_MAX", 2**40)
+        monkeypatch.setattr(rounding, "POTENTIAL_LEVEL", 2**20 - 1)
+    monkeypatch.setattr(rounding, "WEIGHT", np.int32)
+    monkeypatch.setattr(rounding, "WEIGHT_MAX", 2**21)
+    monkeypatch.setattr(rounding, "STEP_MAX", 2**26 - 1)
+    monkeypatch.setattr(rounding, "UNITS_MAX", 2**40)
     monkeypatch.setattr(validate, "INT32", 2**62)
     monkeypatch.setattr(torch, "int32", torch.int64)
 

@@ -7,20 +7,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from multispike.export.layers import (
-    IMAGE,
     Concat,
     Layer,
     MaxPool,
     Merge,
     Neurons,
     Potentials,
-    Shape,
     SumPool,
-    Synapses,
-    Window,
-    identifier,
 )
 from multispike.export.network import IntegerNetwork
+from multispike.export.synapses import (
+    IMAGE,
+    Shape,
+    Synapses,
+    Window,
+)
+from multispike.export.validate import identifier
 
 PRELUDE = -1
 """The time before the first layer: what is done once an inference, not once a timestep."""

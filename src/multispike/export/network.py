@@ -24,23 +24,25 @@ from torch import Tensor
 
 from multispike.errors import invalid
 from multispike.export.layers import (
-    IMAGE,
     POTENTIAL_END,
     Concat,
     Driven,
-    Ints,
     Layer,
     MaxPool,
     Merge,
     Neurons,
-    Output,
     Potentials,
     Readout,
-    Shape,
     SumPool,
+    outputs_of,
+)
+from multispike.export.synapses import (
+    IMAGE,
+    Ints,
+    Output,
+    Shape,
     Synapses,
     Window,
-    outputs_of,
 )
 from multispike.export.validate import FLOAT32, check, prove
 

@@ -31,10 +31,8 @@ import numpy as np
 
 from multispike.errors import InputError, invalid
 from multispike.export.layers import (
-    IMAGE,
     POTENTIAL_END,
     Concat,
-    Ints,
     Layer,
     MaxPool,
     Merge,
@@ -42,10 +40,14 @@ from multispike.export.layers import (
     Potentials,
     Readout,
     SumPool,
+)
+from multispike.export.network import IntegerNetwork
+from multispike.export.synapses import (
+    IMAGE,
+    Ints,
     Synapses,
     Window,
 )
-from multispike.export.network import IntegerNetwork
 from multispike.export.validate import prove_float32
 from multispike.files import replacing
 
@@ -285,7 +287,7 @@ class _Writer:
         """Bias plus the sum of all synapses."""
         total = None
         for one in layer.synapses:
-            part = self.synapses(one, layer)
+            part = self.synapses(one)
             total = part if total is None else self.op("Add", [total, part], f"{one.name}/sum")
         assert total is not None
         if isinstance(layer, Neurons) and layer.pool:
@@ -295,11 +297,10 @@ class _Writer:
         image = layer.bias.image()[None].astype(np.float32)
         if layer.bias.is_uniform:
             image = image[:, :, :1, :1]
-        return self.op(
-            "Add", [total, self.constant(f"{layer.name}/bias", image)], f"{layer.name}/drive"
-        )
+        bias = self.constant(f"{layer.name}/bias", image)
+        return self.op("Add", [total, bias], f"{layer.name}/drive")
 
-    def synapses(self, one: Synapses, layer: Neurons | Potentials) -> str:
+    def synapses(self, one: Synapses) -> str:
         """The sum over one projection, in whole units; over a still image computed once."""
         still = one.source == IMAGE and not self.network.events
         value = self.value(one.source)
@@ -358,14 +359,13 @@ class _Writer:
 
     def max_pool(self, value: str, window: Window, name: str) -> str:
         """Windows are cut at the border."""
-        options = geometry(window)
-        return self.op("MaxPool", [value], name, kernel_shape=list(window.kernel), **options)
+        return self.op("MaxPool", [value], name, kernel_shape=window.kernel, **geometry(window))
 
     def sum_pool(self, layer: SumPool) -> str:
         """Over the whole image at once, else as a convolution with ones."""
         value, shape = self.value(layer.source), self.network.outputs[layer.source].shape
         if layer.window.covers(shape):
-            axes = self.constant("image_axes", np.array([2, 3], np.int64))
+            axes = self.constant("image_axes", np.int64([2, 3]))
             return self.op("ReduceSum", [value, axes], layer.name, keepdims=1)
         ones = np.ones((shape[0], 1, *layer.window.kernel), np.float32)
         weight = self.constant(f"{layer.name}/ones", ones)

@@ -1,9 +1,9 @@
 """A trained network as an integer one: made, compared with the float one, fine-tuned.
 
-How it is read is `graph`'s, how numbers are rounded `folding`'s. Where rounding costs accuracy, a
-short training takes its loss with the weights that `quantise` would write, and its gradient moves
-the unrounded ones (straight-through, Bengio et al. 2013, arXiv 1308.3432). Batch norm keeps its
-statistics, since it has been folded.
+`graph` reads it, `operations` says what becomes of each operation, `rounding` makes the integers.
+Where rounding costs accuracy, a short training takes its loss with the weights that `quantise`
+would write, and its gradient moves the unrounded ones (straight-through, Bengio et al. 2013, arXiv
+1308.3432). Batch norm keeps its statistics, since it has been folded.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ from multispike.datasets.loader import BatchLoader
 from multispike.errors import RunError, invalid
 from multispike.export.folding import Floats
 from multispike.export.graph import Walk, batch_of, trace
-from multispike.export.layers import Shape
 from multispike.export.network import IntegerNetwork
+from multispike.export.operations import RULES
+from multispike.export.synapses import (
+    Shape,
+)
 from multispike.progress import progress_bar
 from multispike.training.launch import augmentation_of, batch_size_of
 from multispike.training.run import Run
@@ -33,8 +36,8 @@ class Quantiser:
     """A network's graph, traced once, and the integers of the weights that it has at a time.
 
     Args:
-        model: any module of the operations in `graph.RULES`, in evaluation mode or not (running
-            statistics are used); T is its `timesteps`, 1 if it has none.
+        model: any module of the operations in `operations.RULES`, in evaluation mode or not
+            (running statistics are used); T is its `timesteps`, 1 if it has none.
         mean, std: one a channel; the model was trained on (pixel/255 - mean) / std.
         input_shape: (C, H, W) of the uint8 input.
         events: inputs are event frames [T, B, C, H, W].
@@ -75,7 +78,7 @@ class Quantiser:
             if value.is_floating_point() and not value.isfinite().all():
                 raise invalid(name, "NaN or infinite values", "finite numbers")
         sizes = (self.input_shape, self.timesteps, self.mean, self.std)
-        return Walk(self.model, self.program, *sizes)
+        return Walk(self.model, self.program, RULES, *sizes)
 
     def network(self) -> IntegerNetwork:
         """The integer network of the present weights."""

@@ -13,18 +13,20 @@ import numpy as np
 
 from multispike.errors import InputError, invalid
 from multispike.export.layers import (
-    IMAGE,
     Driven,
     Layer,
     Merge,
     Neurons,
-    Output,
     Potentials,
     Readout,
-    Requirement,
-    Shape,
     SumPool,
     outputs_of,
+)
+from multispike.export.synapses import (
+    IMAGE,
+    Output,
+    Requirement,
+    Shape,
 )
 
 INT32 = 2**31 - 1
@@ -40,6 +42,18 @@ RATIO = 2**22
 FOLDED = 2**21
 """Below, for (N+1)*D + |bias|, so does sum/D + bias/D: its four roundings of 2^-24 each add up to
 at most 3 * 2^-24 * 2^21 / D, less than half a unit, 1/(2D)."""
+
+_WORDS = re.compile(
+    "auto|break|case|char|const|continue|default|do|double|else|enum|extern|float|for|goto|if|inline|"
+    "int|long|register|restrict|return|short|signed|sizeof|static|struct|switch|typedef|union|while|"
+    "unsigned|void|volatile|main|input|input_bytes|logits|classes|count|t|accumulate|add|fire|max|"
+    "add_(drive|levels|potentials|shifted|signed)|channels_last|clear|merge_(add|and|iand)|saturate|"
+    "scatter|set|shifted|sum"
+)
+"""Words of C and of the kernels, or their beginnings, that no layer may be called by."""
+
+_TABLES = re.compile(".*_(weight|gain|shift|bias|values|rows|columns|start|step|sign|pool)")
+"""What a layer's tables in C are called."""
 
 NAMES = "a new one of letters, digits, _ . -"
 
@@ -99,6 +113,17 @@ def _is_shape(shape: tuple[int, ...]) -> bool:
 def _is_new(name: str, taken: Container[str]) -> bool:
     """Whether a name is not taken yet, and may stand in generated code, comments included."""
     return name not in taken and re.fullmatch(r"[A-Za-z0-9_.-]+", name) is not None
+
+
+def identifier(name: str) -> str:
+    """The name of a layer or of synapses in C.
+
+    >>> identifier("body.stage1_block1.path.conv1"), identifier("0"), identifier("fire")
+    ('stage1_block1_path_conv1', 'layer_0', 'layer_fire')
+    """
+    word = re.sub(r"\W", "_", name.removeprefix("body."))
+    word = f"{word}_layer" if _TABLES.fullmatch(word) else word
+    return f"layer_{word}" if _WORDS.fullmatch(word) or word[0].isdigit() else word
 
 
 def prove(layers: Sequence[Layer], outputs: Mapping[str, Output], timesteps: int) -> dict[str, int]:
