@@ -18,7 +18,7 @@ from multispike.cli import main
 from multispike.commands import export
 from multispike.config import TrainConfig
 from multispike.config.commands import ExportConfig
-from multispike.datasets import load_dataset
+from multispike.datasets import DATASETS, load_dataset
 from multispike.errors import InputError
 from multispike.export.formats import FORMATS, NETWORK, filling
 from multispike.export.serialize import load
@@ -143,6 +143,18 @@ def test_missing_data_are_named_before_anything_is_written(tmp_path):
     summary = export_run(run, "c", tmp_path / "out", evaluate=True, data_dir=moved)
     assert summary.accuracy.images == 8
     export_run(run, "c", tmp_path / "out2")  # without an evaluation no data are needed
+
+
+def test_a_data_set_that_is_no_longer_in_the_table_is_needed_for_evaluation_only(
+    tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setitem(DATASETS, "mine", DATASETS["digits"])
+        run = trained(tmp_path / "run", data="mine")
+    assert export_run(run, "c", tmp_path / "out").arch == "sparse_resnet20"
+    with pytest.raises(InputError, match=r"^data: got 'mine', .*digits"):
+        export_run(run, "c", tmp_path / "out2", evaluate=True)
+    assert not (tmp_path / "out2").exists()
 
 
 def test_a_place_that_cannot_be_written_is_one_line(run, tmp_path, capsys):

@@ -11,7 +11,9 @@ from test_deploy_integer import fine_weights
 from test_deploy_runtimes import needs_openvino, units
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
+from multispike.errors import InputError
 from multispike.export import rounding
 from multispike.export.bench import onnxruntime_session, openvino_request
 from multispike.export.c import export_c
@@ -218,3 +220,89 @@ def test_files_hold_every_kind_of_layer(tmp_path):
         assert np.array_equal(again.forward(images(4)), network.forward(images(4)))
         kinds |= {type(layer) for layer in again.layers}
     assert kinds >= {Concat, Potentials, SumPool}
+
+
+def sequence(*layers: nn.Module) -> nn.Sequential:
+    """The layers between an encoder and a classifier over 6 x 12 x 10, or what is left of it."""
+    return nn.Sequential(nn.Conv2d(2, 6, 1), spike(), *layers, nn.Flatten(), nn.LazyLinear(5))
+
+
+class Of(nn.Module):
+    """A function of the first neurons, in front of a classifier."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.stem, self.function = nn.Sequential(nn.Conv2d(2, 6, 1), spike()), function
+        self.classifier = nn.Linear(720, 5)
+
+    def forward(self, x):
+        return self.function(self.stem(x), self.classifier)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (sequence(nn.SiLU()), r"neuron: got 'silu', .*convert.*; it is 2"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(240, 5)), "model: got 'no spiking neuron', .*conv"),
+        (sequence(nn.AdaptiveAvgPool2d(7)), "2: got 'adaptive_avg_pool2d', .*divide 12x10"),
+        (sequence(nn.AvgPool2d(3, 2, 1, count_include_pad=False)), "2: got 'avg_pool2d', .*one si"),
+        (sequence(nn.AvgPool2d(3, 3, ceil_mode=True)), "2: got 'avg_pool2d', .*ceil_mode=False"),
+        (sequence(nn.ReflectionPad2d(1)), "2: got 'pad', allowed: .*zeros"),
+        (sequence(nn.ZeroPad2d(1), spike()), "3: got 'unflatten', allowed: .*behind padding"),
+        (sequence(nn.Upsample(scale_factor=2)), "2: got 'upsample_nearest2d', allowed: conv"),
+        (sequence(nn.GroupNorm(2, 6)), "2: got 'group_norm', allowed: convolutions"),
+        (sequence(nn.Flatten(), nn.BatchNorm1d(720)), "3: got 'batch_norm', .*flattened"),
+        (Of(lambda z, head: (head(z.flatten(1)), z)), "output: got '2 outputs', .*logits"),
+        (Of(lambda z, head: z), "stem.1: got .* linear layer, without a neuron, as the last"),
+        (Of(lambda z, head: head((z * z).flatten(1))), r"levels: got 4, .*and of mul"),
+        (Of(lambda z, head: head((z * z.mean((2, 3), True)).flatten(1))), r"levels: got"),
+        (
+            Of(lambda z, head: head(z.mean(1, keepdim=True).expand(-1, 6, -1, -1).flatten(1))),
+            "mean: got 'mean'",
+        ),
+        (Of(lambda z, head: head(z.flatten(1)) if z.sum() > 0 else z), "model: .*trace"),
+        (
+            Of(lambda z, head: head(z.transpose(0, 1).flatten(1).reshape(-1, 720))),
+            "transpose: got 'tr",
+        ),
+        (Of(lambda z, head: head(z.reshape(1, -1, 720)[0])), None),
+        (Of(lambda z, head: head((z - 0.5 * z).flatten(1))), "sub: got 'sub', allowed: a sum"),
+    ],
+)
+def test_what_integers_cannot_carry_is_refused_by_name(model, message):
+    model(torch.zeros(2, *SHAPE))
+    if message is None:
+        quantise(model, MEAN, STD, SHAPE)
+        return
+    with pytest.raises(InputError, match=f"^{message}") as caught:
+        quantise(model, MEAN, STD, SHAPE)
+    assert "\n" not in str(caught.value)
+
+
+def test_training_mode_and_flags_come_back():
+    model = OverTime().train()
+    model.bn.eval()
+    quantise(model, MEAN, STD, SHAPE)
+    assert [model.training, model.conv.training, model.bn.training] == [True, True, False]
+
+
+def test_pruned_and_computed_weights_are_evaluated():
+    model = OverTime().eval()
+    prune.l1_unstructured(model.conv, "weight", 0.7)
+    nn.utils.parametrizations.weight_norm(model.stem)
+    network = quantise(model, MEAN, STD, SHAPE)
+    (conv,) = (one for one in network.synapses if one.name == "conv")
+    assert 0.7 <= (conv.weight == 0).mean() < 0.8
+
+
+def test_layers_may_be_called_by_words_of_c(tmp_path):
+    """Names that C keeps for itself, those of kernels, and those of other layers' tables."""
+    model = nn.Sequential()
+    for index, name in enumerate(("fire", "int", "add", "x", "x_weight", "0", "conv")):
+        model.add_module(name, nn.Conv2d(6 if index else 2, 6, 1))
+        model.add_module(f"{name}_bias", spike())
+    model.add_module("head", nn.Sequential(nn.Flatten(), nn.Linear(720, 5)))
+    network = quantise(model, MEAN, STD, SHAPE)
+    export_c(network, tmp_path / "c")
+    done = run(make(tmp_path / "c", "model"), stdin=images(3).numpy().tobytes())
+    assert np.array_equal(logits(done), network.forward(images(3)))

@@ -9,6 +9,7 @@ layers once a timestep.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +64,8 @@ def trace(model: nn.Module, sample: Tensor) -> ExportedProgram:
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what hooks of pruning assign to a module is no fault
             return torch.export.export(model, (sample,))
     except InputError:
         raise

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from multispike.datasets import DATASETS
+from multispike.datasets import source_of
 from multispike.datasets.dataset import Dataset
 from multispike.datasets.loader import BatchLoader
 from multispike.errors import RunError, invalid
@@ -138,8 +138,7 @@ def quantise_run(run: Run) -> IntegerNetwork:
         InputError: naming what integers can't carry, and what to do.
     """
     data = run.data
-    known = DATASETS.get(data["name"])
-    events = known.events if known else data.get("events", False)
+    events = data["events"] if "events" in data else source_of(data["name"]).events
     return quantise(run.network, data["mean"], data["std"], tuple(data["input_shape"]), events)
 
 
