@@ -146,7 +146,7 @@ def test_few_levels_keep_their_unit():
 def test_a_threshold_that_no_potential_reaches_is_refused():
     model = realistic("ms_resnet")
     with torch.no_grad():
-        model.body.stage2_block1.path.neuron1.neuron.threshold.fill_(40.0)
+        model.body.stage2_block1.path.neuron1.threshold.fill_(40.0)
     with pytest.raises(
         InputError, match=r"^body.stage2_block1.path.neuron1: got 'a threshold of 4"
     ):
