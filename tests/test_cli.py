@@ -72,6 +72,23 @@ def test_what_needs_no_torch_does_not_wait_for_it(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.parametrize("words", [["models"], ["models", "--json", "-"]])
+def test_a_reader_that_has_enough_ends_it_quietly(words):
+    """As `head` does."""
+    command = [sys.executable, "-m", "multispike.cli", *words]
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=200
+        )
+    finally:
+        os.close(writing)
+    assert done.returncode in (0, 1)  # rich, which prints the table, ends with 1
+    assert not done.stderr or words[1:]
+    assert "roken" not in done.stderr
+
+
 def test_a_training_starts_with_a_line(capsys, monkeypatch, tmp_path):
     """Before torch is there; on a terminal only, and gone afterwards."""
     from multispike.progress import telling

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 
 from multispike import __version__
@@ -94,7 +95,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     try:
-        return run([word for word in arguments if word != "--debug"])
+        code = run([word for word in arguments if word != "--debug"])
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader of standard output has enough, as `head` has
+        # What is left in the buffer would fail again when the interpreter ends.
+        with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        return 0
     except (InputError, RunError, OSError, KeyboardInterrupt) as error:
         if "--debug" in arguments:
             raise

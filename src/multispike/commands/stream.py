@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -36,8 +35,7 @@ from multispike.training import Run, load_run
 def stream(config: StreamConfig) -> int:
     """Print or write the class of every slice: the command behind `multispike stream`.
 
-    Returns the exit code: 0, or 130 after Ctrl-C. A reader that closes standard output (`head`)
-    ends it quietly.
+    Returns the exit code: 0, or 130 after Ctrl-C.
 
     Raises `InputError` if the run, the source or a setting won't do, or nothing could be read.
     """
@@ -61,30 +59,24 @@ def stream(config: StreamConfig) -> int:
     sinks: list[Callable[[Prediction, int], None]] = []
     if lines:
         sinks.append(lambda prediction, dropped: lines.write(prediction.to_dict()))
-    try:
-        with ExitStack() as at_end:
-            if lines:
-                at_end.callback(lines.close)
-            if config.view:
-                view = LiveView(console, config.run, classifier.classes)
-                sinks.append(view.show)
-                at_end.callback(view.close)
-            elif not lines:
-                sinks.append(line_printer(console, classifier.classes))
-            summary = classify_stream(
-                classifier, recording, framing, config.realtime, sinks, **config.slicing
-            )
-            if lines:
-                lines.write({"summary": asdict(summary)})
-        if config.json != "-":
-            print_summary(console, summary)
-        elif recording.skipped:
-            note(f"skipped: {recording.skipped}")
-    except BrokenPipeError:
-        # What is left in the buffer would fail again when the interpreter ends.
-        with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
-        return 0
+    with ExitStack() as at_end:
+        if lines:
+            at_end.callback(lines.close)
+        if config.view:
+            view = LiveView(console, config.run, classifier.classes)
+            sinks.append(view.show)
+            at_end.callback(view.close)
+        elif not lines:
+            sinks.append(line_printer(console, classifier.classes))
+        summary = classify_stream(
+            classifier, recording, framing, config.realtime, sinks, **config.slicing
+        )
+        if lines:
+            lines.write({"summary": asdict(summary)})
+    if config.json != "-":
+        print_summary(console, summary)
+    elif recording.skipped:
+        note(f"skipped: {recording.skipped}")
     if summary.interrupted:
         note("interrupted")
         return 130
