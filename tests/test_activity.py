@@ -429,7 +429,7 @@ def test_spikes_added_up_one_by_one_are_a_sum_over_time(add):
     )
 
 
-def test_recurrent_weights_are_named():
+def test_recurrent_weights_are_one_layer_over_time():
     class Recurrent(nn.Module):
         def __init__(self):
             super().__init__()
@@ -441,10 +441,11 @@ def test_recurrent_weights_are_named():
                 s, v = self.neuron.step(self.inner(x) + self.back(s), v)
             return s
 
-    notes = record(Recurrent(), torch.rand(5, 6)).not_counted
-    assert [line for line in notes if "recurrent" in line] == [
-        "linear at back: recurrent: it reads what came from itself"
-    ]
+    activity = record(Recurrent(), torch.rand(5, 6))
+    assert [record.name for record in activity.records] == ["inner", "back", "add"]
+    assert activity.records[1].timesteps == 2
+    assert [row.timesteps for row in activity.neurons] == [3]
+    assert activity.records[0].output.events == activity.neurons[0].events
 
 
 def hooks_of(model):

@@ -1,7 +1,8 @@
 """Recorded activity: one evaluation pass, and what every layer read and sent during it.
 
 `record_activity` works on any `nn.Module`: our networks, plain PyTorch, and models with neurons of
-other libraries, which are recognised by their output: {0..N} times one step. What it assumes:
+other libraries, which are recognised by their output: {0..N} or {-1, 0, 1} times one step. What it
+assumes:
 
 - Batch normalisation behind a convolution or linear layer, also with a pooling between, is folded
   into it (a max-pooling commutes with a positive scale; a negative one turns it into a minimum).
@@ -11,12 +12,14 @@ other libraries, which are recognised by their output: {0..N} times one step. Wh
 - Of the two inputs of a sum, the one with more layers behind it is the direct path.
 - Time comes first in stacked timesteps, [T, B, ...] or [T*B, ...], and in event frames; frames
   [B, T, C, H, W] are recognised, features [B, T, F] are not: they look like tokens.
-- Neurons of other libraries leak if they have a `tau`, or a `beta`, `decay` or `leak` below 1.
+- Neurons of other libraries leak if they have a `tau` or finite `tau_mem`, or a `beta`, `decay` or
+  `leak` below 1; they have one potential, and what else they keep is named.
 - A layer that reads the same image at every timestep, also a shifted and scaled one, computes the
   same: it is counted once.
 - A layer that runs k times in a forward runs at k timesteps: twins of the network, which have one,
   count it once.
-- A linear layer over rows of a sample (tokens, pixels) is recorded as a 1x1 convolution over them.
+- What linear layers, products and sums run over beside timesteps is rows of a sample (tokens,
+  windows) or heads; in a network that never spikes and is not given event frames, all of it.
 - Weights are not zero: pruned ones count as others do.
 """
 

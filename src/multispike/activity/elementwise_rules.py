@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from multispike.activity.grid import Grid
+from multispike.activity.grid import Grid, joined_grids
 from multispike.activity.layout import Window
 from multispike.activity.provenance import Carries, Effect, Node, Signal, Unknown
 from multispike.activity.signals import Rule, Signals
@@ -68,17 +68,21 @@ class PassThrough(Effect):
     levels: how many timesteps are added up.
     over_time: spikes are added up over time.
     carries: if other than what comes in.
+    joined: channels of each input, where their channels are joined.
     """
 
     factor: float | tuple[float, ...] = 1.0
     levels: int = 1
     over_time: bool = False
     carries: Carries | None = None
+    joined: tuple[int, ...] = ()
     costless: ClassVar[bool] = True
 
     def sends(self, inputs: tuple[Node, ...], window: Window | None) -> tuple[Carries, Grid | None]:
         carries = self.carries or _common(inputs)
         grids = [node.grid for node in inputs if node.grid is not None]
+        if self.joined and carries == "analog" and {node.carries for node in inputs} == {"spikes"}:
+            return "spikes", joined_grids([node.grid for node in inputs], self.joined)
         if carries != "spikes" or not grids:
             return carries, None
         levels = max(grid.levels for grid in grids) * self.levels
@@ -94,7 +98,12 @@ class Carry(Effect):
 
 @dataclass(frozen=True)
 class Reorder(Effect):
-    """Some of the values, or all in another order, several times, or joined."""
+    """Some of the values, or all in another order, several times, or joined.
+
+    joined: channels of each of the tensors whose channels are joined.
+    """
+
+    joined: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -280,8 +289,17 @@ def clamp_max(signals: Signals, input: Tensor, max: Any) -> Effect:
 # --- views and copies ---------------------------------------------------------------------------
 
 
-def join(signals: Signals, tensors: Sequence[Tensor], *_: Any, **__: Any) -> Effect:
-    """cat, stack: no cost; spikes stay spikes if their steps are the same."""
+def join(signals: Signals, tensors: Sequence[Tensor], dim: int = 0, **_: Any) -> Effect:
+    """cat, stack: no cost; spikes stay spikes if their steps are the same, or known by channel."""
+    if not tensors or any(signals.known(tensor) is None for tensor in tensors):
+        return Unknown()
+    rank = tensors[0].dim()
+    by_channel = dim % rank in (rank - 1, rank - 3) and dim % rank > 0 and rank != 3
+    return Reorder(joined=tuple(x.shape[dim] for x in tensors) if by_channel else ())
+
+
+def stack(signals: Signals, tensors: Sequence[Tensor], *_: Any, **__: Any) -> Effect:
+    """The same along a new axis."""
     known = bool(tensors) and all(signals.known(tensor) is not None for tensor in tensors)
     return Reorder() if known else Unknown()
 
@@ -320,7 +338,8 @@ ELEMENTWISE_RULES: tuple[tuple[str, Rule, str], ...] = (
     ("div", div, "div div_ divide true_divide __itruediv__"),
     ("sub", sub, "sub sub_ subtract __isub__"),
     ("sub", rsub, "rsub __rsub__"),
-    ("cat", join, "cat concat concatenate stack"),
+    ("cat", join, "cat concat concatenate"),
+    ("cat", stack, "stack"),
     ("activation", relu, "relu relu_"),
     ("activation", ANALOG, "relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ prelu threshold"),
     ("activation", ANALOG, "clamp_min clamp_min_"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -58,6 +59,17 @@ class Grid:
         if self.channel is None or other.channel is None:
             return self.channel is other.channel
         return torch.equal(self.channel, other.channel)
+
+
+def joined_grids(grids: Sequence[Grid | None], channels: Sequence[int]) -> Grid:
+    """The grid of tensors whose channels are joined; of silence any will do."""
+    known = [grid or Grid(1.0, 1) for grid in grids]
+    steps = [
+        grid.step * (torch.ones(count).double() if grid.channel is None else grid.channel)
+        for grid, count in zip(known, channels, strict=True)
+    ]
+    levels = max(grid.levels for grid in known)
+    return Grid(1.0, levels, torch.cat(steps), any(grid.signed for grid in known))
 
 
 def find_grid(x: Tensor) -> Grid | None:

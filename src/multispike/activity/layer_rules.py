@@ -16,9 +16,9 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from multispike.activity.elementwise_rules import PassThrough, always
+from multispike.activity.elementwise_rules import Activation, PassThrough, always
 from multispike.activity.layout import Shape, Window
-from multispike.activity.provenance import Effect, Unknown
+from multispike.activity.provenance import Effect, Node, Signal, Unknown
 from multispike.activity.signals import Rule, Signals
 from multispike.layer_record import Kind
 
@@ -87,7 +87,7 @@ class Parts(Effect):
 class Fold(Effect):
     """A batch norm, part of the layer before it if its statistics are constant."""
 
-    constants: tuple[Tensor | None, ...]
+    constants: tuple[Tensor, ...]
     constant: bool
 
 
@@ -231,6 +231,55 @@ def multi_head_attention(signals: Signals, *args: Any, **kwargs: Any) -> Effect:
     return Parts(partial(run, *args, **kwargs))
 
 
+def recurrent(name: str) -> Rule:
+    """LSTM, GRU, RNN: of each layer and direction two linear layers; their gates are noted."""
+    function, cell = getattr(torch._VF, name), name.endswith("_cell")
+
+    def rule(signals: Signals, input: Tensor, hx: Any, params: Any, *options: Any) -> Effect:
+        if signals.inside_neuron or not (cell or isinstance(params, (tuple, list))):
+            return Unknown()  # of packed sequences
+        ways = 2 if not cell and options[4] else 1
+
+        def run() -> Any:
+            if cell:
+                with torch._C.DisableTorchFunction():
+                    out = function(input, hx, params, *options)
+                counted(input, out if isinstance(out, Tensor) else out[0], (params, *options), hx)
+                return out
+            has_biases, layers, *_, batch_first = options
+            x, ends, each = input, [], len(params) // options[1]
+            for layer in range(layers):
+                own = params[layer * each : (layer + 1) * each]
+                one = slice(layer * ways, (layer + 1) * ways)
+                state = tuple(h[one] for h in hx) if isinstance(hx, tuple) else hx[one]
+                with torch._C.DisableTorchFunction():
+                    once = (has_biases, 1, 0.0, False, ways == 2, batch_first)
+                    y, *end = function(x, state, own, *once)
+                counted(x, y, own, y)
+                x, ends = y, [*ends, end]
+            return (x, *(torch.cat(parts) for parts in zip(*ends, strict=True)))
+
+        def counted(x: Tensor, y: Tensor, weights: Any, hidden: Any) -> None:
+            hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+            node = None
+            for way in range(ways):
+                inward, back = weights[way * len(weights) // ways :][:2]
+                drive = signals.signal(nn.functional.linear(x, inward))
+                if node is None and drive is not None:
+                    make = partial(Node, effect=Activation(), inputs=(drive.node,))
+                    node = signals.place((name, drive.node), signals.here(name), make)
+                    node.shape = (y.shape[-1],)
+                    signals.send(node, y, y, node.shape)
+                    if signals.signal(hidden) is None:
+                        signals.tag(hidden, Signal(node))
+                size = back.shape[1]
+                nn.functional.linear(hidden[..., way * size : (way + 1) * size], back)
+
+        return Parts(run, note="products and functions of its gates")
+
+    return rule
+
+
 # --- norms --------------------------------------------------------------------------------------
 
 
@@ -247,7 +296,8 @@ def batch_norm(
 ) -> Effect:
     """Part of the convolution or linear layer before it, where there is one."""
     constant = not training and running_mean is not None
-    return Fold((running_mean, running_var, weight, bias), constant)
+    constants = (running_mean, running_var, weight, bias)
+    return Fold(tuple(value for value in constants if value is not None), constant)
 
 
 def planes(x: Tensor, axes: int) -> Tensor:
@@ -275,9 +325,14 @@ LAYER_RULES: tuple[tuple[str, Rule, str], ...] = (
     ("linear", linear, "linear"),
     ("matmul", matmul, "matmul __matmul__ __rmatmul__ mm bmm mv"),
     ("matmul", add_matmul, "addmm baddbmm"),
-    ("matmul", einsum, "einsum"),
+    ("einsum", einsum, "einsum"),
     ("attention", attention, "scaled_dot_product_attention"),
     ("attention", multi_head_attention, "multi_head_attention_forward"),
+    *(
+        (name, recurrent(name), name)
+        for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu")
+        for name in (kind, f"{kind}_cell")
+    ),
     ("norm", batch_norm, "batch_norm"),
     ("norm", NORM, "layer_norm group_norm instance_norm rms_norm local_response_norm"),
 )

@@ -6,7 +6,7 @@ counted. Hooks on every module tell the tracer where it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.modules import activation, batchnorm, conv, normalization, pooling, rnn, sparse
 
 from multispike.activity.counting import Errors, count_decoded, sum_of_histograms
+from multispike.activity.elementwise_rules import Activation
 from multispike.activity.grid import Grid
-from multispike.activity.provenance import Frame, Node, Signal, Source, is_function
+from multispike.activity.provenance import Frame, Node, Signal, Source, is_function, is_sum
 from multispike.activity.tracing import Tracer
 from multispike.neurons import MIN_THRESHOLD, MultiLevelIF
 
@@ -82,6 +83,10 @@ class Modules:
         self._root = model
         self._tracer = tracer
         self._errors = errors
+        self._activations: dict[tuple[str, int], Node] = {}
+        """Outputs of modules that were activation functions so far."""
+        self._neurons: dict[tuple[str, int], Source] = {}
+        self._told: set[Hashable] = set()
         self.untraced = ExitStack()
         """Open while a neuron of ours runs and is counted: its operations are not traced."""
 
@@ -152,16 +157,41 @@ class Modules:
         for index, x in enumerate(tensors):
             signal = self._tracer.signal(x)
             if (signal is not None and not is_function(signal.node)) or not x.numel():
+                if signal is not None and isinstance(signal.node.effect, Activation):
+                    self._activations[frame.name, index] = signal.node
                 break
             source = signal if frame.source is None or not frame.atomic else frame.source
+            before = self._activations.get((frame.name, index))
+            if before is not None and source is not None and before.inputs == (source.node,):
+                self._tracer.send(before, x, x, before.shape)  # a ReLU in the first step
+                return
             make = partial(Source, leak=_leaks(frame.module))
             neuron = self._neuron(frame.name, source, x, index, make)
             if neuron.carries == "spikes":
+                self._note_state(frame, outputs, x)
                 return
             if signal is None:
                 kind = type(frame.module).__name__
                 self._tracer.notes[f"{kind} at {frame.name}: what it computes was not seen"] = None
         self._tracer.notes.update(dict.fromkeys(frame.notes))
+
+    def _note_state(self, frame: Frame, outputs: Any, spikes: Tensor) -> None:
+        """Name what a foreign neuron keeps beside one potential, which is all that is counted."""
+        if (frame.name, spikes.shape) in self._told:
+            return
+        self._told.add((frame.name, spikes.shape))
+        like = (spikes.shape, spikes.shape[1:])
+        kept = [x for part in frame.module.modules() for x in own_tensors(part).values()]
+        states = max(len([x for x in _tensors(found) if x is not spikes and x.shape in like
+                          and not bool(((x == 0) | (x == 1)).all())])
+                     for found in (kept, outputs))  # fmt: skip
+        if states > 1:
+            self._tracer.notes[f"neuron at {frame.name}: {states} state variables, of which one"
+                               " potential is counted"] = None  # fmt: skip
+        own = [name for name, x in frame.module.named_parameters() if x.numel() > 1]
+        if own and frame.weightless:
+            self._tracer.notes[f"neuron at {frame.name}: reads of its {', '.join(own)}, one a"
+                               " neuron or channel, are not counted"] = None  # fmt: skip
 
     def _neuron(
         self, name: str, source: Signal | None, output: Tensor, index: int, make: Any
@@ -169,9 +199,11 @@ class Modules:
         """The neuron layer `name` sends `output`."""
         layout = self._tracer.layout
         inputs: tuple[Node, ...] = () if source is None else (source.node,)
-        neuron: Source = self._tracer.place(
-            ("neuron", index, inputs), name, partial(make, inputs=inputs)
-        )
+        neuron = self._round_before(name, index, inputs)
+        if neuron is None:
+            key = ("neuron", index, inputs)
+            neuron = self._tracer.place(key, name, partial(make, inputs=inputs))
+            self._neurons[name, index] = neuron
         if neuron.carries == "analog" or self._tracer.learn(Signal(neuron), output) == "analog":
             self._tracer.tag(output, Signal(neuron))
             return neuron
@@ -187,6 +219,16 @@ class Modules:
                 decoded = count_decoded(x, neuron.shape, steps, neuron.grid)
             neuron.out.decoded = sum_of_histograms(neuron.out.decoded, decoded)
         return neuron
+
+    def _round_before(self, name: str, index: int, inputs: tuple[Node, ...]) -> Source | None:
+        """A neuron in a loop of its own: its input has a summand of its input before."""
+        neuron = self._neurons.get((name, index))
+        if neuron is None or not inputs or not neuron.inputs or neuron.inputs == inputs:
+            return neuron if neuron is not None and neuron.inputs == inputs else None
+        now, before = (
+            {node, *(node.inputs if is_sum(node) else ())} for node in (inputs[0], neuron.inputs[0])
+        )
+        return neuron if now & before and neuron in inputs[0].ancestors() else None
 
 
 def own_grid(module: MultiLevelIF) -> Grid:
@@ -205,11 +247,31 @@ _LEAKS = ("beta", "_beta", "decay", "mem_decay", "leak")
 
 
 def _leaks(module: nn.Module) -> bool:
-    """By the usual names: a share below 1 (snnTorch), `tau` or its logit `w` (SpikingJelly)."""
+    """By the usual names: a share below 1 (snnTorch), `tau` or its logit `w` (SpikingJelly), a
+    finite `tau_mem` or its inverse (sinabs, norse)."""
     for part in module.modules():
         for share in (getattr(part, name, None) for name in _LEAKS):
             if isinstance(share, (float, Tensor)) and bool((torch.as_tensor(share) < 1).any()):
                 return True
-        if hasattr(part, "tau") or isinstance(getattr(part, "w", None), Tensor):
+        for holder in (part, getattr(part, "p", None)):
+            for tau in (getattr(holder, name, None) for name in ("tau", "tau_mem", "tau_mem_inv")):
+                if tau is not None and bool(torch.as_tensor(tau).isfinite().any()):
+                    return True
+        if isinstance(getattr(part, "w", None), Tensor):
             return True
     return False
+
+
+def own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """What a module keeps that is no weight; SpikingJelly has a dict of it."""
+    own = vars(module) | module._buffers | vars(module).get("_memories", {})
+    return {name: x for name, x in own.items() if isinstance(x, Tensor) and x.dim()}
+
+
+def _tensors(found: Any) -> Iterator[Tensor]:
+    """All tensors in nested tuples and lists."""
+    if isinstance(found, Tensor):
+        yield found
+    elif isinstance(found, (tuple, list)):
+        for part in found:
+            yield from _tensors(part)

@@ -269,3 +269,8 @@ def same_values(a: Node, b: Node) -> bool:
 def is_function(node: Node) -> bool:
     """Whether only looking tells what a node's values are."""
     return isinstance(node, Source) and node.what == "function"
+
+
+def is_sum(node: Node) -> bool:
+    """Whether it is a residual sum."""
+    return isinstance(node, Layer) and node.kind == "add"

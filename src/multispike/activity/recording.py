@@ -6,12 +6,12 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-from multispike.activity.modules import LAYERS, hooks, is_weightless
+from multispike.activity.modules import LAYERS, hooks, is_weightless, own_tensors
 from multispike.activity.summary import Summary
 from multispike.activity.tracing import Tracer
 from multispike.errors import InputError, invalid, is_count
@@ -203,19 +203,22 @@ class State:
 
     @contextmanager
     def restored(self) -> Iterator[None]:
-        """Give every buffer its values back at the end."""
+        """Give buffers and other tensors that are no weights their values back at the end."""
+        holders: list[dict[str, Any]] = []
+        for _, module in self._modules:
+            holders += [vars(module), module._buffers]
         saved = [
-            (module, name, buffer, buffer.clone())
-            for _, module in self._modules
-            for name, buffer in module._buffers.items()
-            if buffer is not None
+            (held, dict(held), {name: x.clone() for name, x in held.items() if _is_tensor(x)})
+            for held in holders
         ]
         try:
             yield
         finally:
-            for module, name, buffer, values in saved:
-                buffer.copy_(values)
-                module._buffers[name] = buffer
+            for held, before, values in saved:
+                changed = [name for name in before if _is_tensor(held.get(name)) or name in values]
+                held.update({name: before[name] for name in changed})
+                for name, content in values.items():
+                    held[name].copy_(content)
 
     def reset(self) -> None:
         """Call the reset that neurons of SpikingJelly, snnTorch and sinabs have."""
@@ -239,7 +242,7 @@ class State:
             for method in ("reset", "reset_mem", "reset_states")
             if _takes_nothing(getattr(module, method, None))
             if not isinstance(module, LAYERS) and not hasattr(module, "compute")
-            if is_weightless(module) or _own_tensors(module)
+            if is_weightless(module) or own_tensors(module)
         ]
 
     def _tensors(self) -> dict[str, tuple[Tensor, int]]:
@@ -247,7 +250,7 @@ class State:
         return {
             f"{name}.{key}" if name else key: (value, value._version)
             for name, module in self._modules
-            for key, value in _own_tensors(module).items()
+            for key, value in own_tensors(module).items()
         }
 
     def kept(self) -> Iterator[str]:
@@ -263,9 +266,8 @@ class State:
                 )
 
 
-def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
-    own = vars(module) | module._buffers
-    return {name: x for name, x in own.items() if isinstance(x, Tensor) and x.dim()}
+def _is_tensor(value: Any) -> TypeGuard[Tensor]:
+    return isinstance(value, Tensor)
 
 
 def _takes_nothing(method: Any) -> bool:

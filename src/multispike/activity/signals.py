@@ -85,8 +85,8 @@ class Signals:
 
     # --- places and nodes -------------------------------------------------------------------
 
-    def note(self, label: str, why: str) -> None:
-        """Add a line to what was not counted."""
+    def note(self, label: str, why: str) -> str:
+        """Add a line to what was not counted; returns it."""
         module = self.frames[-1].name if self.frames else ""
         line = f"{label} at {module or 'the network itself'}: {why}"
         atomic = next((frame for frame in self.frames if frame.atomic), None)
@@ -94,6 +94,7 @@ class Signals:
             atomic.notes.append(line)
         else:
             self.notes[line] = None
+        return line
 
     def here(self, label: str) -> str:
         """Where we are: the module if it has no parts, else module.operation."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from multispike import layer_record
 from multispike.activity.counting import Magnitudes, Tally
 from multispike.activity.elementwise_rules import Activation
 from multispike.activity.grid import Grid
-from multispike.activity.provenance import Layer, Node, Source
+from multispike.activity.provenance import Layer, Node, Source, is_sum
 from multispike.activity.tracing import Tracer
 from multispike.layer_record import Geometry, LayerRecord, Stream
 from multispike.results import Potentials, ResidualSum, Route, SpikeLayer
@@ -25,6 +26,7 @@ class Summary:
         self._samples = samples
         self._batches = tracer.batches
         self._notes = dict(tracer.notes)
+        self._macs = tracer.macs
         nodes = list(tracer.nodes.values())
         nodes = list(dict.fromkeys(nodes))
         self._layers = [node for node in nodes if isinstance(node, Layer)]
@@ -42,8 +44,17 @@ class Summary:
             "neurons": tuple(self._row(node, node.out, _path(node)) for node in self._senders),
             "sums": tuple(self._residual(node) for node in self._layers if node.kind == "add"),
             "samples": self._samples,
-            "not_counted": tuple(self._notes),
+            "not_counted": tuple(self._sized(records)),
         }
+
+    def _sized(self, records: tuple[LayerRecord, ...]) -> Iterator[str]:
+        """The notes, with the share of all multiply-accumulates that each leaves out."""
+        weighted = [record for record in records if isinstance(record, layer_record.Synapses)]
+        every = sum(record.timesteps * record.synapses for record in weighted)
+        every += sum(self._macs.values())
+        for note in self._notes:
+            macs = self._macs.get(note)
+            yield f"{note}, {macs / every:.1%} of all multiply-accumulates" if macs else note
 
     # --- neurons and sums -------------------------------------------------------------------
 
@@ -221,22 +232,18 @@ def _encodes(source: Source) -> bool:
 
 def _sends(node: Any, followers: dict[Layer, Source]) -> bool:
     """Whether a node is a row of the table of what is sent."""
-    if _is_sum(node):
+    if is_sum(node):
         return node.carries == "spikes" and node not in followers
     if isinstance(node.effect, Activation):
         return not (node.coded and _spikes(node))
     return isinstance(node, Source) and _is_neuron(node)
 
 
-def _is_sum(node: Any) -> bool:
-    return isinstance(node, Layer) and node.kind == "add"
-
-
 def _path(node: Node) -> Route:
-    if _is_sum(node):
+    if is_sum(node):
         return "sum"
     ends = [
-        isinstance(reader, Layer) and _is_sum(reader) and reader.inputs[reader.direct] is not read
+        isinstance(reader, Layer) and is_sum(reader) and reader.inputs[reader.direct] is not read
         for read, reader in _readers(node)
     ]
     return "shortcut" if ends and all(ends) else "direct"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from multispike.activity.elementwise_rules import (
     ELEMENTWISE_RULES,
@@ -81,6 +83,8 @@ class Tracer(Signals, TorchFunctionMode):
         self._time: Time | None = None
         """Where inputs have it, as far as their shapes could tell."""
         self.batches = 0
+        self.macs: dict[str, float] = {}
+        """Multiply-accumulates per inference that a note leaves out, by torch's count."""
         self._row: Shape | None = None
         """Shape and number of elements of one sample's inputs."""
         self._perform: dict[type[Effect], Callable[..., Any]] = {
@@ -110,7 +114,8 @@ class Tracer(Signals, TorchFunctionMode):
             layout = Layout(samples, self._timesteps, self._time, samples)
         layout.assumed = self.notes | layout.assumed
         self.layout, self.notes = layout, layout.assumed
-        self._sums, self._called, self.frames, self._signals = [], set(), [], {}
+        self._sums, self._called, self._images = [], set(), {}
+        self.frames, self._signals = [], {}
         inputs = inputs.detach()
         source = self.place(("inputs",), "inputs", lambda name: Source(name, what="input"))
         if layout.time == "unknown":  # not event frames
@@ -126,16 +131,14 @@ class Tracer(Signals, TorchFunctionMode):
             )
         self._row, source.shape = row, shape
         self.check("inputs", inputs)
-        self.tag(inputs, Signal(source))
-        self._images = {}
-        return inputs
+        return self.tag(inputs, Signal(source))
 
     def known_timesteps(self, spiking: bool) -> int | None:
         """T, given or seen in the inputs; in a spiking network also in what was made of them."""
         if self._timesteps is not None:
             return self._timesteps
-        time = self.layout.time if spiking else self._time
-        return None if time in (None, "unknown") else self.layout.steps
+        unseen = (self.layout.time if spiking else self._time) in (None, "unknown")
+        return None if unseen else self.layout.steps
 
     def first_broken(self) -> str | None:
         """The first layer of this batch that held NaN or an infinity."""
@@ -241,7 +244,7 @@ class Tracer(Signals, TorchFunctionMode):
         self.check(layer.name, out)
         return self.tag(out, Signal(layer))
 
-    def _parts(self, effect: Parts, call: Call) -> Any:
+    def _parts(self, effect: Parts, _: Call) -> Any:
         with self:
             return effect.run()
 
@@ -314,8 +317,9 @@ class Tracer(Signals, TorchFunctionMode):
         layer = signal.node.owner if signal is not None else None
         below = layer.foldable if layer is not None and layer.carries == "potential" else None
         if signal is None or below is None or not effect.constant:
-            why = "not behind a convolution or linear layer that it could be folded into"
-            why = why if below is None else "its statistics are not constant"
+            why = "its statistics are not constant"
+            if below is None:
+                why = "not behind a convolution or linear layer that it could be folded into"
             return self._apply(PassThrough(carries="potential", note=why), call)
         below.bias = True
         # The input has been looked at: so the result is finite if these are.
@@ -323,8 +327,7 @@ class Tracer(Signals, TorchFunctionMode):
         if (place, below) not in self._checked:  # in the first batch
             self._checked.add((place, below))
             for value in effect.constants:
-                if value is not None:
-                    self.check(place, value)
+                self.check(place, value)
         return self.tag(call.run(), Signal(signal.node))
 
     def _carry(self, effect: Carry, call: Call) -> Any:
@@ -338,10 +341,11 @@ class Tracer(Signals, TorchFunctionMode):
             return out
         if isinstance(out, Tensor):
             self.layout.follow(carriers[0][1], out)
-        inputs = tuple(dict.fromkeys(signal.node for signal, _ in carriers))
-        if len(inputs) == 1:
+        inputs = tuple(signal.node for signal, _ in carriers)
+        if len(set(inputs)) == 1:
             return self.tag(out, Signal(inputs[0]))
-        return self.tag(out, Signal(self._costless(PassThrough(), call.label, inputs)))
+        node = self._costless(PassThrough(joined=effect.joined), call.label, inputs)
+        return self.tag(out, Signal(node))
 
     def _overwrite(self, effect: Overwrite, call: Call) -> Any:
         signal = self.signal(effect.value) or self.signal(effect.target)
@@ -352,16 +356,19 @@ class Tracer(Signals, TorchFunctionMode):
 
     def _unknown(self, effect: Unknown, call: Call) -> Any:
         """Run an operation that no rule counts, note it, and mark its result."""
-        carriers = self._carriers(effect, call)
-        out = call.run()
+        carriers, elementwise = self._carriers(effect, call), call.label in NEURON_FUNCTIONS
+        sized = carriers and not elementwise and self.batches == 1 and not self.inside_neuron
+        with FlopCounterMode(display=False) if sized else nullcontext() as mode:
+            out = call.run()
         parts = out if isinstance(out, (tuple, list)) else (out,)
         tensors = [part for part in parts if isinstance(part, Tensor)]
         if not carriers or not tensors:
             return out
-        self.note(call.label, "no rule counts it")
+        line = self.note(call.label, "no rule counts it")
+        if mode is not None and (flops := mode.get_total_flops()):
+            self.macs[line] = self.macs.get(line, 0.0) + flops / 2 / self.layout.batch
         inputs, place = (carriers[0][0].node,), self.here(call.label)
-        part = call.label in NEURON_FUNCTIONS
-        source = partial(Source, inputs=inputs, what="function", elementwise=part)
+        source = partial(Source, inputs=inputs, what="function", elementwise=elementwise)
         node = self.place((call.label, inputs), place, source, self.costless_names)
         node.shape = inputs[0].shape
         for tensor in tensors:
@@ -373,25 +380,18 @@ class Tracer(Signals, TorchFunctionMode):
         return self.place((effect, inputs), self.here(label), make, self.costless_names)
 
     def _layer(
-        self,
-        effect: Effect,
-        label: str,
-        inputs: tuple[Node, ...],
-        window: Window,
-        rows: Shape = (),
+        self, effect: Effect, label: str, inputs: tuple[Node, ...], window: Window, rows: Shape = ()
     ) -> Layer:
         place, key = self.here(label), (effect, inputs, window, rows)
-        found = self.nodes.get((place, key))
-        if found is None and isinstance(effect, Synapses):
-            for round_before in self._rounds.get((place, effect, window, rows), []):
-                if same_values(round_before.inputs[0], inputs[0]) and any(
-                    round_before in (node, *node.ancestors()) for node in inputs
-                ):
-                    self.note(label, "recurrent: it reads what came from itself")
-                    inputs[0].readers.add(round_before)
-                    self.nodes[place, key] = found = round_before
-                    break
+        found, same = self.nodes.get((place, key)), (place, effect, window, rows)
+        if found is None and isinstance(effect, Synapses):  # recurrent: it reads what it computed
+            behind = {inputs[0], *inputs[0].ancestors()}
+            before = [layer for layer in self._rounds.get(same, []) if layer in behind]
+            found = next((x for x in before if same_values(x.inputs[0], inputs[0])), None)
+            if found is not None:
+                inputs[0].readers.add(found)
+                self.nodes[place, key] = found
         if found is None:
             found = self.place(key, place, lambda name: Layer(name, effect, inputs, window, rows))
-            self._rounds.setdefault((place, effect, window, rows), []).append(found)
+            self._rounds.setdefault(same, []).append(found)
         return found  # pyright: ignore[reportReturnType]

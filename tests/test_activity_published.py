@@ -1,0 +1,455 @@
+"""Networks as others write them: what is right follows from their shapes."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from multispike import profile
+from multispike.activity import record_activity
+
+
+def labelled(x, samples=None):
+    return [(x, torch.zeros(samples or len(x), dtype=torch.long))]
+
+
+def nj(model, x, **options):
+    return profile(model, labelled(x), **options).total_nj
+
+
+def macs(model, x, **options):
+    """Multiply-accumulates of a dense network, and what it leaves out."""
+    report = profile(model, labelled(x), **options)
+    assert report.network == "ann"
+    return sum(layer.counts.mac for layer in report.layers), report.not_counted
+
+
+def by_torch(model, x):
+    with FlopCounterMode(display=False) as mode:  # with gradients: no fused attention
+        model.eval()(x)
+    return mode.get_total_flops() / 2 / len(x)
+
+
+class Step(nn.Module):
+    """Binary spikes without memory."""
+
+    def __init__(self, threshold):
+        super().__init__()
+        self.threshold = threshold
+
+    def forward(self, x):
+        return (x >= self.threshold).float()
+
+
+# --- one price for one layer --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 64), (1, 64), (8, 64)])
+def test_rows_of_one_are_no_rows(shape):
+    layer = nn.Linear(64, 64)
+    assert nj(layer, torch.rand(shape)) == pytest.approx(nj(layer, torch.rand(4, 64)))
+
+
+@pytest.mark.parametrize("spiking", [False, True])
+def test_windows_folded_into_the_batch_are_rows(spiking):
+    class Windows(nn.Module):
+        def __init__(self, folded):
+            super().__init__()
+            self.folded, self.first, self.act = folded, nn.Linear(8, 8), nn.ReLU()
+            self.act = Step(0.1) if spiking else nn.ReLU()
+            self.last = nn.Linear(8, 2)
+
+        def forward(self, x):
+            x = x.flatten(0, 1) if self.folded else x
+            return self.last(self.act(self.first(x))).reshape(4, -1, 2).mean(1)
+
+    torch.manual_seed(0)
+    apart, folded, x = Windows(False), Windows(True), torch.rand(4, 6, 5, 8)
+    folded.load_state_dict(apart.state_dict())
+    reports = [profile(model, labelled(x)) for model in (apart, folded)]
+    assert [report.network for report in reports] == ["snn" if spiking else "ann"] * 2
+    assert reports[0].total_nj == pytest.approx(reports[1].total_nj)
+    assert reports[1].layers[0].record.geometry.in_shape == (30, 8)
+
+
+@pytest.mark.parametrize("batch", [1, 4, 8])
+def test_tokens_cost_the_same_whatever_the_batch(batch):
+    torch.manual_seed(0)
+    tokens = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 8))
+    expected = 8 * nj(tokens, torch.ones(3, 32))  # but for the size of the memories
+    assert nj(tokens, torch.ones(batch, 8, 32)) == pytest.approx(expected, rel=0.05)
+    assert nj(tokens, torch.ones(batch, 8, 32)) == nj(tokens, torch.ones(5, 8, 32))
+
+
+# --- every multiplication -------------------------------------------------------------------------
+
+
+class Module(nn.Module):
+    """A forward around one parameter."""
+
+    def __init__(self, run, *shape):
+        super().__init__()
+        self.run, self.w = run, nn.Parameter(torch.rand(shape))
+
+    def forward(self, x):
+        return self.run(x, self.w)
+
+
+class Attention(nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(32, 4, batch_first=True, **options)
+        self.out = nn.Linear(32, 2)
+
+    def forward(self, x):
+        return self.out(self.attention(x, x, x)[0].mean(1))
+
+
+def dense(*layers, features=1):
+    return nn.Sequential(*layers, nn.ReLU(), nn.Flatten(), nn.Linear(features, 2))
+
+
+CASES = {
+    "x @ W": (Module(lambda x, w: x @ w, 4, 2), (2, 4), 8),
+    "W @ x": (Module(lambda x, w: w @ x, 5, 4), (2, 4, 3), 60),
+    "addmm": (Module(lambda x, w: torch.addmm(torch.ones(2), x, w), 4, 2), (2, 4), 8),
+    "einsum": (Module(lambda x, w: torch.einsum("bhi,hio->bho", x, w), 3, 4, 5), (2, 3, 4), 60),
+    "bmm with parameters": (Module(lambda x, w: (x @ w).flatten(1), 3, 4, 5), (2, 3, 6, 4), 360),
+    "attention": (Attention(), (2, 16, 32), 65_536 + 16_384 + 64),
+    "attention, masked": (Attention(add_bias_kv=True), (2, 16, 32), None),
+    "transposed": (dense(nn.ConvTranspose2d(3, 4, 2, 2), features=1024), (2, 3, 8, 8), 3072 + 2048),
+    "transposed 1d": (
+        dense(nn.ConvTranspose1d(4, 6, 3, 2, 1, 1, 2), features=96), (2, 4, 8), 8 * 4 * 3 * 3 + 192
+    ),
+    "3d": (dense(nn.Conv3d(2, 3, (1, 3, 3)), features=3 * 4 * 16), (2, 2, 4, 6, 6), None),
+    "pooled 3d": (
+        nn.Sequential(nn.Conv3d(2, 3, 3), nn.MaxPool3d(2), nn.AvgPool3d(2), nn.Flatten()),
+        (2, 2, 8, 8, 8), None,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_multiplications_are_those_that_torch_counts(case):
+    model, shape, expected = CASES[case]
+    x = torch.rand(shape)
+    found, _ = macs(model, x)
+    assert found == by_torch(model, x)
+    assert expected is None or found == expected
+
+
+@pytest.mark.parametrize("masked", [None, "mask", "causal"])
+def test_attention_sends_what_torch_sends(masked):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.project = nn.Linear(8, 24)
+
+        def forward(self, x):
+            q, k, v = self.project(x).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+            mask = torch.ones(5, 5, dtype=torch.bool).tril() if masked == "mask" else None
+            return F.scaled_dot_product_attention(q, k, v, mask, is_causal=masked == "causal")
+
+    torch.manual_seed(0)
+    model, seen, x = Scaled(), [], torch.rand(3, 5, 8)
+    model.register_forward_hook(lambda module, args, out: seen.append(out))
+    found, notes = macs(model, x)
+    assert torch.allclose(seen[0], model(x), atol=1e-6)
+    assert found == 5 * 8 * 24 + 2 * 2 * 5 * 5 * 4
+    assert not [line for line in notes if "no rule" in line]
+
+
+def flat(found):
+    return [found] if isinstance(found, torch.Tensor) else [x for part in found for x in flat(part)]
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}])
+def test_recurrent_layers_are_linear_layers_over_time(kind, options):
+    torch.manual_seed(0)
+    net = kind(5, 4, batch_first=True, **options)
+    seen, x = [], torch.rand(3, 7, 5)
+    net.register_forward_hook(lambda module, args, out: seen.append(out))
+    found, notes = macs(net, x)
+    for sent, expected in zip(*map(flat, (seen[0], net(x))), strict=True):
+        assert torch.allclose(sent, expected)
+    assert found == 7 * sum(p.numel() for name, p in net.named_parameters() if "weight" in name)
+    assert any("gates" in line for line in notes)
+
+
+@pytest.mark.parametrize("cell", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+def test_recurrent_cells(cell):
+    class Loop(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.out = cell(5, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            state = None
+            for t in range(6):
+                state = self.cell(x[:, t], state)
+            return self.out(state[0] if isinstance(state, tuple) else state)
+
+    found, _ = macs(Loop(), torch.rand(3, 6, 5))
+    weights = [p for name, p in cell(5, 4).named_parameters() if "weight" in name]
+    assert found == 6 * sum(map(torch.numel, weights)) + 8
+
+
+def test_spikes_times_spikes_are_additions():
+    class Spiking(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.k, self.v = (nn.Linear(6, 4) for _ in range(3))
+            self.fire = nn.ModuleList(Step(0.0) for _ in range(3))
+
+        def forward(self, x):
+            q, k, v = (
+                fire(part(x))
+                for fire, part in zip(self.fire, (self.q, self.k, self.v), strict=True)
+            )
+            return (q @ k.transpose(1, 2)) @ v
+
+    torch.manual_seed(0)
+    model, sent = Spiking(), []
+    for fire in model.fire:
+        fire.register_forward_hook(lambda module, args, out: sent.append(out))
+    report = profile(model, labelled(torch.randn(3, 5, 6)))
+    scores, values = (layer for layer in report.layers if layer.kind == "matmul")
+    assert (scores.counts.mac, scores.counts.ac) == (0, sent[0].sum().item() / 3 * 5)
+    assert values.record.input.events == sent[2].sum().item() / 3  # events come first: those of v
+    assert (values.counts.mac, values.counts.ac) == (0, sent[2].sum().item() / 3 * 5)
+
+
+def test_what_is_left_out_has_a_size():
+    twice = Module(lambda x, w: torch.einsum("bi,ij,jk->bk", x, w, w), 6, 6)
+    model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), twice)
+    expected = by_torch(model, torch.rand(2, 6))
+    found, notes = macs(model, torch.rand(2, 6))
+    assert found == 36
+    share = (expected - 36) / expected
+    assert notes == (f"einsum at 2: no rule counts it, {share:.1%} of all multiply-accumulates",)
+
+
+# --- neurons --------------------------------------------------------------------------------------
+
+
+def test_iand_with_a_silent_side():
+    class Iand(nn.Module):
+        def __init__(self, threshold):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+            self.fires, self.inverted = Step(-9.0), Step(threshold)
+
+        def forward(self, x):
+            k = self.fires(self.a(x))
+            return self.c(k * (1 - self.inverted(self.b(k))))
+
+    total = record_activity(Iand(9.0), labelled(torch.rand(2, 4))).records[2]
+    assert (total.input.events, total.crossing.events, total.output.events) == (0, 4, 4)
+
+
+def test_a_neuron_that_is_silent_first_and_analog_later():
+    class Late(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.v = 0.0
+
+        def forward(self, x):
+            self.v = self.v + x
+            return torch.relu(self.v - 1.0)
+
+        def reset(self):
+            self.v = 0.0
+
+    class OverTime(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+            self.neuron, self.pool = Late(), nn.MaxPool2d(2)
+            self.first.bias.data += 0.2
+
+        def forward(self, x):
+            steps = [self.second(self.pool(self.neuron(self.first(x)))) for _ in range(4)]
+            return torch.stack(steps).sum(0).mean((2, 3))
+
+    torch.manual_seed(0)
+    activity = record_activity(OverTime(), labelled(torch.rand(2, 3, 10, 10) * 0.4))
+    assert [record.name for record in activity.records][:3] == ["first", "pool", "second"]
+    assert [record.timesteps for record in activity.records][:3] == [1, 4, 4]
+    assert not activity.spiking
+
+
+def test_a_sum_pool_is_a_pooling():
+    def record(pool):
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(2, 4, 3, padding=1), Step(0.1), pool, nn.Flatten(), nn.Linear(64, 3)
+        )
+        return record_activity(model, labelled(torch.ones(2, 2, 8, 8)))
+
+    average, total = record(nn.AvgPool2d(2)), record(nn.LPPool2d(1, 2))
+    assert total.neurons == average.neurons
+    assert total.records == average.records
+    assert not total.not_counted
+
+
+def test_ternary_spikes_are_levels_with_a_sign():
+    class Ternary(nn.Module):
+        def forward(self, x):
+            return (x > 0.2).float() - (x < -0.2).float()
+
+    torch.manual_seed(0)
+    model, sent = nn.Sequential(nn.Linear(6, 8), Ternary(), nn.Linear(8, 3)), []
+    model[1].register_forward_hook(lambda module, args, out: sent.append(out))
+    report = profile(model, labelled(torch.randn(5, 6)))
+    events = sent[0].count_nonzero().item() / 5
+    assert (sent[0] < 0).any()
+    assert report.network == "snn"
+    assert report.layers[1].record.input.events == report.layers[1].record.input.amplitude == events
+    assert report.layers[1].counts.mac == 0
+
+
+def test_joined_neurons_of_unequal_thresholds_send_binary_events():
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.last = nn.Conv2d(1, 2, 3), nn.Conv2d(1, 3, 3), nn.Conv2d(5, 2, 1)
+            self.fire = nn.ModuleList([Step(0.0), Step(0.1)])
+
+        def forward(self, x):
+            parts = self.fire[0](self.a(x)), 0.7 * self.fire[1](self.b(x))
+            return self.last(torch.cat(parts, 1)).flatten(1)
+
+    torch.manual_seed(0)
+    last = profile(Joined(), labelled(torch.randn(4, 1, 6, 6))).layers[-1]
+    assert last.record.levels_in == 1
+    assert last.record.input.events == last.record.input.amplitude > 0
+    assert last.counts.mac == 0
+
+
+def test_encoders_recorded_potentials_and_means_are_no_neurons():
+    class Encoded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.fire = nn.Linear(6, 4), Step(0.0)
+
+        def forward(self, x):
+            drive, spikes = [], []
+            for _ in range(3):
+                drive.append(self.fc((torch.rand_like(x) < x).float()))
+                spikes.append(self.fire(drive[-1]))
+            torch.stack(drive)
+            return torch.stack(spikes).mean(0)
+
+    activity = record_activity(Encoded(), labelled(torch.rand(5, 6)))
+    assert not [line for line in activity.not_counted if line.startswith("neuron at")]
+    assert [row.name for row in activity.neurons] == ["fire"]
+
+
+def test_a_recurrent_network_has_rows_by_module():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.back, self.out = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+            self.fire = Step(0.2)
+
+        def forward(self, x):
+            spikes, total = x.new_zeros(len(x), 6), 0
+            for t in range(40):
+                spikes = self.fire(self.inner(x[:, t]) + self.back(spikes))
+                total = total + self.out(spikes)
+            return total
+
+    activity = record_activity(Recurrent(), labelled(torch.randn(3, 40, 4)))
+    assert len(activity.records) <= 8
+    by_name = {record.name: record for record in activity.records}
+    assert by_name["inner"].timesteps == by_name["out"].timesteps == 40
+
+
+class Current(nn.Module):
+    """A synaptic current and a potential, both returned."""
+
+    def __init__(self, beta=0.9):
+        super().__init__()
+        self.beta = beta
+
+    def forward(self, x, state=None):
+        current, v = state or (torch.zeros_like(x), torch.zeros_like(x))
+        current = 0.8 * current + x
+        v = self.beta * v + current
+        spikes = (v >= 0.4).float()
+        return spikes, (current, v - 0.4 * spikes)
+
+
+def test_a_second_state_variable_is_named():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.fire, self.last = nn.Linear(4, 6), Current(), nn.Linear(6, 2)
+
+        def forward(self, x):
+            state = None
+            for _ in range(3):
+                spikes, state = self.fire(self.fc(x), state)
+            return self.last(spikes)
+
+    torch.manual_seed(0)
+    activity = record_activity(Net(), labelled(torch.rand(3, 4)))
+    assert (
+        "neuron at fire: 2 state variables, of which one potential is counted"
+        in activity.not_counted
+    )
+
+
+def test_leaks_of_other_libraries_by_name():
+    class Cell(nn.Module):
+        def __init__(self, **constants):
+            super().__init__()
+            for name, value in constants.items():
+                setattr(self, name, value)
+
+        def forward(self, x):
+            return (x >= 0.1).float()
+
+    torch.manual_seed(0)
+    found = []
+    for constants in ({"tau_mem": torch.tensor(20.0)}, {"tau_mem": torch.tensor(float("inf"))}, {}):
+        model = nn.Sequential(nn.Linear(4, 6), Cell(**constants), nn.Linear(6, 2))
+        found.append(record_activity(model, labelled(torch.rand(3, 4))).records[0].leak)
+    assert found == [True, False, False]
+
+
+def test_buffers_and_potentials_are_afterwards_what_they_were():
+    class Norm(nn.BatchNorm1d):
+        def reset(self):
+            self.reset_running_stats()
+
+    class Cell(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.v = torch.full((2, 4), 0.25)
+
+        def reset(self):
+            self.v = torch.zeros(2, 4)
+
+        def forward(self, x):
+            self.v = self.v + x
+            return (self.v > 1).float()
+
+    model = nn.Sequential(nn.Linear(4, 4), Norm(4), Cell())
+    model[1].running_mean.fill_(7.0)
+    record_activity(model, labelled(torch.rand(2, 4)))
+    assert model[1].running_mean.tolist() == [7.0] * 4
+    assert model[2].v.unique().tolist() == [0.25]
+
+
+def test_without_a_bias_there_are_no_additions_of_one():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        Step(0.5), nn.Linear(6, 4, bias=False), Step(0.2), nn.Linear(4, 2, bias=False)
+    )
+    first = profile(model, labelled(torch.rand(5, 6))).layers[0]
+    events, sent = first.record.input.events, first.record.output.events
+    assert first.counts.ac == events * 4 + sent
+    assert first.counts.read_potential == events * 4 + 4  # the threshold is compared all the same
