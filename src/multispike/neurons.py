@@ -130,7 +130,7 @@ class MultiLevelIF(nn.Module):
         surrogate: "sigmoid" (one logistic bump a level), "ste" (1 inside [0, V_th]) or "clip" (1
             inside [0, V_th + V_th/N], where the level is not clipped).
         alpha: steepness of "sigmoid", in 1/level.
-        v_init: V[-1] in levels; 0.5 turns the floor into rounding.
+        v_init: V[-1] in levels; 0.5 turns the floor into rounding, unless beta < 1 leaks of it too.
         beta: leak, the share of the potential that is left after one step; 1 is no leak.
         detach_reset: no gradient through the reset.
         learn_threshold: make V_th a parameter (gradient as in LSQ/PACT).

@@ -204,6 +204,8 @@ def sum_of_histograms(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     """Sum of two histograms of perhaps different length."""
     if a is None or b is None:
         return b if a is None else a
+    if len(a) == len(b):
+        return a + b
     longer, shorter = (a, b) if len(a) >= len(b) else (b, a)
     total = longer.clone()
     total[: len(shorter)] += shorter

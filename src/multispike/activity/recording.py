@@ -218,7 +218,8 @@ class State:
                 changed = [name for name in before if _is_tensor(held.get(name)) or name in values]
                 held.update({name: before[name] for name in changed})
                 for name, content in values.items():
-                    held[name].copy_(content)
+                    if not torch.equal(held[name], content):
+                        held[name].copy_(content)
 
     def reset(self) -> None:
         """Call the reset that neurons of SpikingJelly, snnTorch and sinabs have."""
