@@ -100,15 +100,15 @@ def find_grid(x: Tensor) -> Grid | None:
     return None
 
 
-def refined_grid(x: Tensor, known: Grid | None) -> Grid | None:
-    """The grid of x, which has a non-zero, and of all values of a known one; or None.
+def refined_grid(x: Tensor, known: Grid | None, low: float, top: float) -> Grid | None:
+    """The grid of x, from `low` to `top`, not all zero, and of all values of a known one; or None.
 
     The step found is the known one, or a whole fraction of it.
     """
     if known is None:
         return find_grid(x)
-    signed = known.signed or bool((x < 0).any())
-    levels, ratio = max(known.levels, round(x.abs().max().item() / known.step)), 1
+    signed = known.signed or low < 0
+    levels, ratio = max(known.levels, round(max(top, -low) / known.step)), 1
     if not _on_grid(x, known.step, _tolerance(x, levels)):
         found = find_grid(x)
         ratio = round(known.step / found.step) if found is not None else 0

@@ -212,7 +212,7 @@ class Source(Node):
         if not math.isfinite(top) or low == top == 0:
             return False
         known = self.grid, self.carries
-        self.grid = refined_grid(x, self.grid)
+        self.grid = refined_grid(x, self.grid, low, top)
         self.settled = self.grid is None
         self.carries = "analog" if self.settled else "spikes"
         return (self.grid, self.carries) != known
