@@ -563,9 +563,19 @@ def test_modules_copy_and_pickle():
 
 
 @pytest.fixture
-def afresh(monkeypatch, tmp_path):
+def quick_compiler(tmp_path_factory):
+    """A compiler that does not optimise: what is built is looked at, not timed."""
+    compiler = tmp_path_factory.mktemp("compiler") / "quick-cc"
+    compiler.write_text('#!/bin/sh\nexec cc "$@" -O0\n')
+    compiler.chmod(0o755)
+    return str(compiler)
+
+
+@pytest.fixture
+def afresh(monkeypatch, tmp_path, quick_compiler):
     """As in a new process with an empty cache; afterwards the tests' own library is back."""
     monkeypatch.setenv("MULTISPIKE_CACHE", str(tmp_path))
+    monkeypatch.setenv("CC", quick_compiler)
     library.cache_clear()
     yield tmp_path
     monkeypatch.undo()
@@ -591,7 +601,9 @@ def test_without_a_compiler(compiler, afresh, monkeypatch):
 def test_without_openmp(afresh, monkeypatch, tmp_path):
     """A compiler that refuses -fopenmp still builds kernels, for one thread."""
     compiler = tmp_path / "plain-cc"
-    compiler.write_text('#!/bin/sh\ncase " $* " in *" -fopenmp "*) exit 1;; esac\nexec cc "$@"\n')
+    compiler.write_text(
+        '#!/bin/sh\ncase " $* " in *" -fopenmp "*) exit 1;; esac\nexec cc "$@" -O0\n'
+    )
     compiler.chmod(0o755)
     monkeypatch.setenv("CC", str(compiler))
     assert library() is not None
@@ -605,11 +617,14 @@ def test_unwritable_cache(afresh, monkeypatch):
     assert library() is not None
 
 
-def test_processes_build_at_once(tmp_path):
+def test_processes_build_at_once(tmp_path, quick_compiler):
     """Three processes with one empty cache: all of them compute, one library stays, no litter."""
     code = "import torch; from multispike import MultiLevelIF; import warnings;"
     code += "warnings.simplefilter('error'); print(MultiLevelIF(4)(torch.ones(1, 1, 1)).item())"
-    environment = {**os.environ, "MULTISPIKE_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ, "MULTISPIKE_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1",
+        "CC": quick_compiler,
+    }  # fmt: skip
     running = [
         subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE)
         for _ in range(3)

@@ -8,6 +8,7 @@ error of an edge, so the quotient is only a first guess that two comparisons set
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -48,26 +49,20 @@ def sigmoid_gradient(h: Tensor, threshold: Threshold, levels: int, alpha: float)
     return total * alpha
 
 
-def ste_gradient(h: Tensor, threshold: Threshold, levels: int, alpha: float) -> Tensor:
-    """Straight-through: 1 where 0 <= h <= V_th, else 0 (as bool, one byte an element).
+def window_gradient(
+    h: Tensor, threshold: Threshold, levels: int, alpha: float, beyond: int = 0
+) -> Tensor:
+    """Straight-through: 1 where 0 <= h <= V_th + `beyond` levels, else 0 (as bool, a byte each).
 
-    >>> ste_gradient(torch.tensor([-0.1, 0.0, 1.0, 1.1]), 1.0, 4, 5.0).int().tolist()
-    [0, 1, 1, 0]
+    Up to V_th shuts out potentials of the highest level, of which rounding (v_init = 0.5) has many.
+    Up to one level beyond it is exact through the clip: there floor(h / (V_th/N)) is in {0..N}, and
+    the window lies evenly around the edges.
+
+    >>> h = torch.tensor([-0.1, 0.0, 1.0, 1.1, 1.3])
+    >>> [window_gradient(h, 1.0, 4, 5.0, beyond).int().tolist() for beyond in (0, 1)]
+    [[0, 1, 1, 0, 0], [0, 1, 1, 1, 0]]
     """
-    return (h >= 0) & (h <= threshold * (1 + WINDOWS["ste"] / levels))
-
-
-def clip_gradient(h: Tensor, threshold: Threshold, levels: int, alpha: float) -> Tensor:
-    """Straight-through the floor, exact through the clip: 1 where 0 <= h <= V_th + V_th/N, else 0.
-
-    There floor(h / (V_th/N)) is in {0..N}, so that nothing is clipped; the window lies evenly
-    around the edges. `ste_gradient` shuts out potentials of the highest level, of which rounding
-    (v_init = 0.5) has many.
-
-    >>> clip_gradient(torch.tensor([-0.1, 0.0, 1.25, 1.3]), 1.0, 4, 5.0).int().tolist()
-    [0, 1, 1, 0]
-    """
-    return (h >= 0) & (h <= threshold * (1 + WINDOWS["clip"] / levels))
+    return (h >= 0) & (h <= threshold * (1 + beyond / levels))
 
 
 def threshold_gradient(h: Tensor, threshold: Threshold, levels: int, surrogate: str) -> Tensor:
@@ -85,13 +80,11 @@ def threshold_gradient(h: Tensor, threshold: Threshold, levels: int, surrogate: 
     return torch.where(above, 1.0, torch.where(h < 0, 0.0, inside))
 
 
-SURROGATES: dict[str, Callable[[Tensor, Threshold, int, float], Tensor]] = {
-    "sigmoid": sigmoid_gradient,
-    "ste": ste_gradient,
-    "clip": clip_gradient,
-}
-"""Name -> stand-in for dz*D/dh; a new gradient is a new row."""
-
-
 WINDOWS = {"ste": 0, "clip": 1}
 """Gradients that are 1 in a window and 0 outside: levels by which it reaches beyond V_th."""
+
+SURROGATES: dict[str, Callable[[Tensor, Threshold, int, float], Tensor]] = {
+    "sigmoid": sigmoid_gradient,
+    **{name: partial(window_gradient, beyond=beyond) for name, beyond in WINDOWS.items()},
+}
+"""Name -> stand-in for dz*D/dh; a new gradient is a new row."""

@@ -100,7 +100,7 @@ def create_model(
         return own_network(config)
 
     from multispike.models.blocks import NeuronFactory
-    from multispike.models.builders import build_resnet, build_vgg
+    from multispike.models.network import build_resnet, build_vgg
     from multispike.neurons import NeuronConfig
 
     settings = NeuronConfig(

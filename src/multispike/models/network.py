@@ -1,14 +1,17 @@
-"""What all architectures share: stem, encoder, body, classifier, and the axis of time."""
+"""A network, and how a row of the table becomes one: stem, encoder, body, classifier."""
 
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from multispike.errors import InputError, invalid
+from multispike.models.blocks import MaxPool, NeuronFactory, ResidualBlock, conv_bn
+from multispike.models.table import STEMS, ResNet, Vgg
 
 
 class Network(nn.Module):
@@ -68,9 +71,10 @@ class Network(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Also takes thresholds by the names that they had while every neuron of the body was the
         child `neuron` of a module that split its axis of time."""
-        for name in [name for name in state_dict if name.startswith(prefix)]:
-            now = re.sub(r"\b(neuron\d*|after)\.neuron\.threshold$", r"\1.threshold", name)
-            state_dict[now] = state_dict.pop(name)
+        part = re.escape(prefix) + r"(?:body|classifier)\.(?:.*\.)?(?:neuron\d*|after)"
+        for name in list(state_dict):
+            if found := re.fullmatch(rf"({part})\.neuron\.threshold", name):
+                state_dict[f"{found[1]}.threshold"] = state_dict.pop(name)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _check(self, inputs: Tensor) -> None:
@@ -95,3 +99,67 @@ def _every_step(drive: Tensor, timesteps: int) -> Tensor:
     if drive.is_contiguous(memory_format=torch.channels_last):
         return drive.permute(0, 2, 3, 1).expand(timesteps, *(-1,) * 4).permute(0, 1, 4, 2, 3)
     return drive.expand(timesteps, *(-1,) * 4)
+
+
+def build_vgg(row: Vgg, config: dict[str, Any], neurons: NeuronFactory) -> Network:
+    """The network of a `Vgg` row; the first width of its layout is the stem."""
+    width = int(row.layout[0])
+    stem, body = _stem(config, width)
+    encoder = neurons.neuron(neurons.new_threshold(width))
+    index = 0
+    for position, item in enumerate(row.layout[1:], start=1):
+        if item == "M":
+            body[f"pool{index}"] = MaxPool()
+        elif isinstance(item, int):
+            index += 1
+            layers = conv_bn(index, width, item)
+            if row.dirac:
+                conv = layers[f"conv{index}"]
+                assert isinstance(conv, nn.Conv2d)
+                nn.init.dirac_(conv.weight.data[: min(width, item)])
+            body[f"conv{index}"] = layers.pop(f"conv{index}")
+            if row.layout[position + 1 : position + 2] == ("P",):
+                body[f"pool{index}"] = MaxPool()
+            body.update(layers)
+            body[f"neuron{index}"] = neurons.neuron(neurons.new_threshold(item))
+            width = item
+    classifier = OrderedDict[str, nn.Module]()
+    if config["classifier"] == "mlp":
+        for index in (1, 2):
+            classifier[f"hidden{index}"] = nn.Linear(width, 512)
+            classifier[f"neuron{index}"] = neurons.neuron(neurons.new_threshold(512))
+            width = 512
+    classifier["linear"] = nn.Linear(width, config["num_classes"])
+    return Network(config, stem, encoder, nn.Sequential(body), nn.Sequential(classifier))
+
+
+def build_resnet(row: ResNet, config: dict[str, Any], neurons: NeuronFactory) -> Network:
+    """The network of a `ResNet` row.
+
+    Neurons whose spikes meet at a sum share one threshold: those of a stage that end a block or a
+    shortcut, and in the first stage the encoder, whose spikes are its first identity.
+    """
+    family, channels = row.family, row.widths[0]
+    stem, body = _stem(config, channels)
+    shared = neurons.new_threshold(channels)
+    encoder = nn.Identity() if family.pre_activation else neurons.neuron(shared)
+    for stage, (width, depth) in enumerate(zip(row.widths, row.depths, strict=True), start=1):
+        if stage > 1:
+            shared = neurons.new_threshold(width)
+        for block in range(1, depth + 1):
+            stride = 2 if stage > 1 and block == 1 else 1
+            body[f"stage{stage}_block{block}"] = ResidualBlock(
+                family, channels, width, stride, neurons, shared
+            )
+            channels = width
+    if family.pre_activation:
+        body["neuron"] = neurons.neuron(neurons.new_threshold(channels))
+    classifier = nn.Sequential(OrderedDict(linear=nn.Linear(channels, config["num_classes"])))
+    return Network(config, stem, encoder, nn.Sequential(body), classifier)
+
+
+def _stem(config: dict[str, Any], width: int) -> tuple[nn.Sequential, OrderedDict[str, nn.Module]]:
+    """The first convolution with its batch norm, and the body's pooling behind it if there is."""
+    kernel, stride, pools = STEMS[config["stem"]]
+    stem = nn.Sequential(conv_bn(0, config["in_channels"], width, kernel, stride))
+    return stem, OrderedDict[str, nn.Module]({"pool0": MaxPool()} if pools else {})

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
+from struct import Struct
 from typing import NamedTuple
 
 import torch
@@ -11,20 +11,8 @@ from torch import Tensor
 
 from multispike.ops.build import library, pointer, threads_for, zeros
 
-
-class Spikes(ctypes.Structure):
-    """`Spikes` of counts.c."""
-
-    _fields_ = (
-        *[
-            (name, ctypes.c_int64)
-            for name in (
-                *("steps", "rows", "places", "channels", "inner", "levels", "bfloat16", "threads"),
-            )
-        ],
-        ("scale", ctypes.c_void_p),
-        ("shared", ctypes.c_float),
-    )
+_SPIKES = Struct("8qPf")
+"""`Spikes` of counts.c."""
 
 
 class Counts(NamedTuple):
@@ -68,19 +56,11 @@ def count_levels(
     sums = zeros(threads, 2, *pixels)
     histogram = zeros(levels + 1)
     summed = zeros(levels * steps + 1) if steps > 1 else None
-    described = Spikes(
-        steps=steps,
-        rows=len(spikes) // steps,
-        places=math.prod(shape),
-        channels=shape[channels - 1],
-        inner=math.prod(shape[channels:]),
-        levels=levels,
-        bfloat16=spikes.dtype == torch.bfloat16,
-        threads=threads,
-        scale=pointer(scale),
-        shared=0.0 if unit is None or scale is not None else 1 / unit,
+    described = _SPIKES.pack(
+        *(steps, len(spikes) // steps, math.prod(shape), shape[channels - 1]),
+        *(math.prod(shape[channels:]), levels, spikes.dtype == torch.bfloat16, threads),
+        pointer(scale),
+        0.0 if unit is None or scale is not None else 1 / unit,
     )
-    kernels.multispike_count(
-        ctypes.byref(described), *map(pointer, (spikes, sums, histogram, summed))
-    )
+    kernels.multispike_count(described, *map(pointer, (spikes, sums, histogram, summed)))
     return Counts(sums[0], histogram, summed)
