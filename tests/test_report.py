@@ -495,7 +495,7 @@ def without(run: dict[str, Any], *gone: str) -> dict[str, Any]:
         ("metrics.csv", "epoch,train_loss\n1,0.5\n", "without 'test_accuracy'"),
         ("metrics.csv", "epoch,test_accuracy\n1,high\n", "damaged table"),
         ("metrics.csv", "epoch,test_accuracy\n1\n", "damaged table"),
-        ("config.yaml", "a: [", "unreadable"),
+        ("config.yaml", "a: [", "not a YAML file"),
         ("config.yaml", "- 1", "a mapping of settings"),
     ],
 )

@@ -354,12 +354,13 @@ def _version(content: Any) -> str:
 def _misfit(error: ValidationError) -> str:
     """The first place at which a result does not fit its type, and what stands there."""
     first = error.errors(include_url=False)[0]
+    context = first.get("ctx", {})
     if first["type"] == "value_error":  # from the check of a part, which says where
-        return str(first["ctx"]["error"])
+        return str(context["error"])
     places = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"])
     where, reason = f"run{''.join(places)}", first["msg"].removeprefix("Input ")
     if first["type"] == "missing":
         return f"{where} is missing"
     if first["type"] == "less_than_equal":
-        reason = f"is greater than the maximum of {first['ctx']['le']:g}"
+        reason = f"is greater than the maximum of {context['le']:g}"
     return f"{where}: {first['input']!r:.40} {reason}"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from multispike.activity.avalanche import BRANCHES, TITLES, Avalanche, Site, growth, piles_up
 from multispike.models.table import FAMILIES
 from multispike.report.comparison import Comparison
-from multispike.report.document import Key, Plot, Section, Table, number, table_of
+from multispike.report.document import Key, Plot, Section, number, table_of
 from multispike.report.plots import ByPlace, along_depth
 from multispike.report.style import blank, legend_below, marks, paper_line, save
 from multispike.results import SpikeLayer
@@ -108,12 +108,11 @@ def quantity_plots(networks: Mapping[str, Branches]) -> list[Plot]:
 
 
 def study_sections(studies: Sequence[Avalanche]) -> list[Section]:
-    """Every quantity along depth, then what was found, then all numbers."""
+    """Every quantity along depth, then what was found."""
     networks = {study.title: _branches(study) for study in studies}
     return [
         Section("Along depth", plots=quantity_plots(networks)),
         _laws(studies),
-        Section("All numbers", tables=[_numbers(study) for study in studies]),
     ]
 
 
@@ -184,7 +183,7 @@ def _laws(studies: Sequence[Avalanche]) -> Section:
         "A SEW block with ADD sends what it received plus up to N, so after k blocks of a stage a"
         " value can reach (k+1)·N; if all paths carry the same amplitude, Σz is then (k+1)/2 times"
         " that of the first block. A Sparse block ends in a barrier: never more than N. Where"
-        " potentials cross instead of spikes there is no level z; the tables give |v|/(V_th/N)."
+        " potentials cross instead of spikes there is no level z; the table gives |v|/(V_th/N)."
     )
     return Section("Growth and bounds", [text], tables=[table], points=points)
 
@@ -197,22 +196,6 @@ def _law(study: Avalanche) -> str:
     text = "bound (k+1)·N" if piles_up(FAMILIES[study.family]) else f"bound N = {study.levels}"
     held = all(site.largest <= (site.bound or 0) for site in bounded)
     return f"{text} {'held' if held else 'BROKEN'} in every block"
-
-
-def _numbers(study: Avalanche) -> Table:
-    return table_of(
-        study.sites,
-        study.title,
-        ("block", "", lambda site: site.block),
-        ("branch", "", lambda site: TITLES[site.branch]),
-        ("carries", "", lambda site: "spikes" if site.spikes else "potentials"),
-        ("density", ".4f", lambda site: site.density),
-        ("Σz per inference", ",.1f", lambda site: site.amplitude),
-        ("Σz per neuron", ",.4f", lambda site: site.per_neuron),
-        ("max z", ",.2f", lambda site: site.largest),
-        ("bound", ",d", lambda site: site.bound),
-        folded=True,
-    )
 
 
 def drawn_as(studies: Sequence[Avalanche]) -> dict[str, Key]:

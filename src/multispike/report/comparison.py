@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from multispike.energy.twins import TWINS, RunPrices
 from multispike.errors import InputError
 from multispike.report.document import (
@@ -24,7 +26,6 @@ from multispike.report.document import (
 )
 from multispike.report.style import marks
 from multispike.results import RunResult, read_results
-from multispike.training.run import read_settings
 
 MICRO = 1e-3
 """nJ -> µJ, the unit of a report."""
@@ -76,10 +77,21 @@ def read_comparison(folder: str | Path, places: Mapping[str, Path] | None = None
             continue
         place = folder / name if places is None else places[name]
         if (config := place / "config.yaml").is_file():
-            settings[name] = read_settings(config)
+            settings[name] = _mapping(config)
         if (metrics := place / "metrics.csv").is_file():
             histories[name] = _rows(metrics)
     return Comparison(runs, settings, histories)
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"config: got {str(path)!r}, not a YAML file: {reason}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"config: got {str(path)!r}, allowed: a mapping of settings")
+    return content
 
 
 def _rows(path: Path) -> list[dict[str, float]]:
