@@ -170,7 +170,7 @@ class EnergyReport:
         total = self.energy_nj
         priced = f"{total.profile} at {total.bits} bit"
         lines = [f"{total.total:,.8g} nJ per inference as {self.network}, {priced}"]
-        wide = max(len(layer.name) for layer in self.layers)
+        wide = max(len(name) for name in ("layer", *(layer.name for layer in self.layers)))
         lines.append(f"{'layer':{wide}}  kind    {'nJ':>12}     %    ops  memory")
         for layer in self.layers:
             own = layer.energy_nj
