@@ -12,7 +12,7 @@ from test_deploy_integer import CASES, MEAN, NAMES, SHAPE, STD, images, realisti
 from multispike.errors import InputError
 from multispike.export import onnx as onnx_export
 from multispike.export.bench import onnxruntime_session, openvino_request
-from multispike.export.onnx import build, export_onnx, export_openvino
+from multispike.export.onnx import build, export_onnx, export_openvino, openvino_package
 from multispike.export.quantise import quantise
 
 onnx = pytest.importorskip("onnx")
@@ -52,6 +52,21 @@ def test_openvino_gives_the_reference_logits(arch, options, timesteps, levels, t
     for batch in (1, 32):
         pixels = images(batch, seed=7).numpy()
         assert np.array_equal(units(run(pixels), network), network.forward(pixels))
+
+
+@pytest.mark.parametrize("levels", [1, 4])
+@pytest.mark.parametrize(("arch", "options"), CASES, ids=NAMES)
+def test_openvino_is_exact_on_several_streams(arch, options, levels, tmp_path):
+    """It mixes up int8 weights that meet float inputs there."""
+    needs_openvino()
+    network = quantise(realistic(arch, 1, levels, **options), MEAN, STD, SHAPE)
+    export_openvino(network, tmp_path / "model.xml")
+    pixels = images(8, seed=7).numpy()
+    for option in ({"PERFORMANCE_HINT": "THROUGHPUT"}, {"NUM_STREAMS": "2"}):
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": "2", **option}
+        core = openvino_package().Core()
+        compiled = core.compile_model(str(tmp_path / "model.xml"), "CPU", settings)
+        assert np.array_equal(units(compiled(pixels)[0], network), network.forward(pixels))
 
 
 def test_event_frames(tmp_path):

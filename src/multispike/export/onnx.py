@@ -2,11 +2,11 @@
 (`pip install multispike[deploy]`).
 
 Weights are int8 behind DequantizeLinear, levels uint8 between QuantizeLinear and DequantizeLinear,
-so that runtimes run 8-bit convolutions. Where processors have no instruction for four products at
-once (x86 before VNNI) these add two in 16 bits, which saturates: weights on levels large enough for
-that, pixels among them, are float32. All other numbers are whole ones in float32, exact below 2^24,
-but for a convolution that gives levels by itself, in units of one level. A neuron's level,
-floor(H/D) clipped to 0..N, is written as rounding with saturation,
+so that runtimes run 8-bit convolutions. Float32 are weights on levels so large that x86 processors
+before VNNI, which add two products in 16 bits, would saturate, pixels among them; and weights on
+sums and potentials, as OpenVINO on several streams mixes up int8 ones that meet float inputs. All
+other numbers are whole ones in float32, exact below 2^24, but for a convolution that gives levels
+by itself, in units of one. A level, floor(H/D) clipped to 0..N, is rounding with saturation,
 
     Clip(QuantizeLinear((H - (D-1)/2) / D), 0, N),
 
@@ -321,9 +321,9 @@ class _Writer:
     def weight(self, one: Synapses) -> str:
         """Whole weights."""
         assert one.weight is not None
-        if self.is_levels(one.source) and not self.is_byte(one):
-            return self.constant(f"{one.name}/weight", one.weight.astype(np.float32))
-        return self.bytes_weight(one, np.ones(len(one.weight)))
+        if self.is_byte(one):
+            return self.bytes_weight(one, np.ones(len(one.weight)))
+        return self.constant(f"{one.name}/weight", one.weight.astype(np.float32))
 
     def bytes_weight(self, one: Synapses, scale: Any) -> str:
         """int8 weights times a scale a channel."""
