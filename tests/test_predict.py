@@ -155,7 +155,7 @@ def test_predict_writes_json_and_goes_on_after_what_it_can_not_read(photos, caps
     ("arguments", "expected"),
     [
         ("cifar10-fastnet gone.png", "files: got 'gone.png', allowed: files or folders that exist"),
-        ("cifar10-fast a.png", "run: got 'cifar10-fast', allowed: a run folder, a .ckpt file, or"),
+        ("cifar10-fast a.png", "run: got 'cifar10-fast', nearest: cifar10-fastnet"),
         ("cifar10-fastnet .", "files: got '.', allowed: a folder with png/"),
     ],
 )

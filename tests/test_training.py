@@ -583,6 +583,13 @@ def test_a_checkpoint_with_wrong_metadata_is_one_line(straight, tmp_path, change
     assert "\n" not in str(caught.value)
 
 
+def test_a_batch_of_one_a_process_is_refused():
+    """Torch's own error is about values per channel."""
+    digits = load_data(TINY)
+    with pytest.raises(InputError, match=r"^batch_size: got 2, allowed: at least 4, 2 a process"):
+        launch.make_loaders(replace(TINY, batch_size=2), digits, rank=0, world_size=2)
+
+
 def test_a_kill_at_the_first_file_is_no_obstacle(tmp_path):
     """It leaves config.yaml's temporary name alone in the folder."""
     folder = tmp_path / "run"

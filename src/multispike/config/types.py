@@ -21,7 +21,7 @@ from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origi
 from multispike.energy.profiles import get_profile
 from multispike.errors import invalid, unknown
 from multispike.files import check_target
-from multispike.pretrained import find
+from multispike.pretrained import PRETRAINED, find
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,15 @@ class Where:
     allowed: str
     holds: Callable[[Any], bool]
     late: bool = False
+    names: tuple[str, ...] = ()
+    """What is allowed besides, of which an error tells the nearest."""
 
     def __call__(self, field: str, value: Any) -> None:
-        if not self.holds(value):
-            raise invalid(field, value, self.allowed)
+        if self.holds(value):
+            return
+        if self.names:
+            raise unknown(field, value, [self.allowed, *self.names])
+        raise invalid(field, value, self.allowed)
 
 
 def one_of(names: Collection[str]) -> Callable[[str, str], None]:
@@ -81,9 +86,10 @@ Sensor = Annotated[
 RunPath = Annotated[
     str,
     Where(
-        "a run folder, a .ckpt file, or a name of `multispike pretrained`",
+        "a run folder or a .ckpt file",
         lambda path: find(path).exists(),
         late=True,
+        names=tuple(PRETRAINED),
     ),
     "Folder of the run, a checkpoint by itself, or a name of `multispike pretrained`.",
 ]

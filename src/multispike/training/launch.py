@@ -245,9 +245,8 @@ def make_loaders(
     )  # fmt: skip
     batch_size = batch_size_of(recipe, len(dataset.train))
     if batch_size < 2 * world_size:
-        raise invalid(
-            "batch_size", batch_size, f">= {2 * world_size}: batch norm needs 2 a process"
-        )
+        allowed = f"at least {2 * world_size}, 2 a process, for batch norm"
+        raise invalid("batch_size", batch_size, allowed)
     train = BatchLoader(
         dataset.train, batch_size,
         augmentation=augmentation_of(recipe, dataset), shuffle=True, drop_last=True,
