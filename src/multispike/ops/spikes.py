@@ -51,7 +51,7 @@ _RANGE = 40.0
 """Largest alpha times half a window; beyond, the constants of the sum leave the floats' range."""
 
 _LAYER, _GRADIENTS = Struct("11q3fd4P"), Struct("PqPPPqPPPPP")
-"""The structures of neurons.c of these names."""
+"""The structures of layer.h and neurons.c of these names."""
 
 
 @lru_cache(maxsize=64)
@@ -90,7 +90,7 @@ def kernels_take(x: Tensor, threshold: Tensor, c: Constants) -> bool:
 
 
 def _layer(like: Tensor, threshold: Tensor, room: Tensor, c: Constants) -> bytes:
-    """`Layer` of neurons.c, which points into `threshold`, contiguous, and `room` for constants.
+    """`Layer` of layer.h, which points into `threshold`, contiguous, and `room` for constants.
 
     `like` is [T, B, ...] as `_empty` makes it.
     """
