@@ -365,7 +365,7 @@ class _Writer:
         """Over the whole image at once, else as a convolution with ones."""
         value, shape = self.value(layer.source), self.network.outputs[layer.source].shape
         if layer.window.covers(shape):
-            axes = self.constant("image_axes", np.int64([2, 3]))
+            axes = self.constant("image_axes", np.array([2, 3], np.int64))
             return self.op("ReduceSum", [value, axes], layer.name, keepdims=1)
         ones = np.ones((shape[0], 1, *layer.window.kernel), np.float32)
         weight = self.constant(f"{layer.name}/ones", ones)
