@@ -200,7 +200,7 @@ class Contents:
     told: list[str] = field(default_factory=list)
 
     def decode_into(
-        self, allocate: Allocate, title: str, progress: bool, skip_damaged: bool
+        self, allocate: Allocate, title: str, progress: bool, skip_damaged: bool | None
     ) -> dict[str, Any]:
         """Fill the arrays of the cache; returns what `Dataset` has beside them.
 
@@ -225,7 +225,8 @@ class Contents:
             counts[part] = len(kept)
         if damaged and not (skip_damaged and all(counts.values())):
             several = f"{len(damaged)} damaged files: " if len(damaged) > 1 else ""
-            raise InputError(several + "; ".join(damaged))
+            hint = "; --skip-damaged leaves such files out" if skip_damaged is False else ""
+            raise InputError(several + "; ".join(damaged) + hint)
         told = [f"{len(damaged)} damaged files skipped: {'; '.join(damaged)}"] if damaged else []
         if self.told:
             count, first = len(self.told), min(self.told)
@@ -334,7 +335,7 @@ class Request:
         *,
         version: int,
         options: Mapping[str, Any] | None = None,
-        skip_damaged: bool = False,
+        skip_damaged: bool | None = None,
     ) -> Dataset:
         """The data set that is in `sources`, from the cache where it is there.
 
@@ -342,7 +343,8 @@ class Request:
         read: what they contain; called only if it isn't in the cache.
         version: raise it by one whenever something is decoded differently.
         options: all else that the result depends on (JSON values), such as timesteps or size.
-        skip_damaged: leave out what can't be used, and say so, instead of refusing the set.
+        skip_damaged: leave out what can't be used, and say so, instead of refusing the set; None
+            for sets that don't offer that.
         """
         arrays, meta = self.cache.fetch(
             self.name,

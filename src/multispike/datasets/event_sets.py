@@ -219,7 +219,7 @@ def frames_of(
     classes: Sequence[str],
     open_file: Callable[[Path], Recording],
     options: Mapping[str, Any],
-    skip_damaged: bool = False,
+    skip_damaged: bool | None = None,
     *,
     timesteps: int = 10,
     bins: int = 1,
