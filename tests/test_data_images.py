@@ -203,9 +203,7 @@ def test_damaged_images_are_skipped_and_listed(load, pictures, size, caplog):
         assert found.mean == pytest.approx(mean)
         (record,) = caplog.records
         assert record.getMessage().startswith("imagefolder: 2 damaged files skipped: image: got '")
-    with pytest.raises(
-        InputError, match="2 damaged files: .*; --skip-damaged leaves such files out"
-    ):
+    with pytest.raises(InputError, match=r"; --skip-damaged leaves such files out$"):
         load("imagefolder", pictures, size=size)
     spoil(pictures, "test/cat/0.png", "test/dog/0.png")
     with pytest.raises(InputError, match="4 damaged files"):  # no test image would be left

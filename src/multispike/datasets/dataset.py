@@ -190,14 +190,14 @@ class Contents:
     labels: int64 `[n]` of its parts: "train", "test" and, if it has one, "validation".
     shape: of one sample; decode: uint8 `[k, *shape]` of a part and a slice of its samples, called
     from several threads, raises `InputError` for a sample that can't be used.
-    told: what was used in part; filled by `decode`.
+    told: of files that were used in part, what is missing; filled by `decode`.
     """
 
     labels: Mapping[str, Sequence[int] | np.ndarray]
     shape: tuple[int, ...]
     decode: Callable[[str, slice], np.ndarray]
     classes: Sequence[str]
-    told: list[str] = field(default_factory=list)
+    told: Mapping[Path, str] = field(default_factory=dict)
 
     def decode_into(
         self, allocate: Allocate, title: str, progress: bool, skip_damaged: bool | None
@@ -229,7 +229,7 @@ class Contents:
             raise InputError(several + "; ".join(damaged) + hint)
         told = [f"{len(damaged)} damaged files skipped: {'; '.join(damaged)}"] if damaged else []
         if self.told:
-            count, first = len(self.told), min(self.told)
+            count, first = len(self.told), min(self.told.values())
             told.append(f"{count} recordings are not whole or not in order, the first is {first}")
         mean, std = statistics(arrays["train"][: counts["train"]])
         return {

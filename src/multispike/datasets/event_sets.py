@@ -27,7 +27,7 @@ from multispike.errors import InputError, RunError, invalid, is_count, unknown
 from multispike.events.codecs import ByteSource, Columns, Decoded, require
 from multispike.events.codecs.arrays import in_microseconds, integers, polarity
 from multispike.events.emulator import emulate_frames
-from multispike.events.frames import Binning, event_frames, frame_size, transpose
+from multispike.events.frames import Binning, event_frames, transpose
 from multispike.events.read import SUFFIXES, Recording, read_events
 
 log = logging.getLogger(__name__)
@@ -232,7 +232,9 @@ def frames_of(
     the sensor's; by: "time" or "count".
     """
 
-    def count(path: Path) -> tuple[np.ndarray, tuple[int, int], str]:
+    told: dict[Path, str] = {}
+
+    def count(path: Path, shape: tuple[int, ...] | None = None) -> np.ndarray:
         recording = open_file(path)
         pieces = []
         for piece in recording:
@@ -247,33 +249,28 @@ def frames_of(
         if is_transposed(request.name, recording.format):
             events = transpose(events)
         frames = event_frames(events, sensor, timesteps=timesteps, bins=bins, size=size, by=by)
-        return frames, sensor, str(recording.skipped)
+        if frames.shape != (shape or frames.shape):
+            allowed = f"a size, as {path} is of another sensor than the first"
+            raise invalid("size", None, allowed)
+        if recording.skipped:
+            told[path] = f"{path}: {recording.skipped}"
+        return frames
 
-    first, first_sensor = _first(count, files["train"][:PIECE])
-    told: list[str] = []
+    shape = _first(count, files["train"][:PIECE]).shape
 
     def decode(part: str, piece: slice) -> np.ndarray:
-        counted = []
-        for path, _ in files[part][piece]:
-            frames, sensor, skipped = count(path)
-            if size is None and sensor != first_sensor:
-                allowed = f"a size, as {path} is of another sensor than the first"
-                raise invalid("size", None, allowed)
-            if skipped:
-                told.append(f"{path}: {skipped}")
-            counted.append(frames)
-        return np.stack(counted)
+        return np.stack([count(path, shape) for path, _ in files[part][piece]])
 
     labels = {part: [label for _, label in files[part]] for part in files}
     return request.cached(
         [path for part in files.values() for path, _ in part],
-        lambda: Contents(labels, first.shape, decode, classes, told),
+        lambda: Contents(labels, shape, decode, classes, told),
         version=VERSION,
         options={
             "classes": list(classes),
             "timesteps": timesteps,
             "bins": bins,
-            "size": list(frame_size(size, first_sensor)),
+            "size": list(shape[-2:]),
             "by": by,
             "files": {part: [[path.name, label] for path, label in files[part]] for part in files},
             **options,
@@ -282,15 +279,12 @@ def frames_of(
     )
 
 
-def _first(
-    count: Callable[[Path], tuple[np.ndarray, tuple[int, int], str]],
-    files: Sequence[tuple[Path, int]],
-) -> tuple[np.ndarray, tuple[int, int]]:
-    """Frames and sensor of the first that can be read; refuses bad options before the work."""
+def _first(count: Callable[[Path], np.ndarray], files: Sequence[tuple[Path, int]]) -> np.ndarray:
+    """Frames of the first recording that can be read; refuses bad options before the work."""
     errors = []
     for path, _ in files:
         try:
-            return count(path)[:2]
+            return count(path)
         except InputError as error:
             errors.append(error)
     raise errors[0]
