@@ -402,6 +402,33 @@ def test_a_second_state_variable_is_named():
     )
 
 
+def test_state_that_is_kept_beside_time_is_named():
+    class Kept(nn.Module):
+        """As sinabs: [B, T, F], buffers of one timestep."""
+
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("current", torch.zeros(3, 6))
+            self.register_buffer("v", torch.zeros(3, 6))
+
+        def reset_states(self):
+            self.current, self.v = torch.zeros(3, 6), torch.zeros(3, 6)
+
+        def forward(self, x):
+            sent = []
+            for x_t in x.unbind(1):
+                self.current = 0.8 * self.current + x_t
+                self.v = self.v + self.current
+                sent.append((self.v >= 0.4).float())
+            return torch.stack(sent, 1)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), Kept(), nn.Linear(6, 2))
+    activity = record_activity(model, labelled(torch.rand(3, 5, 4)))
+    named = [line for line in activity.not_counted if line.startswith("neuron at 1")]
+    assert named == ["neuron at 1: 2 state variables, of which one potential is counted"]
+
+
 def test_leaks_of_other_libraries_by_name():
     class Cell(nn.Module):
         def __init__(self, **constants):

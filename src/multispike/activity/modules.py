@@ -180,7 +180,8 @@ class Modules:
         if (frame.name, spikes.shape) in self._told:
             return
         self._told.add((frame.name, spikes.shape))
-        like = (spikes.shape, spikes.shape[1:])
+        shape = tuple(spikes.shape)
+        like = (shape, shape[1:], shape[:1] + shape[2:])  # whole, or of one timestep
         kept = [x for part in frame.module.modules() for x in own_tensors(part).values()]
         states = max(len([x for x in _tensors(found) if x is not spikes and x.shape in like
                           and not bool(((x == 0) | (x == 1)).all())])
