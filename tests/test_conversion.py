@@ -338,7 +338,10 @@ def test_networks_of_timm(name):
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=10).eval()
     x = torch.randn(2, 3, 64, 64)
-    converted = convert(model, x, levels=8)
+    with warnings.catch_warnings():
+        if name == "vgg11_bn":  # whose forward asks for shapes: converted module by module
+            warnings.simplefilter("ignore", UserWarning)
+        converted = convert(model, x, levels=8)
     assert type(converted) is type(model)
     assert not [m for m in converted.modules() if isinstance(m, (nn.ReLU, nn.ReLU6))]
     assert converted(x).shape == (2, 10)

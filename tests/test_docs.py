@@ -102,6 +102,11 @@ def test_commands_parse(match):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        ours = re.fullmatch(
+            r"https://(?:raw\.|)github\S+?/multispike/multispike/(?:blob/)?main/(.+)", target
+        )
+        if ours:
+            assert (ROOT / ours[1]).exists(), target
         if "://" not in target and target != "reference/cli.md":  # which the site generates
             assert (page.parent / target).exists(), target
 
