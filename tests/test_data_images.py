@@ -454,8 +454,12 @@ def test_what_is_no_idx_file_is_named(expect, fashion):
 def test_statistics_are_those_of_numpy(images):
     mean, std = statistics(images)
     assert mean == pytest.approx(images.mean((0, 2, 3)) / 255)
-    expected = images.std((0, 2, 3)) / 255
-    assert std == pytest.approx(np.where(expected > 0, expected, 1.0))
+    varies = np.ptp(images, (0, 2, 3)) > 0
+    assert std == pytest.approx(np.where(varies, images.std((0, 2, 3)) / 255, 1.0))
+
+
+def test_a_channel_of_one_value_has_deviation_1():
+    assert statistics(np.full((1, 1, 1, 5), 31, np.uint8))[1] == [1.0]
 
 
 def test_statistics_of_more_images_than_one_piece():

@@ -298,7 +298,8 @@ def statistics(inputs: np.ndarray) -> tuple[list[float], list[float]]:
     mean = histogram @ values / histogram[0].sum()
     squares = (values - mean[:, None]) ** 2
     deviation = np.sqrt((histogram * squares).sum(1) / histogram[0].sum())
-    return mean.tolist(), np.where(deviation > 0, deviation, 1.0).tolist()
+    varies = (histogram > 0).sum(1) > 1  # the deviation of one value is not 0 but a rounding error
+    return mean.tolist(), np.where(varies, deviation, 1.0).tolist()
 
 
 @dataclass(frozen=True)
