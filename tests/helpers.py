@@ -1,5 +1,9 @@
 """Tolerances, each with its reason, and small reference implementations."""
 
+import gzip
+import re
+
+import numpy as np
 import torch
 
 FLOAT_SUM = dict(rtol=1e-5, atol=1e-6)
@@ -19,3 +23,12 @@ def binary_if(x: torch.Tensor, threshold: float) -> torch.Tensor:
         v = v - fired * threshold
         spikes.append(fired * threshold)
     return torch.stack(spikes)
+
+
+def unpacked(page: str, name: str = "data") -> str:
+    """What a report packs into a script element: characters of seven bits, of a gzip file."""
+    found = re.search(rf'<script type="text/plain" id="{name}">(.*?)</script>', page, re.DOTALL)
+    assert found
+    sevens = np.array([ord(character) & 127 for character in found[1]], np.uint8)
+    bits = np.unpackbits(sevens[:, None], axis=1)[:, 1:].ravel()
+    return gzip.decompress(np.packbits(bits[: len(bits) // 8 * 8]).tobytes()).decode()

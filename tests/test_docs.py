@@ -63,6 +63,7 @@ def test_tutorials_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     monkeypatch.setenv("MULTISPIKE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # other tests keep the cores busy
     names = {"__name__": "tutorial"}
     for language, text in STEP.findall(page.read_text(encoding="utf-8")):
         if language == "python":

@@ -51,7 +51,7 @@ def arguments(cifar10dvs, tmp_path_factory) -> list[str]:
     return [
         "compare", "--arch", "fastnet", "--data", "cifar10dvs", "--data-dir", str(cifar10dvs),
         "--variants", ",".join(VARIANTS), "--size", "16", "--epochs", "8", "--batch-size", "20",
-        "--flip", "none", "--drop", "0.1", "--precision", "bf16-mixed", "--threads", "1",
+        "--flip", "none", "--drop", "0.1", "--precision", "32-true", "--threads", "1",
         "--surrogate", "ste", "--threshold", "1",
         "--out", str(tmp_path_factory.mktemp("compare") / "dir"),
     ]  # fmt: skip
