@@ -23,6 +23,7 @@ from multispike.events.read import read_events
 from multispike.export.network import IntegerNetwork
 from multispike.export.serialize import load as load_integer
 from multispike.models.network import Network
+from multispike.models.normalisation import scale_and_offset
 from multispike.pretrained import PRETRAINED, find
 
 if TYPE_CHECKING:
@@ -88,9 +89,8 @@ class Trained:
         sample = torch.from_numpy(np.array(pixels))
         if isinstance(self.network, IntegerNetwork):
             return sample
-        mean, std = (torch.tensor(v, dtype=torch.float64) for v in (self.mean, self.std))
-        scale, offset = (1 / (255 * std)).float(), (-mean / std).float()  # as the batch loader has
-        return torch.addcmul(offset.view(-1, 1, 1), sample.float(), scale.view(-1, 1, 1))
+        scale, offset = scale_and_offset(self.mean, self.std)
+        return torch.addcmul(offset, sample.float(), scale)
 
     def predict(self, sources: Source | Iterable[Source], top: int = 1) -> list[Prediction]:
         """The `top` most likely classes of each."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from multispike.datasets.augment import Augmentation
 from multispike.datasets.dataset import Split
 from multispike.errors import invalid
+from multispike.models.normalisation import scale_and_offset
 
 ORDER, FLIP, BATCH, LOSS = range(4)
 """Purposes of random numbers; part of every seed, so that no two purposes share a stream."""
@@ -85,11 +86,9 @@ class BatchLoader:
         ):  # fmt: skip
             if not holds:
                 raise invalid(name, getattr(self, name), allowed)
-        deviation = torch.tensor(self.std, dtype=torch.float64)
-        offset = -torch.tensor(self.mean, dtype=torch.float64) / deviation
         device = self.split.inputs.device
-        self._scale = (1 / (255 * deviation)).float().view(-1, 1, 1).to(device)
-        self._offset = offset.float().view(-1, 1, 1).to(device)
+        scale, offset = scale_and_offset(self.mean, self.std)
+        self._scale, self._offset = scale.to(device), offset.to(device)
         self._first_flips = self._random(FLIP).random(total) < 0.5
         self._rank_batch_size = -(-size // ranks)
         self._epoch = self._batch = self._resume_at = 0

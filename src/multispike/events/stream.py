@@ -26,6 +26,7 @@ from torch import nn
 
 from multispike.events.frames import Binning, Slice, event_frames, slices, transpose
 from multispike.events.read import Recording
+from multispike.models.normalisation import scale_and_offset
 
 WARM_UP = 3
 """Inferences before the source is opened: libraries choose and prepare their kernels in them."""
@@ -106,10 +107,7 @@ class FrameClassifier:
         self.classes = classes
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
         self._network = network.to(memory_format=self._layout)  # pyright: ignore[reportCallIssue]
-        deviation = torch.tensor(std, dtype=torch.float64)
-        # As the batch loader of the training has it, to the last bit.
-        self._scale = (1 / (255 * deviation)).float().view(-1, 1, 1)
-        self._offset = (-torch.tensor(mean, dtype=torch.float64) / deviation).float().view(-1, 1, 1)
+        self._scale, self._offset = scale_and_offset(mean, std)
         for _ in range(WARM_UP):
             self(np.zeros(shape, np.uint8))
 
