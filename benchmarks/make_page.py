@@ -12,10 +12,10 @@ from pathlib import Path
 from page import contents, page
 from page.concepts import CONCEPTS
 from page.figures import FIGURES
+from page.paper import save
 
 from multispike.errors import InputError
 from multispike.files import write_text
-from multispike.report.style import save
 
 
 def write_page(results: Path, docs: Path) -> Path:

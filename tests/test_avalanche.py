@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -32,7 +31,7 @@ from multispike.errors import InputError
 from multispike.models.blocks import ResidualBlock
 from multispike.models.network import Network
 from multispike.models.table import FAMILIES
-from multispike.report.avalanche import drawn_as, study_sections
+from multispike.report.avalanche import study_sections
 from multispike.report.terminal import avalanche_table
 
 ROUNDING = 1e-9  # relative: sums of whole numbers in double precision
@@ -290,9 +289,6 @@ def test_command_writes_numbers_figure_and_page(folder: Path) -> None:
         ("sparse_resnet20", 1, 4, False),
         ("sew_resnet20", 1, 2, True),
     ]
-    with Image.open(folder / "avalanche.png") as image:
-        image.verify()
-        assert image.width > 1000
     page = (folder / "avalanche.html").read_text(encoding="utf-8")
     assert "bound (k+1)·N held in every block" in page
     assert "bound N = 4 held in every block" in page
@@ -316,7 +312,6 @@ def test_runs_of_one_architecture_are_told_apart(folder: Path, tmp_path: Path) -
     assert [item.title for item in found] == [
         "sew_resnet20 T1 N2 trained run", "sew_resnet20 T1 N2 trained seed1"
     ]  # fmt: skip
-    assert len(drawn_as(found)) == 2
     checkpoints = ",".join(str(tmp_path / "seed1" / f"{name}.ckpt") for name in ("last", "best"))
     found = list(study(AvalancheConfig(arch="", runs=checkpoints, limit=8)))
     assert [item.run for item in found] == ["last.ckpt", "best.ckpt"]

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from browser import CHROMIUM, DEADLINE, Browser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multispike import MultiLevelIF, __version__, create_model
+from multispike import __version__, create_model
 from multispike.commands.avalanche import avalanche
 from multispike.commands.train import compare
 from multispike.config import CompareConfig
@@ -29,7 +28,7 @@ from multispike.files import write_json
 from multispike.report.comparison import Comparison, findings, pareto_front, read_comparison
 from multispike.report.document import Section, Table, short_name
 from multispike.report.page import GLOSSARY, SECTIONS, write_report
-from multispike.report.run_sections import information, transfer
+from multispike.report.run_sections import information
 from multispike.report.style import BASELINE_COLOURS, CATEGORIES, PAGE, dark_colours, marks
 from multispike.results import FORMAT, RunResult, read_results, read_runs, write_results
 
@@ -163,22 +162,6 @@ def test_pareto_front_holds_exactly_what_nothing_beats(points: list[tuple[float,
             assert any(beats(other, run) for other in front)
 
 
-@given(
-    st.integers(1, 5),
-    st.integers(1, 8),
-    st.lists(st.floats(-1, 3, allow_nan=False), min_size=1, max_size=20),
-)
-def test_transfer_function_is_the_closed_form(
-    timesteps: int, levels: int, values: list[float]
-) -> None:
-    x = torch.tensor(values, dtype=torch.float64)
-    steps = timesteps * levels
-    exact = (x * steps).floor().clamp(0, steps) / steps
-    near_edge = ((x * steps) - (x * steps).round()).abs() < 1e-9  # float sums may fall either way
-    got = transfer(MultiLevelIF(levels, timesteps=timesteps), x)
-    assert torch.allclose(got[~near_edge], exact[~near_edge], atol=1e-12)
-
-
 # --- how it looks -------------------------------------------------------------------------------
 
 
@@ -271,7 +254,7 @@ def many(data: Comparison, count: int) -> Comparison:
 
 def test_many_runs_have_a_panel_each_and_few_share_one(data: Comparison) -> None:
     few, lots = ({s.title: s for s in sections(many(data, count))} for count in (4, 8))
-    for title in ("Density", "Neurons", "Training"):
+    for title in ("Density", "Training"):
         for plot in few[title].plots:
             [figure] = plot.panels.values()
             assert len(figure.data) == 4
@@ -348,7 +331,7 @@ def test_results_without_their_run_folders_still_make_a_report(
     page = write_report(tmp_path).read_text(encoding="utf-8")
     titles = re.findall(r"<h2 [^>]*>(.*?)</h2>", page)
     assert "Results" in titles
-    assert not {"Training", "Neurons"} & {*titles}  # what is not known is left out
+    assert "Training" not in titles  # what is not known is left out
 
 
 # --- bad input ----------------------------------------------------------------------------------

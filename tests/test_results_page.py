@@ -10,6 +10,7 @@ import test_reproduce
 from page import SECTIONS, contents, page
 from page.figures import FIGURES
 from page.learning import reached
+from page.paper import save
 from PIL import Image
 from test_reproduce import arguments, results
 
@@ -18,7 +19,6 @@ from multispike.commands.evaluate import evaluate
 from multispike.config import deciding
 from multispike.config.commands import EvaluateConfig
 from multispike.errors import InputError
-from multispike.report.style import save
 from multispike.reproduce import measurements
 from multispike.reproduce.studies import STUDIES, row
 from multispike.results import read_runs

@@ -10,8 +10,9 @@ import torch
 
 from multispike import MultiLevelIF
 from multispike.models.table import FAMILIES
-from multispike.report.style import PAGE, blank, marks, paper_line
+from multispike.report.style import PAGE, marks
 from multispike.surrogate import SURROGATES
+from page.paper import blank, paper_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,16 +8,9 @@ from typing import TYPE_CHECKING, Any
 from multispike.activity.avalanche import Avalanche
 from multispike.report.comparison import pareto_front
 from multispike.report.document import short_name
-from multispike.report.style import (
-    BASELINE_COLOURS,
-    CATEGORIES,
-    PARETO,
-    blank,
-    legend_below,
-    marks,
-    paper_line,
-)
+from multispike.report.style import BASELINE_COLOURS, CATEGORIES, PARETO, marks
 from page.learning import AIMS
+from page.paper import blank, legend_below, paper_line
 from page.rows import FIRST, PROFILES, StudyRuns, rows_of
 
 if TYPE_CHECKING:
@@ -126,8 +119,8 @@ def avalanche(content: dict[str, Any]) -> Figure:
     """What leaves each block of the trained networks: amplitude above, largest level below."""
     trained = [Avalanche.from_dict(n) for n in content["networks"] if n["trained"]]
     networks = [n for n in trained if all(site.spikes for site in n.along("out"))]
-    colours = list(dict.fromkeys(network.arch for network in networks))
-    look = marks([network.name for network in networks], [colours.index(n.arch) for n in networks])
+    colours = marks(list(dict.fromkeys(network.arch for network in networks)))
+    look = marks([network.name for network in networks])
     figure = blank(8, 5.2)
     for panel, (attribute, axis) in zip(
         figure.subplots(2, 1, sharex=True), _AVALANCHE, strict=True
@@ -136,7 +129,8 @@ def avalanche(content: dict[str, Any]) -> Figure:
             outs = network.along("out")
             blocks = [site.place for site in outs]
             values = [getattr(site, attribute) for site in outs]
-            panel.plot(blocks, values, **paper_line(look[network.name]))
+            line = paper_line(look[network.name]) | {"color": colours[network.arch].colour}
+            panel.plot(blocks, values, **line)
         panel.set_ylim(bottom=0)
         panel.set_ylabel(axis)
         panel.grid(alpha=0.3)

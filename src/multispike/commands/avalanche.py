@@ -25,7 +25,7 @@ from multispike.training.run import Run, load_run
 
 
 def avalanche(settings: AvalancheConfig) -> None:
-    """Measure, print the table, write avalanche.json, avalanche.png and avalanche.html."""
+    """Measure, print the table, write avalanche.json and avalanche.html."""
     with progress_bar(True) as bar:
         total = 2 * len(split_names(settings.arch)) + len(split_names(settings.runs))
         studies = list(bar.track(study(settings), total, description="networks"))

@@ -30,7 +30,7 @@ from multispike.pretrained import PRETRAINED, find
 from multispike.profiling import evaluate_run
 from multispike.progress import progress_bar
 from multispike.report.comparison import alternatives
-from multispike.report.console import give, terminal_table
+from multispike.report.document import give, terminal_table
 from multispike.report.page import write_report
 from multispike.report.terminal import (
     comparison_table,

@@ -9,8 +9,7 @@ from multispike.config.commands import BenchConfig, ExportConfig
 from multispike.export.bench import bench_run
 from multispike.export.formats import check_free, write
 from multispike.export.quantise import Accuracy, compare, finetune_run, quantise_run
-from multispike.report.console import give, terminal_table
-from multispike.report.document import table_of
+from multispike.report.document import give, table_of, terminal_table
 from multispike.training.evaluation import data_of, evaluation_loader, tell_unfinished
 from multispike.training.run import load_run
 

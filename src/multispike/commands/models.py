@@ -9,8 +9,7 @@ from multispike.config.commands import ModelsConfig, PretrainedConfig
 from multispike.models.table import ARCHITECTURES, ResNet, Vgg
 from multispike.plugins import installed
 from multispike.pretrained import PRETRAINED
-from multispike.report.console import give, terminal_table
-from multispike.report.document import table_of
+from multispike.report.document import give, table_of, terminal_table
 
 CROSSING = {"ms": "potentials", "sew": "spikes, growing"}
 """What crosses the shortcut of a family; of the others spikes, at most N."""

@@ -211,7 +211,7 @@ class AvalancheConfig(Settings):
         batch_size: Samples at a time.
         seed: Of the untrained weights.
         runs: Trained runs (folders or checkpoints), comma-separated, measured on their own data.
-        out: Folder for avalanche.json, avalanche.png and avalanche.html.
+        out: Folder for avalanche.json and avalanche.html.
 
     Examples:
         multispike avalanche --arch sparse_resnet18,sew_resnet18 --levels 4 --out DIR

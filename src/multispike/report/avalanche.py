@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import nan
-from pathlib import Path
 from typing import NamedTuple
 
 from multispike.activity.avalanche import BRANCHES, TITLES, Avalanche, Site, growth, piles_up
@@ -12,7 +10,7 @@ from multispike.models.table import FAMILIES
 from multispike.report.comparison import Comparison
 from multispike.report.document import Key, Plot, Section, number, table_of
 from multispike.report.plots import ByPlace, along_depth
-from multispike.report.style import blank, legend_below, marks, paper_line, save
+from multispike.report.style import marks
 from multispike.results import SpikeLayer
 
 
@@ -104,16 +102,10 @@ def quantity_plots(networks: Mapping[str, Branches]) -> list[Plot]:
     return plots
 
 
-# --- the study ----------------------------------------------------------------------------------
-
-
 def study_sections(studies: Sequence[Avalanche]) -> list[Section]:
     """Every quantity along depth, then what was found."""
     networks = {study.title: _branches(study) for study in studies}
-    return [
-        Section("Along depth", plots=quantity_plots(networks)),
-        _laws(studies),
-    ]
+    return [Section("Along depth", plots=quantity_plots(networks)), _laws(studies)]
 
 
 def _branches(study: Avalanche) -> Branches:
@@ -127,28 +119,6 @@ def _branches(study: Avalanche) -> Branches:
         }
         for branch in BRANCHES
     }
-
-
-def study_png(path: Path, studies: Sequence[Avalanche]) -> None:
-    """The same as a grid for a paper: quantities down, branches across, a line a network."""
-    looks = drawn_as(studies)
-    figure = blank(11, 8.5)
-    grid = figure.subplots(len(_QUANTITIES), len(BRANCHES), sharex=True, sharey="row")
-    for index, (panels, (_, axis, _)) in enumerate(zip(grid, _QUANTITIES, strict=True)):
-        for panel, branch in zip(panels, BRANCHES, strict=True):
-            for study in studies:
-                places = _branches(study)[TITLES[branch]]
-                values = [nan if one[index] is None else one[index] for one in places.values()]
-                panel.plot(list(places), values, **paper_line(looks[study.title]))
-            panel.grid(alpha=0.3)
-        panels[0].set_ylabel(axis)
-        panels[0].set_ylim(bottom=0)  # of the whole row, once all of it is drawn
-    for first, last, branch in zip(grid[0], grid[-1], BRANCHES, strict=True):
-        first.set_title(TITLES[branch])
-        last.set_xlabel("block (stage.number)")
-        last.tick_params(axis="x", rotation=90)
-    legend_below(figure)
-    save(figure, path, dpi=150)
 
 
 def _laws(studies: Sequence[Avalanche]) -> Section:
@@ -196,20 +166,3 @@ def _law(study: Avalanche) -> str:
     text = "bound (k+1)·N" if piles_up(FAMILIES[study.family]) else f"bound N = {study.levels}"
     held = all(site.largest <= (site.bound or 0) for site in bounded)
     return f"{text} {'held' if held else 'BROKEN'} in every block"
-
-
-def drawn_as(studies: Sequence[Avalanche]) -> dict[str, Key]:
-    """A mark for every network: colour by architecture, symbol and dash by code and training."""
-    colours = marks(list(dict.fromkeys(study.arch for study in studies)))
-    look = {
-        (False, False): ("circle", "dot"),
-        (False, True): ("square", "dash"),
-        (True, False): ("diamond", "longdash"),
-        (True, True): ("triangle-up", "solid"),
-    }
-    return {
-        study.title: Key(
-            study.title, colours[study.arch].colour, *look[study.trained, study.levels > 1]
-        )
-        for study in studies
-    }

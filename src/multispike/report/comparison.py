@@ -10,20 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from multispike.energy.twins import TWINS, RunPrices
 from multispike.errors import InputError
-from multispike.report.document import (
-    Column,
-    Finding,
-    Item,
-    Key,
-    Table,
-    listed,
-    number,
-    percent,
-)
+from multispike.files import read_yaml
+from multispike.report.document import Column, Finding, Item, Key, Table, listed, number, percent
 from multispike.report.style import marks
 from multispike.results import RunResult, read_results
 
@@ -77,37 +67,26 @@ def read_comparison(folder: str | Path, places: Mapping[str, Path] | None = None
             continue
         place = folder / name if places is None else places[name]
         if (config := place / "config.yaml").is_file():
-            settings[name] = _mapping(config)
+            settings[name] = read_yaml("config", config)
         if (metrics := place / "metrics.csv").is_file():
-            histories[name] = _rows(metrics)
+            histories[name] = _history(metrics)
     return Comparison(runs, settings, histories)
 
 
-def _mapping(path: Path) -> dict[str, Any]:
+def _history(path: Path) -> list[dict[str, float]]:
+    """A run's metrics.csv; "test_accuracy" is that of the validation split where there is one."""
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"config: got {str(path)!r}, not a YAML file: {reason}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"config: got {str(path)!r}, allowed: a mapping of settings")
-    return content
-
-
-def _rows(path: Path) -> list[dict[str, float]]:
-    with open(path, newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    try:
-        history = [{key: float(value) for key, value in row.items()} for row in rows]
+        with open(path, newline="", encoding="utf-8") as stream:
+            rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(stream)]
     except (TypeError, ValueError) as error:
         raise InputError(f"metrics: got {str(path)!r}, a damaged table ({error})") from error
-    for row in history:
+    for row in rows:
         if "val_accuracy" in row:
             row["test_accuracy"] = row["val_accuracy"]
-    for key in ("epoch", "test_accuracy", "train_loss"):
-        if any(key not in row for row in history):
-            raise InputError(f"metrics: got {str(path)!r}, a table without {key!r}")
-    return history
+        for key in ("epoch", "test_accuracy", "train_loss"):
+            if key not in row:
+                raise InputError(f"metrics: got {str(path)!r}, a table without {key!r}")
+    return rows
 
 
 # --- what follows from the numbers ---------------------------------------------------------------

@@ -1,11 +1,18 @@
-"""What a report is made of: sections with cards, text, plots and tables. No plotting, no HTML."""
+"""What reports are made of: sections with cards, text, plots and tables; and a table as the
+terminal shows it. Torch-free, for commands that answer at once."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as TerminalTable
+
+from multispike.files import write_json
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -41,8 +48,6 @@ class Table:
     caption: str
     folded: bool = False
     """Shown on demand."""
-    every: int = 1
-    """Of the rows, each so manieth is shown: all points of a curve would help nobody."""
 
     def cells(self) -> list[list[tuple[str, bool]]]:
         """Every cell that is shown as text, and whether it is a number's column."""
@@ -51,7 +56,7 @@ class Table:
                 (column.show(value), bool(column.spec))
                 for column, value in zip(self.columns, row, strict=True)
             ]
-            for row in self.rows[:: self.every]
+            for row in self.rows
         ]
 
 
@@ -81,7 +86,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Plot:
-    """A table, its drawing in one panel or several, and one sentence that sums it up."""
+    """A table, its drawing in one panel or several, and a sentence that sums it up."""
 
     title: str
     summary: str
@@ -154,3 +159,47 @@ def short_name(name: str) -> str:
     name = re.sub(r"^stage(\d+)_block(\d+)\.?", r"\1.\2 ", name)
     name = re.sub(r"shortcut\.(conv|neuron)0", "shortcut", name)
     return name.replace("path.", "").replace("merge", "sum").strip()
+
+
+# --- the terminal -------------------------------------------------------------------------------
+
+
+def terminal_table(
+    table: Table, title: str, *, footer: Sequence[Cell] = (), narrow: bool = False
+) -> TerminalTable:
+    """A table as rich prints it, numbers whole and to the right.
+
+    A row of one cell is a heading of those below. `narrow` saves a blank between columns.
+    """
+    printed = TerminalTable(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0) if narrow else (0, 1),
+        title=title,
+        caption=table.caption or None,
+        show_footer=bool(footer),
+    )
+    for column, end in zip(table.columns, footer or [""] * len(table.columns), strict=True):
+        look: Any = {"overflow": "fold"}
+        if column.spec:
+            look = {"justify": "right", "no_wrap": True}
+        printed.add_column(column.title, column.show(end, "-"), **look)
+    for row in table.rows:
+        if len(row) == 1:
+            printed.add_section()
+            printed.add_row(f"[bold]{row[0]}[/]")
+        else:
+            cells = zip(table.columns, row, strict=True)
+            printed.add_row(*(column.show(value, "-") for column, value in cells))
+    return printed
+
+
+def give(json: str | None, result: Any, *shown: Any) -> None:
+    """Print tables and lines, and write a result where `json` says. If that is standard output
+    ("-"), they go to standard error."""
+    console = Console(stderr=json == "-")
+    for part in shown:
+        wrap = not isinstance(part, str) or console.is_terminal
+        console.print(part, highlight=False, soft_wrap=not wrap)
+    if json:
+        write_json(json, result)

@@ -1,8 +1,6 @@
 """The pages: report.html of a comparison, avalanche.html of a study of residual networks.
 
-Each is one file that needs no network: styles, scripts and data are inside, plotly and what
-figures show compressed.
-"""
+Each is one file that needs no network: styles, scripts and data are inside."""
 
 from __future__ import annotations
 
@@ -22,34 +20,24 @@ from multispike.activity.avalanche import Avalanche
 from multispike.config.commands import AvalancheConfig
 from multispike.environment import environment
 from multispike.files import write_json, write_text
-from multispike.report.avalanche import avalanche, study_png, study_sections
+from multispike.report import energy_sections, run_sections
+from multispike.report.avalanche import avalanche, study_sections
 from multispike.report.comparison import Comparison, read_comparison
 from multispike.report.document import Section
-from multispike.report.energy_sections import assumptions, by_category, by_layer, twins
-from multispike.report.run_sections import (
-    confusion,
-    density,
-    information,
-    neurons,
-    overview,
-    training,
-    versions,
-)
 from multispike.report.style import DASHES, PAGE, SYMBOLS, dark_colours
 
 SECTIONS: tuple[Callable[[Comparison], Section | None], ...] = (
-    overview,
-    by_category,
-    by_layer,
-    twins,
-    density,
+    run_sections.overview,
+    energy_sections.by_category,
+    energy_sections.by_layer,
+    energy_sections.twins,
+    run_sections.density,
     avalanche,
-    information,
-    neurons,
-    training,
-    confusion,
-    assumptions,
-    versions,
+    run_sections.information,
+    run_sections.training,
+    run_sections.confusion,
+    energy_sections.assumptions,
+    run_sections.versions,
 )
 """The report of a comparison, from top to bottom; None for what its results don't hold."""
 
@@ -71,20 +59,12 @@ GLOSSARY = {
 
 
 def write_report(folder: str | Path, places: Mapping[str, Path] | None = None) -> Path:
-    """Write DIR/report.html from DIR/results.json and the runs' folders.
-
-    Args:
-        folder: DIR.
-        places: name -> folder of the run; by default DIR/NAME.
-
-    Raises:
-        InputError: if results.json is missing, damaged, empty or of another version.
-    """
+    """Write DIR/report.html; arguments and errors as of `read_comparison`."""
     data = read_comparison(folder, places)
     runs, first = data.runs, data.runs[0]
 
-    def all_of(key: str, separator: str = " and ") -> str:
-        return separator.join(dict.fromkeys(str(getattr(run, key)) for run in runs))
+    def all_of(key: str) -> str:
+        return " and ".join(dict.fromkeys(str(getattr(run, key)) for run in runs))
 
     tested = f" {first.samples:,} test images." if first.samples else ""
     lead = (
@@ -93,17 +73,16 @@ def write_report(folder: str | Path, places: Mapping[str, Path] | None = None) -
         f" {first.energy_nj.bits} bit."
     )
     sections = [section for build in SECTIONS if (section := build(data))]
-    made = first.environment
-    footer = f"Measured with multispike {made.version}, {made.date}."
-    path = Path(folder) / "report.html"
+    footer = f"Measured with multispike {first.environment.version}, {first.environment.date}."
     archs = {run.arch for run in runs}
     networks = all_of("arch") if len(archs) < 3 else f"{len(archs)} architectures"
+    path = Path(folder) / "report.html"
     write_text(path, render(f"{networks} on {first.data}", lead, sections, footer))
     return path
 
 
 def write_avalanche(folder: Path, studies: Sequence[Avalanche], settings: AvalancheConfig) -> Path:
-    """Write avalanche.json, avalanche.png and avalanche.html; gives the page's path."""
+    """Write avalanche.json and avalanche.html; gives the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
     made = environment()
     content = {
@@ -113,15 +92,13 @@ def write_avalanche(folder: Path, studies: Sequence[Avalanche], settings: Avalan
         "environment": made,
     }
     write_json(folder / "avalanche.json", content)
-    study_png(folder / "avalanche.png", studies)
     lead = (
         f"Untrained networks on {settings.data} (random weights, seed {settings.seed}; batch"
         " normalisation with the statistics of real batches), and trained runs on their own data;"
         f" means over at most {settings.limit:,} test samples."
     )
     footer = ", ".join(f"{key} {value}" for key, value in made.items())
-    path = folder / "avalanche.html"
-    title = "The spike avalanche along depth"
+    title, path = "The spike avalanche along depth", folder / "avalanche.html"
     write_text(path, render(title, lead, study_sections(studies), footer))
     return path
 
@@ -143,7 +120,7 @@ def render(title: str, lead: str, sections: Sequence[Section], footer: str) -> s
             tables[f"{section.key}-{i}-table"] = table(plot.table)
             for j, figure in enumerate(plot.panels.values(), 1):
                 figures[f"{section.key}-{i}-{j}"] = figure.to_dict()
-    data = {"figures": figures, "tables": tables}
+    data = json.dumps({"figures": figures, "tables": tables}, separators=(",", ":"))
     return templates.get_template("page.html.j2").render(
         title=title,
         lead=lead,
@@ -157,7 +134,7 @@ def render(title: str, lead: str, sections: Sequence[Section], footer: str) -> s
         glossary=GLOSSARY,
         licence=licence,
         plotly=plotly,
-        data=_packed(json.dumps(data, separators=(",", ":"))),
+        data=_packed(data),
         explained=_explained,
     )
 

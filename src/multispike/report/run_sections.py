@@ -1,28 +1,14 @@
-"""Sections of a report on the runs: results, density, information, neurons, learning, versions."""
+"""Sections of a report on the runs: results, density, training, mistakes, information, versions."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
+from dataclasses import fields
 
 from multispike.activity.information import information as of_layers
-from multispike.files import plain_fields
-from multispike.neurons import MultiLevelIF
 from multispike.report.comparison import Comparison, energy_uj, findings, pareto_front
-from multispike.report.document import (
-    Cell,
-    Column,
-    Plot,
-    Section,
-    Table,
-    listed,
-    percent,
-    table_of,
-)
+from multispike.report.document import Cell, Column, Plot, Section, Table, listed, percent, table_of
 from multispike.report.plots import ByPlace, along_depth, heat_map, lines, points
-from multispike.results import RunResult
-from multispike.surrogate import SURROGATES
+from multispike.results import Environment, RunResult
 
 
 def overview(data: Comparison) -> Section:
@@ -53,7 +39,7 @@ def overview(data: Comparison) -> Section:
 
 
 def _accuracy_energy(data: Comparison) -> Plot:
-    """Accuracy against energy, one point a run, and the front of those worth having."""
+    """A point a run, and the front of those worth having."""
     names = [run.name for run in pareto_front(data.runs, energy_uj, lambda run: run.accuracy)]
     table = table_of(
         data.runs,
@@ -89,11 +75,8 @@ def density(data: Comparison) -> Section:
     return Section("Density", plots=[plot])
 
 
-# --- learning -----------------------------------------------------------------------------------
-
-
 def training(data: Comparison) -> Section | None:
-    """Test accuracy and training loss by epoch."""
+    """Accuracy and training loss by epoch."""
     if not data.histories:
         return None
     validated = any("val_accuracy" in row for rows in data.histories.values() for row in rows)
@@ -138,8 +121,7 @@ def confusion(data: Comparison) -> Section | None:
         return None
     rows, panels, sentences = [], {}, []
     for run in runs:
-        counts = run.confusion or ()
-        names = run.classes
+        counts, names = run.confusion or (), run.classes
         if len(names) != len(counts):
             names = tuple(map(str, range(len(counts))))
         mistakes = sorted(
@@ -169,89 +151,6 @@ def confusion(data: Comparison) -> Section | None:
     return Section("Confusion", [text], [Plot(title, summary, table, panels)])
 
 
-# --- neurons ------------------------------------------------------------------------------------
-
-_NEEDED = {"surrogate", "alpha", "v_init", "beta"}
-"""Settings of a run that make its neuron."""
-_POINTS = 241
-
-
-def neurons(data: Comparison) -> Section | None:
-    """What each run's neuron answers to a constant input, and the gradient it learns with."""
-    known = [run for run in data.spiking if data.settings.get(run.name, {}).keys() >= _NEEDED]
-    if not known:
-        return None
-    learned = [run.name for run in known if data.settings[run.name].get("learn_threshold") != "no"]
-    remarks = [
-        "Computed by the neuron that was trained, with each run's own settings. Inputs and outputs"
-        " are in units of the threshold V_th.",
-    ]
-    if learned:
-        remarks.append(
-            f"V_th is learned in {', '.join(learned)}; the curves scale with it, their shape stays."
-        )
-    return Section("Neurons", remarks, [_transfer(data, known), _surrogate(data, known)])
-
-
-@torch.no_grad()
-def transfer(neuron: MultiLevelIF, x: torch.Tensor) -> torch.Tensor:
-    """Decoded output y = mean over T of s[t] for constant inputs x [n], shape [n].
-
-    >>> transfer(MultiLevelIF(levels=1, timesteps=4), torch.tensor([0.3, 0.6, 2.0])).tolist()
-    [0.25, 0.5, 1.0]
-    """
-    return neuron(x.expand(neuron.timesteps, -1)).mean(0)
-
-
-def _transfer(data: Comparison, known: list[RunResult]) -> Plot:
-    x = torch.linspace(-0.25, 1.5, _POINTS, dtype=torch.float64)
-    curves = {run.name: torch.relu(x) for run in data.runs if run in known or not run.spiking}
-    for run in known:
-        own = data.settings[run.name]
-        neuron = MultiLevelIF(
-            run.levels, 1.0, own["surrogate"], own["alpha"], own["v_init"], own["beta"],
-            timesteps=run.timesteps,
-        )  # fmt: skip
-        curves[run.name] = transfer(neuron, x)
-    values = "; ".join(f"{r.name}: N·T + 1 = {r.levels * r.timesteps + 1} values" for r in known)
-    offsets = sorted({data.settings[run.name]["v_init"] for run in known})
-    summary = (
-        f"{values}. Neurons start at {', '.join(f'{value:g}' for value in offsets)} of a level"
-        " (0 cuts off, 0.5 rounds). Codes of equal N·T have one curve, whatever T."
-    )
-    title = "Transfer function: decoded output for a constant input"
-    table = _sampled("x / V_th", x, curves, "Transfer functions, sampled")
-    axes = ("constant input x / V_th", "decoded output y / V_th")
-    return lines(title, summary, table, data.marks, *axes, points=False)
-
-
-def _surrogate(data: Comparison, known: list[RunResult]) -> Plot:
-    h = torch.linspace(-0.5, 1.75, _POINTS, dtype=torch.float64)
-    curves, kinds = {}, []
-    for run in known:
-        own = data.settings[run.name]
-        name, alpha = own["surrogate"], own["alpha"]
-        curves[run.name] = SURROGATES[name](h, 1.0, run.levels, alpha).double()
-        steepness = f" (α = {alpha:g})" if name == "sigmoid" else ""
-        kinds.append(f"{run.name}: {name}{steepness}, N = {run.levels}")
-    summary = (
-        f"{'; '.join(kinds)}. A barrier after a residual sum always learns straight-through (ste)."
-    )
-    title = "Surrogate gradient: what stands in for the derivative of a spike"
-    table = _sampled("H / V_th", h, curves, "Surrogate gradients, sampled")
-    axes = ("potential H / V_th", "surrogate of ds/dH")
-    return lines(title, summary, table, data.marks, *axes, points=False)
-
-
-def _sampled(name: str, x: torch.Tensor, curves: dict[str, torch.Tensor], caption: str) -> Table:
-    """Functions of one variable."""
-    columns = tuple(Column(title, ".3f") for title in (name, *curves))
-    rows = list(zip(x.tolist(), *(y.tolist() for y in curves.values()), strict=True))
-    return Table(columns, rows, caption, every=_POINTS // 24)
-
-
-# --- information --------------------------------------------------------------------------------
-
 _QUANTITIES = (
     ("bits", "Entropy per neuron", "bits per neuron and inference", ".3f"),
     ("bits_per_event", "Entropy per event", "bits per event", ".3f"),
@@ -271,10 +170,13 @@ def information(data: Comparison) -> Section | None:
     plots = []
     for key, title, axis, spec in _QUANTITIES:
         values: dict[str, ByPlace] = {}
+        means = []
         for run in runs:
             known = {row.name: getattr(row, key) for row in layers[run.name]}
-            values[run.name] = {name: value for name, value in known.items() if value is not None}
-        means = [f"{n} {sum(v.values()) / len(v):{spec}}" for n, v in values.items() if v]  # pyright: ignore
+            known = {name: value for name, value in known.items() if value is not None}
+            values[run.name] = known
+            if known:
+                means.append(f"{run.name} {sum(known.values()) / len(known):{spec}}")
         if means:
             summary = f"Mean over the layers: {'; '.join(means)}."
             plots.append(along_depth(data.marks, values, title, axis, spec, summary))
@@ -312,29 +214,26 @@ def information(data: Comparison) -> Section | None:
     return Section("Information", [text], plots, [table])
 
 
-# --- versions -----------------------------------------------------------------------------------
-
-
 def versions(data: Comparison) -> Section:
     """Machine and versions of every run, and all of its settings."""
-    machines = {run.name: plain_fields(run.environment) for run in data.runs}
-    keys = list(dict.fromkeys(key for machine in machines.values() for key in machine))
     table = table_of(
         data.runs,
         "What each run was trained and measured with",
         ("run", "", lambda run: run.name),
         ("seed", "", lambda run: str(run.seed)),
-        *((key, "", lambda run, key=key: _text(machines[run.name][key])) for key in keys),
+        *(
+            (part.name, "", lambda run, name=part.name: str(getattr(run.environment, name)))
+            for part in fields(Environment)
+        ),
     )
-    names = dict.fromkeys(key for config in data.settings.values() for key in config)
-    settings = Table(
-        tuple(map(Column, ("setting", *data.settings))),
-        [(key, *(_text(config.get(key)) for config in data.settings.values())) for key in names],
+    settings = table_of(
+        dict.fromkeys(key for config in data.settings.values() for key in config),
         "All settings",
+        ("setting", "", lambda key: key),
+        *(
+            (name, "", lambda key, own=own: None if own.get(key) is None else str(own[key]))
+            for name, own in data.settings.items()
+        ),
         folded=True,
     )
     return Section("Environment", tables=[table, settings] if data.settings else [table])
-
-
-def _text(value: Any) -> Cell:
-    return None if value is None else str(value)

@@ -1,4 +1,4 @@
-"""Colours and marks of all plots, and the look of matplotlib's figures for paper and Markdown.
+"""Colours and marks of all plots.
 
 Every colour is a pair. Plots are made with the light one; in dark mode the page replaces each
 light colour by its partner, so a figure is stored once.
@@ -7,14 +7,9 @@ light colour by its partner, so a figure is stored once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
-from multispike.files import replacing
 from multispike.report.document import Key
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Pair = tuple[str, str]
 """A colour on a light and on a dark page."""
@@ -39,23 +34,17 @@ _SERIES: tuple[Pair, ...] = (
     ("#7a2b22", "#f4a9a2"),
     ("#4a3fb0", "#aaa2ff"),
 )
-SYMBOLS: dict[str, tuple[str, str]] = {
-    "circle": ("M12,7a5,5 0 1,0 10,0a5,5 0 1,0 -10,0", "o"),
-    "square": ("M12.5,2.5h9v9h-9z", "s"),
-    "diamond": ("M17,1l6,6l-6,6l-6,-6z", "D"),
-    "triangle-up": ("M17,1.5l5.5,10h-11z", "^"),
-    "x": ("M13,1l4,4l4,-4l2,2l-4,4l4,4l-2,2l-4,-4l-4,4l-2,-2l4,-4l-4,-4z", "x"),
-    "triangle-down": ("M17,12.5l5.5,-10h-11z", "v"),
+SYMBOLS = {
+    "circle": "M12,7a5,5 0 1,0 10,0a5,5 0 1,0 -10,0",
+    "square": "M12.5,2.5h9v9h-9z",
+    "diamond": "M17,1l6,6l-6,6l-6,-6z",
+    "triangle-up": "M17,1.5l5.5,10h-11z",
+    "x": "M13,1l4,4l4,-4l2,2l-4,4l4,4l-2,2l-4,-4l-4,4l-2,-2l4,-4l-4,-4z",
+    "triangle-down": "M17,12.5l5.5,-10h-11z",
 }
-"""Markers by plotly's name: an SVG path around (17, 7) for a legend, and matplotlib's name."""
-DASHES: dict[str, tuple[str, Any]] = {
-    "solid": ("", "-"),
-    "dash": ("7 3", "--"),
-    "dot": ("2 3", ":"),
-    "dashdot": ("7 3 2 3", "-."),
-    "longdash": ("10 4", (0, (8, 3))),
-}
-"""Line styles by plotly's name: an SVG dash array for a legend, and matplotlib's name."""
+"""Plotly's name of a marker -> an SVG path around (17, 7) for a legend."""
+DASHES = {"solid": "", "dash": "7 3", "dot": "2 3", "dashdot": "7 3 2 3", "longdash": "10 4"}
+"""Plotly's name of a line style -> an SVG dash array for a legend."""
 
 
 class Category(NamedTuple):
@@ -93,23 +82,9 @@ SEQUENTIAL: tuple[Pair, ...] = (
 """From nothing to everything, for heat maps."""
 
 
-def paper_line(mark: Key) -> dict[str, Any]:
-    """Keyword arguments of matplotlib's `Axes.plot`."""
-    return {
-        "color": mark.colour,
-        "marker": SYMBOLS[mark.symbol][1],
-        "linestyle": DASHES[mark.dash][1],
-        "markersize": 4,
-        "linewidth": 1.4,
-        "label": mark.name,
-    }
-
-
-def marks(names: Sequence[str], colours: Sequence[int] | None = None) -> dict[str, Key]:
-    """How every series is drawn everywhere, by position: told apart by colour, symbol and dash.
-
-    `colours` numbers the colours where some series belong together; without it, every series has
-    the next one. After the last colour they start again, with other symbols and dashes.
+def marks(names: Sequence[str]) -> dict[str, Key]:
+    """How every series is drawn everywhere, by position. After the last colour they start again,
+    with other symbols and dashes.
 
     >>> marks(["ann", "binary-T4"])["binary-T4"].symbol
     'square'
@@ -118,7 +93,7 @@ def marks(names: Sequence[str], colours: Sequence[int] | None = None) -> dict[st
     return {
         name: Key(
             name,
-            _SERIES[(index if colours is None else colours[index]) % count][0],
+            _SERIES[index % count][0],
             symbols[(index + index // count) % len(symbols)],
             dashes[(index + index // count) % len(dashes)],
         )
@@ -130,25 +105,3 @@ def dark_colours() -> dict[str, str]:
     """Light colour -> its partner on a dark page."""
     named = [category.colours for category in CATEGORIES.values()] + [*BASELINE_COLOURS.values()]
     return dict([*PAGE.values(), *_SERIES, *named, PARETO, *SEQUENTIAL])
-
-
-def blank(width: float, height: float) -> Figure:
-    """An empty figure of that many inches, with no window behind it."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def legend_below(figure: Figure) -> None:
-    """One legend for all panels, of the series of the first."""
-    handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-
-
-def save(figure: Figure, path: Path, dpi: int) -> None:
-    """As PNG without version or date in it: the same figure gives the same file."""
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=dpi, metadata={"Software": None})

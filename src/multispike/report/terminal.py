@@ -10,8 +10,7 @@ from multispike.activity.avalanche import BRANCHES, TITLES, Avalanche, growth
 from multispike.energy.pricing import Energy
 from multispike.energy.twins import TWINS, RunPrices
 from multispike.report.comparison import MEANING, verdict
-from multispike.report.console import terminal_table
-from multispike.report.document import Cell, Column, Table, short_name, table_of
+from multispike.report.document import Cell, Column, Table, short_name, table_of, terminal_table
 from multispike.report.style import CATEGORIES
 from multispike.results import RunResult
 

@@ -11,8 +11,7 @@ from rich.table import Table as TerminalTable
 
 from multispike.config import TrainConfig
 from multispike.progress import telling
-from multispike.report.console import terminal_table
-from multispike.report.document import table_of
+from multispike.report.document import table_of, terminal_table
 from multispike.reproduce.archive import Archive
 from multispike.reproduce.studies import STUDIES, ReproduceConfig, Row, Study
 

@@ -15,7 +15,6 @@ from multispike.environment import environment
 from multispike.errors import invalid
 from multispike.files import write_json
 from multispike.neurons import MultiLevelIF
-from multispike.report.run_sections import transfer as decoded
 from multispike.report.terminal import avalanche_table
 from multispike.reproduce.archive import Archive
 from multispike.reproduce.studies import STUDIES, ReproduceConfig
@@ -39,7 +38,10 @@ def transfer(name: str, settings: ReproduceConfig) -> int:
     """
     codes = []
     for timesteps, levels in CODES:
-        outputs = decoded(MultiLevelIF(levels, timesteps=timesteps), torch.tensor(INPUTS)).tolist()
+        spikes = MultiLevelIF(levels, timesteps=timesteps)(
+            torch.tensor(INPUTS).expand(timesteps, -1)
+        )
+        outputs = spikes.mean(0).tolist()
         code = {"timesteps": timesteps, "levels": levels, "distinct": len(set(outputs))}
         codes.append({**code, "outputs": outputs})
     content = {"threshold": 1.0, "v_init": 0.0, "inputs": INPUTS, "codes": codes}
