@@ -9,19 +9,9 @@ import pytest
 from test_deploy_integer import MEAN, SHAPE, STD, realistic, shifts, tiny
 
 from multispike.errors import InputError
-from multispike.export.layers import (
-    MaxPool,
-    Merge,
-    Neurons,
-    Potentials,
-)
+from multispike.export.layers import HALVING, Bias, MaxPool, Merge, Neurons, Potentials, Synapses
 from multispike.export.quantise import quantise
 from multispike.export.serialize import load, save
-from multispike.export.synapses import (
-    HALVING,
-    Bias,
-    Synapses,
-)
 
 
 @pytest.fixture(scope="module")

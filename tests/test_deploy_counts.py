@@ -13,10 +13,7 @@ from test_deploy_integer import CASES, NAMES, SHAPE, THIN, images
 
 from multispike.activity import record_activity
 from multispike.export.c import export_c
-from multispike.export.layers import (
-    POTENTIAL_LEVEL,
-    Neurons,
-)
+from multispike.export.layers import POTENTIAL_LEVEL, Neurons
 from multispike.export.network import count
 from multispike.export.quantise import quantise
 from multispike.layer_record import Stream

@@ -17,11 +17,7 @@ from multispike.errors import InputError
 from multispike.export import rounding
 from multispike.export.bench import onnxruntime_session, openvino_request
 from multispike.export.c import export_c
-from multispike.export.layers import (
-    Concat,
-    Potentials,
-    SumPool,
-)
+from multispike.export.layers import Concat, Potentials, SumPool
 from multispike.export.network import IntegerNetwork, count
 from multispike.export.onnx import export_onnx, export_openvino
 from multispike.export.quantise import quantise

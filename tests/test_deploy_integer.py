@@ -15,22 +15,20 @@ from multispike.errors import InputError
 from multispike.export import layers, rounding, validate
 from multispike.export import network as integer_module
 from multispike.export.layers import (
+    IMAGE,
+    Bias,
     MaxPool,
     Merge,
     Neurons,
     Potentials,
     Readout,
     SumPool,
+    Synapses,
+    Window,
 )
 from multispike.export.network import IntegerNetwork, count, fan_out
 from multispike.export.quantise import quantise
 from multispike.export.serialize import load, save
-from multispike.export.synapses import (
-    IMAGE,
-    Bias,
-    Synapses,
-    Window,
-)
 from multispike.models import create_model
 from multispike.models.network import Network
 from multispike.models.table import ARCHITECTURES, FAMILIES, ResNet, Vgg

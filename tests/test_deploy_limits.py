@@ -9,17 +9,10 @@ from test_deploy_integer import MEAN, SHAPE, STD, images, normalised, realistic,
 
 from multispike.errors import InputError
 from multispike.export.bench import onnxruntime_session
-from multispike.export.layers import (
-    Neurons,
-    Potentials,
-)
+from multispike.export.layers import Bias, Neurons, Potentials, Synapses
 from multispike.export.nir import nir_graph
 from multispike.export.onnx import build, export_onnx
 from multispike.export.quantise import quantise
-from multispike.export.synapses import (
-    Bias,
-    Synapses,
-)
 from multispike.models import create_model
 
 PIXELS = np.arange(256, dtype=np.uint8).reshape(256, 1, 1, 1)

@@ -8,16 +8,9 @@ import torch
 from test_deploy_integer import MEAN, STD, images, realistic
 
 from multispike.errors import InputError
-from multispike.export.layers import (
-    MaxPool,
-    pooled_shape,
-)
+from multispike.export.layers import HALVING, MaxPool, Window, pooled_shape
 from multispike.export.nir import export_nir, nir_graph
 from multispike.export.quantise import quantise
-from multispike.export.synapses import (
-    HALVING,
-    Window,
-)
 
 nir = pytest.importorskip("nir")
 

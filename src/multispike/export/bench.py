@@ -29,12 +29,7 @@ from multispike.environment import environment
 from multispike.errors import RunError, invalid
 from multispike.export.c import export_c, flash_bytes
 from multispike.export.network import IntegerNetwork
-from multispike.export.onnx import (
-    check_installed,
-    export_onnx,
-    export_openvino,
-    openvino_package,
-)
+from multispike.export.onnx import check_installed, export_onnx, export_openvino, openvino_package
 from multispike.export.quantise import as_input, quantise_run
 from multispike.models.network import Network
 from multispike.progress import progress_bar

@@ -14,19 +14,8 @@ from numpy.typing import NDArray
 
 from multispike.export.c_program import WIDTHS, Program, compile_network
 from multispike.export.formats import check_free, filling
-from multispike.export.layers import (
-    Driven,
-    Neurons,
-    Pool,
-)
+from multispike.export.layers import Bias, Driven, Neurons, Pair, Pool, Shape, Synapses, Window
 from multispike.export.network import IntegerNetwork
-from multispike.export.synapses import (
-    Bias,
-    Pair,
-    Shape,
-    Synapses,
-    Window,
-)
 from multispike.export.validate import identifier
 from multispike.files import write_text
 

@@ -7,21 +7,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from multispike.export.layers import (
+    IMAGE,
     Concat,
     Layer,
     MaxPool,
     Merge,
     Neurons,
     Potentials,
-    SumPool,
-)
-from multispike.export.network import IntegerNetwork
-from multispike.export.synapses import (
-    IMAGE,
     Shape,
+    SumPool,
     Synapses,
     Window,
 )
+from multispike.export.network import IntegerNetwork
 from multispike.export.validate import identifier
 
 PRELUDE = -1

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multispike.errors import invalid
-from multispike.export.synapses import POINT, Ints, Output, Shape, Window
+from multispike.export.layers import POINT, Ints, Output, Shape, Window
 
 Floats = NDArray[np.float64]
 

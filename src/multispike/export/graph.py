@@ -22,9 +22,8 @@ from torch.fx import Node, map_arg
 
 from multispike.errors import InputError, invalid
 from multispike.export.folding import Firing, Potential, Signal
-from multispike.export.layers import Merge
+from multispike.export.layers import IMAGE, Merge, Shape
 from multispike.export.rounding import LayerBuilder
-from multispike.export.synapses import IMAGE, Shape
 from multispike.export.validate import identifier
 from multispike.ops.spikes import spikes
 

@@ -24,25 +24,23 @@ from torch import Tensor
 
 from multispike.errors import invalid
 from multispike.export.layers import (
+    IMAGE,
     POTENTIAL_END,
     Concat,
     Driven,
+    Ints,
     Layer,
     MaxPool,
     Merge,
     Neurons,
+    Output,
     Potentials,
     Readout,
-    SumPool,
-    outputs_of,
-)
-from multispike.export.synapses import (
-    IMAGE,
-    Ints,
-    Output,
     Shape,
+    SumPool,
     Synapses,
     Window,
+    outputs_of,
 )
 from multispike.export.validate import FLOAT32, check, prove
 

@@ -23,21 +23,19 @@ import numpy as np
 
 from multispike.errors import InputError, invalid
 from multispike.export.layers import (
+    IMAGE,
     Concat,
     Layer,
     MaxPool,
     Merge,
     Neurons,
     Readout,
-    SumPool,
-)
-from multispike.export.network import IntegerNetwork
-from multispike.export.synapses import (
-    IMAGE,
     Shape,
+    SumPool,
     Synapses,
     Window,
 )
+from multispike.export.network import IntegerNetwork
 from multispike.export.validate import prove_float32
 from multispike.files import replacing
 

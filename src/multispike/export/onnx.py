@@ -31,8 +31,10 @@ import numpy as np
 
 from multispike.errors import InputError, invalid
 from multispike.export.layers import (
+    IMAGE,
     POTENTIAL_END,
     Concat,
+    Ints,
     Layer,
     MaxPool,
     Merge,
@@ -40,14 +42,10 @@ from multispike.export.layers import (
     Potentials,
     Readout,
     SumPool,
-)
-from multispike.export.network import IntegerNetwork
-from multispike.export.synapses import (
-    IMAGE,
-    Ints,
     Synapses,
     Window,
 )
+from multispike.export.network import IntegerNetwork
 from multispike.export.validate import prove_float32
 from multispike.files import replacing
 

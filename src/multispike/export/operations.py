@@ -17,8 +17,7 @@ from torch import Tensor
 from multispike.errors import InputError
 from multispike.export.folding import Floats, Potential, Signal, affine, identity, project
 from multispike.export.graph import Rule, Value, Walk, firing_of
-from multispike.export.layers import Concat, MaxPool, Merge, SumPool, pooled_shape
-from multispike.export.synapses import POINT, Window
+from multispike.export.layers import POINT, Concat, MaxPool, Merge, SumPool, Window, pooled_shape
 from multispike.ops.spikes import spikes
 
 aten = torch.ops.aten

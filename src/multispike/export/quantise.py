@@ -22,11 +22,9 @@ from multispike.datasets.loader import BatchLoader
 from multispike.errors import RunError, invalid
 from multispike.export.folding import Floats
 from multispike.export.graph import Walk, batch_of, trace
+from multispike.export.layers import Shape
 from multispike.export.network import IntegerNetwork
 from multispike.export.operations import RULES
-from multispike.export.synapses import (
-    Shape,
-)
 from multispike.progress import progress_bar
 from multispike.training.launch import augmentation_of, batch_size_of
 from multispike.training.run import Run

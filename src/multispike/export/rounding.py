@@ -18,17 +18,23 @@ from numpy.typing import NDArray
 from multispike.errors import invalid
 from multispike.export.folding import Drive, Firing, Floats, Potential, Signal, per_input, weighted
 from multispike.export.layers import (
+    IMAGE,
     POTENTIAL_BITS,
     POTENTIAL_END,
     POTENTIAL_HEADROOM,
     POTENTIAL_LEVEL,
+    SHIFT_MAX,
+    Bias,
+    Ints,
     Layer,
     Neurons,
     Potentials,
     Readout,
+    Shape,
+    Synapses,
+    output_of,
     outputs_of,
 )
-from multispike.export.synapses import IMAGE, SHIFT_MAX, Bias, Ints, Shape, Synapses
 from multispike.export.validate import FOLDED, RATIO
 
 WEIGHT = np.int8
@@ -79,7 +85,7 @@ class LayerBuilder:
 
     def add(self, layer: Layer, worth: Floats, zero: Floats | None = None) -> Signal:
         """Append a layer; gives what it sends, of which 1 is worth that."""
-        sent = layer.output([self.outputs[source] for source in layer.sources])
+        sent = output_of(layer, self.outputs)
         self.layers.append(layer)
         self.outputs[layer.name] = sent
         return Signal(layer.name, sent, worth, zero)

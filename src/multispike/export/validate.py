@@ -6,29 +6,36 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from multispike.errors import InputError, invalid
 from multispike.export.layers import (
+    IMAGE,
+    SHIFT_MAX,
+    Concat,
     Driven,
+    Ints,
     Layer,
+    MaxPool,
     Merge,
     Neurons,
+    Output,
+    Pool,
     Potentials,
     Readout,
-    SumPool,
-    outputs_of,
-)
-from multispike.export.synapses import (
-    IMAGE,
-    Output,
-    Requirement,
     Shape,
+    SumPool,
+    Synapses,
+    Window,
+    output_of,
+    outputs_of,
+    pooled_shape,
 )
 
+MERGES = ("add", "and", "iand")
 INT32 = 2**31 - 1
 LEVEL_MAX = 255
 """Levels travel as one byte."""
@@ -59,51 +66,145 @@ NAMES = "a new one of letters, digits, _ . -"
 
 
 def check(
-    arch: str,
-    input_shape: Shape,
-    timesteps: int,
-    logit_scale: float,
-    layers: Sequence[Layer],
+    arch: str, input_shape: Shape, timesteps: int, logit_scale: float, layers: Sequence[Layer]
 ) -> None:
     """Raise `InputError` unless all fits together; that no sum overflows, `prove` tells."""
-    requirements = _requirements(arch, input_shape, timesteps, logit_scale, layers)
-    for what, value, allowed, holds in requirements:
-        if not holds:
-            raise invalid(what, value, allowed)
-
-
-def _requirements(
-    arch: str,
-    input_shape: Shape,
-    timesteps: int,
-    logit_scale: float,
-    layers: Sequence[Layer],
-) -> Iterator[Requirement]:
-    """Of the whole network, then of all layers in order."""
-    yield "arch", arch, "letters, digits, _ . -", _is_new(arch, ())
-    yield "timesteps", timesteps, "an integer >= 1", timesteps >= 1
-    scale = "a finite number > 0"
-    yield "logit_scale", logit_scale, scale, 0 < logit_scale < math.inf
-    yield "input_shape", input_shape, "(C, H, W)", _is_shape(input_shape)
+    _need("arch", arch, "letters, digits, _ . -", _is_new(arch, ()))
+    _need("timesteps", timesteps, "an integer >= 1", timesteps >= 1)
+    _need("logit_scale", logit_scale, "a finite number > 0", 0 < logit_scale < math.inf)
+    _need("input_shape", input_shape, "(C, H, W)", _is_shape(input_shape))
     *ends, last = [False, *(isinstance(layer, Readout) for layer in layers)]
-    yield "layers", len(layers), "a list with one readout, at its end", last and not any(ends)
+    _need("layers", len(layers), "a list with one readout, at its end", last and not any(ends))
     outputs = outputs_of((), input_shape)
     projections: set[str] = set()
     for layer in layers:
         name = layer.name
-        yield "name", name, NAMES, _is_new(name, outputs)
-        yield f"shape of {name}", layer.shape, "(C, H, W)", _is_shape(layer.shape)
+        _need("name", name, NAMES, _is_new(name, outputs))
+        _need(f"shape of {name}", layer.shape, "(C, H, W)", _is_shape(layer.shape))
         for source in layer.sources:
-            yield f"source of {name}", source, f"one of {', '.join(outputs)}", source in outputs
-        for one in layer.synapses if isinstance(layer, Driven) else ():
-            yield "name", one.name, NAMES, _is_new(one.name, projections)
-            projections.add(one.name)
+            allowed = f"one of {', '.join(outputs)}"
+            _need(f"source of {name}", source, allowed, source in outputs)
         inputs = [outputs[source] for source in layer.sources]
-        yield from layer.requirements(inputs, timesteps)
-        for source, shape in zip(layer.sources, layer.implied_shapes(inputs), strict=True):
-            fits = shape == layer.shape
-            yield f"shape of {name}", layer.shape, f"{shape} by {source}", fits
-        outputs[name] = layer.output(inputs)
+        if isinstance(layer, Driven):
+            for one in layer.synapses:
+                _need("name", one.name, NAMES, _is_new(one.name, projections))
+                projections.add(one.name)
+            shapes = _check_driven(layer, inputs, timesteps)
+        else:
+            shapes = _check_undriven(layer, inputs)
+        for source, shape in zip(layer.sources, shapes, strict=True):
+            _need(f"shape of {name}", layer.shape, f"{shape} by {source}", shape == layer.shape)
+        outputs[name] = output_of(layer, outputs)
+
+
+def _need(what: str, value: object, allowed: str, holds: bool) -> None:
+    if not holds:
+        raise invalid(what, value, allowed)
+
+
+def _check_driven(layer: Driven, inputs: Sequence[Output], timesteps: int) -> list[Shape]:
+    """Of its synapses, bias and neurons; gives the shapes that its sources ask for."""
+    name, channels = layer.name, layer.shape[0]
+    for one, read in zip(layer.synapses, inputs, strict=True):
+        _check_synapses(one, read, channels)
+    values = layer.bias.values.shape
+    fits = len(values) == 3 and values[2] == channels
+    _need(f"bias of {name}", values, f"[R, S, {channels}]", fits)
+    axes = ("rows", layer.bias.rows), ("columns", layer.bias.columns)
+    for (axis, classes), size, count in zip(axes, layer.shape[1:], values[:2], strict=True):
+        what = f"bias {axis} of {name}"
+        _need(what, classes.shape, f"({size},)", classes.shape == (size,))
+        _need(what, int(classes.max()), f"classes below {count}", int(classes.max()) < count)
+    several = len(layer.synapses)
+    _need(f"synapses of {name}", several, ">= 1", several >= 1)
+    if isinstance(layer, Readout):
+        plain = [one.weight is not None and one.shift is None for one in layer.synapses]
+        _need(f"synapses of {name}", several, "one matrix of weights", plain == [True])
+    elif isinstance(layer, Neurons):
+        _check_neurons(layer, timesteps)
+    pairs = zip(layer.synapses, inputs, strict=True)
+    shapes = [one.sum_shape(read.shape) for one, read in pairs]
+    if isinstance(layer, Neurons) and layer.pool:
+        shapes = [pooled_shape(layer.pool, shape) for shape in shapes]
+    return shapes
+
+
+def _check_synapses(one: Synapses, read: Output, channels: int) -> None:
+    """Of a projection from what it reads onto `channels`."""
+    _check_window(one.name, one.window)
+    if one.weight is not None:
+        groups, shape = one.groups, one.weight.shape
+        fits = len(shape) == 4 and groups >= 1 and shape[0] % groups == 0
+        fits = fits and (shape[1] * groups, *shape[2:]) == (read.shape[0], *one.window.kernel)
+        allowed = f"[Co, {read.shape[0]}/groups, Kh, Kw] of {groups} groups, and the window's"
+        _need(f"weight of {one.name}", shape, allowed, fits)
+    either = (one.weight is None) != (one.gain is None)
+    _need(f"gain of {one.name}", one.gain, "a weight or a gain", either)
+    _check_channels(one.name, channels, gain=one.gain, shift=one.shift)
+    if one.shift is not None:
+        largest = int(np.abs(one.shift.astype(np.int64)).max())
+        _need(f"shift of {one.name}", largest, f"at most {SHIFT_MAX}", largest <= SHIFT_MAX)
+
+
+def _check_neurons(layer: Neurons, timesteps: int) -> None:
+    name = layer.name
+    _need(f"levels of {name}", layer.levels, "1 to 255", 1 <= layer.levels <= LEVEL_MAX)
+    _check_channels(name, layer.shape[0], start=layer.start, step=layer.step, sign=layer.sign)
+    odd = bool((layer.step > 0).all() and (layer.step % 2 == 1).all())
+    _need(f"step of {name}", layer.step.tolist(), "odd numbers >= 1", odd)
+    both = "a sign and a pool, or neither"
+    _need(f"sign of {name}", layer.sign, both, (layer.sign is None) == (layer.pool is None))
+    if layer.sign is not None and layer.pool is not None:
+        _check_window(name, layer.pool)
+        signs = bool((np.abs(layer.sign) == 1).all())
+        _need(f"sign of {name}", layer.sign.tolist(), "-1 and 1", signs)
+        several, source = len(layer.synapses), layer.synapses[0].source
+        _need(f"synapses of {name}", several, "1 before a max-pool", several == 1)
+        _need(f"source of {name}", source, "levels before a max-pool", source != IMAGE)
+    shifts = any(one.shift is not None for one in layer.synapses)
+    _need(f"synapses of {name}", "a shift", "shifts onto potentials", not shifts)
+    at_zero = timesteps > 1 or not layer.start.any()
+    _need(f"start of {name}", layer.start.tolist(), "zeros where T = 1", at_zero)
+
+
+def _check_undriven(layer: Layer, inputs: Sequence[Output]) -> list[Shape]:
+    """Of merges, poolings and concatenations; gives the shapes that their sources ask for."""
+    name, dtypes = layer.name, [read.dtype for read in inputs]
+    shapes = [read.shape for read in inputs]
+    if isinstance(layer, Concat):
+        fits = len(dtypes) > 1 and len({*dtypes}) == 1
+        _need(f"parts of {name}", dtypes, "two or more of one type", fits)
+        return [(sum(shape[0] for shape in shapes), *shape[1:]) for shape in shapes]
+    if isinstance(layer, Merge):
+        _need(f"kind of {name}", layer.kind, ", ".join(MERGES), layer.kind in MERGES)
+    reads = {MaxPool: ("uint8", "int16"), SumPool: ("uint8", "int32")}.get(type(layer), ("uint8",))
+    for source, dtype in zip(layer.sources, dtypes, strict=True):
+        _need(f"source of {name}", source, "one of levels", dtype in reads)
+    if isinstance(layer, Pool):
+        _check_window(name, layer.window)
+        shapes = [pooled_shape(layer.window, shape) for shape in shapes]
+    return shapes
+
+
+def _check_window(name: str, window: Window) -> None:
+    for field, least in (
+        ("kernel", 1),
+        ("stride", 1),
+        ("before", 0),
+        ("after", 0),
+        ("dilation", 1),
+    ):
+        values = getattr(window, field)
+        fits = len(values) == 2 and min(values) >= least
+        _need(f"{field} of {name}", values, f"two integers >= {least}", fits)
+
+
+def _check_channels(name: str, channels: int, **fields: Ints | None) -> None:
+    """That fields that are there have a number a channel."""
+    for field, values in fields.items():
+        if values is not None:
+            fits = values.shape == (channels,)
+            _need(f"{field} of {name}", values.shape, f"({channels},)", fits)
 
 
 def _is_shape(shape: tuple[int, ...]) -> bool:
