@@ -38,7 +38,7 @@ import numpy as np
 import torch
 from tools import resident_mb
 
-from multispike.commands.stream import frame_classifier, framing_of
+from multispike.commands.stream import frame_classifier
 from multispike.config import TrainConfig
 from multispike.datasets import load_dataset
 from multispike.environment import environment
@@ -172,12 +172,10 @@ def measure_latency(folder: Path, seconds: float) -> dict[str, Any]:
 
 def stream_made(path: Path, realtime: bool = False) -> tuple[dict[str, Any], float]:
     """Classify a file; its summary, and the MB that this took in memory beyond what there was."""
-    run = fastnet_run()
-    classifier = frame_classifier(run)
+    classifier = frame_classifier(fastnet_run())
     start = resident_mb("VmRSS")
     recording = read_events(path)
-    framing = framing_of(run, recording)
-    summary = classify_stream(classifier, recording, framing, realtime, window_us=WINDOW_US)
+    summary = classify_stream(classifier, recording, realtime, window_us=WINDOW_US)
     return asdict(summary), resident_mb("VmHWM") - start
 
 

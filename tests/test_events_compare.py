@@ -10,7 +10,6 @@ from test_events_recordings import aedat2
 from multispike.cli import main
 from multispike.datasets.event_sets import CIFAR10 as CLASSES
 from multispike.datasets.event_sets import numbers_of_test
-from multispike.events.frames import transpose
 from multispike.events.read import EVENT
 
 VARIANTS = ("ann-T2", "binary-T2", "multilevel-T1-N4", "multilevel-T1-N8")
@@ -40,7 +39,8 @@ def cifar10dvs(tmp_path_factory) -> Path:
         test = numbers_of_test("fixed", name)
         numbers = sorted(test)[:4] + [n for n in range(1000) if n not in test][:12]
         for number in numbers:
-            events = transpose(moving_spot(label, 1000 * label + number))
+            events = moving_spot(label, 1000 * label + number)
+            events["x"], events["y"] = events["y"], events["x"].copy()
             (folder / name / f"cifar10_{name}_{number}.aedat").write_bytes(aedat2(events))
     return folder
 

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,10 +15,10 @@ from torch import Tensor
 
 from multispike.config.types import parse_sensor
 from multispike.datasets import source_of
-from multispike.datasets.event_sets import is_transposed
+from multispike.datasets.event_sets import LYING
 from multispike.datasets.source_files import fitted, open_rgb
 from multispike.errors import InputError, invalid
-from multispike.events.frames import event_frames, transpose
+from multispike.events.frames import event_frames
 from multispike.events.read import read_events
 from multispike.export.network import IntegerNetwork
 from multispike.export.serialize import load as load_integer
@@ -140,17 +140,15 @@ class Trained:
             return source
         if isinstance(source, Image.Image):
             raise invalid("image", "an image", "a recording, since the network takes events")
-        size = parse_sensor(sensor) if sensor else None
-        file: Any = io.BytesIO(source) if isinstance(source, bytes) else source
-        recording = read_events(file, sensor=size)
-        events = np.concatenate(list(recording))
-        if recording.sensor is None:
-            raise invalid("sensor", None, f"WIDTHxHEIGHT in pixels, which {source} doesn't tell")
         config = self.run.config if self.run else None
-        if config and is_transposed(config.data, recording.format):
-            events = transpose(events)
+        recording = read_events(
+            io.BytesIO(source) if isinstance(source, bytes) else source,
+            sensor=parse_sensor(sensor) if sensor else None,
+            lying=LYING.get(config.data, ()) if config else (),
+        )
+        events = np.concatenate(list(recording))
         return event_frames(
-            events, recording.sensor, timesteps=timesteps, bins=channels // 2,
+            events, recording.known_sensor(), timesteps=timesteps, bins=channels // 2,
             size=(height, width), by=(config and config.by) or "time",
         )  # fmt: skip
 

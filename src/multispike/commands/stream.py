@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -16,11 +16,10 @@ from rich.console import Console
 
 from multispike.config.events import FORMATS, StreamConfig, ViewConfig
 from multispike.config.types import parse_sensor
-from multispike.datasets.event_sets import is_transposed
-from multispike.errors import InputError, RunError, invalid
-from multispike.events.frames import frame_size
+from multispike.datasets.event_sets import LYING
+from multispike.errors import RunError, invalid
 from multispike.events.read import Recording, read_events
-from multispike.events.stream import FrameClassifier, Framing, Prediction, classify_stream
+from multispike.events.stream import FrameClassifier, Prediction, classify_stream
 from multispike.events.view import (
     LiveView,
     StdoutConsole,
@@ -49,12 +48,7 @@ def stream(config: StreamConfig) -> int:
     if run.network.timesteps > 1:
         bins = "with equally many events" if run.config.by == "count" else "of equal time"
         note(f"T = {run.network.timesteps}, so each slice is split into bins {bins}")
-    recording = _open(config)
-    try:
-        framing = framing_of(run, recording)
-    except InputError:
-        recording.close()
-        raise
+    recording = _open(config, LYING.get(run.data["name"], ()))
     lines = JsonLines(config.json) if config.json else None
     sinks: list[Callable[[Prediction, int], None]] = []
     if lines:
@@ -68,9 +62,7 @@ def stream(config: StreamConfig) -> int:
             at_end.callback(view.close)
         elif not lines:
             sinks.append(line_printer(console, classifier.classes))
-        summary = classify_stream(
-            classifier, recording, framing, config.realtime, sinks, **config.slicing
-        )
+        summary = classify_stream(classifier, recording, config.realtime, sinks, **config.slicing)
         if lines:
             lines.write({"summary": asdict(summary)})
     if config.json != "-":
@@ -97,33 +89,17 @@ def frame_classifier(run: Run) -> FrameClassifier:
         run.network,
         [str(name) for name in run.data["classes"]],
         (run.network.timesteps, channels, height, width),
+        run.config.by or "time",
         run.data["mean"],
         run.data["std"],
         run.config.channels_last,
     )
 
 
-def framing_of(run: Run, recording: Recording) -> Framing:
-    """How the recording's slices become what the run was trained on.
-
-    Raises `InputError` if the size of the sensor is unknown, or less than that of the run's frames.
-    """
-    if recording.sensor is None:
-        allowed = f"WIDTHxHEIGHT in pixels, which a {recording.format} file doesn't tell"
-        raise invalid("sensor", None, allowed)
-    transposed = is_transposed(run.data["name"], recording.format)
-    columns, rows = recording.sensor
-    sensor = (rows, columns) if transposed else (columns, rows)
-    channels, height, width = run.data["input_shape"]
-    size = frame_size((height, width), sensor)
-    by = run.config.by or "time"
-    return Framing(sensor, size, run.network.timesteps, channels // 2, by, transposed)
-
-
-def _open(config: StreamConfig) -> Recording:
-    size = parse_sensor(config.sensor) if config.sensor else None
+def _open(config: StreamConfig, lying: Collection[str]) -> Recording:
+    sensor = parse_sensor(config.sensor) if config.sensor else None
     if config.events != "-":
-        return read_events(config.events, sensor=size)
+        return read_events(config.events, sensor=sensor, lying=lying)
     try:
         # Not sys.stdin, whose lock a thread that still waits for bytes would hold at the exit.
         source = io.FileIO(0, closefd=False)
@@ -131,7 +107,7 @@ def _open(config: StreamConfig) -> Recording:
         raise invalid("events", "-", f"an open standard input ({error.strerror})") from None
     if source.isatty():
         raise invalid("events", "-", "a pipe or a file as standard input, not a terminal")
-    return read_events(source, sensor=size)  # pyright: ignore[reportArgumentType]
+    return read_events(source, sensor=sensor, lying=lying)  # pyright: ignore[reportArgumentType]
 
 
 class JsonLines:

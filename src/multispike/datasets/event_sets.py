@@ -27,7 +27,7 @@ from multispike.errors import InputError, RunError, invalid, is_count, unknown
 from multispike.events.codecs import ByteSource, Columns, Decoded, require
 from multispike.events.codecs.arrays import in_microseconds, integers, polarity
 from multispike.events.emulator import emulate_frames
-from multispike.events.frames import Binning, event_frames, transpose
+from multispike.events.frames import Binning, event_frames
 from multispike.events.read import SUFFIXES, Recording, read_events
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,10 @@ CIFAR10DVS_SPLITS = ("fixed", "tebn", "sew", "tet")
 listed in `splits/cifar10dvs.json`; numbers 0 to 99 (Duan et al. 2022, SpikingJelly's
 `CIFAR10DVSTEBNSplit`); the last 100 names in the order of strings (Fang et al. 2021, SpikingJelly's
 `split_to_train_test_set`); numbers 900 to 999 (Deng et al. 2022)."""
+
+LYING = {"cifar10dvs": ("AEDAT2",)}
+"""Sets whose camera lay on its side, and the formats that are as it saw them: CIFAR10-DVS's own.
+SpikingJelly's files are upright, and Tonic's are taken as they are."""
 
 Files = Mapping[str, Sequence[tuple[Path, int]]]
 """Recordings with their labels, by split: train and test."""
@@ -123,15 +127,6 @@ def numbers_of_test(split: str, name: str) -> frozenset[int]:
     return frozenset(json.loads(file.read_text(encoding="utf-8"))["test"][name])
 
 
-def is_transposed(data: str, format: str) -> bool:
-    """Whether the recordings of a set, in files of that format, have x and y exchanged.
-
-    The camera of CIFAR10-DVS lay on its side, and its authors' files (AEDAT2) are as it saw them;
-    SpikingJelly's are upright, and Tonic's are taken as they are.
-    """
-    return data == "cifar10dvs" and format == "AEDAT2"
-
-
 def _open_gesture(path: Path) -> Recording:
     """Tonic's arrays: one row per event with x, y, p and a time in ms."""
     try:
@@ -155,7 +150,8 @@ PUBLISHED = {
         "CIFAR10DVS", "class folders with cifar10_CLASS_NUMBER.aedat or .aedat4", (9000, 1000),
         CIFAR10, CIFAR10, "*/cifar10_*",
         r"(?P<label>\w+)/cifar10_(?P=label)_(?P<number>\d{1,3})\.(?:aedat4?|npz)",
-        partial(read_events, sensor=(128, 128)), ("extract", "events_np"),
+        partial(read_events, sensor=(128, 128), lying=LYING["cifar10dvs"]),
+        ("extract", "events_np"),
     ),
     # Amir et al. 2017, as Tonic cuts it: USER/LABEL.npy
     "dvsgesture": Published(
@@ -242,13 +238,10 @@ def frames_of(
             if recording.events > MOST_EVENTS:
                 recording.close()
                 raise invalid("recording", str(path), f"at most {MOST_EVENTS:,} events a sample")
-        events, sensor = np.concatenate(pieces), recording.sensor
-        if sensor is None:
-            allowed = f"(width, height) of {path}, whose format doesn't tell it"
-            raise invalid("sensor", None, allowed)
-        if is_transposed(request.name, recording.format):
-            events = transpose(events)
-        frames = event_frames(events, sensor, timesteps=timesteps, bins=bins, size=size, by=by)
+        frames = event_frames(
+            np.concatenate(pieces), recording.known_sensor(),
+            timesteps=timesteps, bins=bins, size=size, by=by,
+        )  # fmt: skip
         if frames.shape != (shape or frames.shape):
             allowed = f"a size, as {path} is of another sensor than the first"
             raise invalid("size", None, allowed)

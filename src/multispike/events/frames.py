@@ -34,13 +34,12 @@ def slices(
     """Cut the pieces of a recording (`read_events`) by time or by count; exactly one is given.
 
     window_us: length of a slice. The first starts with the first event, the others follow at equal
-        distances; a slice without events is left out. The last one has what is left.
+        distances; a slice without events is left out.
     count: events of a slice. The last one has what is left.
-    overlap: how much of a slice the next one repeats, in µs with `window_us`, in events with
-        `count`: slices start `window_us - overlap` µs, or `count - overlap` events, apart.
+    overlap: how much of a slice the next one repeats, in µs or, with `count`, in events.
 
-    A slice is given out as soon as it is known to be whole: by time, that is when an event behind
-    it, or the end, was read. Only the events of one slice and one piece are held.
+    A slice is given out as soon as it is known to be whole: by time, when an event behind it, or
+    the end, was read. Only the events of one slice and one piece are held.
 
     >>> events = np.array([(0,), (4,), (9,), (31,)], [("t", int)])
     >>> [(s.start_us, s.stop_us, len(s.events)) for s in slices([events], window_us=10)]
@@ -120,15 +119,13 @@ def event_frames(
 ) -> np.ndarray:
     """Count events into T frames of 2K channels.
 
-    events: of `multispike.events.read.EVENT`, or any structured array with t, x, y and p, in
-        the order of time; coordinates on the sensor.
+    events: a structured array with t, x, y and p, in the order of time, all on the sensor.
     sensor: `(width, height)` of the coordinates, as recordings have it.
     timesteps, bins: T and K; events are divided into T·K bins. Channels 2k and 2k + 1 of frame t
-        are the OFF and ON events of bin t·K + k. By default the whole sample is one frame.
+        are the OFF and ON events of bin t·K + k.
     size: `(height, width)` of the frames, or one side of square ones; default: the sensor's.
         Pixel (x, y) falls into column x·width // sensor width and row y·height // sensor height,
-        so events are neither lost nor split; where the sizes don't divide, some columns gather
-        from one sensor pixel more than others.
+        so events are neither lost nor split.
     by: "time": bins equally long between the first and the last event; "count": bins with equally
         many events, but for one.
     span: with `by="time"`, the (start, stop) in µs that is divided instead; a bin holds its start
@@ -188,23 +185,8 @@ def frame_size(size: int | tuple[int, int] | None, sensor: tuple[int, int]) -> t
     return pair
 
 
-def transpose(events: np.ndarray) -> np.ndarray:
-    """Mirrored at the diagonal, x and y exchanged. Returns a copy.
-
-    >>> transpose(np.array([(5, 3)], [("x", int), ("y", int)])).tolist()
-    [(3, 5)]
-    """
-    mirrored = events.copy()
-    mirrored["x"], mirrored["y"] = events["y"], events["x"]
-    return mirrored
-
-
 def drop_counted(frames: np.ndarray, probability: float, rng: np.random.Generator) -> np.ndarray:
-    """Each event is lost with this probability: every count is drawn from a binomial.
-
-    frames: counts of any shape, such as a batch `[B, T, 2, H, W]` of uint8. Returns a copy. Exact
-    below saturation: dropping events and then counting them has the same distribution.
-    """
+    """A copy of uint8 counts of any shape, in which each event is lost with this probability."""
     kept = np.ascontiguousarray(frames).reshape(-1).copy()
     where = np.flatnonzero(kept)
     kept[where] = rng.binomial(kept[where], 1 - probability)

@@ -1,15 +1,10 @@
-"""Recordings of event cameras as arrays, in constant memory: one function for all formats.
-
-for events in read_events("recording.raw"):
-    print(events["t"], events["x"], events["y"], events["p"])
-"""
+"""Recordings of event cameras as arrays, in constant memory: one function for all formats."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Collection, Generator, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -54,8 +49,7 @@ class Recording(Iterator[np.ndarray]):
         self.events = self.first_us = self.last_us = 0
         self.began = 0.0
         self._source = source
-        # Of the latest event: its time in the file, and as it was given out.
-        self._latest_raw = self._latest = -LATEST_US
+        self._latest_raw = self._latest = -LATEST_US  # time in the file, and as it was given out
         self._offset = 0
         self._pieces = self._usable(decoded.columns)
 
@@ -64,12 +58,14 @@ class Recording(Iterator[np.ndarray]):
 
         Raises `InputError` at the end if there was not one event in the whole recording.
         """
-        piece = next(self._pieces)
-        if not self.events:
-            self.began, self.first_us = time.perf_counter(), int(piece["t"][0])
-        self.events += len(piece)
-        self.last_us = int(piece["t"][-1])
-        return piece
+        return next(self._pieces)
+
+    def known_sensor(self) -> tuple[int, int]:
+        """`sensor`; raises `InputError` if nobody knows it."""
+        if self.sensor is None:
+            where = self._source.path or f"a stream of {self.format}"
+            raise invalid("sensor", None, f"WIDTHxHEIGHT in pixels, which {where} doesn't tell")
+        return self.sensor
 
     def close(self) -> None:
         """Close the file; done at the end, too."""
@@ -79,13 +75,20 @@ class Recording(Iterator[np.ndarray]):
     def _usable(self, columns: Iterator[Columns]) -> Generator[np.ndarray]:
         """Pieces of at most `chunk` events on the sensor, with a time, in the order of time."""
         chunk = self._source.chunk
+        width, height = self.sensor or (1 << 15, 1 << 15)
         seen = 0
         try:
             for raw in columns:
                 numbers = np.arange(seen, seen + len(raw.t))
                 seen += len(raw.t)
-                usable = self._possible(raw, numbers)
-                if usable is not None:
+                inside = (raw.x < width) & (raw.y < height)
+                if raw.x.dtype.kind == "i":
+                    inside &= (raw.x >= 0) & (raw.y >= 0)
+                timed = (raw.t >= -LATEST_US) & (raw.t <= LATEST_US)
+                usable = inside & timed
+                if not usable.all():
+                    self.skipped.add_events("outside the sensor", ~inside, numbers)
+                    self.skipped.add_events("without a time", inside & ~timed, numbers)
                     raw, numbers = Columns(*(each[usable] for each in raw)), numbers[usable]
                 events = np.empty(len(numbers), EVENT)
                 for name, values in zip("xyp", raw[1:], strict=True):
@@ -93,7 +96,12 @@ class Recording(Iterator[np.ndarray]):
                 if len(events):
                     events["t"] = self._never_back(raw.t.astype(np.int64, copy=False), numbers)
                 for start in range(0, len(events), chunk):
-                    yield events[start : start + chunk]
+                    piece = events[start : start + chunk]
+                    if not self.events:
+                        self.began, self.first_us = time.perf_counter(), int(piece["t"][0])
+                    self.events += len(piece)
+                    self.last_us = int(piece["t"][-1])
+                    yield piece
         except InputError:
             raise
         except DAMAGE as error:
@@ -109,24 +117,8 @@ class Recording(Iterator[np.ndarray]):
             why = str(self.skipped) or "no event in it"
             raise invalid("recording", self._source.path or "stream", f"at least one event ({why})")
 
-    def _possible(self, raw: Columns, numbers: np.ndarray) -> np.ndarray | None:
-        """Which events lie on the sensor and have a time; None if all do. Counts the others."""
-        width, height = self.sensor or (1 << 15, 1 << 15)
-        inside = (raw.x < width) & (raw.y < height)
-        if raw.x.dtype.kind == "i":
-            inside &= (raw.x >= 0) & (raw.y >= 0)
-        timed = (raw.t >= -LATEST_US) & (raw.t <= LATEST_US)
-        possible = inside & timed
-        if possible.all():
-            return None
-        self.skipped.add_events("outside the sensor", ~inside, numbers)
-        self.skipped.add_events("without a time", inside & ~timed, numbers)
-        return possible
-
     def _never_back(self, t: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        """Times without steps back: a short one is raised to the latest time, a long one (the clock
-        wrapped, or was reset) shifts all that follows, so that time goes on from there.
-        """
+        """Times without steps back: a short one is raised, a long one shifts all that follows."""
         raw, self._latest_raw = self._latest_raw, int(t[-1])
         if t[0] >= raw and t[0] + self._offset >= self._latest and not (t[1:] < t[:-1]).any():
             t = t + self._offset
@@ -147,6 +139,7 @@ def read_events(
     source: str | os.PathLike[str] | BinaryIO,
     chunk: int = 1 << 16,
     sensor: tuple[int, int] | None = None,
+    lying: Collection[str] = (),
 ) -> Recording:
     """Open a recording: EVT2, EVT3, DAT, AEDAT2, AEDAT4, HDF5, npy, npz, or N-MNIST's .bin.
 
@@ -158,15 +151,15 @@ def read_events(
         for arrays in a file that have to be sorted.
     sensor: `(width, height)`, where the file doesn't tell it or tells it wrongly. Events outside
         are skipped and counted.
+    lying: formats whose camera lay on its side: their x and y are exchanged.
 
-    A recording that is damaged, cut off or has a clock that jumps never raises as long as one
-    event could be read: what is whole is given out, `.skipped` tells what was not. Time: steps
-    back of up to 1 ms are raised to the latest time, and behind a longer one (the clock wrapped, or
-    was reset) time goes on from the latest. Arrays in a file are sorted; in a stream, they are
-    refused if time goes back often.
+    Of what is damaged or cut off, all that is whole is given out, and `.skipped` tells the rest.
+    Steps back in time of up to 1 ms are raised to the latest time; behind a longer one (the clock
+    wrapped, or was reset) time goes on from the latest. Arrays in a file are sorted; in a stream,
+    they are refused if time goes back often.
 
     Raises `InputError` if there is no such file, its format is none of these, a library is
-    missing, or, at the end, if nothing could be read.
+    missing, or, at the end, if not one event could be read.
 
     >>> import io
     >>> words = np.array([8 << 28 | 1, 1 << 28 | 5 << 22 | 7 << 11 | 9], "<u4")
@@ -185,20 +178,20 @@ def read_events(
         raise invalid("recording", path, f"a readable file ({error.strerror})") from None
     events = ByteSource(stream, path, chunk, sensor)
     try:
-        decoded = _decoder(events)(events)
+        head = events.peek(16)
+        decode = next((_BY_CONTENT[mark] for mark in _BY_CONTENT if head.startswith(mark)), None)
+        if decode is None and head and path and path.lower().endswith(".bin"):
+            decode = decode_nmnist
+        if decode is None:
+            raise events.refused(head or "an empty file", FORMATS)
+        found = decode(events)
     except DAMAGE as error:
         events.close()
         if isinstance(error, InputError):
             raise
         raise events.refused(f"a damaged file ({error})", FORMATS) from None
-    return Recording(events, decoded if sensor is None else replace(decoded, sensor=sensor))
-
-
-def _decoder(source: ByteSource) -> Callable[[ByteSource], Decoded]:
-    head = source.peek(16)
-    for mark, decode in _BY_CONTENT.items():
-        if head.startswith(mark):
-            return decode
-    if head and source.path and source.path.lower().endswith(".bin"):
-        return decode_nmnist
-    raise source.refused(head or "an empty file", FORMATS)
+    size, columns = sensor or found.sensor, found.columns
+    if found.format in lying:
+        size = size and (size[1], size[0])
+        columns = (Columns(t, y, x, p) for t, x, y, p in columns)
+    return Recording(events, Decoded(found.format, size, columns))

@@ -1,8 +1,4 @@
-"""Slices of a recording, classified one by one as they come.
-
-A slice becomes frames as in training: counts of OFF and ON events, down-sampled to the size the
-network was trained at, normalised by the mean and std of its training; T > 1 timesteps share its
-time, or its events. One forward pass gives its class.
+"""Slices of a recording, made into frames as in training and classified one by one as they come.
 
 Latency is the time from a slice being available to its class being known. In real time a slice is
 available as soon as its last event has been read, it is known to be whole (a window, when an event
@@ -24,21 +20,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from multispike.events.frames import Binning, Slice, event_frames, slices, transpose
+from multispike.events.frames import Binning, Slice, event_frames, slices
 from multispike.events.read import Recording
 from multispike.models.normalisation import scale_and_offset
 
 WARM_UP = 3
 """Inferences before the source is opened: libraries choose and prepare their kernels in them."""
 
+QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}
+
 
 @dataclass(frozen=True)
 class Prediction:
     """What is known of a slice.
 
-    t_us: its end, in µs of the recording's clock: the first time that is not in it.
-    name: of its class; confidence: the softmax probability of that.
-    events: how many it holds; latency_ms: see the module.
+    t_us: its end, the first µs of the recording's clock that is not in it.
+    name, confidence: its class and the softmax probability of that; latency_ms: see the module.
     probabilities: float32 `[classes]`; frames: uint8 `[T, 2K, H, W]`.
     """
 
@@ -61,38 +58,12 @@ class Prediction:
         }
 
 
-@dataclass(frozen=True)
-class Framing:
-    """How a slice becomes frames: `event_frames` with these arguments, of which `sensor` is that
-    after x and y were exchanged (`transposed`)."""
-
-    sensor: tuple[int, int]
-    size: tuple[int, int]
-    timesteps: int = 1
-    bins: int = 1
-    by: Binning = "time"
-    transposed: bool = False
-
-    def frames(self, part: Slice) -> np.ndarray:
-        """uint8 `[T, 2K, H, W]`; bins of equal time divide all the slice."""
-        by_time = self.by == "time" and self.timesteps * self.bins > 1
-        return event_frames(
-            transpose(part.events) if self.transposed else part.events,
-            self.sensor,
-            timesteps=self.timesteps,
-            bins=self.bins,
-            size=self.size,
-            by=self.by,
-            span=(part.start_us, part.stop_us) if by_time else None,
-        )
-
-
 class FrameClassifier:
     """A network as a function from frames to probabilities, on the CPU and warmed up.
 
     network: in evaluation mode, from `[T, 1, 2K, H, W]` to logits `[1, classes]`.
-    classes: their names; shape: `(T, 2K, H, W)` of the frames; mean, std: of the training's pixels,
-    a value a channel.
+    classes: their names; shape: `(T, 2K, H, W)` of the frames; by: how events are divided into
+    the T·K bins; mean, std: of the training's pixels, a value a channel.
     """
 
     def __init__(
@@ -100,16 +71,27 @@ class FrameClassifier:
         network: nn.Module,
         classes: Sequence[str],
         shape: tuple[int, int, int, int],
+        by: Binning,
         mean: Sequence[float],
         std: Sequence[float],
         channels_last: bool = True,
     ) -> None:
-        self.classes = classes
+        self.classes, self.shape = classes, shape
+        self.by: Binning = by
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
         self._network = network.to(memory_format=self._layout)  # pyright: ignore[reportCallIssue]
         self._scale, self._offset = scale_and_offset(mean, std)
         for _ in range(WARM_UP):
             self(np.zeros(shape, np.uint8))
+
+    def frames(self, part: Slice, sensor: tuple[int, int]) -> np.ndarray:
+        """Frames uint8 `[T, 2K, H, W]` of a slice; bins of equal time divide all of it."""
+        timesteps, channels, height, width = self.shape
+        by_time = self.by == "time" and timesteps * channels > 2
+        return event_frames(
+            part.events, sensor, timesteps=timesteps, bins=channels // 2, size=(height, width),
+            by=self.by, span=(part.start_us, part.stop_us) if by_time else None,
+        )  # fmt: skip
 
     @torch.inference_mode()
     def __call__(self, frames: np.ndarray) -> np.ndarray:
@@ -144,11 +126,7 @@ class Summary:
 
 
 class AsRead:
-    """Every slice, as fast as they are asked for; a pipe is read no faster, so its writer waits.
-
-    Iterates over slices, each with the time when it was available (`time.perf_counter`).
-    slicing: see `multispike.events.frames.slices`.
-    """
+    """Slices as fast as they are asked for, each with the `time.perf_counter` when it was there."""
 
     dropped = 0
 
@@ -163,10 +141,8 @@ class AsRead:
 class Realtime:
     """As `AsRead`, at the recording's own pace, by a thread; of slices that wait, only the newest.
 
-    The recording's clock starts at its first event, at the moment when that was read. So the last
-    slice of a recording is always given out.
-
-    dropped: slices that were never given out, since a newer one came while they waited.
+    The recording's clock starts at its first event, at the moment when that was read. The last
+    slice is always given out. dropped: slices for which a newer one came while they waited.
     """
 
     def __init__(self, recording: Recording, **slicing: int) -> None:
@@ -224,7 +200,6 @@ class Realtime:
 def classify_stream(
     classifier: FrameClassifier,
     recording: Recording,
-    framing: Framing,
     realtime: bool = False,
     sinks: Sequence[Callable[[Prediction, int], None]] = (),
     **slicing: int,
@@ -234,15 +209,17 @@ def classify_stream(
     sinks: each is called with every prediction and the number of slices that were dropped so far.
     slicing: see `multispike.events.frames.slices`.
 
-    Ctrl-C ends it early, which the summary tells. Raises `InputError` if nothing could be read.
+    Ctrl-C ends it early, which the summary tells. Raises `InputError` if nothing could be read, or
+    the size of the sensor is unknown, or less than that of the frames.
     """
     began = time.perf_counter()
     latencies: list[float] = []
     interrupted = False
     arrivals = (Realtime if realtime else AsRead)(recording, **slicing)
     try:
+        sensor = recording.known_sensor()
         for part, available in arrivals:
-            frames = framing.frames(part)
+            frames = classifier.frames(part, sensor)
             probabilities = classifier(frames)
             label = int(probabilities.argmax())
             latencies.append(1000 * (time.perf_counter() - available))
@@ -257,26 +234,24 @@ def classify_stream(
     finally:
         arrivals.close()
     seconds = time.perf_counter() - began
+    quantiles: dict[str, float | None] = dict.fromkeys(QUANTILES)
+    if latencies:
+        values = np.quantile(latencies, [*QUANTILES.values()], method="inverted_cdf")
+        quantiles = {
+            name: round(ms, 3) for name, ms in zip(QUANTILES, values.tolist(), strict=True)
+        }
     return Summary(
         slices=len(latencies),
         slices_dropped=arrivals.dropped,
         events=recording.events,
         events_per_second=round(recording.events / seconds, 1),
-        latency_ms=_quantiles(latencies),
+        latency_ms=quantiles,
         wall_seconds=round(seconds, 6),
         recording_seconds=(recording.last_us - recording.first_us) / 1e6,
         skipped=recording.skipped.to_dicts(),
         interrupted=interrupted,
         format=recording.format,
         sensor=list(recording.sensor or ()),
-        frame=list(framing.size),
-        timesteps=framing.timesteps,
+        frame=list(classifier.shape[2:]),
+        timesteps=classifier.shape[0],
     )
-
-
-def _quantiles(latencies: Sequence[float]) -> dict[str, float | None]:
-    shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}
-    if not latencies:
-        return dict.fromkeys(shares)
-    values = np.quantile(latencies, [*shares.values()], method="inverted_cdf")
-    return {name: round(float(ms), 3) for name, ms in zip(shares, values, strict=True)}
