@@ -6,9 +6,8 @@ import copy
 import inspect
 import itertools
 import operator
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -24,17 +23,12 @@ EXACT = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
 NEAR = (nn.SiLU, nn.GELU, nn.Hardswish)
 """Replaced as well, with a warning: what they pass below zero is lost until training goes on."""
 
-_FUNCTIONS: dict[Any, Callable[..., nn.Module]] = {
-    **dict.fromkeys((F.relu, torch.relu, torch.relu_, "relu", "relu_"), lambda *_, **__: nn.ReLU()),
-    F.relu6: lambda *_, **__: nn.ReLU6(),
-    F.hardtanh: lambda low=-1.0, high=1.0, *_, min_val=None, max_val=None, **__: nn.Hardtanh(
-        low if min_val is None else min_val, high if max_val is None else max_val
-    ),
-    F.silu: lambda *_, **__: nn.SiLU(),
-    F.gelu: lambda approximate="none": nn.GELU(approximate),
-    F.hardswish: lambda *_, **__: nn.Hardswish(),
+_FUNCTIONS: dict[Any, type[nn.Module]] = {
+    **dict.fromkeys((F.relu, torch.relu, torch.relu_, "relu", "relu_"), nn.ReLU),
+    **{F.relu6: nn.ReLU6, F.hardtanh: nn.Hardtanh},
+    **{F.silu: nn.SiLU, F.gelu: nn.GELU, F.hardswish: nn.Hardswish},
 }
-"""Activation functions that a `forward` calls, or methods: the module that computes the same."""
+"""Activation functions that a `forward` calls, or methods: the module of the same arguments."""
 
 _ANALOG = {
     *("relu", "relu_", "relu6", "hardtanh", "silu", "gelu", "hardswish", "leaky_relu", "elu"),
@@ -43,7 +37,7 @@ _ANALOG = {
     *("rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "scaled_dot_product_attention"),
     *("multi_head_attention_forward", "threshold"),
 }
-"""Functions that are no linear ones, by name: what is left of them stays analog, and is named."""
+"""Names of functions that are no linear ones: what is left of them stays analog, and is named."""
 
 _PASSES = (
     *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool2d, nn.Identity, nn.Flatten),
@@ -52,18 +46,10 @@ _PASSES = (
 _SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 _PASSING = {
     *(torch.cat, torch.flatten, F.max_pool2d, F.dropout, F.pad, F.adaptive_max_pool2d),
-    *(
-        "flatten",
-        "view",
-        "reshape",
-        "contiguous",
-        "permute",
-        "transpose",
-        "clone",
-        operator.getitem,
-    ),
+    *("flatten", "view", "reshape", "contiguous", "permute", "transpose", "clone"),
+    operator.getitem,
 }
-"""What hands levels on as they are: thresholds of neurons that meet behind it belong together."""
+"""What hands levels on: thresholds of neurons that meet behind it belong together."""
 
 _KEPT = 2**18
 """Values of each activation function, at most, that a threshold is found by."""
@@ -87,19 +73,16 @@ class Probe(nn.Module):
         self.neuron: MultiLevelIF | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        by_channel = self.by_channel and x.dim() > 1
         columns = x.detach().float()
-        if self.by_channel and x.dim() > 1:
-            columns = columns.transpose(0, 1).flatten(1)
-        else:
-            columns = columns.reshape(1, -1)
+        columns = columns.transpose(0, 1).flatten(1) if by_channel else columns.reshape(1, -1)
         if not columns.isfinite().all():
             raise InputError(
                 f"calibration: got NaN or infinity at {self.name}, allowed: finite numbers"
             )
-        if self.columns and len(columns) != len(self.columns[0]):
-            channels = len(self.columns[0])
-            got = f"{len(columns)} channels after {channels} at {self.name}"
-            raise invalid("per", f"'channel' with {got}", "'layer' there")
+        if self.columns and len(columns) != (before := len(self.columns[0])):
+            got = f"'channel' with {len(columns)} channels after {before} at {self.name}"
+            raise invalid("per", got, "'layer' there")
         step = -(-columns.numel() // (_KEPT // 8)) | 1  # odd: not the same columns of every map
         self.columns.append(columns[:, ::step].cpu())
         if sum(part.numel() for part in self.columns) > _KEPT:
@@ -115,9 +98,8 @@ def with_probes(model: nn.Module, by_channel: bool) -> tuple[nn.Module, list[Pro
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return *_modules_probed(model, by_channel), f" (torch.fx can't follow it: {reason})"
     sites = [node for node in graph.nodes if _site(model, node)]
-    called = [node.target for node in sites if node.op == "call_module"]
-    again = len(set(called)) < len(called) or any(_changes_input(model, node) for node in sites)
-    if len(called) < len(sites) or again:
+    called = {node.target for node in sites if node.op == "call_module"}
+    if len(called) < len(sites) or any(_changes_input(model, node) for node in sites):
         model = fx.GraphModule(model, graph)
         for node in sites:
             _rewrite(model, node)
@@ -151,15 +133,12 @@ def _traced(model: nn.Module) -> fx.Graph:
 
 
 def _modules_probed(model: nn.Module, by_channel: bool) -> tuple[nn.Module, list[Probe]]:
-    names = {module: name for name, module in model.named_modules()}
-    probes: dict[nn.Module, Probe] = {}
-
-    def probed(module: nn.Module) -> nn.Module | None:
-        if not isinstance(module, (*EXACT, *NEAR)):
-            return None
-        return probes.setdefault(module, Probe(module, names[module], by_channel))
-
-    return replace_modules(model, probed), list(probes.values())
+    probes = {
+        module: Probe(module, name, by_channel)
+        for name, module in model.named_modules()
+        if isinstance(module, (*EXACT, *NEAR))
+    }
+    return replace_modules(model, probes.get), list(probes.values())
 
 
 def replace_modules(model: nn.Module, by: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
@@ -172,19 +151,22 @@ def replace_modules(model: nn.Module, by: Callable[[nn.Module], nn.Module | None
     return model
 
 
+def _module(model: nn.Module, node: fx.Node) -> nn.Module | None:
+    """The module that a node calls."""
+    return model.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
 def _site(model: nn.Module, node: fx.Node) -> bool:
     """Whether a call is that of an activation function."""
-    if node.op == "call_module":
-        return isinstance(model.get_submodule(str(node.target)), (*EXACT, *NEAR))
-    return node.target in _FUNCTIONS
+    module = _module(model, node)
+    return node.target in _FUNCTIONS if module is None else isinstance(module, (*EXACT, *NEAR))
 
 
 def _in_place(model: nn.Module, node: fx.Node) -> bool:
     """Whether an activation function writes its output over its input."""
-    if node.op == "call_module":
-        return getattr(model.get_submodule(str(node.target)), "inplace", False)
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return bool(node.kwargs.get("inplace")) or name.endswith("_")
+    if (module := _module(model, node)) is not None:
+        return getattr(module, "inplace", False)
+    return bool(node.kwargs.get("inplace")) or node.target in (torch.relu_, "relu_")
 
 
 def _changes_input(model: nn.Module, node: fx.Node) -> bool:
@@ -195,15 +177,13 @@ def _changes_input(model: nn.Module, node: fx.Node) -> bool:
 
 def _rewrite(model: fx.GraphModule, node: fx.Node) -> None:
     """Make an activation function a module of its own, which changes nothing in place."""
-    x, *rest = node.args
-    in_place = _in_place(model, node)
-    if node.op == "call_module":
-        function = copy.deepcopy(model.get_submodule(str(node.target)))
-    else:
-        options = {name: value for name, value in node.kwargs.items() if name != "inplace"}
-        function = _FUNCTIONS[node.target](*rest, **options)
+    (x, *rest), in_place = node.args, _in_place(model, node)
+    module = _module(model, node)
+    function: Any = (
+        _FUNCTIONS[node.target](*rest, **node.kwargs) if module is None else copy.deepcopy(module)
+    )
     if hasattr(function, "inplace"):
-        cast(Any, function).inplace = False
+        function.inplace = False
     name = node.name
     while hasattr(model, name):
         name += "_"
@@ -224,7 +204,7 @@ def _group(model: nn.Module, graph: fx.Graph) -> None:
     carried: dict[fx.Node, frozenset[Probe]] = {}
     numbers = itertools.count(1)
     for node in graph.nodes:
-        module = model.get_submodule(str(node.target)) if node.op == "call_module" else None
+        module = _module(model, node)
         inputs = [carried.get(other, frozenset()) for other in node.all_input_nodes]
         together = frozenset[Probe]().union(*inputs)
         inner = [] if module is None else [m for m in module.modules() if isinstance(m, Probe)]
@@ -235,40 +215,27 @@ def _group(model: nn.Module, graph: fx.Graph) -> None:
         elif node.target in _SUMS:
             if all(inputs) and len(inputs) > 1:
                 ours = {probe.group for probe in together}
-                for probe in _probes_of(model):
-                    probe.group = min(ours) if probe.group in ours else probe.group
+                for probe in model.modules():
+                    if isinstance(probe, Probe) and probe.group in ours:
+                        probe.group = min(ours)
                 carried[node] = together
         elif node.target in _PASSING or isinstance(module, _PASSES):
             carried[node] = together
 
 
-def _probes_of(model: nn.Module) -> Iterator[Probe]:
-    return (module for module in model.modules() if isinstance(module, Probe))
-
-
-def groups_of(probes: list[Probe]) -> list[list[Probe]]:
-    """The probes by group; those that no graph has seen have their own."""
-    groups: dict[Any, list[Probe]] = {}
-    for probe in probes:
-        groups.setdefault(probe.group or probe, []).append(probe)
-    return list(groups.values())
-
-
-@dataclass
 class AnalogFunctions(TorchFunctionMode):
     """Notes which functions run, outside of probes, that are no linear ones."""
 
-    names: dict[nn.Module, str]
-    running: list[nn.Module] = field(default_factory=list)
-    found: dict[str, None] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        self.names = {module: name for name, module in model.named_modules()}
+        self.running: list[nn.Module] = []
+        self.found: dict[str, None] = {}
 
-    def enter(self, module: nn.Module, inputs: Any) -> None:
+    def enter(self, module: nn.Module, *_: Any) -> None:
         self.running.append(module)
 
-    def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
+    def leave(self, *_: Any) -> None:
         self.running.pop()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

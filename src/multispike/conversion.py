@@ -6,6 +6,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -16,7 +17,6 @@ from multispike.activation_sites import (
     NEAR,
     AnalogFunctions,
     Probe,
-    groups_of,
     replace_modules,
     with_probes,
 )
@@ -41,10 +41,9 @@ def convert(
 
     ReLU, ReLU6 and Hardtanh are replaced, as modules or as functions that a `forward` calls; SiLU,
     GELU and Hardswish too, with a warning, since they have to be trained on. Neurons round
-    (`v_init` 0.5), and those whose spikes meet at one sum have one threshold. The copy is of the
-    same class; where that calls activation functions, or one module at several places, the copy is
-    a `torch.fx.GraphModule` with the same names of weights. In several timesteps the network is
-    wrapped: it gets its input T times and gives the mean of its outputs.
+    (`v_init` 0.5); those that meet at one sum have one threshold. Where the class calls functions,
+    or one module at several places, the copy is a `torch.fx.GraphModule` with the same names of
+    weights. For several timesteps it gets its input T times and gives the mean of its outputs.
 
     Args:
         model: maps inputs [B, ...] to outputs; it is left as it is.
@@ -88,11 +87,14 @@ def convert(
     with telling("calibrating"):
         left = _calibrate(probed, calibration, device)
     used = [probe for probe in probes if probe.columns]
-    for group in groups_of(used):
+    groups: dict[Any, list[Probe]] = {}
+    for probe in used:  # those that no graph has seen have thresholds of their own
+        groups.setdefault(probe.group or probe, []).append(probe)
+    for group in groups.values():
         if method == "mse":
             threshold = _threshold(group, lambda x, y: _least_error(x, y, levels, timesteps))
         else:
-            threshold = _threshold(group, lambda x, y: _percentile(y, percentile))
+            threshold = _threshold(group, lambda _, y: _percentile(y, percentile))
         if len(threshold) > 1 or learn_threshold:
             threshold = threshold.squeeze().clamp_min(MIN_THRESHOLD).to(device)
             shared = nn.Parameter(threshold, requires_grad=learn_threshold)
@@ -125,16 +127,12 @@ def _calibrate(model: nn.Module, calibration: Any, device: torch.device) -> list
     """Run data through a network in evaluation mode; what it computes beside linear layers."""
     if not isinstance(calibration, (Tensor, Iterable)):
         raise invalid("calibration", type(calibration).__name__, "inputs, or batches of them")
-    analog = AnalogFunctions({module: name for name, module in model.named_modules()})
-    handles = []
-    for module in model.modules():
-        handles += [
-            module.register_forward_pre_hook(analog.enter),
-            module.register_forward_hook(analog.leave),
-        ]
-    count = 0
+    analog, count = AnalogFunctions(model), 0
     model.eval()
-    try:
+    with ExitStack() as hooks:
+        for module in model.modules():
+            hooks.enter_context(module.register_forward_pre_hook(analog.enter))
+            hooks.enter_context(module.register_forward_hook(analog.leave))
         for batch in [calibration] if isinstance(calibration, Tensor) else calibration:
             inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
             if not isinstance(inputs, Tensor) or not len(inputs):
@@ -151,22 +149,14 @@ def _calibrate(model: nn.Module, calibration: Any, device: torch.device) -> list
                     " allowed: data that it takes"
                 ) from error
             count += 1
-    finally:
-        for handle in handles:
-            handle.remove()
     if not count:
         raise invalid("calibration", "no inputs", "a tensor [B, ...], or batches of inputs")
     return list(analog.found)
 
 
-Search = Callable[[Tensor, Tensor], Tensor]
-"""Thresholds [C] by inputs and outputs [C, n] of activation functions."""
-
-
-def _threshold(group: list[Probe], search: Search) -> Tensor:
-    """Thresholds [C], or [1], of neurons that belong together.
-
-    A channel that never fires has the largest of the others.
+def _threshold(group: list[Probe], search: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Thresholds [C], or [1], of neurons that belong together, by inputs and outputs [C, n] of the
+    functions that they replace. A channel that never fires has the largest of the others.
     """
     inputs = [torch.cat(probe.columns, 1) for probe in group]
     if len({len(x) for x in inputs}) > 1:  # channels of a sum that was concatenated
@@ -174,11 +164,8 @@ def _threshold(group: list[Probe], search: Search) -> Tensor:
     outputs = [probe.function(x.clone()) for probe, x in zip(group, inputs, strict=True)]
     for probe, y in zip(group, outputs, strict=True):
         if y.amax() <= 0:
-            raise invalid(
-                "calibration",
-                f"no value above 0 at {probe.name}",
-                "data on which every layer fires",
-            )
+            got = f"no value above 0 at {probe.name}"
+            raise invalid("calibration", got, "data on which every layer fires")
     thresholds = search(torch.cat(inputs, 1), torch.cat(outputs, 1))
     return torch.where(thresholds > 0, thresholds, thresholds.max())
 
@@ -213,20 +200,11 @@ def _least_error(x: Tensor, y: Tensor, levels: int, timesteps: int) -> Tensor:
 def _tell(used: list[Probe], left: list[str], why: str) -> None:
     """Warn of what has to be trained on, of what stays analog, and of what was not seen."""
     near = [probe.name for probe in used if isinstance(probe.function, NEAR)]
-    near += [
-        probe.name for probe in used
-        if isinstance(probe.function, nn.Hardtanh) and probe.function.min_val < 0
-    ]  # fmt: skip
-    if near:
-        warnings.warn(
-            f"neurons pass nothing below zero, as these did: train on ({', '.join(near)})",
-            UserWarning, stacklevel=3,
-        )  # fmt: skip
-    if why:
-        warnings.warn(
-            f"thresholds of neurons that meet at a sum are not shared{why}",
-            UserWarning,
-            stacklevel=3,
-        )
-    if left:
-        warnings.warn(f"these stay analog: {', '.join(left)}", UserWarning, stacklevel=3)
+    near += [probe.name for probe in used if getattr(probe.function, "min_val", 0) < 0]
+    for told, line in (
+        (near, f"neurons pass nothing below zero, as these did: train on ({', '.join(near)})"),
+        (why, f"thresholds of neurons that meet at a sum are not shared{why}"),
+        (left, f"these stay analog: {', '.join(left)}"),
+    ):
+        if told:
+            warnings.warn(line, UserWarning, stacklevel=3)

@@ -1,8 +1,7 @@
 """What one evaluation pass measures of a layer, and all that the energy model reads. No torch.
 
-A layer is a `Synapses`, a `Pool` or a `Sum`, made of parts: its geometry, the streams that it reads
-and sends, and the neuron behind it. All counts are means per inference (one image or one
-recording), summed over its timesteps. Shapes leave out timesteps and batch.
+Counts are means per inference (one image or one recording), summed over its timesteps. Shapes leave
+out timesteps and batch.
 """
 
 from __future__ import annotations
@@ -57,28 +56,26 @@ class Geometry:
         sizes = (self.in_shape[axis + 1], self.out_shape[axis + 1])
         return (*sizes, *(constant[axis] for constant in constants))
 
-    def positions_read(self, axis: int) -> tuple[int, ...]:
-        """How many (output, kernel position) pairs read each of the inputs along one axis.
-
-        >>> Geometry((1, 1, 4), (1, 1, 2), (1, 3), (1, 2), (0, 1)).positions_read(1)
-        (1, 2, 1, 1)
-        """
-        return _positions_read(self.transposed, *self.axis(axis))
-
     @property
     def dense_taps(self) -> int:
         """`Input.taps` of one timestep with every input active."""
         if len(self.in_shape) < 3:  # linear
             return math.prod(self.in_shape)
         axes = range(len(self.in_shape) - 1)
-        return self.in_shape[0] * math.prod(sum(self.positions_read(axis)) for axis in axes)
+        return self.in_shape[0] * math.prod(sum(positions_read(self, axis)) for axis in axes)
 
 
 @cache
-def _positions_read(transposed: bool, size: int, out: int, *kernel: int) -> tuple[int, ...]:
-    pairs, (width, stride, padding, dilation) = [0] * size, kernel
+def positions_read(geometry: Geometry, axis: int) -> tuple[int, ...]:
+    """How many (output, kernel position) pairs read each of the inputs along one axis.
+
+    >>> positions_read(Geometry((1, 1, 4), (1, 1, 2), (1, 3), (1, 2), (0, 1)), 1)
+    (1, 2, 1, 1)
+    """
+    size, out, kernel, stride, padding, dilation = geometry.axis(axis)
+    transposed, pairs = geometry.transposed, [0] * size
     for near in range(size if transposed else out):
-        for offset in range(width):
+        for offset in range(kernel):
             far = near * stride - padding + offset * dilation
             if 0 <= far < (out if transposed else size):  # not the padding
                 pairs[near if transposed else far] += 1
@@ -197,8 +194,8 @@ class _Layer:
 
 @dataclass(frozen=True)
 class Synapses(_Layer):
-    """A convolution or linear layer, after folding batch normalisation; or a matmul, a linear layer
-    whose weights are what another layer sent. Spikes times spikes: an AND, and an addition.
+    """A convolution or linear layer, batch norms folded into it; or a matmul, whose weights are
+    what another layer sent. Spikes times spikes: an AND, and an addition.
 
     >>> Synapses("fc", Geometry((512,), (10,)), kind="linear", bias=True).weights
     5120
@@ -279,11 +276,10 @@ def with_density(records: Iterable[LayerRecord], density: float) -> tuple[LayerR
     """The same layers with assumed events instead of measured ones.
 
     `density` is the share of neurons that send an event at one timestep, the same for every
-    layer that reads or sends events, on both paths of a residual sum. Assumed besides: events
-    carry the mean level (N+1)/2 (levels 1..N equally likely), fall evenly over the image, and
-    are independent from one timestep to the next; `max_level` is the bound. Analog inputs stay as
-    they were recorded; where nothing was, they are non-zero everywhere. Raises `InputError` for a
-    density outside [0, 1].
+    layer that reads or sends events, on both paths of a residual sum. Events carry the mean level
+    (N+1)/2, fall evenly over the image and are independent from step to step; `max_level` is the
+    bound. Analog inputs stay as recorded; where nothing was, they are non-zero everywhere. Raises
+    `InputError` for a density outside [0, 1].
     """
     if not 0 <= density <= 1:
         raise invalid("density", density, "a number in [0, 1]")
@@ -299,15 +295,14 @@ def _at_density(record: LayerRecord, density: float) -> LayerRecord:
             taps = share * steps * record.geometry.dense_taps
             # 1 - (1 - share)^steps, without cancellation for small shares
             once = 1.0 if share == 1 else -math.expm1(steps * math.log1p(-share))
-            weighted = read.mean_level * taps
-            read = replace(read, taps=taps, amplitude_taps=weighted, active=once * record.in_size)
+            counts = {"taps": taps, "amplitude_taps": read.mean_level * taps}
+            read = replace(read, **counts, active=once * record.in_size)
     sent = sent.assumed(density * record.steps_out * record.out_size if sent.levels else 0.0)
-    sent = replace(sent, max_level=sent.levels if sent.events else 0)
-    changed = replace(record, input=read, output=sent)
-    if isinstance(changed, Sum) and isinstance(changed.shortcut, Stream):
-        crossing = changed.shortcut.assumed(density * steps * record.in_size)
-        return replace(changed, shortcut=crossing)
-    return changed
+    parts: dict[str, Any] = {"input": read}
+    parts["output"] = replace(sent, max_level=sent.levels if sent.events else 0)
+    if isinstance(record, Sum) and isinstance(record.shortcut, Stream):
+        parts["shortcut"] = record.shortcut.assumed(density * steps * record.in_size)
+    return replace(record, **parts)
 
 
 def checked(records: Sequence[LayerRecord]) -> tuple[LayerRecord, ...]:
@@ -327,8 +322,7 @@ def _rules(record: Any) -> Iterator[Rule]:
     yield from _geometry_rules(record.geometry, kind)
     yield "timesteps", steps, steps >= 1, "an integer >= 1"
     held = record.steps_out == steps or (steps == 1 and record.steps_out > 1)
-    allowed = f"{steps} (or any where the layer is evaluated once)"
-    yield "neuron.timesteps", record.steps_out, held, allowed
+    yield "neuron.timesteps", record.steps_out, held, f"{steps}, or any behind one evaluation"
     yield from _stream_rules("input", read, places)
     yield from _stream_rules("output", sent, record.steps_out * record.out_size)
     sends = bool(record.neuron or (read.levels and kind in ("add", "pool")))
@@ -345,7 +339,8 @@ def _rules(record: Any) -> Iterator[Rule]:
     yield _between("input.taps", read.taps, least, record.geometry.kernel_size * read.events)
     yield _between("input.active", read.active or 0.0, 0.0, min(record.in_size, read.events))
     if kind != "pool":
-        yield _weighted("input.amplitude_taps", read.amplitude_taps, read.taps, read.levels)
+        least = read.taps if read.levels else 0.0
+        yield _between("input.amplitude_taps", read.amplitude_taps, least, read.levels * read.taps)
 
 
 def _geometry_rules(g: Geometry, kind: Kind) -> Iterator[Rule]:
@@ -381,18 +376,13 @@ def _geometry_rules(g: Geometry, kind: Kind) -> Iterator[Rule]:
 
 
 def _stream_rules(name: str, stream: Stream, places: int) -> Iterator[Rule]:
-    """Counts are finite, non-negative, and no more than there are places for them."""
     for part in fields(stream):
         value = getattr(stream, part.name)
         right = value is None or (math.isfinite(value) and value >= 0)
         yield f"{name}.{part.name}", value, right, "a finite number >= 0"
     yield _between(f"{name}.events", stream.events, 0.0, places)
-    yield _weighted(f"{name}.amplitude", stream.amplitude, stream.events, stream.levels)
-
-
-def _weighted(part: str, amplitude: float, events: float, levels: int) -> Rule:
-    """Each event carries 1 to `levels`; analog values have no amplitude."""
-    return _between(part, amplitude, events if levels else 0.0, levels * events)
+    least = stream.events if stream.levels else 0.0  # analog values have no amplitude
+    yield _between(f"{name}.amplitude", stream.amplitude, least, stream.levels * stream.events)
 
 
 def _between(part: str, value: float, least: float, most: float) -> Rule:

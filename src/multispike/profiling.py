@@ -28,15 +28,14 @@ def profile(
     """What one inference of any model costs, from its activity on real inputs.
 
     Args:
-        model, loader, timesteps, max_batches: as for `multispike.activity.record_activity`: our
-            networks, plain PyTorch, or neurons of other libraries.
+        model, loader, timesteps, max_batches: as for `multispike.activity.record_activity`.
         energy: a profile's name, a YAML file, or a `Profile`.
         bits: width of weights, potentials and operations: 8, 16 or 32.
         choices: `fanout` and `graded_op`, as for `multispike.energy.count.count_layer`.
 
     Returns:
         A report with `.total_nj`, `.layers` and `.to_json()`; a model without spiking neurons is
-        priced as a dense ANN, evaluated at each of the timesteps that it was given.
+        priced as a dense ANN, evaluated at each of its timesteps.
 
     Raises:
         InputError: as `record_activity` and `multispike.energy.pricing.price_layers`.
@@ -70,10 +69,8 @@ def evaluate_run(
 ) -> Evaluation:
     """All that one pass over labelled data can say, and what an inference costs.
 
-    Arguments as for `profile`. Beside accuracy, loss, activity and energy: the confusion matrix,
-    what neurons and residual sums sent, and for spiking models the prices of their ANN and
-    quantised twins with the densities at which they win or lose. `energy_nj_profiles` has the
-    prices under each further one of `profiles`.
+    Arguments as for `profile`; `energy_nj_profiles` has the prices under each further one of
+    `profiles`.
     """
     for name in (energy, *profiles):
         checked_profile(name, bits, **choices)

@@ -1,9 +1,4 @@
-"""How much a spike tells: entropy of the levels, levels in use, error against the ReLU.
-
-A neuron stands for a ReLU: what it sends, decoded, approximates max(x, 0) of its mean input x, and
-can't exceed V_th, so the error against the clipped ReLU min(max(x, 0), V_th) is that of the code
-alone. Both are given, as root mean squares in units of V_th.
-"""
+"""How much a spike tells: entropy of the levels, levels in use, error against the ReLU."""
 
 from __future__ import annotations
 
@@ -12,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from multispike.activity.counting import sum_of_squares
+from multispike.activity.counting import Errors
+from multispike.activity.grid import Grid
 from multispike.errors import invalid, is_count
 from multispike.neurons import MultiLevelIF
 from multispike.results import SpikeLayer
@@ -71,26 +66,14 @@ def information(layers: Iterable[SpikeLayer]) -> tuple[LayerInformation, ...]:
     return tuple(LayerInformation(**vars(row)) for row in neurons)
 
 
-@dataclass(frozen=True)
-class CodeQuality:
-    """One code (T, N) for inputs that change from timestep to timestep."""
+@dataclass(frozen=True, kw_only=True)
+class CodeQuality(LayerInformation):
+    """One code (T, N) for inputs that change from timestep to timestep; counts per neuron.
 
-    timesteps: int
-    levels: int
+    What jitter adds to `bits` tells nothing of m.
+    """
+
     jitter: float
-    error_relu: float
-    """RMS of decoded output minus ReLU of the mean input, in V_th."""
-    error_clipped: float
-    """The same against the ReLU clipped at V_th."""
-    bits: float
-    """Entropy of the decoded output, per neuron; what jitter adds to it tells nothing of m."""
-    events: float
-    """Per neuron and inference."""
-
-    @property
-    def bits_per_event(self) -> float:
-        """What one event buys."""
-        return self.bits / self.events if self.events else 0.0
 
 
 @torch.no_grad()
@@ -107,9 +90,9 @@ def quantisation_study(
 
     Inputs are x[t] = m + e[t]: m ~ N(0, spread²) is the mean of the inference, e[t] ~ N(0,
     (jitter*spread)²) changes from step to step and has mean 0 over them, so that every code is
-    asked for the same max(m, 0). Constant inputs (jitter 0) are decoded alike by all codes. With
-    jitter, spikes that come before a negative input can't be taken back and what exceeds V_th at
-    one step is late: timesteps then cost accuracy as well as events.
+    asked for the same max(m, 0). With jitter, spikes that come before a negative input can't be
+    taken back and what exceeds V_th at one step is late: timesteps then cost accuracy as well as
+    events.
 
     Raises:
         InputError: product below 1, negative jitter or spread.
@@ -127,26 +110,28 @@ def quantisation_study(
     random = torch.Generator().manual_seed(seed)
     mean = spread * torch.randn(samples, generator=random, dtype=torch.float64)
     noise = torch.randn(product, samples, generator=random, dtype=torch.float64)
-    codes = [(t, product // t) for t in range(1, product + 1) if product % t == 0]
-    return tuple(
-        _quality(mean, spread * jitter * (noise[:t] - noise[:t].mean(0)), levels, v_init, jitter)
-        for jitter in jitters
-        for t, levels in codes
-    )
-
-
-def _quality(mean: Tensor, noise: Tensor, levels: int, v_init: float, jitter: float) -> CodeQuality:
-    """Inputs mean [samples] + noise [T, samples] to one neuron each."""
-    timesteps = len(noise)
-    spikes = MultiLevelIF(levels, v_init=v_init, timesteps=timesteps)(mean + noise)
-    decoded = spikes.mean(0)
-    levels_sent = (spikes.sum(0) * levels).round().long()
-    return CodeQuality(
-        timesteps,
-        levels,
-        jitter,
-        math.sqrt(sum_of_squares(decoded - mean.clamp(min=0)) / len(mean)),
-        math.sqrt(sum_of_squares(decoded - mean.clamp(0, 1)) / len(mean)),
-        entropy(torch.bincount(levels_sent).tolist()),
-        (spikes > 0).sum().item() / len(mean),
-    )
+    found = []
+    for jitter in jitters:
+        for steps in (t for t in range(1, product + 1) if product % t == 0):
+            levels, errors = product // steps, Errors()
+            x = mean + spread * jitter * (noise[:steps] - noise[:steps].mean(0))
+            spikes = MultiLevelIF(levels, v_init=v_init, timesteps=steps)(x)
+            errors.add(x, spikes, Grid(1 / levels, levels))
+            z = (spikes * levels).round().long()
+            code = CodeQuality(
+                name=f"T{steps} N{levels}",
+                path="direct",
+                shape=(),
+                timesteps=steps,
+                levels=levels,
+                jitter=jitter,
+                events=z.count_nonzero().item() / samples,
+                amplitude=z.sum().item() / samples,
+                max_level=int(z.max()),
+                histogram=tuple(z.flatten().bincount(minlength=levels + 1).tolist()),
+                decoded=tuple(z.sum(0).bincount(minlength=product + 1).tolist()),
+                error_relu=errors.relu,
+                error_clipped=errors.clipped,
+            )
+            found.append(code)
+    return tuple(found)

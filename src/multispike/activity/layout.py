@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from multispike.errors import InputError
-from multispike.layer_record import Geometry
+from multispike.layer_record import Geometry, positions_read
 
 Shape = tuple[int, ...]
 Time = Literal["first", "second", "unknown"]
@@ -36,7 +36,7 @@ class Window(Geometry):
         if self.adaptive:
             reads = adaptive_reads(self.in_shape[axis + 1], self.out_shape[axis + 1])
         else:
-            reads = self.positions_read(axis)
+            reads = positions_read(self, axis)
         return torch.tensor(reads, dtype=torch.float64)
 
     def taps(self, per_position: Tensor) -> float:
