@@ -133,7 +133,7 @@ def _traced(model: nn.Module) -> fx.Graph:
 
 
 def _modules_probed(model: nn.Module, by_channel: bool) -> tuple[nn.Module, list[Probe]]:
-    probes = {
+    probes: dict[nn.Module, Probe] = {
         module: Probe(module, name, by_channel)
         for name, module in model.named_modules()
         if isinstance(module, (*EXACT, *NEAR))

@@ -31,7 +31,7 @@ class Merge(Effect):
 
     def sends(self, inputs: tuple[Node, ...], window: Window | None) -> tuple[Carries, Grid | None]:
         grids = [node.grid for node in inputs if node.grid is not None]
-        if self.product and all(node.carries == "spikes" for node in inputs):
+        if self.product and all(node.spiking for node in inputs):
             # Of neurons that have been silent so far, V - a is V.
             pairs = zip(inputs, self.tops, strict=True)
             known = [node.grid or (Grid(top, 1) if top else None) for node, top in pairs]
@@ -55,7 +55,7 @@ class Activation(Effect):
         grid = inputs[0].grid
         if self.limit is not None and grid is not None and grid.channel is None:
             top = self.limit / grid.step
-            if inputs[0].carries == "spikes" and round(top) >= 1 and abs(top - round(top)) < 1e-3:
+            if inputs[0].spiking and round(top) >= 1 and abs(top - round(top)) < 1e-3:
                 return "spikes", Grid(grid.step, min(grid.levels, round(top)))
         return "analog", None
 
@@ -81,7 +81,7 @@ class PassThrough(Effect):
     def sends(self, inputs: tuple[Node, ...], window: Window | None) -> tuple[Carries, Grid | None]:
         carries = self.carries or _common(inputs)
         grids = [node.grid for node in inputs if node.grid is not None]
-        if self.joined and carries == "analog" and {node.carries for node in inputs} == {"spikes"}:
+        if self.joined and carries == "analog" and all(node.spiking for node in inputs):
             return "spikes", joined_grids([node.grid for node in inputs], self.joined)
         if carries != "spikes" or not grids:
             return carries, None
@@ -91,27 +91,17 @@ class PassThrough(Effect):
 
 @dataclass(frozen=True)
 class Carry(Effect):
-    """The result carries that signal: the same values, or some that cost nothing more."""
+    """The result, or `target`, carries that signal: the same values, or some that cost no more."""
 
     signal: Signal | None
+    target: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Reorder(Effect):
-    """Some of the values, or all in another order, several times, or joined.
-
-    joined: channels of each of the tensors whose channels are joined.
-    """
+    """Some of the values, or all in another order, several times, or joined (see `PassThrough`)."""
 
     joined: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Overwrite(Effect):
-    """`target` gets the values of `value`; what was counted of it is old then."""
-
-    target: Tensor
-    value: Any
 
 
 def _common(nodes: tuple[Node, ...]) -> Carries:
@@ -140,46 +130,33 @@ def always(effect: Effect | None) -> Rule:
 def add(signals: Signals, input: Any, other: Any, *, alpha: Any = 1, **_: Any) -> Effect:
     """A residual sum, a layer's own sum over time, or a constant."""
     a, b = signals.known(input), signals.known(other)
-    if alpha != 1 or (a is None and b is None):
+    if (signal := a or b) is None or alpha != 1:
         return Unknown()
     if a is None or b is None:
-        return _add_constant(a or b, other if b is None else input)
+        constant = input if a is None else other
+        zero = isinstance(constant, (int, float)) and constant == 0
+        if signal.node.spiking and not zero:
+            return Unknown(of=signal)
+        foreign = isinstance(constant, Tensor) and constant.dim() > 0
+        note = "of a tensor that no layer here computed" if foreign else ""
+        return Carry(Signal(signal.node), note=note)
     if signals.inside_neuron or input.shape != other.shape:
         return Unknown()
-    spikes = a.node.carries == "spikes"
-    if spikes and b.node.carries == "spikes" and _summand(a.node) is _summand(b.node):
-        levels = sum(_levels_added(signal.node) for signal in (a, b))
-        return PassThrough(levels=levels, over_time=True, of=Signal(_summand(a.node)), note=_SUMMED)
+    note = "spikes of one layer added up over time" if a.node.spiking else ""
+    (one, count), (same, more) = _summand(a.node), _summand(b.node)
+    if one is same and a.node.spiking and b.node.spiking:
+        return PassThrough(levels=count + more, over_time=True, of=Signal(one), note=note)
     if a.node is b.node or (a.node.owner is not None and a.node.owner is b.node.owner):
-        # One layer over time adds up in its own memory.
-        return Carry(Signal(a.node), note=_SUMMED if spikes else "")
+        return Carry(Signal(a.node), note=note)  # one layer over time, in its own memory
     return Merge()
 
 
-_SUMMED = "spikes of one layer added up over time"
-
-
-def _summand(node: Node) -> Node:
-    """What a node is a sum over time of, or itself."""
+def _summand(node: Node) -> tuple[Node, int]:
+    """What a node is a sum over time of, and how many of it; or itself."""
     effect = node.effect
-    added = isinstance(effect, PassThrough) and effect.over_time and effect.factor == 1
-    return node.inputs[0] if added else node
-
-
-def _levels_added(node: Node) -> int:
-    return 1 if _summand(node) is node else node.effect.levels  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _add_constant(signal: Signal | None, other: Any) -> Effect:
-    """Potentials plus a number or bias; plus a tensor that is not part of the network, noted."""
-    assert signal is not None
-    zero = isinstance(other, (int, float)) and other == 0
-    if signal.node.carries == "spikes" and not zero:
-        return Unknown(of=signal)
-    foreign = isinstance(other, Tensor) and other.dim() > 0
-    return Carry(
-        Signal(signal.node), note="of a tensor that no layer here computed" if foreign else ""
-    )
+    if isinstance(effect, PassThrough) and effect.over_time and effect.factor == 1:
+        return node.inputs[0], effect.levels
+    return node, 1
 
 
 def mul(signals: Signals, input: Any, other: Any, **_: Any) -> Effect:
@@ -189,7 +166,7 @@ def mul(signals: Signals, input: Any, other: Any, **_: Any) -> Effect:
         return _scale(a, other, input, 1) if b is None else _scale(b, input, input, 1)
     tops = a.top, b.top
     a, b = a.inverted or a, b.inverted or b
-    spikes = a.node.carries == b.node.carries == "spikes" and a.node is not b.node
+    spikes = a.node.spiking and b.node.spiking and a.node is not b.node
     if not spikes or input.shape != other.shape or signals.inside_neuron:
         return Unknown()
     return Merge(product=True, tops=tops)
@@ -208,7 +185,7 @@ def _scale(signal: Signal | None, other: Any, x: Any, power: int) -> Effect:
         return Unknown()
     number = isinstance(other, (int, float)) or (isinstance(other, Tensor) and not other.dim())
     factor = _constant(other, x)
-    if signal.node.carries != "spikes" and (number or factor is not None):
+    if not signal.node.spiking and (number or factor is not None):
         return Carry(Signal(signal.node))
     if factor is None:
         return Unknown()
@@ -231,33 +208,27 @@ def _constant(value: Any, x: Tensor) -> Any:
 def sub(signals: Signals, input: Any, other: Any, *, alpha: Any = 1, **_: Any) -> Effect:
     """Potentials minus a constant, or V_th - a."""
     a, b = signals.known(input), signals.known(other)
-    if a is None and b is not None and alpha == 1:
-        return _invert(b, input, other)
-    if a is not None and b is None and a.node.carries != "spikes":
+    if a is None and b is not None and alpha == 1:  # V_th - a, if neurons send no more than V_th
+        grid, factor = b.node.grid, _constant(input, other)
+        if factor is None or not b.node.spiking:
+            return Unknown(of=b)
+        given = torch.as_tensor(factor).double().flatten()
+        if grid is not None:
+            unit = grid.unit((other.shape[-3], 1, 1) if other.dim() > 3 else (1,))
+            expected = torch.as_tensor(unit).flatten().double() * grid.levels
+            if not torch.allclose(expected, given, rtol=1e-5):
+                return Unknown(of=b)
+        return Carry(Signal(b.node, inverted=b, top=float(given.max())))
+    if a is not None and b is None and not a.node.spiking:
         number = not (isinstance(other, Tensor) and other.dim())
         if number or a.node.coded:  # also the mean of each colour
             return Carry(Signal(a.node))
     return Unknown()
 
 
-def rsub(signals: Signals, input: Tensor, other: Any, **_: Any) -> Effect:
+def rsub(signals: Signals, input: Any, other: Any, **options: Any) -> Effect:
     """other - input."""
-    signal = signals.known(input)
-    return Unknown() if signal is None else _invert(signal, other, input)
-
-
-def _invert(signal: Signal, value: Any, x: Tensor) -> Effect:
-    """V_th - a, if V_th is what the neurons send at most."""
-    grid, factor = signal.node.grid, _constant(value, x)
-    if factor is None or signal.node.carries != "spikes":
-        return Unknown(of=signal)
-    if grid is not None:
-        whole = torch.as_tensor(grid.unit((x.shape[-3], 1, 1) if x.dim() > 3 else (1,)))
-        expected = whole.flatten() * grid.levels
-        given = torch.as_tensor(factor).double().flatten()
-        if not torch.allclose(expected.double(), given, rtol=1e-5):
-            return Unknown(of=signal)
-    return Carry(Signal(signal.node, inverted=signal, top=float(torch.as_tensor(factor).max())))
+    return sub(signals, other, input, **options)
 
 
 # --- functions ----------------------------------------------------------------------------------
@@ -266,7 +237,7 @@ def _invert(signal: Signal, value: Any, x: Tensor) -> Effect:
 def relu(signals: Signals, input: Tensor, *_: Any, **__: Any) -> Effect:
     """A comparison, free; spikes stay what they are."""
     signal = signals.known(input)
-    if signal is None or signal.node.carries != "spikes":
+    if signal is None or not signal.node.spiking:
         return Activation()
     grid = signal.node.grid
     return Activation(grid.step) if grid is not None and grid.signed else Carry(signal)
@@ -276,7 +247,7 @@ def clamp(signals: Signals, input: Tensor, min: Any = None, max: Any = None, **_
     """Spikes limited to some of their levels are spikes; else an activation."""
     signal = signals.known(input)
     numbers = all(limit is None or isinstance(limit, (int, float)) for limit in (min, max))
-    if signal is None or signal.node.carries != "spikes" or not numbers or (min or 0) > 0:
+    if signal is None or not signal.node.spiking or not numbers or (min or 0) > 0:
         return Activation(label="activation")
     return Carry(signal) if max is None else Activation(float(max))
 
@@ -290,23 +261,23 @@ def clamp_max(signals: Signals, input: Tensor, max: Any) -> Effect:
 
 
 def join(signals: Signals, tensors: Sequence[Tensor], dim: int = 0, **_: Any) -> Effect:
-    """cat, stack: no cost; spikes stay spikes if their steps are the same, or known by channel."""
+    """cat: no cost; spikes stay spikes if their steps are the same, or known by channel."""
     if not tensors or any(signals.known(tensor) is None for tensor in tensors):
         return Unknown()
-    rank = tensors[0].dim()
+    rank = max(1, tensors[0].dim())
     by_channel = dim % rank in (rank - 1, rank - 3) and dim % rank > 0 and rank != 3
     return Reorder(joined=tuple(x.shape[dim] for x in tensors) if by_channel else ())
 
 
 def stack(signals: Signals, tensors: Sequence[Tensor], *_: Any, **__: Any) -> Effect:
     """The same along a new axis."""
-    known = bool(tensors) and all(signals.known(tensor) is not None for tensor in tensors)
-    return Reorder() if known else Unknown()
+    return join(signals, tensors)
 
 
 def write(signals: Signals, target: Tensor, index: Any, value: Any = None) -> Effect:
-    """target[index] = value, target.copy_(value)."""
-    return Overwrite(target, index if value is None else value)
+    """target[index] = value, target.copy_(value): what was counted of the target is old then."""
+    signal = signals.signal(index if value is None else value) or signals.signal(target)
+    return Carry(signal and Signal(signal.node), target)
 
 
 def pad(

@@ -95,16 +95,7 @@ class Fold(Effect):
 
 
 def conv(
-    signals: Signals,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-    *,
-    transposed: bool = False,
+    signals, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, transposed=False
 ) -> Effect:
     """Convolutions over 1 to 3 axes."""
     axes = weight.dim() - 2
@@ -113,24 +104,15 @@ def conv(
         padding = tuple(d * (k - 1) // 2 for d, k in zip(dilation, size, strict=True))[-axes:]
     padding = per_axis(0 if padding == "valid" else padding, axes, missing=0)
     kernel = Kernel(size, per_axis(stride, axes), padding, dilation)
-    weights = {"weight": _identity(weight), "bias": bias is not None}
-    return Synapses(axes, **weights, kernel=kernel, groups=groups, transposed=transposed)
+    weights = {"weight": _identity(weight), "bias": bias is not None, "groups": groups}
+    return Synapses(axes, **weights, kernel=kernel, transposed=transposed)
 
 
 def conv_transpose(
-    signals: Signals,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
+    signals, input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1
 ) -> Effect:
     """Every input is spread over a kernel of outputs."""
-    constants = (stride, padding, dilation, groups)
-    return conv(signals, input, weight, bias, *constants, transposed=True)
+    return conv(signals, input, weight, bias, stride, padding, dilation, groups, transposed=True)
 
 
 def linear(signals: Signals, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Effect:
@@ -181,7 +163,7 @@ def _product(signals: Signals, a: tuple[Tensor, int], b: tuple[Tensor, int], sum
     first, second = (signals.known(x) or signals.signal(x) for x, _ in (a, b))
     if signals.inside_neuron or (first is None and second is None):
         return Unknown()
-    spikes = [signal is not None and signal.node.carries == "spikes" for signal in (first, second)]
+    spikes = [signal is not None and signal.node.spiking for signal in (first, second)]
     if first is None or (second is not None and spikes == [False, True]):  # events come first
         a, b, first, second = b, a, second, first
     if second is not None:
@@ -195,25 +177,17 @@ def _product(signals: Signals, a: tuple[Tensor, int], b: tuple[Tensor, int], sum
 
 
 def attention(
-    signals: Signals,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    *,
-    scale: float | None = None,
-    enable_gqa: bool = False,
+    signals, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, **options
 ) -> Effect:
     """softmax(q k^T) v."""
 
     def run() -> Tensor:
         mask, keys, values = attn_mask, key, value
-        if enable_gqa:
+        if options.get("enable_gqa"):
             copies = query.shape[-3] // key.shape[-3]
             keys, values = (x.repeat_interleave(copies, -3) for x in (key, value))
-        scores = query @ keys.transpose(-2, -1) * (scale or query.shape[-1] ** -0.5)
+        scale = options.get("scale") or query.shape[-1] ** -0.5
+        scores = query @ keys.transpose(-2, -1) * scale
         if is_causal:
             mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).tril()
         if mask is not None and mask.dtype == torch.bool:
@@ -231,72 +205,62 @@ def multi_head_attention(signals: Signals, *args: Any, **kwargs: Any) -> Effect:
     return Parts(partial(run, *args, **kwargs))
 
 
-def recurrent(name: str) -> Rule:
+def recurrent(
+    name: str, signals: Signals, input: Tensor, hx: Any, params: Any, *options: Any
+) -> Effect:
     """LSTM, GRU, RNN: of each layer and direction two linear layers; their gates are noted."""
     function, cell = getattr(torch._VF, name), name.endswith("_cell")
+    if signals.inside_neuron or not (cell or isinstance(params, (tuple, list))):
+        return Unknown()  # of packed sequences
+    ways = 2 if not cell and options[4] else 1
 
-    def rule(signals: Signals, input: Tensor, hx: Any, params: Any, *options: Any) -> Effect:
-        if signals.inside_neuron or not (cell or isinstance(params, (tuple, list))):
-            return Unknown()  # of packed sequences
-        ways = 2 if not cell and options[4] else 1
+    def run() -> Any:
+        if cell:
+            with torch._C.DisableTorchFunction():
+                out = function(input, hx, params, *options)
+            counted(input, out if isinstance(out, Tensor) else out[0], (params, *options), hx)
+            return out
+        has_biases, layers, *_, batch_first = options
+        x, ends, each = input, [], len(params) // options[1]
+        for layer in range(layers):
+            own = params[layer * each : (layer + 1) * each]
+            one = slice(layer * ways, (layer + 1) * ways)
+            state = tuple(h[one] for h in hx) if isinstance(hx, tuple) else hx[one]
+            with torch._C.DisableTorchFunction():
+                once = (has_biases, 1, 0.0, False, ways == 2, batch_first)
+                y, *end = function(x, state, own, *once)
+            counted(x, y, own, y)
+            x, ends = y, [*ends, end]
+        return (x, *(torch.cat(parts) for parts in zip(*ends, strict=True)))
 
-        def run() -> Any:
-            if cell:
-                with torch._C.DisableTorchFunction():
-                    out = function(input, hx, params, *options)
-                counted(input, out if isinstance(out, Tensor) else out[0], (params, *options), hx)
-                return out
-            has_biases, layers, *_, batch_first = options
-            x, ends, each = input, [], len(params) // options[1]
-            for layer in range(layers):
-                own = params[layer * each : (layer + 1) * each]
-                one = slice(layer * ways, (layer + 1) * ways)
-                state = tuple(h[one] for h in hx) if isinstance(hx, tuple) else hx[one]
-                with torch._C.DisableTorchFunction():
-                    once = (has_biases, 1, 0.0, False, ways == 2, batch_first)
-                    y, *end = function(x, state, own, *once)
-                counted(x, y, own, y)
-                x, ends = y, [*ends, end]
-            return (x, *(torch.cat(parts) for parts in zip(*ends, strict=True)))
+    def counted(x: Tensor, y: Tensor, weights: Any, hidden: Any) -> None:
+        hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+        node = None
+        for way in range(ways):
+            inward, back = weights[way * len(weights) // ways :][:2]
+            drive = signals.signal(nn.functional.linear(x, inward))
+            if node is None and drive is not None:
+                make = partial(Node, effect=Activation(), inputs=(drive.node,))
+                node = signals.place((name, drive.node), signals.here(name), make)
+                node.shape = (y.shape[-1],)
+                signals.send(node, y, y, node.shape)
+                if signals.signal(hidden) is None:
+                    signals.tag(hidden, Signal(node))
+            size = back.shape[1]
+            nn.functional.linear(hidden[..., way * size : (way + 1) * size], back)
 
-        def counted(x: Tensor, y: Tensor, weights: Any, hidden: Any) -> None:
-            hidden = hidden[0] if isinstance(hidden, tuple) else hidden
-            node = None
-            for way in range(ways):
-                inward, back = weights[way * len(weights) // ways :][:2]
-                drive = signals.signal(nn.functional.linear(x, inward))
-                if node is None and drive is not None:
-                    make = partial(Node, effect=Activation(), inputs=(drive.node,))
-                    node = signals.place((name, drive.node), signals.here(name), make)
-                    node.shape = (y.shape[-1],)
-                    signals.send(node, y, y, node.shape)
-                    if signals.signal(hidden) is None:
-                        signals.tag(hidden, Signal(node))
-                size = back.shape[1]
-                nn.functional.linear(hidden[..., way * size : (way + 1) * size], back)
-
-        return Parts(run, note="products and functions of its gates")
-
-    return rule
+    return Parts(run, note="products and functions of its gates")
 
 
 # --- norms --------------------------------------------------------------------------------------
 
 
 def batch_norm(
-    signals: Signals,
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    *_: Any,
-    **__: Any,
+    signals, input, running_mean, running_var, weight=None, bias=None, training=False, *_, **__
 ) -> Effect:
     """Part of the convolution or linear layer before it, where there is one."""
-    constant = not training and running_mean is not None
     constants = (running_mean, running_var, weight, bias)
+    constant = not training and running_mean is not None
     return Fold(tuple(value for value in constants if value is not None), constant)
 
 
@@ -329,7 +293,7 @@ LAYER_RULES: tuple[tuple[str, Rule, str], ...] = (
     ("attention", attention, "scaled_dot_product_attention"),
     ("attention", multi_head_attention, "multi_head_attention_forward"),
     *(
-        (name, recurrent(name), name)
+        (name, partial(recurrent, name), name)
         for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu")
         for name in (kind, f"{kind}_cell")
     ),

@@ -167,7 +167,7 @@ class Modules:
                 return
             make = partial(Source, leak=_leaks(frame.module))
             neuron = self._neuron(frame.name, source, x, index, make)
-            if neuron.carries == "spikes":
+            if neuron.spiking:
                 self._note_state(frame, outputs, x)
                 return
             if signal is None:

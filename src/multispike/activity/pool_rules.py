@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -44,10 +45,7 @@ class Pool(Effect):
         return Window(*sizes, size, stride, *still, adaptive=True)
 
     def area(self, window: Window) -> int | None:
-        """Elements averaged (an average is their sum times 1/area); None: unevenly many.
-
-        A maximum has area 1.
-        """
+        """Elements averaged, 1 for a maximum; None: unevenly many."""
         if not self.averages:
             return 1
         sizes = list(zip(window.in_shape[1:], window.out_shape[1:], strict=True))
@@ -64,66 +62,39 @@ class Pool(Effect):
     def sends(self, inputs: tuple[Node, ...], window: Window | None) -> tuple[Carries, Grid | None]:
         source, area = inputs[0], self.area(window) if window else None
         if area is None:
-            return "analog" if source.carries == "spikes" else source.carries, None
+            return "analog" if source.spiking else source.carries, None
         factor = 1.0 if self.sums else 1 / area
         return source.carries, source.grid and source.grid.scaled(factor, source.grid.levels * area)
 
 
-def max_pool(axes: int) -> Rule:
-    """Max-pooling over 1 to 3 axes."""
-
-    def rule(
-        signals: Signals,
-        input: Tensor,
-        kernel_size: Any,
-        stride: Any = None,
-        padding: Any = 0,
-        dilation: Any = 1,
-        *_: Any,
-        **__: Any,
-    ) -> Effect:
-        return Pool(axes, False, _windows(axes, kernel_size, stride, padding, dilation))
-
-    return rule
+def max_pool(axes, signals, input, kernel_size, stride=None, padding=0, dilation=1, *_, **__):
+    """Maxima."""
+    return Pool(axes, False, _windows(axes, kernel_size, stride, padding, dilation))
 
 
-def avg_pool(axes: int) -> Rule:
-    """Average pooling over 1 to 3 axes."""
-
-    def rule(
-        signals: Signals,
-        input: Tensor,
-        kernel_size: Any,
-        stride: Any = None,
-        padding: Any = 0,
-        ceil_mode: bool = False,
-        count_include_pad: bool = True,
-        divisor_override: int | None = None,
-    ) -> Effect:
-        kernel = _windows(axes, kernel_size, stride, padding)
-        full = divisor_override is None and (count_include_pad or not any(kernel.padding))
-        return Pool(axes, True, kernel, full)
-
-    return rule
+def avg_pool(
+    axes: int,
+    signals: Signals,
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Effect:
+    """Averages."""
+    kernel = _windows(axes, kernel_size, stride, padding)
+    full = divisor_override is None and (count_include_pad or not any(kernel.padding))
+    return Pool(axes, True, kernel, full)
 
 
-def power_pool(axes: int) -> Rule:
+def power_pool(axes, signals, input, norm_type, kernel_size, stride=None, ceil_mode=False):
     """Of power 1 the sum of each window of spikes."""
-
-    def rule(
-        signals: Signals,
-        input: Tensor,
-        norm_type: float,
-        kernel_size: Any,
-        stride: Any = None,
-        ceil_mode: bool = False,
-    ) -> Effect:
-        signal = signals.known(input)
-        if norm_type != 1 or signal is None or signal.node.carries == "potential":
-            return Unknown(label=f"lp_pool{axes}d")
-        return Pool(axes, True, _windows(axes, kernel_size, stride), sums=True)
-
-    return rule
+    signal = signals.known(input)
+    if norm_type != 1 or signal is None or signal.node.carries == "potential":
+        return Unknown(label=f"lp_pool{axes}d")
+    return Pool(axes, True, _windows(axes, kernel_size, stride), sums=True)
 
 
 def _windows(axes: int, size: Any, stride: Any, padding: Any = 0, dilation: Any = 1) -> Kernel:
@@ -133,47 +104,42 @@ def _windows(axes: int, size: Any, stride: Any, padding: Any = 0, dilation: Any 
     return Kernel(size, stride, per_axis(padding, axes, missing=0), per_axis(dilation, axes))
 
 
-def reduction(averages: bool) -> Rule:
+def reduction(
+    averages: bool, signals: Signals, input: Tensor, dim: Any = None, *_: Any, **__: Any
+) -> Effect:
     """A mean or sum: over the image a pooling; over time, potentials go on in the same memory."""
-
-    def rule(signals: Signals, input: Tensor, dim: Any = None, *_: Any, **__: Any) -> Effect:
-        signal, rank = signals.known(input), input.dim()
-        dims = sorted(d % rank for d in ((dim,) if isinstance(dim, int) else dim or ()))
-        if signal is None:
-            return Unknown()
-        if dims == [rank - 2, rank - 1] and rank >= 4 and averages:
-            return Pool(2, averages=True, label="pool")
-        time = signals.time_axis(tuple(input.shape))
-        if dims != [time]:
-            return Unknown()
-        steps, spikes = input.shape[time], signal.node.carries == "spikes"
-        return PassThrough(
-            1 / steps if averages else 1.0,
-            steps,
-            over_time=spikes,
-            note="additions of spikes" if spikes else "",
-            label=f"{'mean' if averages else 'sum'} over time",
-        )
-
-    return rule
+    signal, rank = signals.known(input), input.dim()
+    dims = sorted(d % rank for d in ((dim,) if isinstance(dim, int) else dim or ()))
+    if signal is None:
+        return Unknown()
+    if dims == [rank - 2, rank - 1] and rank >= 4 and averages:
+        return Pool(2, averages=True, label="pool")
+    time = signals.layout.time_axis(tuple(input.shape))
+    if dims != [time]:
+        return Unknown()
+    steps, spikes = input.shape[time], signal.node.spiking
+    return PassThrough(
+        1 / steps if averages else 1.0,
+        steps,
+        over_time=spikes,
+        note="additions of spikes" if spikes else "",
+        label=f"{'mean' if averages else 'sum'} over time",
+    )
 
 
 POOL_RULES: tuple[tuple[str, Rule, str], ...] = (
     *(
-        ("pool", make(axes), f"{name}_pool{axes}d {name}_pool{axes}d_with_indices")
-        for name, make in (("max", max_pool), ("avg", avg_pool), ("lp", power_pool))
+        ("pool", rule, f"{name}_pool{axes}d {name}_pool{axes}d_with_indices")
         for axes in (1, 2, 3)
-    ),
-    *(
-        (
-            "pool",
-            always(Pool(axes, averages)),
-            f"{name}_pool{axes}d {name}_pool{axes}d_with_indices",
+        for name, rule in (
+            ("max", partial(max_pool, axes)),
+            ("avg", partial(avg_pool, axes)),
+            ("lp", partial(power_pool, axes)),
+            ("adaptive_max", always(Pool(axes, averages=False))),
+            ("adaptive_avg", always(Pool(axes, averages=True))),
         )
-        for name, averages in (("adaptive_max", False), ("adaptive_avg", True))
-        for axes in (1, 2, 3)
     ),
-    ("mean", reduction(averages=True), "mean"),
-    ("sum", reduction(averages=False), "sum"),
+    ("mean", partial(reduction, True), "mean"),
+    ("sum", partial(reduction, False), "sum"),
 )
 """(what notes call it, rule, spellings)."""

@@ -87,6 +87,11 @@ class Node:
         """Work out what it sends from the inputs; called again when a source has changed."""
         self.carries, self.grid = self.effect.sends(self.inputs, self.window)
 
+    @property
+    def spiking(self) -> bool:
+        """Whether it sends spikes."""
+        return self.carries == "spikes"
+
     def ancestors(self) -> set[Node]:
         """All nodes that it was computed from."""
         found: set[Node] = set()

@@ -47,10 +47,6 @@ class Signals:
         """Whether a module that may be a neuron is running."""
         return bool(self.frames) and self.frames[-1].inside
 
-    def time_axis(self, shape: Shape) -> int:
-        """Where a stacked tensor of this shape has time: 0 or 1."""
-        return self.layout.time_axis(shape)
-
     def signal(self, x: Any) -> Signal | None:
         """What a tensor carries; None if it did not come out of the network."""
         tensor, signal = self._signals.get(id(x), _NOTHING)

@@ -24,7 +24,6 @@ from multispike.activity.elementwise_rules import (
     Activation,
     Carry,
     Merge,
-    Overwrite,
     PassThrough,
     Reorder,
 )
@@ -98,7 +97,6 @@ class Tracer(Signals, TorchFunctionMode):
             Fold: self._fold,
             Carry: self._carry,
             Reorder: self._reorder,
-            Overwrite: self._overwrite,
             Unknown: self._unknown,
         }
 
@@ -226,7 +224,7 @@ class Tracer(Signals, TorchFunctionMode):
             layer.calls += 1
             seen = signal if image is x else Signal(signal.node)
             self.count(port, seen, image, window.in_shape)
-            alone = first and signal.node.carries == "spikes"
+            alone = first and signal.node.spiking
             port.add_active(self.ever_active(signal, x, steps) if alone else None)
         self.check(layer.name, out)
         return self.tag(out, Signal(layer))
@@ -257,7 +255,7 @@ class Tracer(Signals, TorchFunctionMode):
         x, y, window = planes(x, effect.axes), planes(y, effect.axes), effect.window(x, y)
         pool = self._layer(effect, call.label, (signal.node,), window)
         self.count(pool.ports[0], signal, x, window.in_shape)
-        if signal.node.carries == "spikes" and effect.area(window) is None:
+        if signal.node.spiking and effect.area(window) is None:
             self.note(call.label, "averages over windows of unequal size: its output has no levels")
         self.send(pool, out, y.reshape(-1, *window.out_shape), window.out_shape)
         return result
@@ -332,7 +330,9 @@ class Tracer(Signals, TorchFunctionMode):
 
     def _carry(self, effect: Carry, call: Call) -> Any:
         out = call.run()
-        return out if effect.signal is None else self.tag(out, effect.signal)
+        if effect.signal is not None:
+            self.tag(out if effect.target is None else effect.target, effect.signal)
+        return out
 
     def _reorder(self, effect: Reorder, call: Call) -> Any:
         carriers = self._carriers(effect, call)
@@ -346,13 +346,6 @@ class Tracer(Signals, TorchFunctionMode):
             return self.tag(out, Signal(inputs[0]))
         node = self._costless(PassThrough(joined=effect.joined), call.label, inputs)
         return self.tag(out, Signal(node))
-
-    def _overwrite(self, effect: Overwrite, call: Call) -> Any:
-        signal = self.signal(effect.value) or self.signal(effect.target)
-        out = call.run()
-        if signal is not None:
-            self.tag(effect.target, Signal(signal.node))
-        return out
 
     def _unknown(self, effect: Unknown, call: Call) -> Any:
         """Run an operation that no rule counts, note it, and mark its result."""
