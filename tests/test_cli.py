@@ -458,9 +458,9 @@ def test_numbers_are_whole_in_80_columns(comparison):
     """Long names give way, and energies of large networks come in mJ."""
     from multispike.energy.pricing import Energy
     from multispike.report.terminal import comparison_table, energy_table
-    from multispike.results import read_results
+    from multispike.results import read_runs
 
-    run = read_results(comparison)[-1]
+    run = read_runs(comparison / "results.json")[-1]
     nj = Energy(**dict.fromkeys(("ops", "addressing", "weights", "potentials", "bias", "io"), 3e10))
     large = replace(
         run,

@@ -19,7 +19,7 @@ from multispike.commands.evaluate import evaluate
 from multispike.config import deciding
 from multispike.config.commands import EvaluateConfig
 from multispike.errors import InputError
-from multispike.reproduce import measurements
+from multispike.reproduce import make
 from multispike.reproduce.studies import STUDIES, row
 from multispike.results import read_runs
 
@@ -382,7 +382,7 @@ def test_avalanche_study_takes_the_kept_weights(study, tmp_path, monkeypatch, ca
     monkeypatch.setitem(
         STUDIES, "tiny", test_reproduce.Study("Tiny", recipe="tiny", rows=rows, headline=labels[0])
     )
-    monkeypatch.setattr(measurements, "TRAINED", "tiny")
+    monkeypatch.setattr(make, "TRAINED", "tiny")
     folders = ["--results", str(tmp_path / "results")]
     assert main(["reproduce", "avalanche", *folders]) == 2
     assert "first multispike reproduce tiny" in capsys.readouterr().err

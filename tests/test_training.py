@@ -19,7 +19,7 @@ from multispike.config import TrainConfig
 from multispike.datasets.loader import BatchLoader
 from multispike.errors import InputError, RunError
 from multispike.neurons import MultiLevelIF
-from multispike.results import read_results
+from multispike.results import read_runs
 from multispike.training import Interrupted, fit, launch, load_data, load_run, loop
 from multispike.training.evaluation import evaluation_loader
 from multispike.training.launch import whiten_
@@ -339,7 +339,7 @@ def test_two_processes_compare(tmp_path):
         [*run, *data.split(), *given.split()], capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert [result.name for result in read_results(tmp_path / "both")] == names
+    assert [result.name for result in read_runs(tmp_path / "both" / "results.json")] == names
 
 
 def test_other_settings_are_refused_on_resume(straight):

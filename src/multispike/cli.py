@@ -43,7 +43,7 @@ COMMANDS: dict[str, tuple[str, type[Settings]]] = {
     "view": ("multispike.commands.stream:view", ViewConfig),
     "stream": ("multispike.commands.stream:stream", StreamConfig),
     "compare": ("multispike.commands.train:compare", CompareConfig),
-    "reproduce": ("multispike.reproduce.listing:reproduce", ReproduceConfig),
+    "reproduce": ("multispike.reproduce.archive:reproduce", ReproduceConfig),
 }
 """What each command does, "module:function" that is given the settings and may return an exit code;
 and the settings, whose docstring has the command's help and examples."""

@@ -5,11 +5,11 @@ Their keys are the fields of `RunResult` and of its parts, so the types are the 
 (`pydantic.TypeAdapter(RunResult).json_schema()`). Counts and energies are means per inference,
 energies in nJ.
 
-    run = read_result(Path("runs/x/result.json"))       # or read_results("DIR") for all of a table
+    run = read_result(Path("runs/x/result.json"))     # read_runs(Path("DIR/results.json")) for all
     run.accuracy, run.energy_nj.total, run.neurons[0].density, run.layers[0].energy_nj.ops
     run.baselines["ann"].total, run.crossover["qann"].where       # None for an ANN
     run.records                # to price it again: energy.twins.price_run(run.records, "sram8k")
-    write_results(folder, [replace(run, name="other")])
+    write_runs(folder / "results.json", [replace(run, name="other")])
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import math
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -165,8 +165,7 @@ class Activity(Measured):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists."""
-        plain = plain_fields(replace(self, records=()))
-        del plain["records"]
+        plain = {key: to_plain(value) for key, value in vars(self).items() if key != "records"}
         return {**plain, **self.totals(), "layers": to_plain([r.entry() for r in self.records])}
 
 
@@ -272,26 +271,16 @@ def write_result(path: Path, run: RunResult) -> None:
 
 
 def write_runs(path: Path, runs: Sequence[RunResult], **about: Any) -> None:
-    """Write {"format", ...about, "runs": [...]}."""
+    """Write {"format", ...about, "runs": [...]}: a comparison's results.json, or a study's file."""
     write_json(path, {"format": FORMAT, **about, "runs": [run.to_dict() for run in runs]})
 
 
-def write_results(folder: Path, runs: Sequence[RunResult]) -> None:
-    """Write DIR/results.json: {"format", "runs": [...]}."""
-    write_runs(folder / "results.json", runs)
-
-
-def read_results(folder: str | Path) -> list[RunResult]:
-    """The runs of DIR/results.json.
+def read_runs(path: Path) -> list[RunResult]:
+    """The runs of a file that `write_runs` wrote.
 
     Raises:
         InputError: if it is missing, damaged, or of a format that this version does not know.
     """
-    return read_runs(Path(folder) / "results.json")
-
-
-def read_runs(path: Path) -> list[RunResult]:
-    """The runs of a file that `write_runs` wrote; raises as `read_results`."""
     runs = _of_this_format(path).get("runs", [])
     if not isinstance(runs, list):
         raise InputError(f"results: got {str(path)!r} with runs {runs!r:.40}, allowed: a list")
@@ -299,7 +288,7 @@ def read_runs(path: Path) -> list[RunResult]:
 
 
 def read_result(path: Path) -> RunResult:
-    """One run's result.json; raises as `read_results`."""
+    """One run's result.json; raises as `read_runs`."""
     return _typed(_of_this_format(path), path)
 
 
@@ -354,13 +343,10 @@ def _version(content: Any) -> str:
 def _misfit(error: ValidationError) -> str:
     """The first place at which a result does not fit its type, and what stands there."""
     first = error.errors(include_url=False)[0]
-    context = first.get("ctx", {})
     if first["type"] == "value_error":  # from the check of a part, which says where
-        return str(context["error"])
+        return str(first.get("ctx", {})["error"])
     places = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"])
     where, reason = f"run{''.join(places)}", first["msg"].removeprefix("Input ")
     if first["type"] == "missing":
         return f"{where} is missing"
-    if first["type"] == "less_than_equal":
-        reason = f"is greater than the maximum of {context['le']:g}"
     return f"{where}: {first['input']!r:.40} {reason}"

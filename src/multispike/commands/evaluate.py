@@ -32,19 +32,14 @@ from multispike.progress import progress_bar
 from multispike.report.comparison import alternatives
 from multispike.report.document import give, terminal_table
 from multispike.report.page import write_report
-from multispike.report.terminal import (
-    comparison_table,
-    energy_notes,
-    energy_table,
-    twins_table,
-)
+from multispike.report.terminal import comparison_table, energy_notes, energy_table, twins_table
 from multispike.results import (
     Environment,
     RunResult,
     check_folder,
     read_result,
-    read_results,
-    write_results,
+    read_runs,
+    write_runs,
 )
 from multispike.training import RESULT, Run, load_run
 from multispike.training.evaluation import (
@@ -151,7 +146,7 @@ def report(settings: ReportConfig) -> None:
             raise invalid("runs", f"{place} on {data}", f"runs on {known}, as the first")
     names = told_apart(results, places)
     results = [replace(result, name=name) for result, name in zip(results, names, strict=True)]
-    write_results(folder, results)
+    write_runs(folder / "results.json", results)
     folders = (place if place.is_dir() else place.parent for place in places)
     path = write_report(folder, dict(zip(names, folders, strict=True)))
     Console().print(comparison_table(results))
@@ -162,7 +157,7 @@ def _runs_in(folder: Path) -> list[Path]:
     """A run itself, or the runs of a comparison."""
     if folder.is_file() or not (folder / "results.json").is_file():
         return [folder]
-    return [folder / result.name for result in read_results(folder)]
+    return [folder / result.name for result in read_runs(folder / "results.json")]
 
 
 def _priced(place: Path, settings: ReportConfig) -> RunResult:

@@ -14,7 +14,7 @@ from multispike.commands.evaluate import measure_run
 from multispike.config import CompareConfig, TrainConfig, same_run
 from multispike.report.page import write_report
 from multispike.report.terminal import comparison_table
-from multispike.results import RunResult, check_folder, read_result, write_result, write_results
+from multispike.results import RunResult, check_folder, read_result, write_result, write_runs
 from multispike.training import RESULT, Interrupted, fit, load_data, load_run
 from multispike.training.run import read_settings
 
@@ -55,7 +55,7 @@ def compare(config: CompareConfig) -> int:
             return stopped(run, f"the same command{without} goes on")
         if result:
             results.append(result)
-            write_results(folder, results)
+            write_runs(folder / "results.json", results)
     if results:  # none in a process that has nothing to report
         report = write_report(folder)
         Console().print(comparison_table(results))

@@ -22,7 +22,8 @@ above 1 the two fan-outs differ most.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
+from operator import add
 from typing import Literal, Self, TypedDict, get_args
 
 from multispike.errors import unknown
@@ -47,8 +48,7 @@ class Summable:
     """Adds field by field."""
 
     def __add__(self, other: Self) -> Self:
-        pairs = zip(astuple(self), astuple(other), strict=True)  # pyright: ignore[reportArgumentType]
-        return type(self)(*(one + two for one, two in pairs))
+        return type(self)(*map(add, vars(self).values(), vars(other).values()))
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Counts(Summable):
     address_ac: float = 0.0
 
     def __mul__(self, factor: float) -> Counts:
-        return Counts(*(count * factor for count in astuple(self)))
+        return Counts(*(count * factor for count in vars(self).values()))
 
 
 def count_layer(
@@ -99,23 +99,19 @@ def count_layer(
     (9.0, 12)
     """
     check_names(network, fanout, graded_op)
-    event_driven = network == "snn"
+    if network != "snn":
+        counts = _dense(record)
+        if network == "qann_skip" and isinstance(record, Synapses):
+            counts += _zero_skipping(record, counts, fanout)
+        return counts * record.timesteps if network == "ann_stepwise" else counts
     match record:
-        case Sum() if event_driven:
-            counts = _event_add(record, graded_op)
-        case Pool() if event_driven:
-            counts = _event_pool(record, fanout, graded_op)
-        case Synapses() if event_driven:
-            counts = _event_synapses(record, fanout, graded_op, stem_each_timestep)
         case Sum():
-            counts = _dense_add(record)
+            counts = _event_add(record, graded_op)
         case Pool():
-            counts = _dense_pool(record)
+            counts = _event_pool(record, fanout, graded_op)
         case Synapses():
-            counts = _dense_synapses(record)
-            if network == "qann_skip":
-                counts += _zero_skipping(record, counts, fanout)
-    return counts * record.timesteps if network == "ann_stepwise" else counts
+            counts = _event_synapses(record, fanout, graded_op, stem_each_timestep)
+    return counts + _event_neuron(record, graded_op)
 
 
 def execution(records: Sequence[LayerRecord], spiking: bool) -> Execution:
@@ -138,9 +134,16 @@ def check_names(network: str, fanout: str, graded_op: str) -> None:
 # --- dense networks: ANN and QANN, one evaluation, partial sums in a register ----------------
 
 
-def _dense_synapses(r: Synapses) -> Counts:
-    out, linear = r.out_size, r.kind != "conv"
-    synapses = r.synapses  # out·Ci/groups·Kh·Kw
+def _dense(r: LayerRecord) -> Counts:
+    out = r.out_size
+    match r:
+        case Sum():  # ours; addresses as in Eq. 16: one step per element read or written
+            return Counts(ac=out, read_input=2 * out, write_output=out, address_ac=3 * out)
+        case Pool():  # ours; a comparison or addition per element of the window
+            window = r.geometry.kernel_size * out
+            addresses = r.in_size + out
+            return Counts(ac=window, read_input=window, write_output=out, address_ac=addresses)
+    linear, synapses = r.kind != "conv", r.synapses  # out·Ci/groups·Kh·Kw
     addresses = r.in_size + out + r.channels[1] * r.geometry.kernel_size
     return Counts(
         mac=synapses,  # Eqs. 1.1, 2.1
@@ -150,19 +153,6 @@ def _dense_synapses(r: Synapses) -> Counts:
         read_bias=r.bias * out,  # Eqs. 6.1, 6.2
         write_output=out,  # Eqs. 11, 12
         address_ac=synapses if linear else addresses,  # Eqs. 17, 16, dense
-    )
-
-
-def _dense_add(r: Sum) -> Counts:
-    return Counts(  # ours; addresses as in Eq. 16: one step per element read or written
-        ac=r.out_size, read_input=2 * r.out_size, write_output=r.out_size, address_ac=3 * r.out_size
-    )
-
-
-def _dense_pool(r: Pool) -> Counts:
-    window = r.geometry.kernel_size * r.out_size
-    return Counts(  # ours; a comparison or addition per element of the window
-        ac=window, read_input=window, write_output=r.out_size, address_ac=r.in_size + r.out_size
     )
 
 
@@ -200,7 +190,7 @@ def _events(stream: Stream, graded_op: GradedOp) -> float:
 def _event_synapses(
     r: Synapses, fanout: Fanout, graded_op: GradedOp, stem_each_timestep: bool
 ) -> Counts:
-    """Convolution and linear layer, from events to potentials, and the neuron that follows."""
+    """Convolution and linear layer, from events to potentials."""
     events = _events(r.input, graded_op)
     if fanout == "exact":
         synops, units = r.input.taps * r.fan, r.input.amplitude_taps * r.fan
@@ -209,17 +199,13 @@ def _event_synapses(
         reached = r.fan * r.geometry.strided_size
         synops, units = r.input.events * reached, r.input.amplitude * reached
         fetches = events * r.fan * r.geometry.kernel_size
-    additions = {
-        "mac": 0.0,
-        "repeat": units,
-        "unroll": units,
-        "bits": synops * payload_bits(r.input.levels),
-    }[graded_op]
-    mac = 0.0
+    mac, additions = 0.0, units  # "repeat" and "unroll"
     if r.input.levels == 1:
         additions = synops
     elif r.input.levels == 0 or graded_op == "mac":
         mac, additions = synops, 0.0  # ours; analog input: non-zeros only, once
+    elif graded_op == "bits":
+        additions = synops * payload_bits(r.input.levels)
     bias = r.bias * r.timesteps * r.out_size
     update = r.steps_out * r.out_size  # each potential once per timestep: bias, leak, threshold
     # Ours: under direct coding the stem is computed once, its result held and added T times.
@@ -228,22 +214,25 @@ def _event_synapses(
         held, accessed = 0, fetches * r.steps_out
     return Counts(
         mac=mac,
-        ac=additions + bias + held + _resets(r, graded_op),  # Eqs. 1.4, 2.4 (corrected)
-        mul=r.leak * update,  # Eqs. 1.3, 2.3
+        ac=additions + bias + held,  # Eqs. 1.4, 2.4 (corrected), without the resets
         read_input=events,  # Eq. 5
         read_weights=accessed,  # Eqs. 7, 8
         read_bias=bias,  # Eqs. 7, 8
         read_potential=accessed + update + held,  # Eqs. 9, 10
         write_potential=accessed + update,  # Eqs. 14, 15
-        write_output=_events(r.output, graded_op),  # Eq. 13
         address_mac=2 * events if r.kind == "conv" else 0.0,  # Eq. 16.2
         address_ac=fetches,  # Eqs. 16.3, 17.2
     )
 
 
-def _resets(r: LayerRecord, graded_op: GradedOp) -> float:
-    """θout, the soft resets; events of a pooling or of a sum of spikes reset nothing."""
-    return _events(r.output, graded_op) if r.neuron else 0.0
+def _event_neuron(r: LayerRecord, graded_op: GradedOp) -> Counts:
+    """The neuron behind any of them; events of a pooling or of a sum of spikes reset nothing."""
+    sent = _events(r.output, graded_op)
+    return Counts(
+        ac=sent if r.neuron else 0.0,  # Eqs. 1.4, 2.4: θout soft resets
+        mul=r.leak * r.steps_out * r.out_size,  # Eqs. 1.3, 2.3
+        write_output=sent,  # Eq. 13
+    )
 
 
 def _event_add(r: Sum, graded_op: GradedOp) -> Counts:
@@ -253,11 +242,9 @@ def _event_add(r: Sum, graded_op: GradedOp) -> Counts:
         # MS-ResNet adds two full-precision streams; the sum lives on beside the neuron's V.
         integrate = update if r.neuron else 0
         return Counts(
-            ac=update + integrate + _resets(r, graded_op),
-            mul=r.leak * update,
+            ac=update + integrate,
             read_potential=2 * update + integrate,
             write_potential=update + integrate,
-            write_output=_events(r.output, graded_op),
         )
     own_memory = r.input.levels > 0
     arriving = _events(r.crossing, graded_op)
@@ -265,12 +252,10 @@ def _event_add(r: Sum, graded_op: GradedOp) -> Counts:
     # In place, the pass over the potentials is already in the convolution's record.
     scan = update if own_memory else 0
     return Counts(
-        ac=arriving + _resets(r, graded_op),
-        mul=r.leak * update,
+        ac=arriving,
         read_input=arriving,
         read_potential=arriving + scan,
         write_potential=arriving + scan,
-        write_output=_events(r.output, graded_op),
     )
 
 
@@ -289,24 +274,21 @@ def _event_pool(r: Pool, fanout: Fanout, graded_op: GradedOp) -> Counts:
             reached = r.input.taps / r.input.events if r.input.events else 0.0
         windows = events * reached
         return Counts(
-            ac=windows + _resets(r, graded_op),
-            mul=r.leak * update,
+            ac=windows,
             read_input=events,
             read_potential=windows + update,
             write_potential=windows + update,
-            write_output=_events(r.output, graded_op),
             address_mac=2 * events,
             address_ac=windows,
         )
     window = r.timesteps * r.geometry.kernel_size * r.out_size
     integrate = update if r.neuron else 0
     return Counts(
-        ac=window + integrate + _resets(r, graded_op),
-        mul=r.leak * update,
+        ac=window + integrate,
         read_input=window,
         read_potential=integrate,
         write_potential=integrate,
-        write_output=_events(r.output, graded_op) if r.neuron else update,
+        write_output=0 if r.neuron else update,
         address_ac=r.timesteps * (r.in_size + r.out_size),
     )
 

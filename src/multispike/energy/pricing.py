@@ -220,7 +220,15 @@ def price_layers(
             stem_each_timestep=prices.value("stem_each_timestep") > 0,
         )
         memories = _memories(record, prices, bits, network, graded_op)
-        layers.append(_price(record, counts, memories, prices, bits))
+        layers.append(
+            LayerEnergy(
+                **record.entry(),
+                energy_nj=_energy(counts, memories, prices, bits),
+                counts=counts,
+                memories=memories,
+                record=record,
+            )
+        )
     total = sum((layer.energy_nj for layer in layers), Energy())
     return EnergyReport(
         energy_nj=NetworkEnergy(profile=prices.name, bits=bits, **vars(total)),
@@ -232,11 +240,7 @@ def price_layers(
             network=network,
             fanout=fanout,
             graded_op=graded_op,
-            operation_pj={
-                "add": prices.add(bits),
-                "mul": prices.mul(bits),
-                "mac": prices.mac(bits),
-            },
+            operation_pj={name: getattr(prices, name)(bits) for name in ("add", "mul", "mac")},
         ),
     )
 
@@ -249,34 +253,24 @@ def checked_profile(
     network: Execution = "snn",
     argument: str = "profile",
 ) -> Profile:
-    """The profile; raises `InputError` where `price_layers` would, before there are records.
-
-    `argument` is what the caller calls it.
-    """
+    """The profile, by the caller's `argument`; raises `InputError` where `price_layers` would,
+    before there are records."""
     check_names(network, fanout, graded_op)
     if bits not in BITS:
         raise invalid("bits", bits, f"one of {', '.join(map(str, BITS))}")
     return get_profile(profile, argument)
 
 
-def _price(
-    record: LayerRecord, counts: Counts, memories: dict[str, Memory], profile: Profile, bits: int
-) -> LayerEnergy:
+def _energy(counts: Counts, memories: dict[str, Memory], profile: Profile, bits: int) -> Energy:
     pj = {name: profile.access(m.elements, m.bits) for name, m in memories.items()}
     add, mac = profile.add(bits), profile.mac(bits)
-    return LayerEnergy(
-        **record.entry(),
-        energy_nj=Energy(
-            ops=1e-3 * (counts.mac * mac + counts.ac * add + counts.mul * profile.mul(bits)),
-            addressing=1e-3 * (counts.address_mac * mac + counts.address_ac * add),
-            weights=1e-3 * counts.read_weights * pj["weights"],
-            potentials=1e-3 * (counts.read_potential + counts.write_potential) * pj["potentials"],
-            bias=1e-3 * counts.read_bias * pj["bias"],
-            io=1e-3 * (counts.read_input * pj["inputs"] + counts.write_output * pj["outputs"]),
-        ),
-        counts=counts,
-        memories=memories,
-        record=record,
+    return Energy(
+        ops=1e-3 * (counts.mac * mac + counts.ac * add + counts.mul * profile.mul(bits)),
+        addressing=1e-3 * (counts.address_mac * mac + counts.address_ac * add),
+        weights=1e-3 * counts.read_weights * pj["weights"],
+        potentials=1e-3 * (counts.read_potential + counts.write_potential) * pj["potentials"],
+        bias=1e-3 * counts.read_bias * pj["bias"],
+        io=1e-3 * (counts.read_input * pj["inputs"] + counts.write_output * pj["outputs"]),
     )
 
 

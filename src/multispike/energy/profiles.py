@@ -23,9 +23,7 @@ import os
 import sys
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from multispike.errors import InputError, invalid, unknown
 from multispike.files import read_yaml
@@ -109,20 +107,13 @@ class Profile:
 
     def _curve(self, kib: float) -> float:
         """pJ of a 32-bit access of a memory of that size."""
-        points = [(0, 0.0)]
-        points += [(k, self.value(f"access_pj_at_{n}")) for n, k in _SIZES.items()]
-        for (low, at_low), (high, at_high) in pairwise(points):
+        low, at_low = 0, 0.0
+        for name, high in (("8kib", 8), ("32kib", 32), ("1mib", 1024)):
+            at_high = self.value(f"access_pj_at_{name}")
             if kib <= high:
                 return at_low + (at_high - at_low) * (kib - low) / (high - low)
-        return points[-1][1]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Name and constants with their sources, as in a file."""
-        constants = {name: vars(constant) for name, constant in self.constants.items()}
-        return {"name": self.name, "constants": constants}
-
-
-_SIZES = {"8kib": 8, "32kib": 32, "1mib": 1024}
+            low, at_low = high, at_high
+        return at_low
 
 
 def _between(bits: int, at_8: float, at_32: float) -> float:

@@ -106,22 +106,18 @@ def price_run(
     `InputError` as `price_layers`.
     """
     network = execution(records, spiking)
+    own = price_layers(records, profile, bits, network=network, not_counted=not_counted, **choices)
 
-    def priced(profile: str | Profile) -> tuple[EnergyReport, FurtherPrices]:
-        own = price_layers(
-            records, profile, bits, network=network, not_counted=not_counted, **choices
-        )
-        if not spiking:
-            return own, FurtherPrices(own.energy_nj)
-        twins = price_twins(records, profile, bits, **choices)
-        return own, FurtherPrices(
-            own.energy_nj, {name: twin.energy_nj for name, twin in twins.items()}
-        )
+    def twins(profile: str | Profile) -> dict[Execution, NetworkEnergy] | None:
+        reports = price_twins(records, profile, bits, **choices) if spiking else {}
+        return {name: report.energy_nj for name, report in reports.items()} or None
 
-    own, kept = priced(profile)
-    further = {name: priced(name)[1] for name in profiles} or None
+    further = {}
+    for name in profiles:
+        energy = price_layers(records, name, bits, network=network, **choices).energy_nj
+        further[name] = FurtherPrices(energy, twins(name))
     if not spiking:
-        return RunPrices(**vars(own), energy_nj_profiles=further)
+        return RunPrices(**vars(own), energy_nj_profiles=further or None)
     others: Choices = {**choices}
     executions: dict[GradedOp, NetworkEnergy] = {}
     for op in get_args(GradedOp):
@@ -129,11 +125,11 @@ def price_run(
         executions[op] = price_layers(records, profile, bits, **others).energy_nj
     return RunPrices(
         **vars(own),
-        baselines=kept.baselines,
+        baselines=twins(profile),
         crossover=crossover_density(records, profile, bits, **choices),
         even_density=even_density(records, profile, bits, **choices),
         executions=executions,
-        energy_nj_profiles=further,
+        energy_nj_profiles=further or None,
     )
 
 

@@ -15,7 +15,7 @@ from multispike.errors import InputError
 from multispike.files import read_yaml
 from multispike.report.document import Column, Finding, Item, Key, Table, listed, number, percent
 from multispike.report.style import marks
-from multispike.results import RunResult, read_results
+from multispike.results import RunResult, read_runs
 
 MICRO = 1e-3
 """nJ -> µJ, the unit of a report."""
@@ -58,7 +58,7 @@ def read_comparison(folder: str | Path, places: Mapping[str, Path] | None = None
         InputError: if results.json is missing, damaged, empty or of another version.
     """
     folder = Path(folder)
-    runs = read_results(folder)
+    runs = read_runs(folder / "results.json")
     if not runs:
         raise InputError(f"results: got {str(folder)!r} without runs; allowed: at least one run")
     settings, histories = {}, {}
@@ -171,10 +171,10 @@ def sampling_error(accuracy: float, images: int) -> float:
 
 def _noise(a: RunResult, b: RunResult) -> str:
     """A remark where two accuracies differ by less than chance explains."""
-    if not (a.samples and b.samples) or a.accuracy == b.accuracy:
+    if not (a.samples and b.samples):
         return ""
     error = math.hypot(*(sampling_error(run.accuracy, run.samples) for run in (a, b)))
-    if abs(a.accuracy - b.accuracy) >= 2 * error:
+    if not 0 < abs(a.accuracy - b.accuracy) < 2 * error:
         return ""
     return (
         f", less than twice the sampling error of {a.samples:,} test images"
@@ -183,7 +183,7 @@ def _noise(a: RunResult, b: RunResult) -> str:
 
 
 def _points(difference: float) -> str:
-    """A difference of shares in percentage points: 0.0125 -> '1.25 points'."""
+    """0.0125 -> '1.25 points'."""
     return f"{100 * abs(difference):.2f} points"
 
 
@@ -211,7 +211,7 @@ def findings(data: Comparison) -> list[list[Finding]]:
         [_energy(data.runs)],
         [_against_ann(run, ann) for ann in anns[:1] for run in spiking],
         codes,
-        [_against_twins(run) for run in spiking if run in data.priced],
+        [_against_twins(run) for run in sorted(data.priced, key=energy_uj)],
     ]
 
 
@@ -247,7 +247,7 @@ def _energy(runs: Sequence[RunResult]) -> Finding:
 
 
 def _against_ann(run: RunResult, ann: RunResult) -> Finding:
-    """A spiking run against the ANN: accuracy and energy, and plainly which of the two it loses."""
+    """Accuracy and energy, and plainly which of the two the spiking run loses."""
     gap, less = run.accuracy - ann.accuracy, energy_uj(run) < energy_uj(ann)
     energy, link = _times(energy_uj(run), energy_uj(ann))
     accuracy = f"is {_points(gap)} {'more' if gap > 0 else 'less'} accurate than"
@@ -283,25 +283,22 @@ def _against_twins(run: RunResult) -> Finding:
     """Against ANNs of the same shape, by the energy model alone."""
     assert run.baselines is not None
     assert run.crossover is not None
-    own = run.energy_nj.total
-    costs = {name: run.baselines[key].total for key, name in TWINS.items()}
-    texts = {
-        name: f"{' '.join(_times(own, cost))} the {name} ({number(cost * MICRO)} µJ)"
-        for name, cost in costs.items()
-    }
-    won = [text for name, text in texts.items() if own < costs[name]]
-    lost = [text for name, text in texts.items() if own >= costs[name]]
+    own, won, lost = run.energy_nj.total, [], []
+    for key, name in TWINS.items():
+        cost = run.baselines[key].total
+        text = f"{' '.join(_times(own, cost))} the {name} ({number(cost * MICRO)} µJ)"
+        (won if own < cost else lost).append(text)
     outcome = "wins against all of them"
     if lost:
         outcome = f"loses against {f'{len(lost)} of {len(TWINS)}' if won else 'all of them'}"
     wins = [f"less than the {TWINS[key]} {one.where}" for key, one in run.crossover.items()]
     even = run.even_density
     density = "" if even is None else f"; its events cost what density {even:.3f} would"
-    hardest = TWINS["qann_skip"]
+    hardest = " ".join(_times(own, run.baselines["qann_skip"].total))
     return Finding(
         f"{len(won)} of {len(TWINS)}",
-        f"ANNs of its shape need more energy than {run.name}, which needs"
-        f" {' '.join(_times(own, costs[hardest]))} the {hardest}",
+        f"ANNs of its shape need more energy than {run.name}, which needs {hardest} the"
+        f" {TWINS['qann_skip']}",
         f"Same layers as an ANN: {run.name} needs {listed(won + lost)}; it {outcome}."
         f" An SNN of this shape needs {listed(wins)}{density}.",
     )

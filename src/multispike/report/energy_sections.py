@@ -145,16 +145,13 @@ def _turning_points(runs: list[RunResult]) -> list[Table]:
     """How the verdict turns on profile and execution, for every run that can be priced again."""
     hardest, every = {}, []
     for run in runs:
-        if run.records is None:
-            continue
         used = run.assumptions
-        choices: Choices = {}
-        if used:
-            choices = {"fanout": used.fanout, "graded_op": used.graded_op}
-        own = run.energy_nj
-        priced = price_run(run.records, bits=own.bits, profiles=list_profiles(), **choices)
-        further = {k: v for k, v in (priced.energy_nj_profiles or {}).items() if k != own.profile}
-        table = alternatives(replace(run, energy_nj_profiles=further))
+        if run.records is None or used is None:
+            continue
+        choices: Choices = {"fanout": used.fanout, "graded_op": used.graded_op}
+        bits, profiles = run.energy_nj.bits, list_profiles()
+        priced = price_run(run.records, bits=bits, profiles=profiles, **choices)
+        table = alternatives(replace(run, energy_nj_profiles=priced.energy_nj_profiles))
         hardest[run.name] = {row[0]: row[-1] for row in table.rows}
         caption = f"{run.name} by profile and execution, and all of its ANNs in times of it"
         every.append(replace(table, caption=caption, folded=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import plotly.graph_objects as go
@@ -26,16 +27,15 @@ def label(text: str) -> str:
     return html.escape(text, quote=False)
 
 
-def canvas(data: Iterable[Any], x: str, y: str, height: int, **layout: Any) -> go.Figure:
+def canvas(data: Iterable[Any], x: str, y: str, height: int) -> go.Figure:
     """A figure with titled axes."""
-    figure = go.Figure(list(data), {"height": height, **layout})
+    figure = go.Figure(list(data), {"height": height})
     figure.layout.template = None  # the page has its own
     figure.update_layout(xaxis_title_text=x or None, yaxis_title_text=y or None)
     return figure
 
 
 def column_of(table: Table, title: str) -> list[Any]:
-    """One column's values."""
     index = [column.title for column in table.columns].index(title)
     return [row[index] for row in table.rows]
 
@@ -59,12 +59,10 @@ def lines(
 ) -> Plot:
     """The first column along x; every further column that has a mark is a line over it.
 
-    Args:
-        layers: the rows are layers, whose short names stand along x; y begins at 0.
-        points: mark the values on the lines.
-        panels: by default columns share one as long as there are few, and of layers the same.
-        bounds: columns that are upper bounds: dotted steps with their title on them.
-        axis: settings of the axis along x.
+    `layers`: the rows are layers, whose short names stand along x; y begins at 0. `points` marks
+    the values. Without `panels`, columns share one as long as there are few, and of layers the
+    same. `bounds`: columns that are upper bounds, dotted steps with their title on them. `axis`:
+    settings of the axis along x.
     """
     drawn = [column.title for column in table.columns[1:] if column.title in marks]
     panels = panels or _panels(table, drawn, layers)
@@ -103,16 +101,13 @@ def _panels(table: Table, names: Sequence[str], layers: bool) -> Panels:
 
 
 def _points(table: Table, name: str, layers: bool) -> dict[str, list[Any]]:
-    """Coordinates of the rows in which a column has a value."""
+    """Coordinates of the rows in which a column has a value, as exact as a drawing can show: a page
+    of many panels has many of them."""
     places = [label(short_name(str(row[0]))) if layers else row[0] for row in table.rows]
     pairs = zip(places, column_of(table, name), strict=True)
-    known = [(_short(place), _short(value)) for place, value in pairs if value is not None]
-    return {"x": [place for place, _ in known], "y": [value for _, value in known]}
-
-
-def _short(value: Any) -> Any:
-    """A number as exact as a drawing can show: a page of many panels has many of them."""
-    return float(f"{value:.5g}") if isinstance(value, float) else value
+    known = [(place, value) for place, value in pairs if value is not None]
+    values = [float(f"{y:.5g}") if isinstance(y, float) else y for _, y in known]
+    return {"x": [place for place, _ in known], "y": values}
 
 
 def _line(
@@ -198,7 +193,7 @@ def bars(
     """A lying bar a row, the first on top; the columns that have a colour (or one a row) are its
     parts, stacked or beside each other."""
     height = 120 + len(table.rows) * (90 if grouped else 44)
-    figure = canvas(_bars(table, table.rows, 0, colours, lying=True), value, "", height)
+    figure = canvas(_bars(table, 0, colours, lying=True), value, "", height)
     figure.update_yaxes(autorange="reversed", type="category")
     figure.update_layout(barmode="group" if grouped else "stack", bargap=0.3)
     return Plot(title, summary, table, {"": figure}, legend)
@@ -215,33 +210,27 @@ def layer_bars(
 ) -> Plot:
     """A panel for each name in the first column, with a standing bar for each layer in the second;
     all panels on one scale."""
-    runs = dict.fromkeys(column_of(table, table.columns[0].title))
+    runs = dict.fromkeys(row[0] for row in table.rows)
     tall = 380 if len(runs) <= _MANY else 260
+    highest = max(map(sum, zip(*(column_of(table, name) for name in colours), strict=True)))
     figures = {}
     for run in runs:
-        rows = [row for row in table.rows if row[0] == run]
-        figure = canvas(_bars(table, rows, 1, colours, lying=False), "", value, tall)
-        _name_layers(figure, [label(short_name(str(row[1]))) for row in rows])
-        figures[str(run)] = figure
-    parts = [[part for part in column_of(table, name)] for name in colours]
-    highest = max(map(sum, zip(*parts, strict=True)))
-    for figure in figures.values():
+        own = replace(table, rows=[row for row in table.rows if row[0] == run])
+        figure = canvas(_bars(own, 1, colours, lying=False), "", value, tall)
+        _name_layers(figure, [label(short_name(str(row[1]))) for row in own.rows])
         figure.update_yaxes(range=[0, 1.05 * highest])
+        figures[str(run)] = figure
     return Plot(title, summary, table, figures, legend)
 
 
 def _bars(
-    table: Table,
-    rows: Sequence[Sequence[Any]],
-    place: int,
-    colours: Mapping[str, str | Sequence[str]],
-    lying: bool,
+    table: Table, place: int, colours: Mapping[str, str | Sequence[str]], lying: bool
 ) -> list[dict[str, Any]]:
     here, there = ("y", "x") if lying else ("x", "y")
-    names = [str(row[place]) for row in rows]
+    names = [str(row[place]) for row in table.rows]
     names = [label(name if lying else short_name(name)) for name in names]
     traces = []
-    for index, column in enumerate(table.columns):
+    for column in table.columns:
         if column.title in colours:
             name, _, unit = column.title.partition(", ")
             shown = f"%{{{here}}}<br>{name}: %{{{there}:{column.spec}}} {unit}<extra></extra>"
@@ -249,7 +238,7 @@ def _bars(
                 {
                     "type": "bar",
                     here: names,
-                    there: [row[index] for row in rows],
+                    there: column_of(table, column.title),
                     "orientation": "h" if lying else "v",
                     "marker": {"color": colours[column.title]},
                     "hovertemplate": shown,
@@ -271,9 +260,9 @@ def points(
     is logarithmic where it spans more than a factor of eight; `front` names the rows that a dotted
     line of steps connects. The page leaves out names that would collide."""
     rows: Sequence[Sequence[Any]] = table.rows
-    places = {name: (cost, 100 * share) for name, share, cost, *_ in rows}
-    xs, ys = ([place[axis] for place in places.values()] for axis in (0, 1))
-    wide = max(xs) > 8 * min(xs)
+    places = {str(name): (cost, 100 * share) for name, share, cost, *_ in rows}
+    xs, ys = zip(*places.values(), strict=True)
+    left, right, wide = min(xs), max(xs), max(xs) > 8 * min(xs)
     traces: list[dict[str, Any]] = [
         {
             "type": "scatter",
@@ -285,8 +274,7 @@ def points(
         }
     ]
     for name, (cost, share) in places.items():
-        mark, shown = marks[str(name)], label(str(name))
-        at = (cost - min(xs)) / max(max(xs) - min(xs), 1e-300)
+        at = (cost - left) / max(right - left, 1e-300)
         side = "right" if at < 1 / 3 else "left" if at > 2 / 3 else "center"
         traces.append(
             {
@@ -294,19 +282,19 @@ def points(
                 "x": [cost],
                 "y": [share],
                 "mode": "markers+text",
-                "text": [shown],
+                "text": [label(name)],
                 "textposition": f"top {side}",
                 "cliponaxis": False,
-                "marker": {"color": mark.colour, "symbol": mark.symbol, "size": 13},
-                "hovertemplate": f"{shown}<br>%{{x:,.2f}} µJ<br>%{{y:.2f}} %<extra></extra>",
+                "marker": {"color": marks[name].colour, "symbol": marks[name].symbol, "size": 13},
+                "hovertemplate": f"{label(name)}<br>%{{x:,.2f}} µJ<br>%{{y:.2f}} %<extra></extra>",
             }
         )
     figure = canvas(traces, f"{x} (logarithmic)" if wide else x, y, 400)
-    room = max((max(xs) - min(xs)) * 0.25, 0.05 * max(xs))
+    room = max((right - left) * 0.25, 0.05 * right)
     figure.update_xaxes(
         {"type": "log", "dtick": "D2", "tickformat": ",.4~g"}
         if wide
-        else {"range": [max(min(xs) - room, 0), max(xs) + room]}
+        else {"range": [max(left - room, 0), right + room]}
     )
     room = max((max(ys) - min(ys)) * 0.25, 0.5)
     figure.update_yaxes(range=[min(ys) - room, max(ys) + room])

@@ -1,19 +1,24 @@
-"""results/STUDY.json: the finished runs of a study, each with the settings that made it.
+"""results/STUDY.json, the finished runs of a study with the settings that made them; and the list
+of studies. Torch-free.
 
-A row found in it is finished on every machine. It is written after each run, so two machines that
-train different rows merge by adding lists.
+A row found in a file is finished on every machine. It is written after each run, so two machines
+that train different rows merge by adding lists.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from importlib import import_module
 from pathlib import Path
 
-from multispike.config import TrainConfig, deciding, differing
-from multispike.results import RunResult, read_runs, write_runs
+from rich.console import Console
+from rich.table import Table as TerminalTable
 
-CHECKPOINT_BYTES = 5_000_000
-"""Weights up to this size are kept beside the results."""
+from multispike.config import TrainConfig, deciding, differing
+from multispike.progress import telling
+from multispike.report.document import table_of, terminal_table
+from multispike.reproduce.studies import STUDIES, ReproduceConfig
+from multispike.results import RunResult, read_runs, write_runs
 
 
 class Archive:
@@ -36,20 +41,17 @@ class Archive:
 
     def remove(self, label: str, seed: int) -> None:
         """Forget a run."""
-        others = self._without(label, seed)
-        if len(others) < len(self.runs):
-            self._write(others)
+        if self.path.exists():
+            self._write(label, seed)
 
     def add(self, label: str, config: TrainConfig, result: RunResult) -> None:
         """Put a finished run in the place of an older one, and write the file."""
-        others = self._without(label, config.seed)
         entry = replace(result, name=label, settings=deciding(asdict(config)))
-        self._write(sorted([*others, entry], key=lambda run: (run.name, run.seed)))
+        self._write(label, config.seed, entry)
 
-    def _without(self, label: str, seed: int) -> list[RunResult]:
-        return [run for run in self.runs if (run.name, run.seed) != (label, seed)]
-
-    def _write(self, runs: list[RunResult]) -> None:
+    def _write(self, label: str, seed: int, *instead: RunResult) -> None:
+        others = [run for run in self.runs if (run.name, run.seed) != (label, seed)]
+        runs = sorted([*others, *instead], key=lambda run: (run.name, run.seed))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         command = f"multispike reproduce {self.study} --data-dir DIR"
         write_runs(self.path, runs, study=self.study, command=command)
@@ -58,21 +60,34 @@ class Archive:
         """Where the weights of a run are kept, if they are small."""
         return self.path.parent / "checkpoints" / f"{self.study}-{label}-s{seed}.ckpt"
 
-    def keep_weights(self, label: str, config: TrainConfig) -> None:
-        """Keep the weights at the end of a run, and only them, if they are small.
 
-        The file is one for `load_run`; of its settings, paths of this machine are left out.
-        """
-        from multispike.training.run import read_checkpoint, weights_of, write_checkpoint
+def reproduce(settings: ReproduceConfig) -> int | None:
+    """Make one study; without a name, list the studies."""
+    if settings.study is None:
+        Console().print(_listing(settings))
+        return None
+    with telling("loading"):
+        makers = import_module("multispike.reproduce.make")
+    return getattr(makers, STUDIES[settings.study].make)(settings.study, settings)
 
-        content = read_checkpoint(Path(config.folder) / "last.ckpt")
-        size = sum(v.numel() * v.element_size() for v in content["state_dict"].values())
-        target = self.checkpoint(label, config.seed)
-        if size > CHECKPOINT_BYTES:
-            target.unlink(missing_ok=True)
-            return
-        kept = weights_of(content)
-        portable = asdict(replace(config, data_dir=None, out=None, resume=False, overwrite=False))
-        kept["multispike"] = {**content["multispike"], "config": portable}
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_checkpoint(target, kept)
+
+def _listing(settings: ReproduceConfig) -> TerminalTable:
+    """One row a study: its runs, how many are finished, and how long the rest may take."""
+    rows = []
+    for name, study in STUDIES.items():
+        archive = Archive(settings.results, name)
+        runs = list(replace(settings, study=name).planned())
+        missing = [c for row, c in runs if not archive.finished(row.label, c)]
+        seconds = study.epoch_seconds * sum(c.epochs * c.timesteps for c in missing)
+        finished = f"{len(runs) - len(missing)}/{len(runs)}" if runs else None
+        rows.append((name, study, finished, f"{seconds / 60:,.0f} min" if runs else "seconds"))
+    table = table_of(
+        rows,
+        "",
+        ("name", "", lambda row: row[0]),
+        ("what", "", lambda row: row[1].title),
+        ("recipe", "", lambda row: row[1].recipe),
+        ("finished", "s", lambda row: row[2]),
+        ("left, about", "s", lambda row: row[3]),
+    )
+    return terminal_table(table, "multispike reproduce NAME")

@@ -3,7 +3,7 @@ can be listed and checked at once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,16 +47,15 @@ class Study:
 
     Attributes:
         title: of its section.
-        make: "module:function" of the study's name and the settings; gives the exit code.
+        make: function of `multispike.reproduce.make` that makes it.
         recipe: of `multispike.config.recipes`, what its rows share; empty where nothing is trained.
         rows: in the order of the table.
         headline: label of the row that is trained first.
-        epoch_seconds: rough training time of one epoch and timestep on 2 cores, for estimates
-            until a row is finished.
+        epoch_seconds: rough training time of one epoch and timestep on 2 cores.
     """
 
     title: str
-    make: str = "multispike.reproduce.training:train_rows"
+    make: str = "train_rows"
     recipe: str = ""
     rows: tuple[Row, ...] = ()
     headline: str = ""
@@ -136,8 +135,8 @@ STUDIES: dict[str, Study] = {
         headline="multilevel-T1-N4",
         epoch_seconds=60,
     ),
-    "transfer": Study("Transfer function", make="multispike.reproduce.measurements:transfer"),
-    "avalanche": Study("Spike avalanche", make="multispike.reproduce.measurements:avalanche"),
+    "transfer": Study("Transfer function", make="transfer"),
+    "avalanche": Study("Spike avalanche", make="avalanche"),
 }
 
 
@@ -177,6 +176,15 @@ class ReproduceConfig(Settings):
         """The labels in `rows`; of all rows where there are none given."""
         every = [row.label for row in STUDIES[self.study].rows] if self.study in STUDIES else []
         return split_names(self.rows) if self.rows else every
+
+    def planned(self) -> Iterator[tuple[Row, TrainConfig]]:
+        """The runs that are asked for, in the order of training."""
+        study = STUDIES[self.study or ""]
+        for row, seed in study.order():
+            if row.label in self.labels and (self.seeds is None or seed < self.seeds):
+                out = f"{self.work}/{self.study}/{row.label}-s{seed}"
+                config = study.settings(row, seed)
+                yield row, replace(config, data_dir=self.data_dir, download=self.download, out=out)
 
     def check(self) -> None:
         if self.study is None:
