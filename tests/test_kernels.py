@@ -42,7 +42,7 @@ def number(threshold):
 
 
 def taken(x, threshold, constants):
-    return operator.kernels_take(x, number(threshold), constants)
+    return operator.kernels_for(x, number(threshold), constants) is not None
 
 
 def run(x, v, threshold, constants, last):

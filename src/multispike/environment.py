@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from multispike import __version__
+
 
 def environment() -> dict[str, Any]:
     """The `environment` entry of result.json."""
     import torch
-
-    from multispike import __version__
 
     return {
         "version": __version__,
@@ -25,40 +25,35 @@ def environment() -> dict[str, Any]:
     }
 
 
-def cpu_name() -> str:
-    """The processor's model name, as the system gives it.
-
-    Virtual machines often hide the model ("AMD EPYC"), so x86 processors are told apart by their
-    family and model numbers as well.
-    """
+def cpu_facts() -> dict[str, str]:
+    """What Linux says of the first processor; empty elsewhere."""
     info = Path("/proc/cpuinfo")
-    if not info.exists():
-        return platform.processor() or platform.machine()
-    first = info.read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
-    facts = {
-        key.strip(): value.strip()
-        for key, _, value in (line.partition(":") for line in first.splitlines())
-    }
-    name = facts.get("model name") or platform.machine()
+    text = info.read_text(encoding="utf-8", errors="replace") if info.exists() else ""
+    lines = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
+    return {key.strip(): value.strip() for key, _, value in lines}
+
+
+def cpu_name() -> str:
+    """The processor's model name. Virtual machines often hide it ("AMD EPYC"), so x86 processors
+    are told apart by their family and model numbers as well."""
+    facts = cpu_facts()
+    name = facts.get("model name") or platform.processor() or platform.machine()
     if "cpu family" in facts and "model" in facts:
         name += f" (family {facts['cpu family']}, model {facts['model']})"
     return name
 
 
-# Parameters of mallopt in glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+"""Parameters of mallopt in glibc's malloc.h."""
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep the memory that tensors free, instead of handing it back.
+    """Let this process keep the memory that tensors free; False without glibc, where it can't.
 
     By default glibc maps every block above 32 MiB anew and trims its heap, so that each batch takes
-    thousands of page faults for the same activations (`benchmarks/allocator.py` measures what that
-    costs). The price is that memory once used stays with the process until it ends, and
-    fragmentation. Call it before the first large tensor is made; the command line does.
-
-    Returns:
-        Whether it took effect: False without glibc (macOS, Windows, musl), where nothing changes.
+    thousands of page faults for the same activations (`benchmarks/allocator.py` measures it). The
+    price is memory that stays until the process ends, and fragmentation. Call it before the first
+    large tensor is made; the command line does.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -14,6 +14,7 @@ a power of two up to 256.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from multispike.errors import InputError, invalid, is_count, unknown
+from multispike.errors import invalid, is_count, unknown
 from multispike.ops.reference import Constants
 from multispike.ops.spikes import fire
 from multispike.surrogate import SURROGATES, Threshold
@@ -52,22 +53,18 @@ class NeuronConfig:
     timesteps: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("levels", "timesteps"):
-            if not is_count(getattr(self, name)):
-                raise invalid(name, getattr(self, name), "an integer >= 1")
         if self.surrogate not in SURROGATES:
             raise unknown("surrogate", str(self.surrogate), SURROGATES)
         for name, ok, allowed in (
-            ("alpha", lambda x: 0 < x < float("inf"), "a finite number > 0"),
+            ("levels", is_count, "an integer >= 1"),
+            ("timesteps", is_count, "an integer >= 1"),
+            ("alpha", lambda x: 0 < x < math.inf, "a finite number > 0"),
             ("v_init", lambda x: 0 <= x < 1, "a number of levels in [0, 1)"),
             ("beta", lambda x: 0 < x <= 1, "a number in (0, 1]"),
         ):
             value = getattr(self, name)
             if not (isinstance(value, Real) and ok(value)):
                 raise invalid(name, value, allowed)
-        self._check_threshold()
-
-    def _check_threshold(self) -> None:
         threshold = self.threshold
         if isinstance(threshold, Tensor):
             axes = sum(size != 1 for size in threshold.shape)
@@ -163,6 +160,7 @@ class MultiLevelIF(nn.Module):
             levels, threshold, surrogate, alpha, v_init, beta, detach_reset, learn_threshold,
             timesteps,
         )  # fmt: skip
+        self.levels, self.timesteps = levels, timesteps
         self._constants = Constants(levels, surrogate, alpha, v_init, beta, detach_reset)
         self.threshold: float | nn.Parameter
         if isinstance(threshold, nn.Parameter):
@@ -173,16 +171,6 @@ class MultiLevelIF(nn.Module):
         else:
             self.threshold = float(threshold)
 
-    @property
-    def levels(self) -> int:
-        """N, the largest level."""
-        return self.config.levels
-
-    @property
-    def timesteps(self) -> int:
-        """T, how many steps a forward call integrates over."""
-        return self.config.timesteps
-
     def forward(self, x: Tensor) -> Tensor:
         """Spikes for inputs x [T*B, ...], in their shape; starts from v_init, keeps nothing.
 
@@ -192,12 +180,11 @@ class MultiLevelIF(nn.Module):
             InputError: for an axis 0 that T does not divide, other channels than thresholds, or x
                 that are no floating-point numbers.
         """
-        steps = self.config.timesteps
-        if x.dim() == 0 or x.shape[0] % steps:
-            allowed = f"[T*B, ...] or [T, B, ...] with timesteps T = {steps}"
+        if x.dim() == 0 or x.shape[0] % self.timesteps:
+            allowed = f"[T*B, ...] or [T, B, ...] with timesteps T = {self.timesteps}"
             raise invalid("x", f"shape {list(x.shape)}", allowed)
-        threshold = self.threshold_for(x)
-        return self._fire(x.unflatten(0, (steps, -1)), None, threshold, False)[0].flatten(0, 1)
+        steps = x.unflatten(0, (self.timesteps, -1))
+        return fire(steps, None, self.threshold_for(x), self._constants, False)[0].flatten(0, 1)
 
     def step(self, x_t: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One timestep: inputs x_t [B, ...] and potential v [B, ...] -> spikes s_t and the new v.
@@ -213,16 +200,9 @@ class MultiLevelIF(nn.Module):
         """
         if v is not None and v.shape != x_t.shape:
             raise invalid("v", tuple(v.shape), f"the shape of x_t, {tuple(x_t.shape)}")
-        s, v = self._fire(x_t[None], v, self.threshold_for(x_t), True)
+        s, v = fire(x_t[None], v, self.threshold_for(x_t), self._constants, True)
         assert v is not None
         return s[0], v
-
-    def _fire(
-        self, x: Tensor, v: Tensor | None, threshold: Threshold, return_v: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        if not x.is_floating_point():
-            raise invalid("x", x.dtype, "a tensor of floating-point numbers")
-        return fire(x, v, threshold, self._constants, return_v)
 
     def threshold_for(self, x: Tensor) -> Threshold:
         """V_th: a number, or a tensor that broadcasts against x [T*B, C, ...]."""
@@ -230,22 +210,16 @@ class MultiLevelIF(nn.Module):
         if not isinstance(threshold, Tensor) or threshold.dim() == 0:
             return threshold
         if x.dim() < 2 or x.shape[1] != threshold.numel():
-            raise InputError(
-                f"x: got shape {list(x.shape)}, allowed: [T*B, {threshold.numel()}, ...]"
-                " (one threshold a channel)"
-            )
+            allowed = f"[T*B, {threshold.numel()}, ...] (one threshold a channel)"
+            raise invalid("x", f"shape {list(x.shape)}", allowed)
         return threshold.view(-1, *[1] * (x.dim() - 2))
 
     def extra_repr(self) -> str:
         threshold = self.threshold
         if isinstance(threshold, Tensor):
             threshold = f"learned[{threshold.numel()}]" if threshold.requires_grad else "fixed"
-        c = self.config
-        return (
-            f"levels={c.levels}, threshold={threshold}, surrogate={c.surrogate!r}, alpha={c.alpha},"
-            f" v_init={c.v_init}, beta={c.beta}, detach_reset={c.detach_reset},"
-            f" timesteps={c.timesteps}"
-        )
+        settings = vars(self.config) | {"threshold": threshold}
+        return ", ".join(f"{name}={value!r}" for name, value in settings.items())
 
 
 def barrier(levels: int, threshold: float | Tensor = 1.0, timesteps: int = 1) -> MultiLevelIF:

@@ -12,12 +12,14 @@ import subprocess
 import tempfile
 import threading
 import warnings
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from multispike.environment import cpu_facts
 from multispike.files import default_cache_dir, replacing
 
 SOURCES = Path(__file__).parent / "c"
@@ -37,26 +39,17 @@ _building = threading.Lock()
 def library() -> ctypes.CDLL | None:
     """The compiled kernels, or None (after one warning) where they can't be built or loaded.
 
-    The compiler is $CC, else the first of cc, gcc and clang that exists. OpenMP's functions stay
-    undefined in the object and bind to the runtime that torch has loaded already: two runtimes
-    would each keep a thread a core spinning. Where that fails the kernels run on one thread.
+    OpenMP's functions stay undefined in the object and bind to the runtime that torch has loaded
+    already: two runtimes would each keep a thread a core spinning. Where that fails the kernels run
+    on one thread.
     """
     errors = []
-    compiler = None
-    try:
-        compiler = _compiler()
-        if compiler is None:
-            errors.append("no C compiler found (cc, gcc, clang or $CC)")
-    except ValueError as error:
-        errors.append(f"CC: got {os.environ['CC']!r}, allowed: a command ({error})")
-    if compiler is not None:
-        for parallel in ("-fopenmp", "-fopenmp-simd"):
-            try:
-                with _building:
-                    path = _built(compiler, (*FLAGS, parallel))
-                return _declared(ctypes.CDLL(os.fspath(path)))
-            except (OSError, subprocess.SubprocessError) as error:
-                errors.append(_reason(error))
+    for parallel in ("-fopenmp", "-fopenmp-simd"):
+        try:
+            with _building:
+                return _declared(ctypes.CDLL(os.fspath(_built((*FLAGS, parallel)))))
+        except (OSError, subprocess.SubprocessError, ValueError) as error:
+            errors.append(_reason(error))
     warnings.warn(
         f"neurons run several times slower, without their compiled kernels: {errors[0]}",
         RuntimeWarning,
@@ -65,23 +58,27 @@ def library() -> ctypes.CDLL | None:
     return None
 
 
-def _compiler() -> list[str] | None:
+def _compiler() -> list[str]:
+    """$CC, else the first of cc, gcc and clang that exists."""
     if os.environ.get("CC"):
         return shlex.split(os.environ["CC"])
-    return next(([name] for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
+    for name in ("cc", "gcc", "clang"):
+        if shutil.which(name):
+            return [name]
+    raise FileNotFoundError("no C compiler found (cc, gcc, clang or $CC)")
 
 
-def _built(compiler: list[str], flags: tuple[str, ...]) -> Path:
-    """The shared library for this source, compiler and processor, compiled if not in the cache.
-
-    It is made beside its place and renamed: whole or absent, whoever is killed and however many
-    processes build it at once.
-    """
+def _built(flags: tuple[str, ...]) -> Path:
+    """The shared library for this source, compiler and processor (on whose facts -march=native
+    depends; machines may share a cache), compiled if not in the cache."""
+    compiler, facts = _compiler(), cpu_facts()
+    names = ("vendor_id", "cpu family", "model", "flags", "CPU part", "Features")
+    processor = [platform.machine(), platform.processor(), *map(facts.get, names)]
     version = subprocess.run([*compiler, "--version"], check=True, capture_output=True).stdout
     key = hashlib.sha256(version)
     for source in sorted(SOURCES.iterdir()):
         key.update(source.read_bytes())
-    key.update(repr((compiler, flags, _processor())).encode())
+    key.update(repr((compiler, flags, processor)).encode())
     target = _folder() / f"{key.hexdigest()[:32]}.so"
     if target.exists():
         return target
@@ -100,10 +97,8 @@ def _folder() -> Path:
     """Below `$MULTISPIKE_CACHE`, or else `~/.cache/multispike`; where that can't be written, a
     folder that lasts as long as this process."""
     folder = default_cache_dir() / "kernels"
-    try:
+    with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return Path(_own_folder().name)
     return folder if os.access(folder, os.W_OK) else Path(_own_folder().name)
 
 
@@ -112,26 +107,18 @@ def _own_folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="multispike-")
 
 
-def _processor() -> str:
-    """What -march=native depends on: a cache may lie on a disk that several machines share."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0].splitlines()
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-    names = ("vendor_id", "cpu family", "model", "flags", "CPU", "Features")
-    return "\n".join(line for line in lines if line.startswith(names))
-
-
 def _reason(error: Exception) -> str:
     """The one line of a failed command or load that says what was wrong."""
     if isinstance(error, subprocess.CalledProcessError):
         lines = str(error.stderr or "").strip().splitlines()
         return f"{shlex.join(map(str, error.cmd[:1]))}: {lines[0] if lines else error}"
+    if isinstance(error, ValueError):  # of shlex
+        return f"CC: got {os.environ['CC']!r}, allowed: a command ({error})"
     return str(error)
 
 
 _SIGNATURES = {
-    "multispike_forward": "pp i pppp",
+    "multispike_forward": "ppipppp",
     "multispike_backward": "pp",
     "multispike_count": "ppppp",
     "multispike_pool": "pppp",
@@ -144,7 +131,7 @@ def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
     types = {"p": ctypes.c_void_p, "i": ctypes.c_int64}
     for name, arguments in _SIGNATURES.items():
         function = getattr(loaded, name)
-        function.argtypes = [types[letter] for letter in arguments.replace(" ", "")]
+        function.argtypes = [types[letter] for letter in arguments]
         function.restype = None
     return loaded
 

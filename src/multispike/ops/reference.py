@@ -6,6 +6,7 @@ step where x is bfloat16 or float16.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -57,16 +58,13 @@ def forward(
     """Spikes [T, B, ...] and, if asked for, V[T-1] and the window of the gradient (uint8)."""
     spikes = empty_like_steps(x, x.dtype)
     window = empty_like_steps(x, torch.uint8) if with_window else None
-    threshold = _widened(threshold, x.dtype)
-    for t, x_t in enumerate(x.to(wide(x.dtype))):
-        h = _charge(x_t, v, threshold, c)
-        s = level(h, threshold, c.levels) / c.levels * threshold
-        v = h - s
-        spikes[t] = s
+    threshold, last = _widened(threshold, x.dtype), None
+    for t, (h, s, v_t) in enumerate(_steps(x, v, threshold, c)):
+        spikes[t], last = s, v_t
         if window is not None:
             window[t] = SURROGATES[c.surrogate](h, threshold, c.levels, c.alpha)
-    assert v is not None  # T >= 1
-    return spikes, laid_out(v, spikes.stride()) if return_v else None, window
+    assert last is not None  # T >= 1
+    return spikes, laid_out(last, spikes.stride()) if return_v else None, window
 
 
 def backward(
@@ -86,7 +84,7 @@ def backward(
     like = window if x is None else x
     assert like is not None
     grad_x = empty_like_steps(like, dtype)
-    potentials = None if x is None else _potentials(x.to(wide(dtype)), v, threshold, c)
+    potentials = None if x is None else [h for h, _, _ in _steps(x, v, threshold, c)]
     grad_threshold = None
     for t in reversed(range(len(grad_x))):
         grad_s = grad_spikes[t].to(wide(dtype))
@@ -118,20 +116,18 @@ def _widened(threshold: Tensor, dtype: torch.dtype) -> Tensor:
     return threshold if number else threshold.to(wide(dtype))
 
 
-def _charge(x_t: Tensor, v: Tensor | None, threshold: Tensor, c: Constants) -> Tensor:
-    """H[t] = beta * V[t-1] + x[t], with V[-1] = v_init levels where no state was passed in."""
-    if v is None:
-        start = c.beta * c.v_init
-        return x_t + threshold * (start / c.levels) if start else x_t
-    # Two operations: torch.add(x_t, v, alpha=beta) rounds once or twice, as the processor has it.
-    return x_t + v if c.beta == 1 else x_t + v * c.beta
-
-
-def _potentials(x: Tensor, v: Tensor | None, threshold: Tensor, c: Constants) -> list[Tensor]:
-    """H[t] for every t, computed again from the input."""
-    potentials = []
-    for x_t in x:
-        h = _charge(x_t, v, threshold, c)
-        potentials.append(h)
-        v = h - level(h, threshold, c.levels) / c.levels * threshold
-    return potentials
+def _steps(
+    x: Tensor, v: Tensor | None, threshold: Tensor, c: Constants
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """H[t], s[t] and V[t] for every t; V[-1] is v_init levels where no state was passed in."""
+    for x_t in x.to(wide(x.dtype)):
+        if v is None:
+            start = c.beta * c.v_init
+            h = x_t + threshold * (start / c.levels) if start else x_t
+        else:
+            # Two operations: torch.add(x_t, v, alpha=beta) rounds once or twice, as the processor
+            # has it.
+            h = x_t + v if c.beta == 1 else x_t + v * c.beta
+        s = level(h, threshold, c.levels) / c.levels * threshold
+        v = h - s
+        yield h, s, v

@@ -17,11 +17,11 @@ Two operators more serve training: `_spikes_and_window` also gives the window of
 
 from __future__ import annotations
 
+import ctypes
 import math
-import operator
 import warnings
 from collections.abc import Callable, Sequence
-from functools import lru_cache, reduce
+from functools import lru_cache
 from struct import Struct
 from typing import Any
 
@@ -30,6 +30,7 @@ from torch import Tensor
 from torch._C._autograd import _profiler_enabled
 from torch.autograd.function import once_differentiable
 
+from multispike.errors import invalid
 from multispike.ops import reference
 from multispike.ops.build import library, pointer, threads_for, zeros
 from multispike.ops.reference import Constants, empty_like_steps, laid_out, wide
@@ -72,21 +73,16 @@ def bumps(surrogate: str, alpha: float, levels: int) -> Tensor | None:
         return torch.stack([exponents, -exponents]).exp().float()
 
 
-def kernels_take(x: Tensor, threshold: Tensor, c: Constants) -> bool:
-    """Whether the kernels compute neurons of x [T, B, C, ...]: float32 or half-precision, with one
+def kernels_for(x: Tensor, threshold: Tensor, c: Constants) -> ctypes.CDLL | None:
+    """The kernels, if they compute neurons of x [T, B, C, ...]: float32 or half-precision, with one
     threshold or one a channel, and a gradient that is built in."""
     if threshold.dim() == 0:
         fits = threshold.dtype in (torch.float32, torch.float64)
     else:
         channels = (*x.shape[2:3], *[1] * (x.dim() - 3))
         fits = threshold.dtype == torch.float32 and threshold.shape in (channels, (1,))
-    return (
-        fits
-        and wide(x.dtype) == torch.float32
-        and c.levels <= MAX_LEVELS
-        and bumps(c.surrogate, c.alpha, c.levels) is not None
-        and library() is not None
-    )
+    fits = fits and wide(x.dtype) == torch.float32 and c.levels <= MAX_LEVELS
+    return library() if fits and bumps(c.surrogate, c.alpha, c.levels) is not None else None
 
 
 def _layer(like: Tensor, threshold: Tensor, room: Tensor, c: Constants) -> bytes:
@@ -95,7 +91,7 @@ def _layer(like: Tensor, threshold: Tensor, room: Tensor, c: Constants) -> bytes
     `like` is [T, B, ...] as `_empty` makes it.
     """
     rise_and_fall = bumps(c.surrogate, c.alpha, c.levels)
-    assert rise_and_fall is not None  # `kernels_take` has asked
+    assert rise_and_fall is not None  # `kernels_for` has asked
     steps, channels, size = len(like), threshold.numel(), like.numel()
     width, rise = rise_and_fall.shape[1], rise_and_fall.data_ptr()
     return _LAYER.pack(
@@ -127,12 +123,11 @@ def _floats(*shape: int) -> Tensor:
 def _forward_cpu(
     x: Tensor, v: Tensor | None, threshold: Tensor, c: Constants, with_window: bool, return_v: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    if not kernels_take(x, threshold, c):
+    kernels = kernels_for(x, threshold, c)
+    if kernels is None:
         return reference.forward(x, v, threshold, c, with_window, return_v)
-    kernels = library()
-    assert kernels is not None
-    dtype = x.dtype
-    x = x.float() if dtype == torch.float16 else x
+    half = x.dtype == torch.float16
+    x = x.float() if half else x
     spikes = _empty(x, x.dtype)
     x = laid_out(x, spikes.stride())
     v = None if v is None else laid_out(v.float(), spikes.stride())
@@ -144,7 +139,7 @@ def _forward_cpu(
         *(x.data_ptr(), x.stride(0), pointer(v)),
         *map(pointer, (spikes, window, last)),
     )
-    return spikes.to(dtype), last, window
+    return spikes.half() if half else spikes, last, window
 
 
 def _backward_cpu(
@@ -158,13 +153,12 @@ def _backward_cpu(
     need_v: bool,
     need_threshold: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    if not kernels_take(grad_spikes, threshold, c):
+    kernels = kernels_for(grad_spikes, threshold, c)
+    if kernels is None:
         kept = grad_spikes, grad_last, window, x, v, threshold
         return reference.backward(*kept, c, need_v, need_threshold)
-    kernels = library()
-    assert kernels is not None
-    dtype = grad_spikes.dtype
-    if dtype == torch.float16:
+    half = grad_spikes.dtype == torch.float16
+    if half:
         grad_spikes, x = grad_spikes.float(), None if x is None else x.float()
     like = window if x is None else x
     assert like is not None
@@ -190,23 +184,23 @@ def _backward_cpu(
         ),
     )
     grad_threshold = None if sums is None else sums.sum(0).float().view(threshold.shape)
-    return grad_x.to(dtype), grad_v, grad_threshold
+    return grad_x.half() if half else grad_x, grad_v, grad_threshold
 
 
 def by_inductor(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, compiled by Inductor at its first call; where that fails, one warning says so and
     it runs as it is."""
-    state: dict[str, Any] = {"run": None}
+    compiled: Callable[..., Any] | None = None
 
     def run(*arguments: Any) -> Any:
-        if state["run"] is None:
-            state["run"] = torch.compile(function, fullgraph=True)
-        if state["run"] is not function:
+        nonlocal compiled
+        compiled = compiled or torch.compile(function, fullgraph=True)
+        if compiled is not function:
             try:
                 with torch._dynamo.config.patch(recompile_limit=256):  # for layers of all settings
-                    return state["run"](*arguments)
+                    return compiled(*arguments)
             except Exception as error:
-                state["run"] = function
+                compiled = function
                 reason = str(error).strip().partition("\n")[0]
                 warnings.warn(
                     f"neurons run several times slower, without Inductor: {reason}",
@@ -234,15 +228,10 @@ _spikes_backward = torch.ops.multispike._spikes_backward.default
 """The operators as Python calls them."""
 
 
-_K = torch._C.DispatchKey
-_UNSEEN = ~torch._C.DispatchKeySet.raw_repr(
-    reduce(
-        operator.or_,
-        map(torch._C.DispatchKeySet, (_K.CPU, _K.AutogradCPU, _K.AutocastCPU, _K.ADInplaceOrView)),
-        torch._C.DispatchKeySet(_K.BackendSelect),
-    )
-)
+_UNSEEN = -1
 """Bits of all dispatch keys but those of ordinary tensors on the CPU."""
+for _key in ("CPU", "AutogradCPU", "AutocastCPU", "ADInplaceOrView", "BackendSelect"):
+    _UNSEEN &= ~torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, _key)).raw_repr()
 
 
 def plain(*tensors: Tensor | None) -> bool:
@@ -269,10 +258,10 @@ def _number(value: float) -> Tensor:
 def fire(
     x: Tensor, v: Tensor | None, threshold: float | Tensor, c: Constants, return_v: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """`spikes`, without the dispatcher where nobody would see the difference.
-
-    The second output is of no meaning without `return_v`.
-    """
+    """`spikes`, without the dispatcher where nobody would see the difference; the second output is
+    of no meaning without `return_v`."""
+    if not x.is_floating_point():
+        raise invalid("x", x.dtype, "a tensor of floating-point numbers")
     number = not isinstance(threshold, Tensor)
     if not plain(x, v, None if number else threshold):
         if number:
