@@ -22,7 +22,7 @@ from multispike.environment import environment
 from multispike.export.c import export_c, flash_bytes
 from multispike.export.quantise import as_input, quantise_run
 from multispike.files import write_json
-from multispike.training.evaluation import data_of
+from multispike.training.data import data_of
 from multispike.training.run import Run, load_run
 
 QEMU = ["qemu-system-arm", "-M", "mps2-an386", "-nographic", "-kernel", "model-mps2.elf"]

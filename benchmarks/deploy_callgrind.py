@@ -36,7 +36,7 @@ from multispike.export.quantise import as_input, quantise, quantise_run
 from multispike.export.validate import identifier
 from multispike.files import write_json
 from multispike.models import create_model
-from multispike.training.evaluation import data_of
+from multispike.training.data import data_of
 from multispike.training.run import load_run
 
 DENSITIES = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)

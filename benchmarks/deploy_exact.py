@@ -32,7 +32,7 @@ from multispike.export.network import IntegerNetwork, count
 from multispike.export.onnx import export_onnx, export_openvino
 from multispike.export.quantise import as_input, quantise_run
 from multispike.files import write_json
-from multispike.training.evaluation import data_of, evaluation_loader
+from multispike.training.data import data_of, evaluation_loader
 from multispike.training.run import Run, load_run
 
 BATCH = 100

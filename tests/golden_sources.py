@@ -202,8 +202,7 @@ def architectures() -> list[str]:
 def training_loader(config: Any, cache_dir: Path | None = None, raw: bool = False) -> Any:
     """The loader that `fit` trains with; raw: its pixels as they are, whole numbers to 255."""
     from multispike.datasets import load_dataset
-    from multispike.datasets.loader import BatchLoader
-    from multispike.training.launch import augmentation_of, batch_size_of, load_data
+    from multispike.training.data import load_data, training_loader
 
     if cache_dir is None:
         dataset = load_data(config, config.timesteps)
@@ -211,12 +210,7 @@ def training_loader(config: Any, cache_dir: Path | None = None, raw: bool = Fals
         dataset = load_dataset(config.data, config.data_dir, cache_dir=cache_dir)
     channels = dataset.input_shape[0]
     mean, std = ([0.0] * channels, [1 / 255] * channels) if raw else (dataset.mean, dataset.std)
-    return BatchLoader(
-        dataset.train, batch_size_of(config, len(dataset.train)),
-        augmentation=augmentation_of(config, dataset), shuffle=True, drop_last=True,
-        seed=config.seed, num_classes=dataset.num_classes, mean=mean, std=std,
-        channels_last=config.channels_last,
-    )  # fmt: skip
+    return training_loader(config, replace(dataset, mean=mean, std=std))
 
 
 def batches(loader: Any, count: int = 2) -> dict[str, Any]:

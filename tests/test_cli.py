@@ -570,7 +570,7 @@ def test_a_resume_without_a_checkpoint_says_that_it_starts(capsys, tmp_path, mon
 
 def test_digits_do_not_fit_an_rgb_run(comparison, tmp_path):
     from multispike.training import load_data, load_run
-    from multispike.training.evaluation import evaluation_loader
+    from multispike.training.data import evaluation_loader
 
     run = load_run(comparison / "ann")
     run.data["input_shape"] = [3, 32, 32]

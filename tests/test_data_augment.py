@@ -13,7 +13,7 @@ from multispike.datasets import DATASETS
 from multispike.datasets.augment import Augmentation, Draws
 from multispike.datasets.dataset import Dataset, Split
 from multispike.errors import InputError
-from multispike.training.launch import augmentation_of
+from multispike.training.data import augmentation_of
 
 
 def draws_of(augmentation: Augmentation, count: int, height: int, width: int, seed=0) -> Draws:

@@ -25,7 +25,7 @@ from multispike.datasets import image_sets, load_dataset
 from multispike.datasets.dataset import statistics
 from multispike.datasets.source_files import fitted
 from multispike.errors import InputError
-from multispike.training.launch import load_data
+from multispike.training.data import load_data
 
 
 def random_image(seed: int, height: int, width: int, channels: int = 3) -> np.ndarray:

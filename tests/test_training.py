@@ -21,7 +21,7 @@ from multispike.errors import InputError, RunError
 from multispike.neurons import MultiLevelIF
 from multispike.results import read_runs
 from multispike.training import Interrupted, fit, launch, load_data, load_run, loop
-from multispike.training.evaluation import evaluation_loader
+from multispike.training.data import evaluation_loader, training_loader
 from multispike.training.launch import whiten_
 from multispike.training.loop import evaluate
 from multispike.training.objective import Objective
@@ -587,7 +587,7 @@ def test_a_batch_of_one_a_process_is_refused():
     """Torch's own error is about values per channel."""
     digits = load_data(TINY)
     with pytest.raises(InputError, match=r"^batch_size: got 2, allowed: at least 4, 2 a process"):
-        launch.make_loaders(replace(TINY, batch_size=2), digits, rank=0, world_size=2)
+        training_loader(replace(TINY, batch_size=2), digits, rank=0, world_size=2)
 
 
 def test_a_kill_at_the_first_file_is_no_obstacle(tmp_path):

@@ -19,8 +19,8 @@ from multispike.errors import invalid
 from multispike.progress import progress_bar
 from multispike.report.page import write_avalanche
 from multispike.report.terminal import avalanche_table
-from multispike.training.evaluation import data_of
-from multispike.training.launch import build_network, load_data
+from multispike.training.data import data_of, load_data
+from multispike.training.launch import build_network
 from multispike.training.run import Run, load_run
 
 

@@ -42,14 +42,13 @@ from multispike.results import (
     write_runs,
 )
 from multispike.training import RESULT, Run, load_run
-from multispike.training.evaluation import (
+from multispike.training.data import (
     EVALUATION_BATCH,
+    batch_size_of,
     data_of,
     evaluation_loader,
-    tell_unfinished,
 )
-from multispike.training.launch import batch_size_of
-from multispike.training.run import judged_accuracy
+from multispike.training.run import judged_accuracy, tell_unfinished
 
 
 def evaluate(settings: EvaluateConfig) -> None:

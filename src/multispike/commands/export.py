@@ -10,8 +10,8 @@ from multispike.export.bench import bench_run
 from multispike.export.formats import check_free, write
 from multispike.export.quantise import Accuracy, compare, finetune_run, quantise_run
 from multispike.report.document import give, table_of, terminal_table
-from multispike.training.evaluation import data_of, evaluation_loader, tell_unfinished
-from multispike.training.run import load_run
+from multispike.training.data import data_of, evaluation_loader
+from multispike.training.run import load_run, tell_unfinished
 
 WORTH_FINETUNING = 0.003
 """Loss of accuracy by rounding from which on a short fine-tuning is advised."""

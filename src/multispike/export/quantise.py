@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from multispike.export.layers import Shape
 from multispike.export.network import IntegerNetwork
 from multispike.export.operations import RULES
 from multispike.progress import progress_bar
-from multispike.training.launch import augmentation_of, batch_size_of
+from multispike.training.data import training_loader
 from multispike.training.run import Run
 
 
@@ -176,12 +176,8 @@ def finetune_run(run: Run, dataset: Dataset, epochs: int) -> list[float]:
     Raises:
         RunError: where the loss is no longer finite.
     """
-    loader = BatchLoader(
-        dataset.train, batch_size_of(run.config, len(dataset.train)),
-        augmentation=augmentation_of(run.config, dataset), shuffle=True, drop_last=True,
-        seed=run.config.seed, mean=run.data["mean"], std=run.data["std"],
-        channels_last=run.config.channels_last, num_classes=dataset.num_classes,
-    )  # fmt: skip
+    normalised = replace(dataset, mean=run.data["mean"], std=run.data["std"])
+    loader = training_loader(run.config, normalised)
 
     with progress_bar(True) as bar:
         task = bar.add_task("fine-tuning", total=epochs * len(loader))

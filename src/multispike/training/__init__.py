@@ -1,6 +1,7 @@
 """Training on Lightning Fabric: settings in, a run folder out."""
 
-from multispike.training.launch import fit, load_data
+from multispike.training.data import load_data
+from multispike.training.launch import fit
 from multispike.training.loop import Interrupted
 from multispike.training.run import RESULT, Run, load_run
 

@@ -18,9 +18,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from multispike.config import Recipe, TrainConfig
-from multispike.config.types import parse_sensor
-from multispike.datasets import load_dataset, source_of
-from multispike.datasets.augment import Augmentation
 from multispike.datasets.dataset import Dataset
 from multispike.datasets.loader import BatchLoader
 from multispike.errors import InputError, invalid
@@ -29,6 +26,7 @@ from multispike.models.network import Network
 from multispike.models.own import check_taken
 from multispike.models.table import ARCHITECTURES
 from multispike.plugins import failed, label
+from multispike.training.data import augmentation_of, batch_size_of, load_data, training_loader
 from multispike.training.loop import train
 from multispike.training.optim import peak_lr
 from multispike.training.run import checkpoint_of, load_weights, open_run, read_checkpoint
@@ -70,7 +68,12 @@ def fit(config: TrainConfig) -> bool:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         if config.threads or "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(config.threads or cores or 1)
-        loaders = make_loaders(config, dataset, fabric.global_rank, fabric.world_size)
+        place: dict[str, Any] = {"rank": fabric.global_rank, "world_size": fabric.world_size}
+        loader = training_loader(config, dataset, **place)
+        judge = BatchLoader(
+            dataset.validation or dataset.test, 500, mean=dataset.mean, std=dataset.std,
+            channels_last=config.channels_last, **place,
+        )  # fmt: skip
         # All settings have proved good: now a run that is to be overwritten may be deleted.
         start = _of_rank_0(fabric, lambda: open_run(config, automatic(config, dataset)))
         about = {
@@ -87,7 +90,7 @@ def fit(config: TrainConfig) -> bool:
                 "events": dataset.timesteps is not None,
             },
         }
-        train(fabric, network, *loaders, config, folder, about, start)
+        train(fabric, network, loader, judge, config, folder, about, start)
     return fabric.is_global_zero
 
 
@@ -136,51 +139,43 @@ def _of_rank_0(fabric: Fabric, function: Callable[[], Any]) -> Any:
     return outcome
 
 
-def load_data(recipe: Recipe, timesteps: int = 1) -> Dataset:
-    """The data set that a recipe names, at its limits, with its share for validation."""
-    source = source_of(recipe.data)
-    share = source.val_share if recipe.val_share is None else recipe.val_share
-    options: dict[str, Any] = {
-        "timesteps": timesteps, "size": recipe.size, "by": recipe.by, "bins": recipe.bins,
-        "split": recipe.split, "sensor": parse_sensor(recipe.sensor) if recipe.sensor else None,
-        "background": recipe.background, "skip_damaged": recipe.skip_damaged,
-        "test_share": recipe.test_share, "val_share": share,
-    }  # fmt: skip
-    dataset = load_dataset(
-        recipe.data, recipe.data_dir, limit_train=recipe.limit_train, limit_test=recipe.limit_test,
-        download=recipe.download,
-        **{name: value for name, value in options.items()
-           if name in source.options and value is not None},
-    )  # fmt: skip
-    return dataset.validated(share)
+OF_NETWORK = (
+    "alpha", "beta", "classifier", "learn_threshold", "levels", "neuron", "stem", "surrogate",
+    "threshold", "timesteps", "v_init",
+)  # fmt: skip
+"""Settings that networks of the table take."""
 
 
 def build_network(config: TrainConfig, dataset: Dataset) -> Network:
-    """The untrained network of a run, its weights drawn from `config.seed`.
-
-    Raises:
-        InputError: for a setting that a network of one's own does not take.
-    """
+    """The untrained network of a run, its weights drawn from `config.seed`; `InputError` for a
+    setting that a network of one's own does not take."""
+    config = config.resolved()
+    settings = {name: getattr(config, name) for name in OF_NETWORK}
     if config.arch not in ARCHITECTURES:
-        names = OF_NETWORK if dataset.timesteps is None else OF_NETWORK - {"timesteps"}
-        chosen = {name: getattr(config, name) for name in sorted(names)}
-        default = {name: getattr(TrainConfig, name) for name in names} | {"surrogate": "clip"}
-        check_taken(config.arch, {n: v for n, v in chosen.items() if v != default[n]})
+        timesteps = 1 if dataset.timesteps is None else config.timesteps
+        default = TrainConfig(surrogate="clip", timesteps=timesteps)
+        changed = {n: v for n, v in settings.items() if v != getattr(default, n)}
+        check_taken(config.arch, changed)
     torch.manual_seed(config.seed)
     return create_model(
-        config.arch, num_classes=dataset.num_classes, in_channels=dataset.input_shape[0],
-        neuron=config.neuron, levels=config.levels, timesteps=config.timesteps, stem=config.stem,
-        classifier=config.classifier, threshold=config.threshold, surrogate=config.gradient,
-        alpha=config.alpha, v_init=config.v_init, beta=config.beta,
-        learn_threshold=config.learn_threshold,
-    )  # fmt: skip
+        config.arch,
+        num_classes=dataset.num_classes,
+        in_channels=dataset.input_shape[0],
+        **settings,
+    )
 
 
-OF_NETWORK = {
-    "neuron", "levels", "timesteps", "stem", "classifier", "threshold", "surrogate", "alpha",
-    "v_init", "beta", "learn_threshold",
-}  # fmt: skip
-"""Settings that networks of the table take."""
+def automatic(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
+    """The values used of settings that a recipe leaves open."""
+    batch_size = batch_size_of(recipe, len(dataset.train))
+    augmentation = augmentation_of(recipe, dataset)
+    used = {
+        "batch_size": batch_size,
+        "lr": peak_lr(recipe, batch_size),
+        "flip": "random" if augmentation.flip else "none",
+        "shift": augmentation.shift,
+    }
+    return {name: value for name, value in used.items() if getattr(recipe, name) is None}
 
 
 def check_fit(network: Network, dataset: Dataset) -> None:
@@ -200,59 +195,6 @@ def check_fit(network: Network, dataset: Dataset) -> None:
             raise failed("arch", arch, f"run on {given}", error) from error
         raise invalid("data", given, f"a shape that fits {arch}") from error
     network.train()
-
-
-def batch_size_of(recipe: Recipe, images: int) -> int:
-    """`recipe.batch_size`, or a 20th of the training set, at least 32 and at most 250.
-
-    >>> batch_size_of(Recipe(), 50_000), batch_size_of(Recipe(), 1437)
-    (250, 71)
-    """
-    return min(recipe.batch_size or max(32, min(250, images // 20)), images)
-
-
-def automatic(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
-    """The values used of settings that a recipe leaves open."""
-    batch_size = batch_size_of(recipe, len(dataset.train))
-    augmentation = augmentation_of(recipe, dataset)
-    flips: dict[bool | str, str] = {False: "none", True: "random", "alternate": "alternate"}
-    used = {
-        "batch_size": batch_size,
-        "lr": peak_lr(recipe, batch_size),
-        "flip": flips[augmentation.flip],
-        "shift": augmentation.shift,
-    }
-    return {name: value for name, value in used.items() if getattr(recipe, name) is None}
-
-
-def augmentation_of(recipe: Recipe, dataset: Dataset) -> Augmentation:
-    """The recipe's augmentation; by default `Source.mirrored` sets flip, and all shift by 1/16."""
-    _, height, width = dataset.input_shape
-    flip = recipe.flip or ("random" if source_of(dataset.name).mirrored else "none")
-    shift = max(1, min(height, width) // 16) if recipe.shift is None else recipe.shift
-    flips: dict[str, Any] = {"none": False, "random": True, "alternate": "alternate"}
-    return Augmentation(flips[flip], shift, recipe.cutout, recipe.mixup, recipe.drop)
-
-
-def make_loaders(
-    recipe: Recipe, dataset: Dataset, rank: int = 0, world_size: int = 1
-) -> tuple[BatchLoader, BatchLoader]:
-    """Training batches of one of `world_size` processes, and those that each epoch is judged by: of
-    the validation split, or of the test where there is none."""
-    common: dict[str, Any] = dict(
-        mean=dataset.mean, std=dataset.std, channels_last=recipe.channels_last,
-        rank=rank, world_size=world_size,
-    )  # fmt: skip
-    batch_size = batch_size_of(recipe, len(dataset.train))
-    if batch_size < 2 * world_size:
-        allowed = f"at least {2 * world_size}, 2 a process, for batch norm"
-        raise invalid("batch_size", batch_size, allowed)
-    train = BatchLoader(
-        dataset.train, batch_size,
-        augmentation=augmentation_of(recipe, dataset), shuffle=True, drop_last=True,
-        seed=recipe.seed, num_classes=dataset.num_classes, **common,
-    )  # fmt: skip
-    return train, BatchLoader(dataset.validation or dataset.test, 500, **common)
 
 
 def whiten_stem(network: Network, dataset: Dataset) -> None:

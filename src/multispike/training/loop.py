@@ -56,25 +56,17 @@ def train(
     folder: Path,
     about: dict[str, Any],
     start: Path | None = None,
-) -> list[dict[str, float]]:
-    """Train a network by a recipe.
+) -> None:
+    """Train a network, any module from inputs to logits [B, classes], by a recipe.
 
     Args:
         fabric: launched.
-        network: any module from the loaders' inputs to logits [B, classes].
         train_loader, judge_loader: batches of this process, of the training and those that each
             epoch is judged by.
         folder: where last.ckpt, best.ckpt and metrics.csv go.
         about: what checkpoints tell of the run; "data" has to be the same on going on, and its
             "validation" says that epochs are judged by a split of that name, not by the test.
         start: a last.ckpt to go on from.
-
-    Returns:
-        One dict an epoch, the rows of metrics.csv.
-
-    Raises:
-        InputError: if `start` can't be gone on from.
-        RunError, Interrupted: as `fit`.
     """
     if recipe.channels_last:
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -160,7 +152,6 @@ def train(
                 raise Interrupted
     if fabric.is_global_zero:  # again: a kill may have come between last.ckpt and this file
         write_rows(folder / "metrics.csv", state.rows)
-    return state.rows
 
 
 @torch.no_grad()
@@ -199,7 +190,15 @@ def _save(
     fabric: Fabric, state: State, epoch: int, folder: Path, is_best: bool | None = None
 ) -> None:
     """Write last.ckpt; at an epoch's end, where `is_best` is told, also what follows from it."""
-    for name in state.not_finite():
+    tensors = {
+        f"network.{name}": value
+        for module in (state.network, state.tested)
+        for name, value in module.state_dict().items()
+        if value.is_floating_point()
+    }
+    finite = torch.stack([value.isfinite().all() for value in tensors.values()]).tolist()
+    if not all(finite):
+        name = [*tensors][finite.index(False)]
         raise diverged(f"{name} is not finite after step {state.step}", folder)
     content = state.checkpoint(epoch, _sum(fabric, state.sums))
     if not fabric.is_global_zero:
@@ -216,7 +215,7 @@ class State:
     """What a training has become after `step` steps.
 
     Attributes:
-        average: moving average of the objective, if there is one.
+        average: of the weights, if there is one.
         rows: one dict an epoch, the content of metrics.csv.
         train_seconds: time spent in training epochs, without evaluation, over all sessions.
         sums: loss, correct, samples of this epoch so far, in this process.
@@ -238,7 +237,8 @@ class State:
         return self.network if self.average is None else self.average
 
     def update_average(self, decay: float) -> None:
-        """Move the average; it begins with the weights after the first step."""
+        """Move the average; it begins with the weights after the first step. `AveragedModel` of
+        torch would read a scalar in every step."""
         update = get_ema_multi_avg_fn(decay if self.step > 1 else 0.0)
         tensors = [
             [tensor.detach() for tensor in chain(module.parameters(), module.buffers())]
@@ -257,17 +257,6 @@ class State:
                 raise diverged(f"the loss is {loss} at step {step} (epoch {epoch + 1})", folder)
             for place, amount in enumerate((loss * images, correct, images)):
                 self.sums[place] += amount
-
-    def not_finite(self) -> list[str]:
-        """Names of weights and buffers that hold NaN or infinity."""
-        tensors = {
-            f"network.{name}": value
-            for module in (self.network, self.tested)
-            for name, value in module.state_dict().items()
-            if value.is_floating_point()
-        }
-        finite = torch.stack([value.isfinite().all() for value in tensors.values()]).tolist()
-        return [name for name, good in zip(tensors, finite, strict=True) if not good]
 
     def checkpoint(self, epoch: int, sums: list[float]) -> dict[str, Any]:
         """The content of last.ckpt, in Lightning's layout; `sums` are those of all processes."""
@@ -295,11 +284,8 @@ class State:
         return content
 
     def load(self, path: Path, first: bool) -> None:
-        """Go on from a last.ckpt, also of versions that trained by Lightning's Trainer.
-
-        Args:
-            first: whether this is rank 0, which takes over the sums of all processes.
-        """
+        """Go on from a last.ckpt, also of versions that trained by Lightning's Trainer; the `first`
+        process, rank 0, takes over the sums of all."""
         content = read_checkpoint(path)
         saved = content["multispike"]
         check_same_data(self.about["data"], saved["data"], path)

@@ -19,10 +19,7 @@ and one such batch, of digits, made it 7,900: the threshold would leave all boun
 
 class Objective:
     """The loss of a network; with an activity penalty it keeps the spikes of every forward call.
-
-    Args:
-        network: of any architecture; gradients of its learned thresholds are bounded as well.
-    """
+    Gradients of learned thresholds are bounded as well."""
 
     def __init__(self, network: nn.Module, recipe: Recipe) -> None:
         self.label_smoothing = recipe.label_smoothing
@@ -30,19 +27,17 @@ class Objective:
         self._spikes: list[Tensor] = []
         for name, parameter in network.named_parameters():
             if name.endswith("threshold"):
-                parameter.register_hook(_bounded)
+                parameter.register_hook(
+                    lambda grad: grad.clamp(-THRESHOLD_GRADIENT, THRESHOLD_GRADIENT)
+                )
         if recipe.activity_penalty:
             for module in network.modules():
                 if isinstance(module, MultiLevelIF):
                     module.register_forward_hook(self._keep_spikes)
 
     def __call__(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What to minimise, the loss without the penalty, and the number of right answers.
-
-        Args:
-            logits: of the last forward call, [B, classes].
-            targets: classes [B], or their shares [B, classes].
-        """
+        """What to minimise, the loss without the penalty, and the number of right answers, of the
+        last call's logits [B, classes] and targets, classes [B] or their shares [B, classes]."""
         logits = logits.float()
         loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
         labels = targets if targets.dim() == 1 else targets.argmax(1)
@@ -68,7 +63,3 @@ class Objective:
         neurons = sum(z.numel() for z in self._spikes)
         self._spikes.clear()
         return events / neurons
-
-
-def _bounded(grad: Tensor) -> Tensor:
-    return grad.clamp(-THRESHOLD_GRADIENT, THRESHOLD_GRADIENT)

@@ -17,13 +17,8 @@ FINAL_LR = 1e-3
 MUON_MOMENTUM = 0.6
 """Nesterov momentum of Muon's own weights, of cifar10-airbench."""
 
-_REFERENCE_BATCH = 250
 _PEAK = {"sgd": 0.2, "adamw": 0.002, "muon": 0.05}
-
-
-def default_lr(optimizer: str, batch_size: int) -> float:
-    """Peak learning rate of an optimiser, in proportion to the batch size."""
-    return _PEAK[optimizer] * batch_size / _REFERENCE_BATCH
+"""Peak learning rates of a batch of 250, to which they are in proportion."""
 
 
 def peak_lr(recipe: Recipe, batch_size: int) -> float:
@@ -32,7 +27,7 @@ def peak_lr(recipe: Recipe, batch_size: int) -> float:
     >>> peak_lr(Recipe(), 250), peak_lr(Recipe(lr=0.1), 250)
     (0.2, 0.1)
     """
-    return recipe.lr or default_lr(recipe.optimizer, batch_size)
+    return recipe.lr or _PEAK[recipe.optimizer] * batch_size / 250
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe, batch_size: int) -> list[dict[str, Any]]:
@@ -54,7 +49,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe, batch_size: int) -> list[
             elif not any(parameter is other for other in others):  # thresholds may be shared
                 others.append(parameter)
     peak = peak_lr(recipe, batch_size)
-    lr = default_lr("sgd", batch_size) if recipe.optimizer == "muon" else peak
+    lr = _PEAK["sgd"] * batch_size / 250 if recipe.optimizer == "muon" else peak
     groups: list[dict[str, Any]] = [
         {"params": matrices, "lr": peak, "weight_decay": 0.0, "orthogonal": True},
         {"params": decayed, "lr": lr, "weight_decay": recipe.weight_decay},
@@ -94,8 +89,11 @@ class Muon(torch.optim.Optimizer):
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
-            grads = [weight.grad for weight in weights if weight.grad is not None]
-            moments: list[Any] = [self._moment(weight) for weight in weights]
+            grads = [weight.grad for weight in weights]
+            for weight in weights:
+                if not self.state[weight]:
+                    self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+            moments = [self.state[weight]["momentum_buffer"] for weight in weights]
             lr, momentum = group["lr"], group["momentum"]
             if not group["orthogonal"]:
                 sgd(
@@ -110,12 +108,6 @@ class Muon(torch.optim.Optimizer):
             for weight, update in zip(weights, orthogonal(updates), strict=True):
                 weight.mul_(len(weight) ** 0.5 / weight.norm()).add_(update, alpha=-lr)
         return loss
-
-    def _moment(self, weight: Tensor) -> Tensor:
-        state = self.state[weight]
-        if not state:
-            state["momentum_buffer"] = torch.zeros_like(weight)
-        return state["momentum_buffer"]
 
 
 def orthogonal(updates: Sequence[Tensor]) -> list[Tensor]:

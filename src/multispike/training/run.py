@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import shutil
+import sys
 import warnings
 import zipfile
 from dataclasses import dataclass
@@ -119,36 +120,24 @@ def load_run(folder: str | Path, checkpoint: str = "last.ckpt") -> Run:
 
 def checkpoint_of(run: str | Path, argument: str, checkpoint: str = "last.ckpt") -> Path:
     """The checkpoint of a run's folder, of a name of `multispike pretrained`, or the file itself;
-    `argument` is what the caller calls it.
-
-    Raises:
-        InputError: if there is neither.
-    """
+    `argument` is what the caller calls it."""
     path = find(str(run))
     if path.is_dir():
         return path / checkpoint
-    allowed = "allowed: a run folder or a .ckpt file"
-    if not path.is_file():
-        raise InputError(f"{argument}: got {str(run)!r}, which does not exist; {allowed}")
-    if path.suffix == ".npz":
-        why = "an integer network, which `multispike predict` takes"
-        raise InputError(f"{argument}: got {str(run)!r}, {why}; {allowed}")
-    return path
+    if path.is_file() and path.suffix != ".npz":
+        return path
+    why = "an integer network, which `multispike predict` takes"
+    why = why if path.is_file() else "which does not exist"
+    raise InputError(f"{argument}: got {str(run)!r}, {why}; allowed: a run folder or a .ckpt file")
 
 
 def load_weights(
     network: Network, checkpoint: dict[str, Any], path: Path, new_head: bool = False
 ) -> list[str]:
-    """Put a checkpoint's weights into a network.
+    """Put a checkpoint's weights, of the same architecture, into a network.
 
     With `new_head` the last layer keeps its own where the classes differ, and thresholds where only
-    one of the networks learns them.
-
-    Returns:
-        Lines that say what kept its own.
-
-    Raises:
-        InputError: for those of another architecture.
+    one of the networks learns them; the lines returned say which.
     """
     weights = {
         key.removeprefix("network."): value for key, value in checkpoint["state_dict"].items()
@@ -179,11 +168,8 @@ def load_weights(
 def open_run(config: TrainConfig, used: dict[str, Any] | None = None) -> Path | None:
     """Make or reopen the run folder; the checkpoint to go on from, or None for a fresh start.
 
-    Args:
-        used: values of settings that `config` leaves open, for config.yaml.
-
-    Raises:
-        InputError: if the folder holds another run, or anything that is of no run.
+    `used` are the values of settings that `config` leaves open, for config.yaml. A folder with
+    another run, or with anything that is of no run, is refused.
     """
     folder = Path(config.folder)
     settings = folder / "config.yaml"
@@ -202,7 +188,7 @@ def open_run(config: TrainConfig, used: dict[str, Any] | None = None) -> Path | 
                 " allowed: another folder, or --resume, or --overwrite"
             )
         same_run(read_settings(settings), config)
-    elif folder.exists() and not all(map(_left_by_a_kill, folder.iterdir())):
+    elif {*folder.glob("*")} - {*folder.glob(".config.yaml.*.tmp")}:  # which a kill leaves
         raise InputError(
             f"out: got {str(folder)!r}, which holds files that are no run; allowed: a new folder"
         )
@@ -221,17 +207,8 @@ def open_run(config: TrainConfig, used: dict[str, Any] | None = None) -> Path | 
     return last if last.exists() else None
 
 
-def _left_by_a_kill(path: Path) -> bool:
-    """Whether this is what a kill leaves of the first file of a run."""
-    return re.fullmatch(r"\.config\.yaml\.\d+\.tmp", path.name) is not None
-
-
 def _clear(folder: Path) -> None:
-    """Delete a run but for its config.yaml, or nothing where there is anything else.
-
-    Raises:
-        InputError: naming what is not of a run.
-    """
+    """Delete a run but for its config.yaml, or nothing where there is anything else."""
     paths = sorted(folder.iterdir(), key=lambda path: path.name != RESULT)  # unfinished at once
     for path in paths:
         name = re.sub(r"^\.(.+)\.\d+\.tmp$", r"\1", path.name)  # what a kill leaves of a file
@@ -278,17 +255,20 @@ def write_rows(path: Path, rows: list[dict[str, float]]) -> None:
     write_text(path, "\n".join(lines) + "\n")
 
 
+def tell_unfinished(run: Run) -> None:
+    """One line where a run's training was stopped before its last epoch."""
+    done = int(run.rows[-1]["epoch"]) if run.rows else 0
+    if done < run.config.epochs and not (run.folder / RESULT).exists():
+        print(f"{run.folder}: stopped after epoch {done} of {run.config.epochs}", file=sys.stderr)
+
+
 def read_settings(path: Path) -> dict[str, Any]:
     """The settings of a config.yaml, as the run was given them."""
     return as_given(read_yaml("config", path))
 
 
 def write_checkpoint(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
-    """Replace a checkpoint, or leave the one that is there.
-
-    Raises:
-        RunError: if it can't be written.
-    """
+    """Replace a checkpoint; where it can't be written (`RunError`), the one that is there stays."""
     try:
         with replacing(path) as temporary:
             torch.save(content, temporary)
@@ -308,11 +288,7 @@ def weights_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The content of a checkpoint, on the CPU; only tensors and plain values are accepted.
-
-    Raises:
-        InputError: if there is none, or it is truncated, or it holds anything that could run code.
-    """
+    """The content of a checkpoint, on the CPU; only tensors and plain values are accepted."""
     path = Path(path)
     if not path.is_file():
         raise InputError(
