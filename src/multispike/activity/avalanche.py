@@ -1,9 +1,7 @@
 """The spike avalanche: how much activity a residual network carries along its depth.
 
-Where a block's path and its shortcut meet, three tensors are measured: what the direct path
-brings, what the shortcut brings, and what leaves the block. All amplitudes are in levels, that is
-divided by V_th/N; where a path carries potentials instead of spikes (MS-ResNet; the direct path of
-a Spiking ResNet), they are magnitudes |v| in the same unit, and marked so.
+Amplitudes are in levels, that is divided by V_th/N; where a path carries potentials (MS-ResNet; the
+direct path of a Spiking ResNet), they are magnitudes |v| in the same unit, and marked so.
 """
 
 from __future__ import annotations
@@ -19,12 +17,12 @@ from multispike.activity import record_activity
 from multispike.errors import invalid
 from multispike.models.network import Network
 from multispike.models.table import ARCHITECTURES, Family, ResNet
-from multispike.results import Crossing, SpikeLayer
+from multispike.results import SpikeLayer
 
 Branch = Literal["direct", "shortcut", "out"]
-BRANCHES: tuple[Branch, ...] = ("direct", "shortcut", "out")
-"""What the block computed, what bypassed it, and what leaves the block after sum and barrier."""
 TITLES: dict[Branch, str] = {"direct": "direct path", "shortcut": "shortcut", "out": "block output"}
+"""What the block computed, what bypassed it, and what leaves the block after sum and barrier."""
+BRANCHES = tuple(TITLES)
 
 _CALIBRATION = 4
 """Batches whose statistics untrained batch normalisations take, all weighted equally."""
@@ -117,12 +115,30 @@ def record_avalanche(network: Network, loader: Iterable[tuple[Tensor, Tensor]]) 
     activity = record_activity(network, loader, potentials=True)
     sent = {layer.name: layer for layer in activity.neurons}
     sites = []
-    for item in activity.sums:
+    for item in activity.sums:  # "body.stage2_block1.merge"
+        block = item.name.split(".")[-2]
+        stage, index = (int(part[5:]) for part in block.split("_"))
         inside = row.family.after_sum and item.neuron  # MS: that of the next block
         out = sent[inside] if inside else item.total
         for branch, found in zip(BRANCHES, (item.direct, item.shortcut, out), strict=True):
             assert found is not None
-            sites.append(_site(item.name, branch, found, row.family, config["levels"]))
+            limit = bound(row.family, branch, index, config["levels"])
+            spiking = isinstance(found, SpikeLayer)
+            # Products of graded spikes are whole steps too, but finer ones than V_th/N.
+            steps = found.levels // limit if spiking and limit else 1
+            site = Site(
+                block=block,
+                stage=stage,
+                index=index,
+                branch=branch,
+                spikes=spiking and steps == 1,
+                neurons=found.neurons,
+                density=found.density,
+                amplitude=found.amplitude / steps,
+                largest=found.max_level / steps if spiking else found.largest,
+                bound=limit,
+            )
+            sites.append(site)
     return Avalanche(config["arch"], config["levels"], config["timesteps"], False, tuple(sites))
 
 
@@ -130,28 +146,6 @@ def residual_row(arch: str, neuron: str) -> ResNet | None:
     """The row of a residual network with spiking neurons; None for all others."""
     row = ARCHITECTURES.get(arch)
     return row if isinstance(row, ResNet) and neuron != "relu" else None
-
-
-def _site(name: str, branch: Branch, found: Crossing, family: Family, levels: int) -> Site:
-    """What was recorded at a sum, "body.stage2_block1.merge", in levels of V_th/N."""
-    block = name.split(".")[-2]
-    stage, index = (int(part[5:]) for part in block.split("_"))
-    limit = bound(family, branch, index, levels)
-    spiking = isinstance(found, SpikeLayer)
-    # Products of graded spikes are whole steps too, but finer ones than V_th/N.
-    steps = found.levels // limit if spiking and limit else 1
-    return Site(
-        block=block,
-        stage=stage,
-        index=index,
-        branch=branch,
-        spikes=spiking and steps == 1,
-        neurons=found.neurons,
-        density=found.density,
-        amplitude=found.amplitude / steps,
-        largest=found.max_level / steps if spiking else getattr(found, "largest", 0.0),
-        bound=limit,
-    )
 
 
 def bound(family: Family, branch: Branch, index: int, levels: int) -> int | None:

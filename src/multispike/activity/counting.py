@@ -21,9 +21,9 @@ class Stats:
 
     events: non-zeros at each position, [H, W], or one number for a shape (F,).
     amplitude: the same, weighted by value (levels times step); None for analog values.
-    histogram: elements at each level 0..levels; None for analog values and for many levels.
+    histogram: elements at each level; None for analog values and for many levels.
     top: the largest level.
-    decoded: histogram of the levels summed over `timesteps` > 1, 0..N*T; None where not counted.
+    decoded: histogram of the levels summed over `timesteps` > 1; None where not counted.
     """
 
     shape: tuple[int, ...]
@@ -87,20 +87,10 @@ def _counts(rows: Tensor, unit: float | Tensor | None, levels: int, timesteps: i
     return counts._replace(sums=counts.sums.permute(0, *back))
 
 
-def split_time(x: Tensor, timesteps: int) -> Tensor | None:
-    """x [T, B, ...] or, with merged axes, [T*B, ...] as [T, ...]; None for other layouts."""
-    if x.shape[0] == timesteps:
-        return x
-    return x.unflatten(0, (timesteps, -1)) if x.shape[0] % timesteps == 0 else None
-
-
-def count_decoded(x: Tensor, shape: tuple[int, ...], timesteps: int, grid: Grid) -> Tensor | None:
-    """Histogram of the levels summed over time, 0..N*T, of spikes x."""
-    over_time = split_time(x, timesteps)
-    if over_time is None:
-        return None
-    levels = grid.levels * timesteps
-    z = _levels(over_time.sum(0).reshape(-1, *shape), grid.unit(shape), levels)
+def count_decoded(x: Tensor, shape: tuple[int, ...], grid: Grid) -> Tensor:
+    """Histogram of the levels summed over time, 0..N*T, of spikes x [T, ..., *shape]."""
+    levels = grid.levels * len(x)
+    z = _levels(x.sum(0).reshape(-1, *shape), grid.unit(shape), levels)
     return torch.bincount(z.flatten().long(), minlength=levels + 1).double().cpu()
 
 
@@ -181,8 +171,8 @@ class Errors:
         threshold = torch.as_tensor(grid.unit(x.shape[2:])).to(x) * grid.levels
         mean, decoded = x.mean(0) / threshold, spikes.mean(0) / threshold
         self.neurons += mean.numel()
-        self._relu += sum_of_squares(decoded - mean.clamp(min=0))
-        self._clipped += sum_of_squares(decoded - mean.clamp(0, 1))
+        self._relu += (decoded - mean.clamp(min=0)).double().square().sum().item()
+        self._clipped += (decoded - mean.clamp(0, 1)).double().square().sum().item()
 
     @property
     def relu(self) -> float:
@@ -195,19 +185,11 @@ class Errors:
         return math.sqrt(self._clipped / self.neurons)
 
 
-def sum_of_squares(x: Tensor) -> float:
-    """Sum of squares, in double precision."""
-    return x.double().square().sum().item()
-
-
 def sum_of_histograms(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     """Sum of two histograms of perhaps different length."""
     if a is None or b is None:
         return b if a is None else a
-    if len(a) == len(b):
-        return a + b
-    longer, shorter = (a, b) if len(a) >= len(b) else (b, a)
-    total = longer.clone()
+    total, shorter = (a.clone(), b) if len(a) >= len(b) else (b.clone(), a)
     total[: len(shorter)] += shorter
     return total
 

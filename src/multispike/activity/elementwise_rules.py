@@ -11,7 +11,7 @@ from torch import Tensor
 
 from multispike.activity.grid import Grid, joined_grids
 from multispike.activity.layout import Window
-from multispike.activity.provenance import Carries, Effect, Node, Signal, Unknown
+from multispike.activity.provenance import Carries, Effect, Node, Signal, Unknown, aligned
 from multispike.activity.signals import Rule, Signals
 from multispike.layer_record import Kind
 
@@ -108,8 +108,7 @@ def _common(nodes: tuple[Node, ...]) -> Carries:
     """What a sum or a concatenation carries: spikes if all do, in the same steps."""
     kinds = {node.carries for node in nodes}
     if kinds == {"spikes"}:
-        grids = [node.grid for node in nodes if node.grid is not None]
-        return "spikes" if all(grid.aligned(grids[0]) for grid in grids) else "analog"
+        return "spikes" if aligned(nodes) else "analog"
     # Spikes that meet analog values or potentials add to them in place.
     return "analog" if kinds == {"analog"} else "potential"
 

@@ -1,7 +1,7 @@
 """Shapes: where time, samples and features are among a tensor's axes; how windows meet inputs.
 
-What is known of a tensor's origin tells: the shape of one row of the layer that computed it. Sizes
-tell where that is not known; where they leave it open, the number of timesteps, if it is given.
+The shape of one row of the layer that computed a tensor tells, where it is known, else sizes, and
+where they leave it open the number of timesteps, if it is given.
 """
 
 from __future__ import annotations
@@ -28,22 +28,17 @@ class Window(Geometry):
     adaptive: bool = False
 
     def reads(self, axis: int) -> Tensor:
-        """How many (output, kernel position) pairs read each place along one axis.
-
-        >>> Window((1, 4, 4), (1, 2, 2), (3, 3), (2, 2), (1, 1)).reads(0).tolist()
-        [1.0, 2.0, 1.0, 1.0]
-        """
-        if self.adaptive:
-            reads = adaptive_reads(self.in_shape[axis + 1], self.out_shape[axis + 1])
-        else:
-            reads = positions_read(self, axis)
+        """How many (output, kernel position) pairs read each place along one axis."""
+        sizes = self.in_shape[axis + 1], self.out_shape[axis + 1]
+        reads = adaptive_reads(*sizes) if self.adaptive else positions_read(self, axis)
         return torch.tensor(reads, dtype=torch.float64)
 
     def taps(self, per_position: Tensor) -> float:
-        """Kernel positions reached by counts [H, W] (a scalar, for a layer without kernel)."""
-        for axis in reversed(range(per_position.dim())):
-            per_position = per_position @ self.reads(axis)
-        return float(per_position)
+        """Kernel positions reached by counts [H, W]; their sum, for a layer without kernel."""
+        if len(self.in_shape) >= 3:
+            for axis in reversed(range(per_position.dim())):
+                per_position = per_position @ self.reads(axis)
+        return float(per_position.sum())
 
 
 @cache
@@ -113,15 +108,12 @@ class Layout:
             return
         grown = out.dim() > x.dim() or x.shape[0] != first
         copies = out.numel() == first * x.numel()
-        if second == self.batch and copies and grown and self._is_time(first):
+        if second == self.batch and copies and grown and self.timesteps in (None, first):
             self.time, self.steps = "first", first
-        elif first == self.batch and out.numel() == second * x.numel() and self._is_time(second):
+        elif first == self.batch and out.numel() == second * x.numel():
             stacked = out.dim() == x.dim() + 1 and x.shape[0] == first
-            if stacked or out.dim() == 5:
+            if (stacked or out.dim() == 5) and self.timesteps in (None, second):
                 self.time, self.steps = "second", second
-
-    def _is_time(self, size: int) -> bool:
-        return self.timesteps in (None, size)
 
     def time_axis(self, shape: Shape) -> int:
         """Where a stacked tensor of this shape has time: 0 or 1."""
@@ -150,8 +142,7 @@ class Layout:
                 return shape[1:]
             if leading == two:
                 return shape[2:]
-        stacked = self.time_axis(shape) == 1 or self._stacked(shape, name)
-        return shape[2:] if stacked else shape[1:]
+        return shape[2:] if self.time_axis(shape) or self._stacked(shape, name) else shape[1:]
 
     def _stacked(self, shape: Shape, name: str) -> bool:
         """Whether sizes look like [T, B, ...], rather than [B, ...] or [T * B, ...]."""
@@ -179,10 +170,17 @@ class Layout:
         """How many timesteps x [..., *shape] holds, at least 1."""
         return max(1, x.numel() // math.prod(shape) // self.batch)
 
-    def time_first(self, x: Tensor, timesteps: int) -> Tensor:
-        """x [T, B, ...] or [T * B, ...] as it is; with the samples first as [T, B, ...]."""
-        if self.time != "second" or timesteps == 1:
+    def over_time(self, x: Tensor, steps: int) -> Tensor | None:
+        """x as [T, ...], also with merged axes or the samples first; None of other layouts.
+
+        One step is x as it is.
+        """
+        if steps == 1:
             return x
-        if x.shape[0] == self.batch * timesteps:
-            x = x.unflatten(0, (self.batch, timesteps))
-        return x.transpose(0, 1) if self.time_axis(tuple(x.shape)) else x
+        if self.time == "second":
+            if x.shape[0] == self.batch * steps:
+                x = x.unflatten(0, (self.batch, steps))
+            x = x.transpose(0, 1) if self.time_axis(tuple(x.shape)) else x
+        if x.shape[0] % steps:
+            return None
+        return x if x.shape[0] == steps else x.unflatten(0, (steps, -1))

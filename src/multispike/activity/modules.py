@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import activation, batchnorm, conv, normalization, pooling, rnn, sparse
+from torch.nn.modules import batchnorm, conv, pooling, rnn
 
 from multispike.activity.counting import Errors, count_decoded, sum_of_histograms
 from multispike.activity.elementwise_rules import Activation
@@ -23,23 +23,10 @@ from multispike.activity.tracing import Tracer
 from multispike.neurons import MIN_THRESHOLD, MultiLevelIF
 
 LAYERS = (
-    conv._ConvNd,
-    nn.Linear,
-    nn.Bilinear,
-    batchnorm._NormBase,
-    normalization.LayerNorm,
-    normalization.GroupNorm,
-    normalization.LocalResponseNorm,
-    nn.RMSNorm,
-    pooling._MaxPoolNd,
-    pooling._AvgPoolNd,
-    pooling._AdaptiveAvgPoolNd,
-    pooling._AdaptiveMaxPoolNd,
-    pooling._LPPoolNd,
-    rnn.RNNBase,
-    rnn.RNNCellBase,
-    sparse.Embedding,
-    activation.MultiheadAttention,
+    *(conv._ConvNd, nn.Linear, nn.Bilinear, nn.Embedding, nn.MultiheadAttention),
+    *(batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.RMSNorm),
+    *(pooling._MaxPoolNd, pooling._AvgPoolNd, pooling._LPPoolNd, pooling._AdaptiveAvgPoolNd),
+    *(pooling._AdaptiveMaxPoolNd, rnn.RNNBase, rnn.RNNCellBase),
 )
 """A module that contains one of these is not a neuron."""
 
@@ -54,30 +41,22 @@ def is_weightless(module: nn.Module) -> bool:
 def hooks(model: nn.Module, tracer: Tracer, errors: bool) -> Iterator[None]:
     """Tell the tracer which module runs; every hook is removed at the end whatever happens."""
     seen = Modules(model, tracer, errors)
-    handles, stepped = [], []
-    try:
+    with ExitStack() as stack, seen.untraced:
         for name, module in model.named_modules():
             if isinstance(module, torch.jit.ScriptModule):
                 continue  # takes no hooks; what reads its output notes that
             frame = partial(Frame, module, name, is_weightless(module))
             if isinstance(module, MultiLevelIF):
                 vars(module)["step"] = partial(seen.step, frame, module, module.step)
-                stepped.append(module)
-            handles += [
-                module.register_forward_pre_hook(partial(seen.enter, frame), with_kwargs=True),
-                module.register_forward_hook(seen.leave),
-            ]
+                stack.callback(vars(module).pop, "step")
+            enter = partial(seen.enter, frame)
+            stack.enter_context(module.register_forward_pre_hook(enter, with_kwargs=True))
+            stack.enter_context(module.register_forward_hook(seen.leave))
         yield
-    finally:
-        seen.untraced.close()
-        for handle in handles:
-            handle.remove()
-        for module in stepped:
-            del vars(module)["step"]
 
 
 class Modules:
-    """What the hooks do."""
+    """What the hooks do; `frame` makes the `Frame` of a module that begins."""
 
     def __init__(self, model: nn.Module, tracer: Tracer, errors: bool) -> None:
         self._root = model
@@ -90,14 +69,7 @@ class Modules:
         self.untraced = ExitStack()
         """Open while a neuron of ours runs and is counted: its operations are not traced."""
 
-    def step(
-        self,
-        frame: Callable[[], Frame],
-        module: MultiLevelIF,
-        step: Any,
-        x_t: Tensor,
-        v: Any = None,
-    ) -> tuple[Tensor, Tensor]:
+    def step(self, frame: Any, module: MultiLevelIF, step: Any, x_t: Tensor, v: Any = None) -> Any:
         """`MultiLevelIF.step`, seen as the module's call is."""
         self.enter(frame, module, (x_t,), {})
         spikes, v = step(x_t, v)
@@ -105,7 +77,6 @@ class Modules:
         return spikes, v
 
     def enter(self, frame: Callable[[], Frame], module: nn.Module, args: Any, kwargs: Any) -> None:
-        """A module begins."""
         entered, inside = frame(), self._tracer.inside_neuron
         own = isinstance(module, MultiLevelIF)
         if own or (entered.weightless and module is not self._root and not inside):
@@ -120,7 +91,6 @@ class Modules:
         self._tracer.frames.append(entered)
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        """A module has returned."""
         frames = self._tracer.frames
         while frames and frames[-1].module is not module:
             frames.pop()  # modules that an exception left
@@ -140,9 +110,15 @@ class Modules:
 
         x: its input, where errors are wanted.
         """
-        grid, leak = own_grid(module), module.config.beta != 1
+        threshold = module.threshold
+        if isinstance(threshold, Tensor):
+            threshold = threshold.detach().clamp_min(MIN_THRESHOLD).double().cpu()
+        if isinstance(threshold, Tensor) and threshold.dim():
+            grid = Grid(1 / module.levels, module.levels, threshold)
+        else:
+            grid = Grid(float(threshold) / module.levels, module.levels)
         outer = next((outer for outer in self._tracer.frames if outer.atomic), frame)
-        make = partial(Source, grid=grid, leak=leak)
+        make = partial(Source, grid=grid, leak=module.config.beta != 1)
         neuron = self._neuron(outer.name, frame.source, output, 0, make)
         if x is not None:
             neuron.errors = neuron.errors or Errors()
@@ -183,16 +159,18 @@ class Modules:
         shape = tuple(spikes.shape)
         like = (shape, shape[1:], shape[:1] + shape[2:])  # whole, or of one timestep
         kept = [x for part in frame.module.modules() for x in own_tensors(part).values()]
-        states = max(len([x for x in _tensors(found) if x is not spikes and x.shape in like
-                          and not bool(((x == 0) | (x == 1)).all())])
-                     for found in (kept, outputs))  # fmt: skip
-        if states > 1:
-            self._tracer.notes[f"neuron at {frame.name}: {states} state variables, of which one"
-                               " potential is counted"] = None  # fmt: skip
+        states = max(
+            sum(x is not spikes and x.shape in like and not bool(((x == 0) | (x == 1)).all())
+                for x in _tensors(found)) for found in (kept, outputs)
+        )  # fmt: skip
         own = [name for name, x in frame.module.named_parameters() if x.numel() > 1]
+        missing = []
+        if states > 1:
+            missing.append(f"{states} state variables, of which one potential is counted")
         if own and frame.weightless:
-            self._tracer.notes[f"neuron at {frame.name}: reads of its {', '.join(own)}, one a"
-                               " neuron or channel, are not counted"] = None  # fmt: skip
+            each = "one a neuron or channel"
+            missing.append(f"reads of its {', '.join(own)}, {each}, are not counted")
+        self._tracer.notes.update({f"neuron at {frame.name}: {line}": None for line in missing})
 
     def _neuron(
         self, name: str, source: Signal | None, output: Tensor, index: int, make: Any
@@ -214,10 +192,9 @@ class Modules:
         signal = self._tracer.send(neuron, output, output, neuron.shape)
         steps = layout.steps_of(output, neuron.shape)
         if steps > 1:
-            decoded = signal.decoded(steps)
-            if decoded is None and neuron.grid is not None:
-                x = layout.time_first(output, steps)
-                decoded = count_decoded(x, neuron.shape, steps, neuron.grid)
+            decoded, over_time = signal.decoded(steps), layout.over_time(output, steps)
+            if decoded is None and over_time is not None and neuron.grid is not None:
+                decoded = count_decoded(over_time, neuron.shape, neuron.grid)
             neuron.out.decoded = sum_of_histograms(neuron.out.decoded, decoded)
         return neuron
 
@@ -230,17 +207,6 @@ class Modules:
             {node, *(node.inputs if is_sum(node) else ())} for node in (inputs[0], neuron.inputs[0])
         )
         return neuron if now & before and neuron in inputs[0].ancestors() else None
-
-
-def own_grid(module: MultiLevelIF) -> Grid:
-    """The values that our neuron can send."""
-    threshold = module.threshold
-    if not isinstance(threshold, Tensor):
-        return Grid(threshold / module.levels, module.levels)
-    threshold = threshold.detach().clamp_min(MIN_THRESHOLD).double().cpu()
-    if threshold.dim() == 0:
-        return Grid(threshold.item() / module.levels, module.levels)
-    return Grid(1 / module.levels, module.levels, threshold)
 
 
 _LEAKS = ("beta", "_beta", "decay", "mem_decay", "leak")

@@ -1,13 +1,13 @@
 """Where tensors come from: what operations do (effects), and the places of the network (nodes).
 
-A rule tells the effect of an operation. A node stands for one place of the network and lives for
-the whole pass; what it sends follows from its effect and its inputs. Only a source (the inputs, a
-neuron, an unknown function) learns it from values.
+A rule tells the effect of an operation. A node stands for one place and lives for the whole pass;
+what it sends follows from its effect and its inputs. Only a source learns it from values.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -84,7 +84,7 @@ class Node:
         self.refresh()
 
     def refresh(self) -> None:
-        """Work out what it sends from the inputs; called again when a source has changed."""
+        """Work out what it sends; called again when a source has changed."""
         self.carries, self.grid = self.effect.sends(self.inputs, self.window)
 
     @property
@@ -167,9 +167,8 @@ class Layer(Node):
 class Source(Node):
     """The inputs, a neuron layer, or an unknown function.
 
-    Spikes are recognised by value: unless the grid is given, what comes out is {-N..N} times one
-    step, or the source is analog. Zeros leave that open: they count as spikes of a neuron, not of
-    anything else.
+    Unless the grid is given, spikes are recognised by value: {-N..N} times one step. Zeros leave
+    that open: they count as spikes of a neuron, not of anything else.
 
     Args:
         elementwise: whether a neuron may consist of it: what comes out belongs to the same layer.
@@ -265,10 +264,10 @@ class Frame:
     notes: list[str] = field(default_factory=list)
 
 
-def same_values(a: Node, b: Node) -> bool:
-    """Whether two nodes send the same kind of values, in the same steps as far as known."""
-    grids = [node.grid for node in (a, b) if node.grid is not None]
-    return a.carries == b.carries and all(grid.aligned(grids[0]) for grid in grids)
+def aligned(nodes: Iterable[Node]) -> bool:
+    """Whether nodes send their spikes in the same steps, as far as known."""
+    grids = [node.grid for node in nodes if node.grid is not None]
+    return all(grid.aligned(grids[0]) for grid in grids)
 
 
 def is_function(node: Node) -> bool:

@@ -1,4 +1,4 @@
-"""One evaluation pass over a model: module hooks, state that is reset, and the score."""
+"""One evaluation pass over a model, the state that it resets, and its score."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,25 +65,21 @@ def record_activity(
     if not isinstance(loader, Iterable):
         raise invalid("loader", type(loader).__name__, "an iterable of (inputs, targets)")
     model = getattr(model, "_orig_mod", model)  # a compiled module calls no hooks
-    if timesteps is None:
-        timesteps = _timesteps_of(model)
+    if timesteps is None:  # neurons of one timestep may be stepped through more
+        neurons = [m.timesteps for m in model.modules() if isinstance(m, MultiLevelIF)]
+        told = [getattr(model, "timesteps", None), *(count for count in neurons if count > 1)]
+        timesteps = next((count for count in told if is_count(count)), None)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     tracer = Tracer(timesteps, potentials)
     samples, score, state = 0, Score(confusion), State(model)
-    with (
-        torch.no_grad(),
-        _evaluating(model),
-        _uncompiled(model),
-        hooks(model, tracer, errors),
-        state.restored(),
-    ):
+    with torch.no_grad(), _uncompiled(model), state.restored(), hooks(model, tracer, errors):
         for index, batch in enumerate(loader):
             if index == max_batches:
                 break
             inputs, targets = _unpacked(batch)
             state.reset()
             logits = _forward(model, tracer, inputs.to(device), len(targets), index)
-            score.add(_summed(logits), targets.to(device))
+            score.add(logits, targets.to(device))
             samples += len(targets)
             if not index:
                 tracer.notes.update(dict.fromkeys(state.kept()))
@@ -92,34 +88,32 @@ def record_activity(
         state.reset()
     if not samples:
         raise invalid("loader", "no batches", "at least one batch (inputs, targets)")
-    scored = {"accuracy": score.accuracy, "loss": score.loss, "confusion": score.table}
-    activity = Activity(**Summary(tracer, samples).parts(), **scored)
+    activity = Activity(**Summary(tracer, samples).parts(), **score.parts())
     if not activity.records:
         raise invalid("model", type(model).__name__, "a module with layers that PyTorch runs")
     return activity
 
 
-def _timesteps_of(model: nn.Module) -> int | None:
-    """T where the model or its neurons tell: those of one timestep may be stepped through more."""
-    neurons = [m.timesteps for m in model.modules() if isinstance(m, MultiLevelIF)]
-    told = [getattr(model, "timesteps", None), *(count for count in neurons if count > 1)]
-    return next((count for count in told if is_count(count)), None)
-
-
-def _forward(model: nn.Module, tracer: Tracer, inputs: Tensor, samples: int, index: int) -> Any:
-    """Logits of one batch, traced."""
+def _forward(
+    model: nn.Module, tracer: Tracer, inputs: Tensor, samples: int, index: int
+) -> Tensor | None:
+    """Logits [B, classes] of one batch, traced."""
     inputs = tracer.start(inputs, samples)
     try:
         with tracer:
-            logits = model(inputs)
+            output = model(inputs)
     except Exception as error:
         first = str(error).strip().split("\n")[0]
         raise InputError(
             f"model: forward failed on batch {index}, inputs {list(inputs.shape)}:"
             f" {type(error).__name__}: {first}"
         ) from error
-    if (total := _summed(logits)) is not None:
-        tracer.check("outputs", total)
+    if isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    logits = None
+    if isinstance(output, Tensor):
+        logits = output.sum(0) if output.dim() == 3 else output
+        tracer.check("outputs", logits)
     broken = tracer.first_broken()
     if broken is not None:
         raise invalid(broken, f"NaN or infinite values in batch {index}", "finite numbers")
@@ -133,7 +127,7 @@ class Score:
         self._wanted = confusion
         self._right = self._seen = 0
         self._loss = 0.0
-        self.confusion: Tensor | None = None
+        self._confusion: Tensor | None = None
 
     def add(self, logits: Tensor | None, targets: Tensor) -> None:
         """Logits [B, classes] and class indices [B]; anything else has no accuracy."""
@@ -147,22 +141,19 @@ class Score:
         if self._wanted:
             pairs = torch.bincount(targets * size + predictions, minlength=size * size)
             table = pairs.view(size, size).cpu()
-            self.confusion = table if self.confusion is None else self.confusion + table
+            self._confusion = table if self._confusion is None else self._confusion + table
 
-    @property
-    def accuracy(self) -> float | None:
-        """Share of right predictions."""
-        return self._right / self._seen if self._seen else None
-
-    @property
-    def table(self) -> tuple[tuple[int, ...], ...] | None:
-        """[target][prediction]."""
-        return None if self.confusion is None else tuple(map(tuple, self.confusion.tolist()))
-
-    @property
-    def loss(self) -> float | None:
-        """Mean cross-entropy."""
-        return self._loss / self._seen if self._seen else None
+    def parts(self) -> dict[str, Any]:
+        """Fields of an `Activity`."""
+        if not self._seen:
+            return {"accuracy": None}
+        found: dict[str, Any] = {
+            "accuracy": self._right / self._seen,
+            "loss": self._loss / self._seen,
+        }
+        if self._confusion is not None:
+            found["confusion"] = tuple(map(tuple, self._confusion.tolist()))
+        return found
 
 
 def _unpacked(batch: Any) -> tuple[Tensor, Tensor]:
@@ -172,15 +163,6 @@ def _unpacked(batch: Any) -> tuple[Tensor, Tensor]:
     if not batch[1].dim() or not len(batch[1]):
         raise invalid("loader", "a batch of no targets", "at least one sample a batch")
     return batch[0], batch[1]
-
-
-def _summed(output: Any) -> Tensor | None:
-    """[B, classes] of an output, of its first part, or summed over time."""
-    if isinstance(output, (tuple, list)) and output:
-        output = output[0]
-    if not isinstance(output, Tensor):
-        return None
-    return output.sum(0) if output.dim() == 3 else output
 
 
 # --- state --------------------------------------------------------------------------------------
@@ -194,6 +176,7 @@ class State:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        self._model = model
         self._modules = [
             (name, module)
             for name, module in model.named_modules()
@@ -203,23 +186,26 @@ class State:
 
     @contextmanager
     def restored(self) -> Iterator[None]:
-        """Give buffers and other tensors that are no weights their values back at the end."""
-        holders: list[dict[str, Any]] = []
+        """Evaluation mode; at the end modes, buffers and other tensors are what they were."""
+        training = [module for module in self._model.modules() if module.training]
+        saved: list[tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]] = []
         for _, module in self._modules:
-            holders += [vars(module), module._buffers]
-        saved = [
-            (held, dict(held), {name: x.clone() for name, x in held.items() if _is_tensor(x)})
-            for held in holders
-        ]
+            for held in (vars(module), module._buffers):
+                values = {name: x.clone() for name, x in held.items() if isinstance(x, Tensor)}
+                saved.append((held, dict(held), values))
+        self._model.eval()
         try:
             yield
         finally:
             for held, before, values in saved:
-                changed = [name for name in before if _is_tensor(held.get(name)) or name in values]
-                held.update({name: before[name] for name in changed})
+                for name, old in before.items():
+                    if isinstance(held.get(name), Tensor) or name in values:
+                        held[name] = old
                 for name, content in values.items():
                     if not torch.equal(held[name], content):
                         held[name].copy_(content)
+            for module in training:
+                module.training = True
 
     def reset(self) -> None:
         """Call the reset that neurons of SpikingJelly, snnTorch and sinabs have."""
@@ -232,11 +218,8 @@ class State:
                 ) from error
 
     def _resets(self) -> list[tuple[str, nn.Module, str]]:
-        """Modules that may keep a potential, with their name and the method that resets it.
-
-        Layers and metrics, whose `reset` is something else, and methods that need arguments are
-        left out.
-        """
+        """Modules that may keep a potential, with their name and the method that resets it: no
+        layers or metrics, whose `reset` is something else, and no methods that need arguments."""
         return [
             (name or "the network itself", module, method)
             for name, module in self._modules
@@ -262,34 +245,17 @@ class State:
             old, old_version = self._before.get(name, (None, 0))
             changed = value is not old or version != old_version
             if changed and name.rpartition(".")[0] not in reset and bool((value != 0).any()):
-                yield (
-                    f"{name} is kept from batch to batch: a potential needs reset() or reset_mem()"
-                )
-
-
-def _is_tensor(value: Any) -> TypeGuard[Tensor]:
-    return isinstance(value, Tensor)
+                why = "a potential needs reset() or reset_mem()"
+                yield f"{name} is kept from batch to batch: {why}"
 
 
 def _takes_nothing(method: Any) -> bool:
-    """Whether a method can be called without arguments."""
-    if not callable(method):
-        return False
-    parameters = inspect.signature(method).parameters.values()
-    return all(p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-               for p in parameters)  # fmt: skip
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards every module is in the mode that it was in."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
+    """Whether it can be called without arguments."""
     try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+        inspect.signature(method).bind()
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _uncompiled(model: nn.Module) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from multispike.activity.counting import Stats, Tally, measure, split_time
+from multispike.activity.counting import Stats, Tally, measure
 from multispike.activity.layout import Layout, Shape
 from multispike.activity.provenance import Carries, Effect, Frame, Node, Signal, Source, is_function
 
@@ -129,9 +129,10 @@ class Signals:
             if stats.shape == shape or len(shape) == 1:
                 return stats
         steps = self.layout.steps_of(x, shape)
-        x = self.layout.time_first(x, steps)
-        first = x.shape[0] % steps == 0
-        signal.stats.append(measure(x, shape, signal.node.grid, steps if first else 1))
+        over_time = self.layout.over_time(x, steps)
+        if over_time is None:
+            over_time, steps = x, 1
+        signal.stats.append(measure(over_time, shape, signal.node.grid, steps))
         return signal.stats[-1]
 
     def count(self, port: Tally, signal: Signal, x: Tensor, shape: Shape) -> None:
@@ -175,7 +176,7 @@ class Signals:
             elif decoded is not None:
                 signal.active = float(decoded[1:].sum())
             else:
-                over_time = split_time(self.layout.time_first(x, steps), steps)
+                over_time = self.layout.over_time(x, steps)
                 if over_time is not None:
                     signal.active = float(over_time.amax(0).count_nonzero())
         return signal.active

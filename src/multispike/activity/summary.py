@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
 from torch import Tensor
 
 from multispike import layer_record
-from multispike.activity.counting import Magnitudes, Tally
+from multispike.activity.counting import Tally
 from multispike.activity.elementwise_rules import Activation
-from multispike.activity.grid import Grid
 from multispike.activity.provenance import Layer, Node, Source, is_sum
 from multispike.activity.tracing import Tracer
 from multispike.layer_record import Geometry, LayerRecord, Stream
@@ -27,8 +25,7 @@ class Summary:
         self._batches = tracer.batches
         self._notes = dict(tracer.notes)
         self._macs = tracer.macs
-        nodes = list(tracer.nodes.values())
-        nodes = list(dict.fromkeys(nodes))
+        nodes = list(dict.fromkeys(tracer.nodes.values()))
         self._layers = [node for node in nodes if isinstance(node, Layer)]
         neurons = [node for node in nodes if isinstance(node, Source) and _is_neuron(node)]
         self._timesteps = tracer.known_timesteps(spiking=bool(neurons))
@@ -39,22 +36,21 @@ class Summary:
     def parts(self) -> dict[str, Any]:
         """Fields of an `Activity`."""
         records = tuple(self._record(layer) for layer in self._layers)
+        every = sum(self._macs.values())
+        for record in records:
+            if isinstance(record, layer_record.Synapses):
+                every += record.timesteps * record.synapses
+        sizes = {
+            note: f", {macs / every:.1%} of all multiply-accumulates"
+            for note, macs in self._macs.items()
+        }
         return {
             "records": records,
             "neurons": tuple(self._row(node, node.out, _path(node)) for node in self._senders),
             "sums": tuple(self._residual(node) for node in self._layers if node.kind == "add"),
             "samples": self._samples,
-            "not_counted": tuple(self._sized(records)),
+            "not_counted": tuple(note + sizes.get(note, "") for note in self._notes),
         }
-
-    def _sized(self, records: tuple[LayerRecord, ...]) -> Iterator[str]:
-        """The notes, with the share of all multiply-accumulates that each leaves out."""
-        weighted = [record for record in records if isinstance(record, layer_record.Synapses)]
-        every = sum(record.timesteps * record.synapses for record in weighted)
-        every += sum(self._macs.values())
-        for note in self._notes:
-            macs = self._macs.get(note)
-            yield f"{note}, {macs / every:.1%} of all multiply-accumulates" if macs else note
 
     # --- neurons and sums -------------------------------------------------------------------
 
@@ -64,7 +60,9 @@ class Summary:
         for node in neurons:
             layer, why = node.integrates, None
             if layer is None:
-                why = None if _encodes(node) else "no layer here computes its input"
+                encodes = not node.settled and all(source.coded for source in node.inputs)
+                if not (encodes and node.what == "neuron"):
+                    why = "no layer here computes its input"
             elif layer in followers:
                 why = f"{followers[layer].name} already follows {layer.name}"
             elif self._steps(node) != self._steps(layer) > 1:
@@ -77,10 +75,10 @@ class Summary:
 
     def _row(self, node: Any, tally: Tally, path: Route) -> SpikeLayer:
         """`node`, as far as it was added to `tally`."""
-        steps = _whole(tally.elements / self._samples / math.prod(node.shape))
+        steps = self._times(tally.elements, node.shape)
         levels, errors = _levels(node), node.errors if isinstance(node, Source) else None
         histogram = decoded = ()
-        if _spikes(node):
+        if node.spiking:
             for counted in (tally, node.out):
                 counted.rescale(node.grid.step if node.grid is not None else 0.0)
             histogram = self._histogram(tally.histogram, tally, levels)
@@ -93,7 +91,7 @@ class Summary:
             shape=node.shape,
             timesteps=steps,
             levels=levels,
-            events=_sum(tally.events) / self._samples,
+            events=float(tally.events.sum()) / self._samples,
             amplitude=_amplitude(node, tally) / self._samples,
             max_level=_top(node, tally),
             histogram=histogram,
@@ -106,7 +104,7 @@ class Summary:
         self, counted: Tensor | None, tally: Tally, levels: int, steps: int = 1
     ) -> tuple[float, ...]:
         """Means at 0..levels: what was not counted above zero is zero."""
-        if counted is None and _sum(tally.events):
+        if counted is None and tally.events.any():
             return ()
         above = [] if counted is None else counted.tolist()[1 : levels + 1]
         above += [0.0] * (levels - len(above))
@@ -114,41 +112,32 @@ class Summary:
         return tuple(count / self._samples for count in found)
 
     def _residual(self, node: Layer) -> ResidualSum:
-        direct, shortcut, unit = node.direct, 1 - node.direct, _unit_behind(node)
-        ends: list[tuple[Node, Tally, Route, Magnitudes]] = [
-            (node.inputs[direct], node.ports[direct], "direct", node.magnitudes[direct]),
-            (node.inputs[shortcut], node.ports[shortcut], "shortcut", node.magnitudes[shortcut]),
-            (node, node.out, "sum", node.magnitudes[2]),
-        ]
-        rows = [
-            self._row(source, tally, path)
-            if _spikes(source)
-            else self._potentials(source, node.shape, path, magnitudes, unit)
-            for source, tally, path, magnitudes in ends
-        ]
+        behind = [reader for _, reader in _readers(node) if isinstance(reader, Source)]
+        grids = [reader.grid for reader in sorted(behind, key=lambda reader: reader.name)]
+        unit = next((grid for grid in grids if grid is not None), None)
+        rows: list[SpikeLayer | Potentials | None] = []
+        paths: dict[Route, int] = {"direct": node.direct, "shortcut": 1 - node.direct, "sum": 2}
+        for path, index in paths.items():
+            source, tally = (*node.inputs, node)[index], (*node.ports, node.out)[index]
+            found = node.magnitudes[index]
+            if source.spiking:
+                rows.append(self._row(source, tally, path))
+            elif not found.elements:
+                rows.append(None)
+            else:
+                amplitude, largest = found.in_levels(unit, node.shape)
+                row = Potentials(
+                    name=_origin(source).name,
+                    path=path,
+                    shape=node.shape,
+                    timesteps=self._times(found.elements, node.shape),
+                    events=found.nonzero / self._samples,
+                    amplitude=amplitude / self._samples,
+                    largest=largest,
+                )
+                rows.append(row)
         neuron = self._followers.get(node)
         return ResidualSum(node.name, *rows, neuron=neuron and neuron.name)
-
-    def _potentials(
-        self,
-        node: Node,
-        shape: tuple[int, ...],
-        path: Route,
-        found: Magnitudes,
-        unit: Grid | None,
-    ) -> Potentials | None:
-        if not found.elements:
-            return None
-        amplitude, largest = found.in_levels(unit, shape)
-        return Potentials(
-            name=_origin(node).name,
-            path=path,
-            shape=shape,
-            timesteps=_whole(found.elements / self._samples / math.prod(shape)),
-            events=found.nonzero / self._samples,
-            amplitude=amplitude / self._samples,
-            largest=largest,
-        )
 
     # --- records ----------------------------------------------------------------------------
 
@@ -156,9 +145,9 @@ class Summary:
         """The layer as the energy model reads it."""
         first, neuron, samples = _first(layer), self._followers.get(layer), self._samples
         source, port = layer.inputs[first], layer.ports[first]
-        sends = neuron or (layer if _spikes(source) and layer.kind in ("add", "pool") else None)
+        sends = neuron or (layer if source.spiking and layer.kind in ("add", "pool") else None)
         read = self._stream(source, port)
-        if not _spikes(source):
+        if not source.spiking:
             read = Stream(events=read.events)
         timesteps, copies = self._timesteps_of(layer)
         common: dict[str, Any] = {
@@ -174,16 +163,14 @@ class Summary:
             common["output"] = layer_record.Output(**sent, max_level=_top(sends, sends.out))
         if layer.kind == "add":
             return layer_record.Sum(**common, input=read, shortcut=self._shortcut(layer, first))
-        weighted = _in_steps(_taps(layer, port.amplitude), source) if read.levels else 0.0
-        taps = _taps(layer, port.events) / samples
-        common["input"] = layer_record.Input(
-            **vars(read), taps=taps, amplitude_taps=weighted / samples
-        )
+        weighted = _in_steps(layer.window.taps(port.amplitude), source) if read.levels else 0.0
+        taps = layer.window.taps(port.events) / samples
+        read = layer_record.Input(**vars(read), taps=taps, amplitude_taps=weighted / samples)
         if layer.kind == "pool":
-            return layer_record.Pool(**common)
+            return layer_record.Pool(**common, input=read)
         if read.levels and port.active is not None:
-            common["input"] = replace(common["input"], active=port.active / samples)
-        return layer_record.Synapses(**common, kind=layer.kind, bias=layer.bias)
+            read = replace(read, active=port.active / samples)
+        return layer_record.Synapses(**common, input=read, kind=layer.kind, bias=layer.bias)
 
     def _timesteps_of(self, layer: Layer) -> tuple[int, int]:
         """How often a layer runs per inference: timesteps, and rows or heads at each of them."""
@@ -197,13 +184,13 @@ class Summary:
 
     def _stream(self, node: Node, tally: Tally) -> Stream:
         """What a node sends, as far as it was added to `tally`."""
-        events, amplitude = _sum(tally.events), _amplitude(node, tally)
+        events, amplitude = float(tally.events.sum()), _amplitude(node, tally)
         return Stream(_levels(node), events / self._samples, amplitude / self._samples)
 
     def _shortcut(self, layer: Layer, first: int) -> Stream | Literal["dense"] | None:
         """What crosses the shortcut of a sum."""
         other = layer.inputs[1 - first]
-        if _spikes(other):
+        if other.spiking:
             return self._stream(other, layer.ports[1 - first])
         owner = other.owner if other.carries == "potential" else None
         alone = owner is not None and {reader for _, reader in _readers(owner)} == {layer}
@@ -212,30 +199,29 @@ class Summary:
     def _steps(self, node: Layer | Source) -> int:
         """How often a layer or neuron runs per inference."""
         if isinstance(node, Layer):
-            row = math.prod((*node.window.in_shape, *node.rows))
-            return _whole(node.ports[_first(node)].elements / self._samples / row)
-        return _whole(node.out.elements / self._samples / math.prod(node.shape))
+            row = (*node.window.in_shape, *node.rows)
+            return self._times(node.ports[_first(node)].elements, row)
+        return self._times(node.out.elements, node.shape)
+
+    def _times(self, elements: int, shape: tuple[int, ...]) -> int:
+        """How often a tensor came per inference, at least once; up if not in every batch."""
+        return max(1, math.ceil(elements / self._samples / math.prod(shape) - 1e-9))
 
 
 # --- what nodes are -----------------------------------------------------------------------------
 
 
 def _is_neuron(source: Source) -> bool:
-    spiking = _spikes(source) and source.out.elements > 0
+    spiking = source.spiking and source.out.elements > 0
     return spiking and not source.coded and (source.what == "neuron" or source.elementwise)
-
-
-def _encodes(source: Source) -> bool:
-    """Whether it only turns the inputs into spikes."""
-    return source.what == "neuron" and not source.settled and all(n.coded for n in source.inputs)
 
 
 def _sends(node: Any, followers: dict[Layer, Source]) -> bool:
     """Whether a node is a row of the table of what is sent."""
     if is_sum(node):
-        return node.carries == "spikes" and node not in followers
+        return node.spiking and node not in followers
     if isinstance(node.effect, Activation):
-        return not (node.coded and _spikes(node))
+        return not (node.coded and node.spiking)
     return isinstance(node, Source) and _is_neuron(node)
 
 
@@ -264,19 +250,12 @@ def _origin(node: Node) -> Node:
     return node
 
 
-def _unit_behind(node: Layer) -> Grid | None:
-    """The levels of the neurons that read a sum."""
-    behind = [reader for _, reader in _readers(node) if isinstance(reader, Source)]
-    grids = [reader.grid for reader in sorted(behind, key=lambda reader: reader.name)]
-    return next((grid for grid in grids if grid is not None), None)
-
-
 def _first(layer: Layer) -> int:
     """The input that a record calls its own: of a sum the direct path, but never spikes beside
     potentials, which they are added to."""
     if layer.kind != "add":
         return 0
-    lone = _spikes(layer.inputs[layer.direct]) and not _spikes(layer.inputs[1 - layer.direct])
+    lone = layer.inputs[layer.direct].spiking and not layer.inputs[1 - layer.direct].spiking
     return 1 - layer.direct if lone else layer.direct
 
 
@@ -285,7 +264,10 @@ def _geometry(layer: Layer, copies: int) -> Geometry:
     w, groups = layer.window, layer.window.groups
     shapes, copied = [w.in_shape, w.out_shape], (copies,) if copies > 1 else ()
     if layer.kind == "conv" and not w.transposed:
-        shapes[0] = _padded(layer)
+        shapes[0] = w.in_shape[:1]  # enlarged by what "same" padding adds on its further side
+        for size, out, kernel, stride, padding, dilation in map(w.axis, range(len(w.kernel))):
+            needed = (out - 1) * stride + dilation * (kernel - 1) + 1 - 2 * padding
+            shapes[0] += (max(size, needed),)
     elif layer.kind == "add":
         shapes = [(*copied, *shape) for shape in shapes]
     elif layer.has_weights or layer.kind == "matmul":
@@ -300,46 +282,29 @@ def _geometry(layer: Layer, copies: int) -> Geometry:
     return Geometry(shapes[0], shapes[1], *constants)
 
 
-def _padded(layer: Layer) -> tuple[int, ...]:
-    """The input shape, enlarged by what asymmetric "same" padding adds on its further side."""
-    w, needed = layer.window, []
-    for axis in range(len(w.in_shape) - 1):
-        size, out, kernel, stride, padding, dilation = w.axis(axis)
-        needed.append(max(size, (out - 1) * stride + dilation * (kernel - 1) + 1 - 2 * padding))
-    return (w.in_shape[0], *needed)
-
-
-def _taps(layer: Layer, counts: Tensor) -> float:
-    return layer.window.taps(counts) if layer.kind in ("conv", "pool") else _sum(counts)
-
-
 # --- units --------------------------------------------------------------------------------------
-
-
-def _spikes(node: Node) -> bool:
-    return node.carries == "spikes"
 
 
 def _levels(node: Node) -> int:
     """Largest level by construction; 1 where nothing but zeros came."""
     if node.grid is not None:
         return node.grid.levels
-    if _spikes(node):
+    if node.spiking:
         return 1
     if not isinstance(node, Layer):
         return 0
     # Spikes in, but no common step any more: a bound is all there is.
-    below = sum(_levels(source) for source in node.inputs if _spikes(source))
+    below = sum(_levels(source) for source in node.inputs if source.spiking)
     return below * (math.prod(node.window.kernel) if node.kind == "pool" else 1)
 
 
 def _amplitude(node: Node, tally: Tally) -> float:
     """Sum of levels; without a common step, one for each event."""
     if node.grid is not None:
-        return _in_steps(_sum(tally.amplitude), node)
+        return _in_steps(float(tally.amplitude.sum()), node)
     stepless = isinstance(node, Layer) and node.carries == "analog"
-    below = stepless and any(_spikes(source) for source in node.inputs)
-    return _sum(tally.events) if below else 0.0
+    below = stepless and any(source.spiking for source in node.inputs)
+    return float(tally.events.sum()) if below else 0.0
 
 
 def _in_steps(value: float, node: Node) -> float:
@@ -348,12 +313,3 @@ def _in_steps(value: float, node: Node) -> float:
 
 def _top(node: Node, tally: Tally) -> int:
     return round(tally.top / node.grid.step) if node.grid is not None else 0
-
-
-def _sum(counts: Tensor) -> float:
-    return float(counts.sum())
-
-
-def _whole(steps: float) -> int:
-    """At least 1; up where a layer did not run in every batch."""
-    return max(1, math.ceil(steps - 1e-9))

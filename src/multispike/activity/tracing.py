@@ -28,17 +28,10 @@ from multispike.activity.elementwise_rules import (
     Reorder,
 )
 from multispike.activity.grid import sum_dtype
-from multispike.activity.layer_rules import (
-    LAYER_RULES,
-    Fold,
-    Parts,
-    Product,
-    Synapses,
-    planes,
-)
+from multispike.activity.layer_rules import LAYER_RULES, Fold, Parts, Product, Synapses, planes
 from multispike.activity.layout import Layout, Shape, Time, Window
 from multispike.activity.pool_rules import POOL_RULES, Pool
-from multispike.activity.provenance import Effect, Layer, Node, Signal, Source, Unknown, same_values
+from multispike.activity.provenance import Effect, Layer, Node, Signal, Source, Unknown, aligned
 from multispike.activity.signals import Rule, Signals
 from multispike.errors import InputError
 
@@ -165,8 +158,10 @@ class Tracer(Signals, TorchFunctionMode):
         """
         if not signal.node.coded or self._time != "unknown":
             return x
-        before = self._images.get(layer)
-        parts = self.layout.time_first(x, steps).reshape(steps, -1)
+        before, parts = self._images.get(layer), self.layout.over_time(x, steps)
+        if parts is None:
+            return x
+        parts = parts.reshape(steps, -1)
         first = parts[0] if before is None else before
         self._images.setdefault(layer, first)
         if steps == 1 and before is None:
@@ -379,11 +374,12 @@ class Tracer(Signals, TorchFunctionMode):
         found, same = self.nodes.get((place, key)), (place, effect, window, rows)
         if found is None and isinstance(effect, Synapses):  # recurrent: it reads what it computed
             behind = {inputs[0], *inputs[0].ancestors()}
-            before = [layer for layer in self._rounds.get(same, []) if layer in behind]
-            found = next((x for x in before if same_values(x.inputs[0], inputs[0])), None)
-            if found is not None:
-                inputs[0].readers.add(found)
-                self.nodes[place, key] = found
+            for layer in self._rounds.get(same, []):
+                alike = layer.inputs[0].carries == inputs[0].carries
+                if layer in behind and alike and aligned((layer.inputs[0], inputs[0])):
+                    inputs[0].readers.add(layer)
+                    self.nodes[place, key] = layer
+                    return layer
         if found is None:
             found = self.place(key, place, lambda name: Layer(name, effect, inputs, window, rows))
             self._rounds.setdefault(same, []).append(found)
