@@ -13,12 +13,15 @@ import pytest
 import torch
 import yaml
 
-from multispike.cli import main, settings_of
-from multispike.config import TrainConfig, recipes
-from multispike.config.recipes import list_recipes, recipe, recipe_file
+from multispike import config
+from multispike.cli import main
+from multispike.config import CompareConfig, TrainConfig, recipe, recipe_file
+from multispike.config.parser import Parser
 from multispike.reproduce.archive import Archive
 from multispike.reproduce.studies import STUDIES, Study, row
 from multispike.training import load_run
+
+RECIPES = sorted(path.stem for path in config.RECIPES.glob("*.yaml"))
 
 TINY = {"arch": "sparse_resnet20", "epochs": 2, "limit_train": 96, "limit_test": 40, "threads": 1}
 
@@ -26,10 +29,10 @@ INJECTED = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from multispike.config import recipes
+from multispike import config
 from multispike.cli import main
 from test_reproduce import tiny
-recipes.RECIPES = Path(sys.argv[1])
+config.RECIPES = Path(sys.argv[1])
 tiny()
 sys.exit(main(sys.argv[2:]))
 """
@@ -48,10 +51,10 @@ def tiny() -> None:
 def study(tmp_path_factory):
     """The folder of the tiny study's recipe; the table is as before afterwards."""
     folder = tmp_path_factory.mktemp("study") / "recipes"
-    shutil.copytree(recipes.RECIPES, folder)
+    shutil.copytree(config.RECIPES, folder)
     (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipes, "RECIPES", folder)
+        patch.setattr(config, "RECIPES", folder)
         patch.setitem(STUDIES, "tiny", None)
         tiny()
         recipe.cache_clear()
@@ -78,7 +81,7 @@ def results(folder) -> list[dict]:
     return json.loads((folder / "results" / "tiny.json").read_text())["runs"]
 
 
-@pytest.mark.parametrize("name", list_recipes())
+@pytest.mark.parametrize("name", RECIPES)
 def test_recipes_pass_the_command_line(name, capsys):
     """`multispike train --config NAME` reads every recipe, all of its settings."""
     path = recipe_file(name)
@@ -89,15 +92,15 @@ def test_recipes_pass_the_command_line(name, capsys):
     printed = yaml.safe_load(capsys.readouterr().out)
     written = yaml.safe_load(path.read_text())
     assert {key: printed[key] for key in written} == pytest.approx(written)
-    config = settings_of("train", ["--config", str(path)])
+    config = Parser("train", TrainConfig).read(["--config", str(path)])
     config.check()
     assert config == recipe(name)
 
 
-@pytest.mark.parametrize("name", list_recipes())
+@pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_leaves_the_neuron_to_the_command(name):
     """So `multispike compare` takes it too."""
-    runs = settings_of("compare", ["--config", name]).runs()
+    runs = Parser("compare", CompareConfig).read(["--config", name]).runs()
     assert [run.variant for run in runs] == ["ann", "binary-T4", "multilevel-T1-N4"]
     assert recipe(name).resolved().levels == 4
     assert replace(runs[2], name=None, out=None).resolved() == recipe(name).resolved()

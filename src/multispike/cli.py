@@ -9,19 +9,7 @@ from contextlib import suppress
 from importlib import import_module
 
 from multispike import __version__
-from multispike.config import CompareConfig, TrainConfig
-from multispike.config.commands import (
-    AvalancheConfig,
-    BenchConfig,
-    EnergyConfig,
-    EvaluateConfig,
-    ExportConfig,
-    ModelsConfig,
-    PredictConfig,
-    PretrainedConfig,
-    ReportConfig,
-)
-from multispike.config.events import StreamConfig, ViewConfig
+from multispike.config import CompareConfig, TrainConfig, commands, events
 from multispike.config.parser import Parser
 from multispike.config.types import Settings
 from multispike.environment import keep_freed_memory
@@ -30,18 +18,18 @@ from multispike.progress import telling
 from multispike.reproduce.studies import ReproduceConfig
 
 COMMANDS: dict[str, tuple[str, type[Settings]]] = {
-    "models": ("multispike.commands.models:models", ModelsConfig),
-    "pretrained": ("multispike.commands.models:pretrained", PretrainedConfig),
-    "predict": ("multispike.commands.predict:predict", PredictConfig),
+    "models": ("multispike.commands.models:models", commands.ModelsConfig),
+    "pretrained": ("multispike.commands.models:pretrained", commands.PretrainedConfig),
+    "predict": ("multispike.commands.predict:predict", commands.PredictConfig),
     "train": ("multispike.commands.train:train", TrainConfig),
-    "evaluate": ("multispike.commands.evaluate:evaluate", EvaluateConfig),
-    "report": ("multispike.commands.evaluate:report", ReportConfig),
-    "energy": ("multispike.commands.evaluate:energy", EnergyConfig),
-    "avalanche": ("multispike.commands.avalanche:avalanche", AvalancheConfig),
-    "export": ("multispike.commands.export:export", ExportConfig),
-    "bench": ("multispike.commands.export:bench", BenchConfig),
-    "view": ("multispike.commands.stream:view", ViewConfig),
-    "stream": ("multispike.commands.stream:stream", StreamConfig),
+    "evaluate": ("multispike.commands.evaluate:evaluate", commands.EvaluateConfig),
+    "report": ("multispike.commands.evaluate:report", commands.ReportConfig),
+    "energy": ("multispike.commands.evaluate:energy", commands.EnergyConfig),
+    "avalanche": ("multispike.commands.avalanche:avalanche", commands.AvalancheConfig),
+    "export": ("multispike.commands.export:export", commands.ExportConfig),
+    "bench": ("multispike.commands.export:bench", commands.BenchConfig),
+    "view": ("multispike.commands.stream:view", events.ViewConfig),
+    "stream": ("multispike.commands.stream:stream", events.StreamConfig),
     "compare": ("multispike.commands.train:compare", CompareConfig),
     "reproduce": ("multispike.reproduce.archive:reproduce", ReproduceConfig),
 }
@@ -51,9 +39,8 @@ and the settings, whose docstring has the command's help and examples."""
 
 def overview() -> str:
     """The help of `multispike` itself."""
-    width = max(map(len, COMMANDS))
     lines = [
-        f"  {name:<{width}}  {(settings.__doc__ or '').splitlines()[0]}"
+        f"  {name:<10}  {(settings.__doc__ or '').splitlines()[0]}"
         for name, (_, settings) in COMMANDS.items()
     ]
     return "\n".join(
@@ -68,11 +55,6 @@ def overview() -> str:
     )
 
 
-def settings_of(name: str, options: Sequence[str]) -> Settings:
-    """The settings of a command that some options give."""
-    return Parser(name, COMMANDS[name][1]).read(options)
-
-
 def run(arguments: Sequence[str]) -> int:
     """Run one command; what it refuses or fails at is raised."""
     name = arguments[0] if arguments else ""
@@ -81,10 +63,11 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     if name not in COMMANDS:
         raise unknown("command", name, COMMANDS)
-    settings = settings_of(name, arguments[1:])
+    place, kind = COMMANDS[name]
+    settings = Parser(name, kind).read(arguments[1:])
     settings.check()
     keep_freed_memory()
-    module, function = COMMANDS[name][0].split(":")
+    module, function = place.split(":")
     with telling("loading"):
         call = getattr(import_module(module), function)
     return call(settings) or 0

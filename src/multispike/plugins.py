@@ -31,15 +31,6 @@ def installed(argument: str) -> dict[str, str]:
     return {entry.name: entry.value for entry in metadata.entry_points(group=GROUPS[argument])}
 
 
-def is_place(name: str) -> bool:
-    """Whether a name says where a function is.
-
-    >>> is_place("my_net.py:build"), is_place("fastnet")
-    (True, False)
-    """
-    return ":" in name
-
-
 def absolute(name: str) -> str:
     """The same place from any folder; other names as they are."""
     path, _, function = name.rpartition(":")
@@ -59,7 +50,7 @@ def label(name: str) -> str:
 
 def check_name(argument: str, name: str, table: Collection[str]) -> None:
     """Raise `InputError` for a name that neither the table, a place nor a package has."""
-    if name not in table and not is_place(name) and name not in installed(argument):
+    if name not in table and ":" not in name and name not in installed(argument):
         places = ["FILE.py:FUNCTION", "MODULE:FUNCTION"]
         raise unknown(argument, name, [*table, *installed(argument), *places])
 
@@ -72,12 +63,8 @@ def check_there(argument: str, name: str) -> None:
 
 
 def load(argument: str, name: str) -> Callable[..., Any]:
-    """The function of a name.
-
-    Raises:
-        InputError: if the file, the module or the function is gone, or fails when it is imported.
-    """
-    place = name if is_place(name) else installed(argument).get(name)
+    """The function of a name; `InputError` if it is gone, or its module fails when imported."""
+    place = name if ":" in name else installed(argument).get(name)
     if place is None:
         raise invalid(argument, name, "one that is installed: the package that has it is gone")
     check_there(argument, place)
@@ -100,8 +87,7 @@ def _from_file(path: Path) -> Any:
     spec = util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
-    module = util.module_from_spec(spec)
-    sys.modules[name] = module
+    module = sys.modules[name] = util.module_from_spec(spec)
     sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)

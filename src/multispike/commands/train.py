@@ -71,14 +71,8 @@ def stopped(config: TrainConfig, advice: str) -> int:
 
 
 def train_run(config: TrainConfig, profiles: Sequence[str] = ()) -> RunResult | None:
-    """Train a run to its end and measure it; one that is finished is only read.
-
-    Args:
-        config: with `resume`, the run in its folder goes on.
-        profiles: energy profiles to price besides, see `measure_run`.
-
-    Returns:
-        Its result; None in a process that has nothing to report.
+    """Train a run to its end and measure it, also under further energy `profiles`; one that is
+    finished is only read. None in a process that has nothing to report.
 
     Raises:
         Interrupted: after Ctrl-C or SIGTERM, with last.ckpt written.

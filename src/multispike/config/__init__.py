@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -27,14 +28,14 @@ from multispike.config.types import (
     split_names,
 )
 from multispike.datasets import DATASETS
-from multispike.errors import InputError, invalid
+from multispike.errors import InputError, invalid, unknown
+from multispike.files import read_yaml
 from multispike.models import DEFAULT_LEVELS
 from multispike.models.table import ARCHITECTURES
 from multispike.plugins import absolute, check_name, check_there, label
 from multispike.pretrained import find
 
 ArchName = Annotated[str, lambda field, name: check_name(field, name, ARCHITECTURES)]
-SurrogateName = Literal["sigmoid", "ste", "clip"]
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,13 @@ class Recipe(Settings):
     """Everything that decides what a training computes, but for the neuron.
 
     Args:
-        arch: Architecture; `multispike models` lists them. Or your own: FILE.py:FUNCTION, or
+        arch: Architecture, see `multispike models`; or your own: FILE.py:FUNCTION, or
             MODULE:FUNCTION, of build(num_classes, in_channels).
         stem: First layer: cifar (3x3) or imagenet (7x7, stride 2, max-pool).
         classifier: linear, or mlp (VGGs only, two hidden layers of 512).
-        data: Data set: digits, fashion_mnist, cifar10, cifar100, imagefolder, cifar10dvs,
-            dvsgesture, nmnist, eventfolder; NAME-dvs-sim emulates a camera before images. Or
-            your own: FILE.py:FUNCTION, or MODULE:FUNCTION, of load(request).
+        data: digits, fashion_mnist, cifar10, cifar100, imagefolder, cifar10dvs, dvsgesture, nmnist,
+            eventfolder; NAME-dvs-sim emulates a camera before images. Or your own:
+            FILE.py:FUNCTION, or MODULE:FUNCTION, of load(request).
         data_dir: Folder with the data; not needed for digits.
         download: Fetch the official archive into data_dir if it is not there.
         size: Side in pixels to which an image folder or event set is brought.
@@ -148,7 +149,7 @@ class Recipe(Settings):
     mixup: NonNegative = 0.0
     drop: Share = 0.0
     threshold: Positive = 2.0
-    surrogate: SurrogateName | None = None
+    surrogate: Literal["sigmoid", "ste", "clip"] | None = None
     alpha: Positive = 5.0
     v_init: Annotated[float, Where("a number of levels in [0, 1)", lambda v: 0 <= v < 1)] = 0.5
     beta: Annotated[float, Where("a number in (0, 1]", lambda x: 0 < x <= 1)] = 1.0
@@ -235,10 +236,10 @@ class TrainConfig(Recipe):
         """
         if self.name:
             return self.name
-        if self.arch not in ARCHITECTURES and self.neuron == "multilevel" and not self.levels:
-            return "own" if self.timesteps == 1 else f"own-T{self.timesteps}"
-        if self.neuron == "relu":
-            return "ann" if self.timesteps == 1 else f"ann-T{self.timesteps}"
+        own = self.arch not in ARCHITECTURES and self.neuron == "multilevel" and not self.levels
+        if own or self.neuron == "relu":
+            kind = "own" if own else "ann"
+            return kind if self.timesteps == 1 else f"{kind}-T{self.timesteps}"
         if self.neuron == "binary":
             return f"binary-T{self.timesteps}"
         return f"multilevel-T{self.timesteps}-N{self.resolved().levels}"
@@ -248,26 +249,19 @@ class TrainConfig(Recipe):
         """Where the run goes."""
         return self.out or f"runs/{label(self.data)}-{label(self.arch)}-{self.variant}"
 
-    @property
-    def gradient(self) -> SurrogateName:
-        """The surrogate, of the neuron's choice where none is given.
-
-        >>> TrainConfig(neuron="binary").gradient, TrainConfig().gradient
-        ('sigmoid', 'clip')
-        """
-        binary = self.neuron == "binary" or self.levels == 1
-        return self.surrogate or ("sigmoid" if binary else "clip")
-
     def resolved(self) -> TrainConfig:
         """The same settings, those filled in that the neuron decides.
 
-        >>> TrainConfig(neuron="binary").resolved().levels, TrainConfig().resolved().levels
-        (1, 4)
+        >>> [(c.resolved().levels, c.resolved().surrogate)
+        ...  for c in (TrainConfig(), TrainConfig(neuron="binary"))]
+        [(4, 'clip'), (1, 'sigmoid')]
         """
+        binary = self.neuron == "binary" or self.levels == 1
+        surrogate = self.surrogate or ("sigmoid" if binary else "clip")
         levels = None if self.neuron == "relu" else self.levels
         if self.arch in ARCHITECTURES:
             levels = levels or DEFAULT_LEVELS[self.neuron] or None
-        return replace(self, levels=levels, surrogate=self.gradient)
+        return replace(self, levels=levels, surrogate=surrogate)
 
 
 _VARIANT = re.compile(r"(ann|binary|multilevel)(?:-T([1-9]\d*))?(?:-N([1-9]\d*))?")
@@ -323,9 +317,9 @@ class CompareConfig(Recipe):
         names = split_names(self.variants)
         if not names or len(names) < sum(bool(name.strip()) for name in self.variants.split(",")):
             raise invalid("variants", self.variants, "one or more different names, comma-separated")
-        recipe = {field.name: getattr(self, field.name) for field in fields(Recipe)}
+        shared = {field.name: getattr(self, field.name) for field in fields(Recipe)}
         return [
-            TrainConfig(**recipe, **parse_variant(name), name=name, out=f"{self.folder}/{name}")
+            TrainConfig(**shared, **parse_variant(name), name=name, out=f"{self.folder}/{name}")
             for name in names
         ]
 
@@ -355,20 +349,16 @@ _FREE = {
 
 
 def deciding(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a config.yaml, or of a `TrainConfig`, that decide what a run computes.
-
-    What the settings don't have gets its default.
-    """
+    """The settings of a config.yaml, or of a `TrainConfig`, that decide what a run computes; what
+    they don't have gets its default."""
     known = {field.name: settings.get(field.name, field.default) for field in fields(TrainConfig)}
     filled = asdict(TrainConfig(**known).resolved())
     return {name: value for name, value in filled.items() if name not in _FREE}
 
 
 def differing(old: dict[str, Any], new: TrainConfig) -> list[tuple[str, Any, Any]]:
-    """The deciding settings that `old`, as of a config.yaml, has otherwise than `new`.
-
-    Returns:
-        Their names, their values in `old` and in `new`.
+    """The deciding settings that `old`, as of a config.yaml, has otherwise than `new`, and both
+    values.
 
     >>> differing({"lr": 0.1, "threads": 4}, TrainConfig(lr=0.2, threads=1))
     [('lr', 0.1, 0.2)]
@@ -378,13 +368,31 @@ def differing(old: dict[str, Any], new: TrainConfig) -> list[tuple[str, Any, Any
 
 
 def same_run(old: dict[str, Any], new: TrainConfig) -> None:
-    """Refuse to go on with a run under other settings than those it began with.
-
-    Raises:
-        InputError: naming the first setting that differs and both values.
-    """
+    """Refuse to go on with a run under other settings than those it began with."""
     for name, before, now in differing(old, new):
         raise InputError(
             f"{name}: got {now!r}, but the run in {new.folder} began with {before!r}; allowed:"
             f" the same value (--config {new.folder}/config.yaml has them all), or --overwrite"
         )
+
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+"""Settings that are worth a name, as YAML files: `--config NAME`, or `recipe(name)`."""
+
+
+def recipe_file(name: str) -> Path:
+    """Where the settings of a recipe stand; `InputError` for a name that none has."""
+    files = {path.stem: path for path in RECIPES.glob("*.yaml")}
+    if name not in files:
+        raise unknown("config", name, ["a YAML file", *files])
+    return files[name]
+
+
+@cache
+def recipe(name: str) -> TrainConfig:
+    """A recipe's settings.
+
+    >>> recipe("cifar10-fast").arch
+    'fastnet'
+    """
+    return TrainConfig(**read_yaml("config", recipe_file(name)))

@@ -27,7 +27,6 @@ from multispike.config.types import (
     TestLimit,
     Threads,
     Where,
-    one_of,
     split_names,
 )
 from multispike.datasets import DATASETS
@@ -221,7 +220,7 @@ class AvalancheConfig(Settings):
     arch: str = "spiking_resnet18,sew_resnet18,ms_resnet18,sparse_resnet18"
     levels: Count = 4
     timesteps: Count = 4
-    data: Annotated[str, one_of(DATASETS)] = "digits"
+    data: str = "digits"
     data_dir: DataDir | None = None
     limit: Count = 256
     batch_size: BatchSize = 64
@@ -232,8 +231,11 @@ class AvalancheConfig(Settings):
     def check(self) -> None:
         super().check()
         residual = [name for name, row in ARCHITECTURES.items() if isinstance(row, ResNet)]
+        if self.data not in DATASETS:
+            raise unknown("data", self.data, DATASETS)
         for name in split_names(self.arch):
-            one_of(residual)("arch", name)
+            if name not in residual:
+                raise unknown("arch", name, residual)
         for folder in split_names(self.runs):
             if not find(folder).exists():
                 raise invalid("runs", folder, "run folders or .ckpt files, comma-separated")

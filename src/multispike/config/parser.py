@@ -14,8 +14,7 @@ from typing import Any, NoReturn
 from docstring_parser import parse
 from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter
 
-from multispike.config import CompareConfig, TrainConfig, as_given
-from multispike.config.recipes import recipe_file
+from multispike.config import CompareConfig, TrainConfig, as_given, recipe_file
 from multispike.config.types import Settings, allowed, help_of, hints
 from multispike.errors import InputError, invalid
 from multispike.files import read_yaml, yaml_text
@@ -95,19 +94,15 @@ class Parser(ArgumentParser):
     def _config(self, path: str) -> str:
         """What --config is given, a file or the name of a recipe, as a file or its content."""
         path = path if os.path.exists(path) else str(recipe_file(path))
-        written = read_yaml("config", path)
-        content = as_given(written)
-        ignored: list[str] = []
-        if self.settings is CompareConfig:
-            of_run = hints(TrainConfig).keys() - hints(CompareConfig).keys()
-            ignored = [name for name in content if name in of_run]
-            ignored += ["out"] if ignored and "out" in content else []
+        content = as_given(read_yaml("config", path))
+        compares = self.settings is CompareConfig
+        of_run = hints(TrainConfig).keys() - hints(CompareConfig).keys() if compares else ()
+        ignored = [name for name in content if name in of_run]
+        ignored += ["out"] if ignored and "out" in content else []
         if strange := [n for n in content if n not in {*hints(self.settings), *ignored}]:
             self.error(f"unrecognized arguments: {strange[0]}")
         if ignored:
             print(f"compare ignores of {path}: {', '.join(ignored)}", file=sys.stderr)
-        if not ignored and content == written:
-            return path
         return yaml_text({name: v for name, v in content.items() if name not in ignored})
 
     def error(self, message: str | None, ex: BaseException | None = None) -> NoReturn:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -44,16 +44,6 @@ class Where:
         if self.names:
             raise unknown(field, value, [self.allowed, *self.names])
         raise invalid(field, value, self.allowed)
-
-
-def one_of(names: Collection[str]) -> Callable[[str, str], None]:
-    """Metadata of an `Annotated` type: the value is a name of a table."""
-
-    def check(field: str, value: str) -> None:
-        if value not in names:
-            raise unknown(field, value, names)
-
-    return check
 
 
 def parse_sensor(text: str) -> tuple[int, int]:
@@ -132,13 +122,21 @@ class Settings:
     positional: ClassVar[dict[str, str]] = {}
 
     def __post_init__(self) -> None:
-        for name, hint in hints(type(self)).items():
-            _check(name, getattr(self, name), hint, late=False)
+        self._check(late=False)
 
     def check(self) -> None:
         """Raise `InputError` for values that do not go together, or with the files there are."""
-        for name, hint in hints(type(self)).items():
-            _check(name, getattr(self, name), hint, late=True)
+        self._check(late=True)
+
+    def _check(self, late: bool) -> None:
+        for name in hints(type(self)):
+            value = getattr(self, name)
+            fitting = [rules for t, *rules in kinds(type(self), name) if _is_a(t, value)]
+            if not fitting:
+                raise invalid(name, value, allowed(type(self), name))
+            for rule in fitting[0]:
+                if callable(rule) and getattr(rule, "late", False) == late:
+                    rule(name, value)
 
 
 @cache
@@ -148,20 +146,11 @@ def hints(settings: type) -> dict[str, Any]:
     return {field.name: found[field.name] for field in fields(settings)}
 
 
-def _check(name: str, value: Any, hint: Any, late: bool) -> None:
-    """Raise `InputError` unless the value has the annotated type and range."""
-    for kind in _alternatives(hint):
-        plain, *rules = get_args(kind) if get_origin(kind) is Annotated else (kind,)
-        if _is_a(plain, value):
-            for rule in rules:
-                if callable(rule) and getattr(rule, "late", False) == late:
-                    rule(name, value)
-            return
-    raise invalid(name, value, _words(hint))
-
-
-def _alternatives(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+def kinds(settings: type[Settings], name: str) -> list[tuple[Any, ...]]:
+    """What a field may be: plain types, each with what its annotation says of it."""
+    hint = hints(settings)[name]
+    alternatives = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return [get_args(k) if get_origin(k) is Annotated else (k,) for k in alternatives]
 
 
 def _is_a(plain: Any, value: Any) -> bool:
@@ -172,6 +161,12 @@ def _is_a(plain: Any, value: Any) -> bool:
     return isinstance(value, (int, float) if plain is float else get_origin(plain) or plain)
 
 
+def help_of(settings: type[Settings], name: str) -> str:
+    """The help that a field's annotation has."""
+    texts = (part for _, *rules in kinds(settings, name) for part in rules)
+    return " ".join(text for text in texts if isinstance(text, str))
+
+
 def allowed(settings: type[Settings], name: str) -> str:
     """What a field may hold, for an error or a help text.
 
@@ -179,29 +174,13 @@ def allowed(settings: type[Settings], name: str) -> str:
     >>> allowed(TrainConfig, "devices"), allowed(TrainConfig, "learn_threshold")
     ('an integer >= 1 or auto', 'no, layer, channel')
     """
-    return _words(hints(settings)[name])
-
-
-def help_of(settings: type[Settings], name: str) -> str:
-    """The help that a field's annotation has."""
-    texts = [
-        part
-        for kind in _alternatives(hints(settings)[name])
-        for part in get_args(kind)[1:]
-        if isinstance(part, str)
-    ]
-    return " ".join(texts)
-
-
-def _words(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return ", ".join(map(str, get_args(hint)))
-    if get_origin(hint) is Annotated:
-        plain, *rules = get_args(hint)
-        return next((rule.allowed for rule in rules if isinstance(rule, Where)), _words(plain))
-    if kinds := [kind for kind in _alternatives(hint) if kind not in (hint, NoneType)]:
-        return " or ".join(map(_words, kinds))
-    return {int: "an integer", float: "a number", bool: "true or false"}.get(hint, "text")
+    words = {int: "an integer", float: "a number", bool: "true or false", NoneType: ""}
+    found = []
+    for plain, *rules in kinds(settings, name):
+        literal = get_origin(plain) is Literal and ", ".join(map(str, get_args(plain)))
+        where = next((rule.allowed for rule in rules if isinstance(rule, Where)), None)
+        found.append(where or literal or words.get(plain, "text"))
+    return " or ".join(filter(None, found))
 
 
 def split_names(text: str | None) -> list[str]:

@@ -1,8 +1,5 @@
-"""Trained networks that travel with the package, by name. Torch-free; their files lie here.
-
-A row more is a network more: its file, and the figures that a file in `results/` has.
-`multispike evaluate NAME --data-dir DIR` measures them again.
-"""
+"""Trained networks that travel with the package, by name, with the figures that `results/` has of
+them; `multispike evaluate NAME --data-dir DIR` measures them again. Torch-free."""
 
 from __future__ import annotations
 
@@ -41,23 +38,13 @@ class Pretrained:
 
 PRETRAINED = {
     # results/deploy_exact.json; energy: results/table-cifar10.json, multilevel-T1-N4, seed 0
-    "cifar10-fastnet": Pretrained(
-        "cifar10-fastnet.npz", "fastnet", "cifar10", accuracy=0.9005, energy_nj=6_202_735.4
-    ),
+    "cifar10-fastnet": Pretrained("cifar10-fastnet.npz", "fastnet", "cifar10", 0.9005, 6_202_735.4),
     # results/families.json, sparse-multilevel-T1-N4 and sew-multilevel-T1-N4
     "cifar10-sparse-resnet20": Pretrained(
-        "cifar10-sparse-resnet20.ckpt",
-        "sparse_resnet20",
-        "cifar10",
-        accuracy=0.8523,
-        energy_nj=1_284_931.8,
+        "cifar10-sparse-resnet20.ckpt", "sparse_resnet20", "cifar10", 0.8523, 1_284_931.8
     ),
     "cifar10-sew-resnet20": Pretrained(
-        "cifar10-sew-resnet20.ckpt",
-        "sew_resnet20",
-        "cifar10",
-        accuracy=0.8708,
-        energy_nj=1_420_443.4,
+        "cifar10-sew-resnet20.ckpt", "sew_resnet20", "cifar10", 0.8708, 1_420_443.4
     ),
 }
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from multispike.config import TrainConfig, parse_variant
-from multispike.config.recipes import recipe
+from multispike.config import TrainConfig, parse_variant, recipe
 from multispike.config.types import Count, Settings, split_names
 from multispike.errors import invalid, unknown
 
@@ -48,7 +47,7 @@ class Study:
     Attributes:
         title: of its section.
         make: function of `multispike.reproduce.make` that makes it.
-        recipe: of `multispike.config.recipes`, what its rows share; empty where nothing is trained.
+        recipe: of `multispike.config.recipe`, what its rows share; empty where nothing is trained.
         rows: in the order of the table.
         headline: label of the row that is trained first.
         epoch_seconds: rough training time of one epoch and timestep on 2 cores.
