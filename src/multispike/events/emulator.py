@@ -5,9 +5,8 @@ shown on a display and moved along a closed loop in front of a camera at rest. T
 usual model (Lichtsteiner et al. 2008; Hu et al. 2021, v2e, arXiv 2006.07722): each remembers a log
 intensity and sends an event whenever the present one is a threshold above (ON) or below (OFF) it.
 
-All log intensities and thresholds are whole numbers of `UNIT` nats, held in float32, which is exact
-for them. So counts at the edge of a threshold are exact, and the same on every machine and in every
-batch.
+Log intensities and thresholds are whole numbers of `UNIT` nats in float32, which is exact for them,
+so counts at the edge of a threshold are the same on every machine and in every batch.
 """
 
 from __future__ import annotations
@@ -49,8 +48,7 @@ class Camera:
     refractory_us: after an event a pixel sends none for so long; what it sees meanwhile is lost.
     leak_hz: rate of ON events of a pixel that sees no change.
     shot_hz: rate of random events of a dark pixel, half of them ON; bright pixels send fewer.
-    warm: pixels start anywhere between their thresholds, as in a camera that is running already;
-        otherwise what they remember is the first image.
+    warm: pixels start anywhere between their thresholds; otherwise they remember the first image.
     """
 
     threshold: float = 0.2
@@ -71,8 +69,8 @@ class Camera:
 
     def thresholds(self, pixels: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """ON and OFF thresholds, float32 `[pixels]`, whole numbers of units above 0."""
-        spread = np.random.default_rng([seed]).standard_normal((2, pixels))
-        scaled = self.threshold / UNIT * (1 + self.mismatch * spread.clip(-3, 3))
+        spread = np.random.default_rng([seed]).standard_normal((2, pixels)).clip(-3, 3)
+        scaled = self.threshold / UNIT * (1 + self.mismatch * spread)
         on, off = np.rint(scaled).astype(np.float32)
         return on, off
 
@@ -97,11 +95,8 @@ class Saccade:
             raise invalid("steps", self.steps, f"from 1 to the {self.duration_us} µs of the loop")
 
     def times(self, timesteps: int) -> np.ndarray:
-        """When each position is reached, in µs, int64 `[steps + 1]`.
-
-        As many steps as a multiple of `timesteps` has, so that none lies in two bins; rounded up,
-        as the first whole µs of a bin is.
-        """
+        """When each position is reached, in µs, int64 `[steps + 1]`: steps are a multiple of
+        `timesteps`, so that none lies in two bins; rounded up, as the first µs of a bin is."""
         steps = -(-self.steps // timesteps) * timesteps
         return -(-np.arange(steps + 1) * self.duration_us // steps)
 
@@ -118,9 +113,7 @@ class Saccade:
 
 
 class Bursts(NamedTuple):
-    """What pixels send in one step, one row per pixel that sends: `count` events, the first at
-    `first` µs and the others `spacing` µs apart; polarity 1 is ON.
-    """
+    """What each pixel sends in a step: `count` events from `first` µs on, `spacing` µs apart."""
 
     pixel: np.ndarray
     polarity: np.ndarray
@@ -132,8 +125,8 @@ class Bursts(NamedTuple):
 class Pixels:
     """The state of n pixels and what they send from step to step.
 
-    on, off: thresholds of each, float32 `[n]`, whole numbers of units.
-    change: present minus remembered log intensity at the start, likewise; |change| < threshold.
+    on, off: their thresholds; change: present minus remembered log intensity at the start, less
+    than a threshold. All float32 `[n]`, whole numbers of units.
     """
 
     def __init__(self, on: np.ndarray, off: np.ndarray, change: np.ndarray, camera: Camera) -> None:
@@ -148,9 +141,8 @@ class Pixels:
     def step(self, change: np.ndarray, start_us: float, duration_us: float) -> Bursts:
         """The log intensity changes evenly by `change` (units, float32 `[n]`; overwritten).
 
-        A pixel fires when the difference to what it remembers reaches its threshold; at a
-        threshold, it fires. Each event moves the memory by one threshold, also an event that the
-        refractory time suppresses.
+        A pixel fires at its threshold. Each event moves the memory by one threshold, also one that
+        the refractory time suppresses.
         """
         if self._leak_hz:
             change += np.rint(self._on * np.float32(self._leak_hz * duration_us * 1e-6))
@@ -229,11 +221,10 @@ def emulate_events(
     camera: Camera | None = None,
     saccade: Saccade | None = None,
 ) -> np.ndarray:
-    """The events of one image, uint8 `[C, H, W]`, as a recording; the rest as `emulate_frames`.
+    """The events of one image, uint8 `[C, H, W]`: an array of `EVENT` sorted by time, from 0 on.
 
     timesteps: the T of the frames that the events are to agree with; they are the same for every
-        T that divides the saccade's steps.
-    Returns an array of `multispike.events.read.EVENT`, sorted by time, which starts at 0.
+        T that divides the saccade's steps. The rest as for `emulate_frames`.
     """
     scene = _Scene(image[None], [index], size, timesteps, seed, camera, saccade)
     parts = list(scene.noise())
@@ -252,10 +243,7 @@ def emulate_events(
 
 
 class _Scene:
-    """A batch of images on the display, the camera before it, and the loop it goes through.
-
-    spans: start and end of each step, in µs.
-    """
+    """A batch of images on the display, the camera before it, and the steps (`spans`, in µs)."""
 
     def __init__(
         self,
@@ -285,11 +273,10 @@ class _Scene:
         self.duration_us = saccade.duration_us
         self.spans = list(pairwise(saccade.times(timesteps).tolist()))
         self._offsets = saccade.offsets(len(self.spans), size * DISPLAY)
-        self._margin = int(np.abs(self._offsets).max())
-        self._margin += -self._margin % DISPLAY
+        self._margin = -(-int(np.abs(self._offsets).max()) // DISPLAY) * DISPLAY
         self._shown = np.stack([_shown(image, size, self._margin) for image in images])
-        # The display's pixels sorted by their place in the grid that the camera samples, so that
-        # what it sees is one block: [B, DISPLAY, DISPLAY, rows, columns].
+        # By place in the grid that the camera samples, so that what it sees is one block:
+        # [B, DISPLAY, DISPLAY, rows, columns].
         side = self._shown.shape[1] // DISPLAY
         grid = self._shown.reshape(len(images), side, DISPLAY, side, DISPLAY)
         self._log = LOG_INTENSITY[grid.transpose(0, 2, 4, 1, 3)]
@@ -325,15 +312,14 @@ class _Scene:
 
     def _seen(self, step: int) -> np.ndarray:
         """Log intensity at the pixels when `step` steps are done: `[B, size, size]`, a view."""
-        # The image moves, so what a pixel sees moves the other way.
-        top, left = self._margin - self._offsets[step]
+        top, left = self._margin - self._offsets[step]  # the other way than the image
         rows, columns = top // DISPLAY, left // DISPLAY
         block = self._log[:, top % DISPLAY, left % DISPLAY]
         return block[:, rows : rows + self._size, columns : columns + self._size]
 
 
 def _shown(image: np.ndarray, size: int, margin: int) -> np.ndarray:
-    """Luminance on the display, the border's pixels repeated beyond it: uint8, square."""
+    """Luminance on the display, uint8, its border repeated for `margin` pixels."""
     grey = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).convert("L")
     large = grey.resize((size * DISPLAY, size * DISPLAY), Image.Resampling.BICUBIC)
     return np.pad(np.asarray(large), margin, mode="edge")

@@ -10,7 +10,15 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from multispike.errors import InputError, invalid, is_count
-from multispike.events.codecs import DAMAGE, JITTER_US, LATEST_US, ByteSource, Columns, Decoded
+from multispike.events.codecs import (
+    DAMAGE,
+    JITTER_US,
+    LATEST_US,
+    RESTART,
+    ByteSource,
+    Columns,
+    Decoded,
+)
 from multispike.events.codecs.arrays import decode_hdf5, decode_nmnist, decode_npy, decode_npz
 from multispike.events.codecs.cameras import decode_aedat2, decode_aedat4, decode_prophesee
 
@@ -127,7 +135,7 @@ class Recording(Iterator[np.ndarray]):
             restarts = np.flatnonzero(steps < -JITTER_US)
             if len(restarts):
                 first = int(numbers[restarts[0]])
-                self.skipped.add("clock went back", len(restarts), "times", first, "event")
+                self.skipped.add(RESTART, len(restarts), "times", first, "event")
             offsets = self._offset + np.cumsum(np.where(steps < -JITTER_US, -steps, 0))
             self._offset = int(offsets[-1])
             t = np.maximum(np.maximum.accumulate(t + offsets), self._latest)

@@ -32,14 +32,11 @@ from multispike.events.read import read_events
 from multispike.events.stream import Prediction, Summary
 from multispike.files import replacing
 
-LONGEST = 320
-"""Longest side of a frame by default, in pixels."""
-
-CAPTION = 14
-"""Height of the line of text below a frame, in pixels."""
+LONGEST, CAPTION = 320, 14
+"""Longest side of a frame by default and height of the line of text below it, in pixels."""
 
 SHADES = 16
-"""Levels of brightness of a colour in a terminal; few, so that styles are made once."""
+"""Levels of brightness of a colour in a terminal: few, so that styles are made once."""
 
 SIDE_COLUMNS, SIDE_ROWS = 32, 9
 """What the text beside a frame needs at least, its rows without the bars."""
@@ -90,9 +87,6 @@ def read_view(
     window_us, count: what a frame shows, see `multispike.events.frames.slices`. sensor: for files
     that don't tell it; without it, the smallest that holds all events. size: longest side of a
     frame, by default the sensor's, or `LONGEST` if that is less.
-
-    Memory holds the frames and one piece of the recording, however long that is. Raises
-    `InputError` for a recording that can't be read, see `read_events`.
     """
     recording = read_events(path, sensor=sensor)
     sensor = recording.sensor
@@ -144,7 +138,11 @@ def write_view(view: View, path: str | os.PathLike[str]) -> None:
         if suffix == ".html":
             temporary.write_text(_page(view, captions, pictures), encoding="utf-8")
             return
-        tiles = [_captioned(*each) for each in zip(pictures, captions, strict=True)]
+        tiles = []
+        for picture, caption in zip(pictures, captions, strict=True):
+            tiles.append(Image.new("RGB", (picture.width, picture.height + CAPTION), "white"))
+            tiles[-1].paste(picture)
+            ImageDraw.Draw(tiles[-1]).text((2, picture.height + 1), caption, fill="black")
         if suffix == ".gif":
             first, *others = tiles
             first.save(temporary, "GIF", save_all=True, append_images=others, duration=100, loop=0)
@@ -158,13 +156,6 @@ def shades(counts: np.ndarray) -> np.ndarray:
     above = counts[counts > 0]
     full = max(1.0, float(np.percentile(above, 99))) if len(above) else 1.0
     return np.minimum(counts / full, 1.0) ** 0.5
-
-
-def _captioned(picture: Image.Image, text: str) -> Image.Image:
-    tile = Image.new("RGB", (picture.width, picture.height + CAPTION), "white")
-    tile.paste(picture)
-    ImageDraw.Draw(tile).text((2, picture.height + 1), text, fill="black")
-    return tile
 
 
 def _sheet(tiles: list[Image.Image]) -> Image.Image:
@@ -242,10 +233,9 @@ def print_summary(console: Console, summary: Summary) -> None:
 
 
 class LiveView:
-    """The newest slice on the whole terminal: its frame, its classes, how long it took.
+    """The newest slice on the whole terminal: its frame, its likeliest classes, how long it took.
 
-    A thread draws eight times a second, so that drawing delays no slice by itself. What fits into
-    80x24 is shown; frames larger than that are shown smaller, and the classes that are likeliest.
+    A thread draws eight times a second, so that drawing delays no slice by itself.
     """
 
     def __init__(self, console: Console, title: str, classes: Sequence[str]) -> None:
@@ -314,8 +304,8 @@ def half_blocks(counts: np.ndarray, columns: int, rows: int) -> Text:
     """A frame as characters, each of two pixels, one above the other.
 
     counts: integers `[2, H, W]`, OFF and ON; columns, rows: the characters that there is room for.
-    A larger frame is shown smaller, each point the largest of its pixels, so that a single event
-    stays visible; a frame that fits several times is shown several times larger.
+    A larger frame is shown smaller, each point the largest of its pixels; a frame that fits several
+    times is shown several times larger.
 
     >>> half_blocks(np.array([[[0, 0]], [[1, 0]]]), 2, 1).plain
     '▀▀'

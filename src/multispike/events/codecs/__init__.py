@@ -1,8 +1,7 @@
 """How each file format of event cameras is turned into arrays; `read_events` chooses the decoder.
 
-A decoder is a function from a `ByteSource` to what it holds, `Decoded`. What it gives is as raw as
-the file: the caller checks coordinates and time. A decoder must not fail for what a file holds: it
-skips what it can't read and says so in `source.skipped`, or raises one of `DAMAGE`.
+A decoder is a function from a `ByteSource` to `Decoded`, as raw as the file: `Recording` checks
+coordinates and time. What it can't read it skips and tells in `source.skipped`, or raises `DAMAGE`.
 """
 
 from __future__ import annotations
@@ -29,8 +28,10 @@ LATEST_US = 1 << 61
 """Times beyond this, in either direction, are damage; below it differences don't overflow."""
 
 JITTER_US = 1000
-"""Time may go back this far without being a restart of the clock: the order in which the rows of a
-sensor are read differs from the order of their times."""
+"""Time may go back this far without a restart of the clock: sensors read rows out of order."""
+
+RESTART = "clock went back"
+"""The reason in `Skipped` of steps back that are longer."""
 
 LONGEST_LINE = 4096
 """Bytes of a header's line that are believed."""
@@ -97,22 +98,17 @@ class Skipped(dict[str, Skip]):
     def to_dicts(self) -> list[dict[str, Any]]:
         """As JSON has it."""
         return [
-            {
-                "reason": reason,
-                "count": skip.count,
-                "unit": skip.unit,
-                "first_at": {"unit": skip.place, "position": skip.position},
-            }
+            {"reason": reason, "count": skip.count, "unit": skip.unit,
+             "first_at": {"unit": skip.place, "position": skip.position}}
             for reason, skip in self.items()
-        ]
+        ]  # fmt: skip
 
 
 class ByteSource:
     """A binary stream read forwards only: a file, a pipe or standard input.
 
     path: the file's name where there is one; seekable: whether that isn't a pipe.
-    chunk: how many events a piece should have.
-    sensor: `(width, height)` if the caller knows it.
+    chunk: how many events a piece should have; sensor: `(width, height)` if the caller knows it.
     position: bytes given out so far; skipped: what could not be used of them.
     """
 

@@ -13,20 +13,13 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from importlib import import_module
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from multispike.errors import invalid
-from multispike.events.codecs import (
-    DAMAGE,
-    JITTER_US,
-    LATEST_US,
-    ByteSource,
-    Columns,
-    Decoded,
-    require,
-)
+from multispike.events.codecs import DAMAGE, RESTART, ByteSource, Columns, Decoded, require
 
 NAMES = {
     "t": ("t", "ts", "timestamp", "timestamps", "time"),
@@ -64,8 +57,7 @@ FILTERS = {
 """Compressions of HDF5 that h5py finds in plugins only. hdf5plugin brings all but the last."""
 
 Read = Callable[[Sequence[str]], Iterator[list[np.ndarray]]]
-"""Gives the columns of these names in pieces, as they are in the file; what isn't whole is added to
-`source.skipped`. Can be called again, but for a stream."""
+"""Gives the columns of these names in pieces, as they are in the file. Files can be read again."""
 
 
 def in_microseconds(t: np.ndarray, unit_us: float) -> np.ndarray:
@@ -91,26 +83,29 @@ def polarity(values: np.ndarray) -> np.ndarray:
 def _column_names(names: Iterable[str], source: ByteSource) -> list[str]:
     """Which of `names` are t, x, y and p, in this order."""
     lower = {name.lower(): name for name in names}
-    found = [next((lower[n] for n in NAMES[c] if n in lower), None) for c in "txyp"]
-    if None in found:
-        given = ", ".join([*lower.values()][:8]) or "no fields"
-        if len(lower) > 8:
-            given += f" and {len(lower) - 8:,} more"
+    found = [next((lower[name] for name in NAMES[c] if name in lower), "") for c in "txyp"]
+    if not all(found):
+        given = ", ".join(lower.values())[:200] or "no fields"
         raise source.refused(f"an array with {given}", ARRAYS)
-    return [name for name in found if name is not None]
+    return found
 
 
 def _events(read: Read, names: Sequence[str], source: ByteSource) -> Iterator[Columns]:
     """The events of columns t, x, y and p, in the order of time or nearly so."""
     back, first, seen = _steps_back(read, names[0]) if source.seekable else (0, 0, 0)
     source.skipped.clear()  # it is told when all columns are read
+    pieces = read(names)
     if back and seen <= MOST_SORTED:
         source.skipped.add("not in the order of time, so sorted", back, "times", first, "event")
-        yield from _timed(_sorted(read(names), source.chunk), source)
-    elif source.seekable and not back:
-        yield from _timed(read(names), source)
-    else:
-        yield from _nearly_sorted(_timed(read(names), source), source)
+        pieces = _sorted(pieces, source.chunk)
+    seen = 0
+    for events in _timed(_columns(pieces, source)):
+        yield events
+        seen += len(events.t)
+        restarts = source.skipped.get(RESTART)
+        if restarts and restarts.count > max(FEW, UNSORTED * seen):
+            allowed = f"events in the order of time; files of up to {MOST_SORTED:,} are sorted"
+            raise invalid("recording", source.path or "a stream", allowed)
 
 
 def _steps_back(read: Read, name: str) -> tuple[int, int, int]:
@@ -119,30 +114,13 @@ def _steps_back(read: Read, name: str) -> tuple[int, int, int]:
     latest = None
     with suppress(*DAMAGE):
         for (t,) in read([name]):
-            t = np.ascontiguousarray(t).ravel()
-            less = t[1:] < t[:-1]
-            at_border = latest is not None and len(t) > 0 and bool(t[0] < latest)
-            if at_border or less.any():
-                if not back:
-                    first = seen + (0 if at_border else int(less.argmax()) + 1)
-                back += at_border + int(less.sum())
-            seen, latest = seen + len(t), t[-1] if len(t) else latest
+            times = np.ravel(t) if latest is None else np.append(latest, t)
+            less = times[1:] < times[:-1]
+            if not back and less.any():
+                first = seen + len(t) - len(less) + int(less.argmax())
+            back += int(less.sum())
+            seen, latest = seen + len(t), times[-1:]
     return back, first, seen
-
-
-def _nearly_sorted(pieces: Iterator[Columns], source: ByteSource) -> Iterator[Columns]:
-    """The pieces as they are; `InputError` if time goes back often."""
-    back = seen = 0
-    latest = np.empty(0, np.int64)
-    for events in pieces:
-        known = events.t[(events.t >= -LATEST_US) & (events.t <= LATEST_US)]
-        times = np.append(latest, known)
-        back += int((np.diff(times) < -JITTER_US).sum())
-        seen, latest = seen + len(known), times[-1:]
-        if back > max(FEW, UNSORTED * seen):
-            allowed = f"events in the order of time; files of up to {MOST_SORTED:,} are sorted"
-            raise invalid("recording", source.path or "a stream", allowed)
-        yield events
 
 
 def _sorted(pieces: Iterable[list[np.ndarray]], chunk: int) -> Iterator[list[np.ndarray]]:
@@ -161,47 +139,48 @@ def _sorted(pieces: Iterable[list[np.ndarray]], chunk: int) -> Iterator[list[np.
         raise damage
 
 
-def _timed(pieces: Iterable[list[np.ndarray]], source: ByteSource) -> Iterator[Columns]:
-    """Events of columns t, x, y and p with t in whole µs.
-
-    Integers stay as they are; floats, too, if they are whole. If one of the first `DECIDING` times
-    isn't whole, they are seconds. Until that is known, or the pieces end, events wait. Columns
-    that don't have one value an event raise `ValueError`.
-    """
+def _columns(pieces: Iterable[list[np.ndarray]], source: ByteSource) -> Iterator[Columns]:
+    """Columns t, x, y and p as events; `ValueError` if they don't have one value an event."""
     seen = 0
-    unit_us = None
+    for columns in pieces:
+        t, x, y, p = (column.reshape(len(columns[0])) for column in columns)
+        if len(p) and not (p.min() >= -1 and p.max() <= 1):
+            odd, numbers = ~((p >= -1) & (p <= 1)), np.arange(seen, seen + len(p))
+            source.skipped.add_events("polarity not 0, 1 or -1, ON if above 0", odd, numbers)
+        seen += len(p)
+        yield Columns(t, integers(x), integers(y), polarity(p))
+
+
+def _timed(columns: Iterator[Columns]) -> Iterator[Columns]:
+    """The events with t in whole µs: integers as they are, floats as they are if they are whole.
+
+    If one of the first `DECIDING` times isn't whole, they are seconds. Until that is known, or the
+    columns end, events wait; damage is raised behind those that did.
+    """
     waiting: list[Columns] = []
-
-    def in_unit(unit: float) -> Iterator[Columns]:
-        while waiting:
-            events = waiting.pop(0)
-            yield events._replace(t=in_microseconds(events.t, unit))
-
+    unit_us, damage = 1.0, None
     try:
-        for columns in pieces:
-            t, x, y, p = (column.reshape(len(columns[0])) for column in columns)
-            if len(p) and not (p.min() >= -1 and p.max() <= 1):
-                odd, numbers = ~((p >= -1) & (p <= 1)), np.arange(seen, seen + len(p))
-                source.skipped.add_events("polarity not 0, 1 or -1, ON if above 0", odd, numbers)
-            seen += len(p)
-            events = Columns(t, integers(x), integers(y), polarity(p))
-            if t.dtype.kind != "f":
-                yield events._replace(t=t.astype(np.int64, copy=False))
-                continue
+        for events in columns:
             waiting.append(events)
-            if unit_us is None:
-                first = np.concatenate([each.t for each in waiting])[:DECIDING]
-                known = first[np.isfinite(first)]
-                if (known != np.rint(known)).any():
-                    unit_us = 1e6
-                elif len(first) == DECIDING:
-                    unit_us = 1.0
-            if unit_us is not None:
-                yield from in_unit(unit_us)
-    except DAMAGE:
-        yield from in_unit(1.0)
-        raise
-    yield from in_unit(1.0)
+            if events.t.dtype.kind != "f":
+                break
+            first = np.concatenate([each.t for each in waiting])[:DECIDING]
+            known = first[np.isfinite(first)]
+            if (known != np.rint(known)).any():
+                unit_us = 1e6
+            if unit_us > 1 or len(first) == DECIDING:
+                break
+    except DAMAGE as error:
+        damage = error
+    for events in chain(waiting, columns):
+        is_float = events.t.dtype.kind == "f"
+        yield events._replace(
+            t=in_microseconds(events.t, unit_us)
+            if is_float
+            else events.t.astype(np.int64, copy=False)
+        )
+    if damage is not None:
+        raise damage
 
 
 def decode_npy(source: ByteSource) -> Decoded:
@@ -290,7 +269,7 @@ def decode_hdf5(source: ByteSource) -> Decoded:
 
 
 def _check_storage(dataset: Any, source: ByteSource, is_available: Callable[[int], bool]) -> None:
-    """Raise `InputError` for a dataset that can't be decompressed, or only with much memory."""
+    """Refuse a dataset that can't be decompressed, or only with much memory."""
     settings = dataset.id.get_create_plist()
     for index in range(settings.get_nfilters()):
         number = settings.get_filter(index)[0]

@@ -1,12 +1,10 @@
 """What cameras write: Prophesee's EVT2, EVT3 and DAT, jAER's AEDAT2, DV's AEDAT4.
 
-EVT3 is decoded by the library evt3 (MIT), the only one found that takes bytes as they come, keeps
-decoding behind damaged words and has the specified time. The others are decoded here: of EVT2
-expelliarmus never returns on some damaged files, faery ends at the first coordinate outside the
-sensor and can't read a pipe, evlib holds whole files. AEDAT2 and DAT are arrays of 8-byte records,
-and Tonic's functions for AEDAT2 fail before they read one (1.7.0). AEDAT4 has decoders (aedat,
-faery, dv-processing), but each ends the whole process on some damaged file; the packets are walked
-here instead, with lz4 and zstandard for what is compressed.
+EVT3 is decoded by the library evt3, the only one found that takes bytes as they come, goes on
+behind damaged words and has the specified time. The others are decoded here: of EVT2 expelliarmus
+never returns on some damaged files, faery ends at the first coordinate outside the sensor and can't
+read a pipe, evlib holds whole files. Tonic's functions for AEDAT2 fail before they read a record
+(1.7.0). The decoders of AEDAT4 (aedat, faery, dv-processing) end the process on some damaged file.
 
 Formats: https://docs.prophesee.ai/stable/data/encoding_formats/index.html,
 https://docs.prophesee.ai/stable/data/file_formats/dat.html and
@@ -37,7 +35,7 @@ ADDRESSED = 2048
 """Pixels a side that the formats' 11 bits can address."""
 
 TIME_HIGH = 0x8
-"""Type of a word, its top 4 bits: the upper bits of the time of all events behind it."""
+"""Type of a word: the upper bits of the time of all events behind it."""
 
 RECORD = np.dtype([("address", ">u4"), ("t", ">u4")])
 DAT_RECORD = np.dtype([("t", "<u4"), ("address", "<u4")])
@@ -89,8 +87,7 @@ def _sensor(header: str, default: tuple[int, int] | None) -> tuple[int, int] | N
 
 
 def _dat(source: ByteSource, header: str) -> Iterator[Columns]:
-    """Two bytes, the type of events and their size; then records of 32 bits of time and 14, 14 and
-    4 bits of x, y and p."""
+    """Type of events and their size; then 32 bits of time and 14, 14 and 4 of x, y and p."""
     version = re.search(r"^% Version (\d+)", header, re.MULTILINE | re.IGNORECASE)
     kind = source.read(2)
     if not version or version[1] != "2" or kind not in (b"\x00\x08", b"\x0c\x08"):
@@ -104,9 +101,8 @@ def _dat(source: ByteSource, header: str) -> Iterator[Columns]:
 
 
 def _evt2(source: ByteSource) -> Iterator[Columns]:
-    """32-bit words: type in the top 4 bits; 0/1: OFF/ON event with 6 bits of time and 11 + 11 of
-    x and y; 8: the 28 bits of time above those 6.
-    """
+    """32-bit words: 0/1: OFF/ON event with 6 bits of time and 11 + 11 of x and y; 8: the 28 bits of
+    time above those 6."""
     high = -1
     known = (0x0, 0x1, TIME_HIGH, 0xA, 0xE, 0xF)
     for data, kinds in _pieces(source, "<u4", known, events=(0x0, 0x1)):
@@ -118,12 +114,8 @@ def _evt2(source: ByteSource) -> Iterator[Columns]:
             is_event &= latest > 0
         high = int(highs[-1])
         events = words[is_event]
-        yield Columns(
-            t=highs[latest[is_event]] << 6 | (events >> 22 & 0x3F),
-            x=events >> 11 & 0x7FF,
-            y=events & 0x7FF,
-            p=kinds[is_event],
-        )
+        t = highs[latest[is_event]] << 6 | (events >> 22 & 0x3F)
+        yield Columns(t, events >> 11 & 0x7FF, events & 0x7FF, kinds[is_event])
 
 
 def _evt3(source: ByteSource) -> Iterator[Columns]:
@@ -134,13 +126,13 @@ def _evt3(source: ByteSource) -> Iterator[Columns]:
     known = (0x0, 0x2, 0x3, 0x4, 0x5, 0x6, 0x7, TIME_HIGH, 0xA, 0xE, 0xF)
     for data, _ in _pieces(source, "<u2", known, events=(0x2, 0x4, 0x5)):
         events = decoder.feed(data)
-        yield Columns(t=events.t, x=events.x, y=events.y, p=events.p)
+        yield Columns(events.t, events.x, events.y, events.p)
 
 
 def _pieces(
     source: ByteSource, dtype: str, known: Sequence[int], events: Sequence[int]
 ) -> Iterator[tuple[bytes, np.ndarray]]:
-    """The words as bytes, and the type of each.
+    """The words as bytes, and the type of each, its top 4 bits.
 
     Words of a type that isn't known, and those with events before the first time, are counted.
     """
@@ -163,10 +155,9 @@ def _pieces(
 
 
 class Address(NamedTuple):
-    """Where an AEDAT2 address has its fields: shift and mask of x and y, which count from the lower
-    right; shift of the polarity, and what its bit is for brighter; the bits that are set in a
-    special event, such as a trigger, in what is no event, and in no address of this layout.
-    """
+    """Fields of an AEDAT2 address: shift and mask of x and y, which count from the lower right;
+    shift of the polarity, and its bit for brighter; the bits that are set in a special event, such
+    as a trigger, in what is no event, and in no address of this layout."""
 
     x: tuple[int, int]
     y: tuple[int, int]
@@ -190,13 +181,10 @@ pixel for events for every four of its 640x480 for colours."""
 def decode_aedat2(source: ByteSource) -> Decoded:
     """Records of address and time behind lines that start with `#`.
 
-    The header of a DAVIS names its chip, by jAER. Without a name (v2e) a file is taken for a
-    DAVIS's if the caller's sensor is one of those, and for a DVS128's otherwise. Orientation and
-    polarity are those that jAER shows: x to the right, y downwards, p = 1 for brighter. Special
-    and external events, which are no pixels, are left out and counted.
-
-    Of the chip DavisRGB640 jAER has no layout: its events are taken for those of 640x480 pixels,
-    and may be shifted, if it has fewer. A DAVIS without a number is taken for a DAVIS346.
+    The header of a DAVIS names its chip, by jAER; one without a number is taken for a DAVIS346.
+    Without a name (v2e) a file is taken for a DAVIS's if the caller's sensor is one of those, and
+    for a DVS128's otherwise. Orientation and polarity are those that jAER shows. Special and
+    external events, which are no pixels, are left out and counted.
     """
     header = []
     while source.peek(1) == b"#" and not CONTROL.search(source.peek_line()):
@@ -239,13 +227,10 @@ def _records(source: ByteSource, size: tuple[int, int], layout: Address) -> Iter
                 "AEDAT2 whose header names no chip and whose addresses are no DVS128's",
                 f"with the sensor of a DAVIS, such as --sensor 346x260 (of {sizes})",
             )
-        for reason, left_out in (
-            ("special or external", special),
-            ("not a DVS128's address", foreign),
-        ):
-            if left_out.any():
-                first = start + RECORD.itemsize * int(left_out.argmax())
-                source.skipped.add(reason, int(left_out.sum()), "events", first, "byte")
+        reasons = {"special or external": special, "not a DVS128's address": foreign}
+        for reason, wrong in reasons.items():
+            first = start + RECORD.itemsize * int(wrong.argmax())
+            source.skipped.add(reason, int(wrong.sum()), "events", first, "byte")
         is_event = ~(no_event | special | foreign)
         address = address[is_event]
         yield Columns(
@@ -277,19 +262,15 @@ def decode_aedat4(source: ByteSource) -> Decoded:
 def _packets(
     source: ByteSource, end: int, decompress: Callable[[bytes], bytes]
 ) -> Iterator[Columns]:
-    """Events of the first event stream. end: where the packets end, or -1 if that isn't written.
-
-    A packet that can't be decompressed or parsed is passed over; behind a packet whose length
-    can't be, nothing is found again.
-    """
+    """Events of the first event stream. end: where the packets end, or -1 if that isn't written."""
     stream = None
     while end < 0 or source.position < end:
         start = source.position
         head = source.read(8)
         number, size = struct.unpack("<ii", head) if len(head) == 8 else (0, 0)
         if not 0 <= size <= LARGEST_PACKET:
-            rest = source.drain()
-            source.skipped.add_bytes("behind a damaged packet header", 8 + rest, start)
+            lost = 8 + source.drain()
+            source.skipped.add_bytes("behind a damaged packet header", lost, start)
             return
         body = source.read(size)
         if len(head) < 8 or len(body) < size:
@@ -302,14 +283,11 @@ def _packets(
             source.skipped.add_bytes("damaged packets", 8 + size, start)
         if events is not None and stream in (None, number):
             stream = number
-            yield Columns(t=events["t"], x=events["x"], y=events["y"], p=events["p"] != 0)
+            yield Columns(events["t"], events["x"], events["y"], events["p"] != 0)
 
 
 def _events(packet: bytes) -> np.ndarray | None:
-    """The events of a size-prefixed flatbuffer `EventPacket`; None for another kind of packet.
-
-    The packet's table has one field, a vector of 16-byte events.
-    """
+    """The vector of events in a size-prefixed flatbuffer; None for another kind of packet."""
     if packet[8:12] != b"EVTS":
         return None
     vector = _field(packet[4:], struct.unpack_from("<I", packet, 4)[0], 0)
@@ -322,10 +300,7 @@ def _events(packet: bytes) -> np.ndarray | None:
 
 
 def _field(buffer: bytes, table: int, index: int) -> int | None:
-    """Where the field of a flatbuffer's table is, or None if it is left out.
-
-    Raises `struct.error` if the table leads out of the buffer.
-    """
+    """Where the field of a flatbuffer's table is, or None if it is left out."""
     vtable = table - struct.unpack_from("<i", buffer, table)[0]
     if vtable < 0:
         raise struct.error("vtable before the buffer")
