@@ -19,8 +19,8 @@ from multispike.errors import InputError, invalid
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path`, else it is removed.
 
-    Whatever stood at `path` stays valid until the new file is whole and on the disk. Of a link, the
-    file that it leads to is replaced; a pipe or device gets the content written.
+    What stood there stays valid until the new file is whole and on the disk. Of a link, the file
+    that it leads to is replaced; a pipe or device gets the content written.
     """
     if Path(path).exists() and not Path(path).is_file():
         from tempfile import TemporaryDirectory
@@ -56,8 +56,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Replace `path` by `value` as indented JSON, or print it where the path is "-". NaN and
-    infinities are refused."""
+    """Replace `path` by `value` as indented JSON without NaN, or print it where the path is "-"."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     if path == "-":
         sys.stdout.write(text)
@@ -68,11 +67,10 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 def read_yaml(
     argument: str, path: str | os.PathLike[str], keys: str = "a mapping of settings"
 ) -> dict[str, Any]:
-    """The mapping in a YAML file; `argument` and `keys` are what the caller calls it and its keys.
+    """The mapping in a YAML file; `argument` and `keys` are what errors call it and its keys.
 
-    Raises:
-        InputError: if the file is absent, no YAML, or no mapping; for aliases of what has aliases,
-            which some lines multiply to gigabytes, and for what nests deeper than any settings do.
+    Raises `InputError` if the file is absent, no YAML, or no mapping; for aliases of what has
+    aliases, which some lines multiply to gigabytes, and for more than 20 levels.
     """
     import yaml  # here, so that a help text need not wait for it
 

@@ -57,7 +57,6 @@ class Trained:
 
     Attributes:
         network: from what `preprocess` gives, stacked, to logits [B, classes]; or an integer one.
-        classes: their names.
         input_shape: (C, H, W) of an image or a timestep.
         mean, std: of the training's pixels, a value a channel.
         events: whether it takes event frames.
@@ -123,10 +122,10 @@ class Trained:
                 given = f"an array {source.dtype} {list(source.shape)}"
                 raise invalid("image", given, "uint8 [H, W] or [H, W, 3]")
             source = Image.fromarray(source)
-        if not isinstance(source, Image.Image):
-            name = "bytes" if isinstance(source, bytes) else str(source)
-            file = io.BytesIO(source) if isinstance(source, bytes) else Path(source)
-            source = open_rgb(file, name)
+        elif isinstance(source, bytes):
+            source = open_rgb(io.BytesIO(source), "bytes")
+        elif not isinstance(source, Image.Image):
+            source = open_rgb(Path(source), str(source))
         grey = source.convert("L") if channels == 1 else source
         return fitted(grey.convert("RGB"), height, width)[:channels]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import torch
 from rich.console import Console
@@ -18,7 +18,7 @@ from multispike.config.events import FORMATS, StreamConfig, ViewConfig
 from multispike.config.types import parse_sensor
 from multispike.datasets.event_sets import LYING
 from multispike.errors import RunError, invalid
-from multispike.events.read import Recording, read_events
+from multispike.events.read import read_events
 from multispike.events.stream import FrameClassifier, Prediction, classify_stream
 from multispike.events.view import (
     LiveView,
@@ -32,12 +32,7 @@ from multispike.training import Run, load_run
 
 
 def stream(config: StreamConfig) -> int:
-    """Print or write the class of every slice: the command behind `multispike stream`.
-
-    Returns the exit code: 0, or 130 after Ctrl-C.
-
-    Raises `InputError` if the run, the source or a setting won't do, or nothing could be read.
-    """
+    """Print or write the class of every slice. Returns the exit code: 0, or 130 after Ctrl-C."""
     console = StdoutConsole(highlight=False)
     if config.view and (not console.is_terminal or console.is_dumb_terminal):
         raise invalid("view", True, "a terminal as standard output")
@@ -47,14 +42,20 @@ def stream(config: StreamConfig) -> int:
     classifier = frame_classifier(run)
     if run.network.timesteps > 1:
         bins = "with equally many events" if run.config.by == "count" else "of equal time"
-        note(f"T = {run.network.timesteps}, so each slice is split into bins {bins}")
-    recording = _open(config, LYING.get(run.data["name"], ()))
+        print(
+            f"multispike: T = {run.network.timesteps}: a slice is split into bins {bins}",
+            file=sys.stderr,
+        )
+    recording = read_events(
+        config.events if config.events != "-" else _standard_input(),
+        sensor=parse_sensor(config.sensor) if config.sensor else None,
+        lying=LYING.get(run.data["name"], ()),
+    )
     lines = JsonLines(config.json) if config.json else None
     sinks: list[Callable[[Prediction, int], None]] = []
-    if lines:
-        sinks.append(lambda prediction, dropped: lines.write(prediction.to_dict()))
     with ExitStack() as at_end:
         if lines:
+            sinks.append(lambda prediction, dropped: lines.write(prediction.to_dict()))
             at_end.callback(lines.close)
         if config.view:
             view = LiveView(console, config.run, classifier.classes)
@@ -68,15 +69,11 @@ def stream(config: StreamConfig) -> int:
     if config.json != "-":
         print_summary(console, summary)
     elif recording.skipped:
-        note(f"skipped: {recording.skipped}")
+        print(f"multispike: skipped: {recording.skipped}", file=sys.stderr)
     if summary.interrupted:
-        note("interrupted")
+        print("multispike: interrupted", file=sys.stderr)
         return 130
     return 0
-
-
-def note(text: str) -> None:
-    print(f"multispike: {text}", file=sys.stderr)
 
 
 def frame_classifier(run: Run) -> FrameClassifier:
@@ -96,25 +93,19 @@ def frame_classifier(run: Run) -> FrameClassifier:
     )
 
 
-def _open(config: StreamConfig, lying: Collection[str]) -> Recording:
-    sensor = parse_sensor(config.sensor) if config.sensor else None
-    if config.events != "-":
-        return read_events(config.events, sensor=sensor, lying=lying)
+def _standard_input() -> BinaryIO:
     try:
         # Not sys.stdin, whose lock a thread that still waits for bytes would hold at the exit.
-        source = io.FileIO(0, closefd=False)
+        source: Any = io.FileIO(0, closefd=False)
     except OSError as error:
         raise invalid("events", "-", f"an open standard input ({error.strerror})") from None
     if source.isatty():
         raise invalid("events", "-", "a pipe or a file as standard input, not a terminal")
-    return read_events(source, sensor=sensor, lying=lying)  # pyright: ignore[reportArgumentType]
+    return source
 
 
 class JsonLines:
-    """JSON lines in a file that is made with the first line, or on standard output ("-").
-
-    Raises `RunError` if a line can't be written, `InputError` if the file can't be made.
-    """
+    """JSON lines in a file that is made with the first line, or on standard output ("-")."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -141,17 +132,13 @@ class JsonLines:
 
 
 def view(config: ViewConfig) -> None:
-    """Write the picture and print what it shows: the command behind `multispike view`.
-
-    Raises `InputError` for a recording that can't be read, see `read_events`.
-    """
-    window = config.window_us or (None if config.count else 20_000)
+    """Write the picture and print what it shows."""
     shown = read_view(
         config.events,
         sensor=parse_sensor(config.sensor) if config.sensor else None,
         size=config.size,
         limit=config.frames or FORMATS[Path(config.out).suffix.lower()],
-        window_us=window,
+        window_us=config.window_us or (None if config.count else 20_000),
         count=config.count,
     )
     write_view(shown, config.out)

@@ -1,9 +1,8 @@
 """Decoded arrays on disk, found again by the content of the files they came from.
 
 An entry is a folder `NAME-KEY` with one `.npy` file per array and a `meta.json`. KEY is a hash of
-the content of all source files, the decoder's version and its options, so an entry never needs to
-be told that it is out of date. Entries are built in a hidden folder, under a lock, flushed to the
-disk and renamed into place: an entry is whole or absent, whoever is killed and whoever else builds.
+the content of all source files, the decoder's version and its options: no entry is ever stale.
+Entries are built in a hidden folder, under a lock, flushed to the disk and renamed into place.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +33,15 @@ FORMAT = 1
 """Version of the layout of an entry; part of every key."""
 
 SETTLED_NS = 2_000_000_000
-"""Age from which on a file's times tell whether it was written again.
-
-Two writes within one tick of a file system's clock (a few ms; 2 s on FAT) leave the same times, so
-younger files are hashed anew on every call instead of being recognised by their times.
-"""
+"""Age from which on a file's times tell whether it was written again: two writes within one tick of
+a file system's clock (a few ms; 2 s on FAT) leave the same times."""
 
 Allocate = Callable[[str, tuple[int, ...], DTypeLike], np.ndarray]
 """Gives a writable array by name: memory-mapped in the cache or, without one, in memory."""
+
+
+Fetched = tuple[dict[str, np.ndarray], dict[str, Any]]
+"""Arrays by name, and the meta data."""
 
 
 class Cache:
@@ -58,8 +58,8 @@ class Cache:
         *,
         version: int,
         options: Mapping[str, Any],
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """The arrays and the meta data that `build` makes of `sources`, decoded at most once.
+    ) -> Fetched:
+        """What `build` makes of `sources`, decoded at most once.
 
         `build(allocate)` fills the arrays it allocates and returns JSON-able meta data. Arrays
         come back memory-mapped copy-on-write: writing to them changes no file. Where the cache
@@ -70,26 +70,33 @@ class Cache:
         content = self._content(sources)
         described = json.dumps([FORMAT, name, version, dict(options), content], sort_keys=True)
         entry = self.folder / f"{name}-{hashlib.sha256(described.encode()).hexdigest()[:32]}"
-        found = _read_entry(entry)
-        if found is not None:
-            return found
-        with _Draft(entry) as draft:
-            found = _read_entry(entry)
-            if found is not None:
-                return found  # another process was faster
-            draft.begin()
-            meta = dict(build(draft.allocate))
+
+        def checked(allocate: Allocate) -> dict[str, Any]:
+            meta = dict(build(allocate))
             if self._content(sources) != content:
                 allowed = "files that do not change while they are read"
                 raise invalid(f"source of {name}", str(sources[0]), allowed)
-            return draft.finish(meta)
+            return meta
+
+        if found := _read_entry(entry):
+            return found
+        try:
+            with _locked(entry):
+                return _read_entry(entry) or _write_entry(entry, checked)
+        except (OSError, NotImplementedError) as error:
+            log.warning("cache: %s can't be written (%s): going on without it", self.folder, error)
+        arrays: dict[str, np.ndarray] = {}
+
+        def in_memory(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+            return arrays.setdefault(name, np.empty(shape, dtype))
+
+        return arrays, checked(in_memory)
 
     def _content(self, sources: Sequence[Path]) -> str:
         """A hash of the names and contents of `sources`.
 
-        It is remembered together with size, inode and times of every file, and read again from
-        there as long as none of them changed. Times include the change time, which, unlike the
-        modification time, no program can set back.
+        It is remembered by size, inode and times of every file. Times include the change time,
+        which, unlike the modification time, no program can set back.
         """
         try:
             paths = sorted(Path(os.path.abspath(source)) for source in sources)
@@ -123,87 +130,56 @@ def _identity(path: Path) -> tuple[int, int, int, tuple[int, int]]:
     return status.st_dev, status.st_ino, status.st_size, (status.st_mtime_ns, status.st_ctime_ns)
 
 
-class _Draft:
-    """An entry under construction, locked; where the cache can't be written, in memory.
-
-    problem: why it can't be written.
-    """
-
-    def __init__(self, entry: Path) -> None:
-        self.entry = entry
-        self.folder = entry.with_name(f".{entry.name}.building")
-        self.lock = FileLock(entry.with_name(f".{entry.name}.lock"))
-        self.arrays: dict[str, np.ndarray] = {}
-        self.problem: Exception | str | None = None
-
-    def __enter__(self) -> _Draft:
-        try:
-            self.entry.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                self.lock.acquire(timeout=1)
-            except Timeout:
-                log.warning("cache: waiting for another process that builds %s", self.entry.name)
-                self.lock.acquire()
-        except (OSError, NotImplementedError) as error:
-            self.problem = error
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.lock.is_locked:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.lock.release()
-
-    def begin(self) -> None:
-        """Clear away what a killed build has left, or an entry that no longer opens."""
-        if self.problem is not None:
-            return
-        try:
-            if self.entry.exists():
-                log.warning("cache: %s is damaged: decoding again", self.entry)
-                shutil.rmtree(self.entry)
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir()
-        except OSError as error:
-            self.problem = error
-
-    def allocate(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
-        if self.problem is None:
-            path = self.folder / f"{name}.npy"
-            try:
-                self.arrays[name] = open_memmap(path, "w+", dtype=np.dtype(dtype), shape=shape)
-                # Blocks are reserved: a full disk would kill the process (SIGBUS) at a later write.
-                if hasattr(os, "posix_fallocate"):
-                    with open(path, "r+b") as stream:
-                        os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
-                return self.arrays[name]
-            except OSError as error:
-                self.problem = error
-        self.arrays[name] = np.empty(shape, dtype)
-        return self.arrays[name]
-
-    def finish(self, meta: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """The arrays and `meta`, put into place."""
-        if self.problem is None:
-            try:
-                for name, array in self.arrays.items():
-                    if isinstance(array, np.memmap):
-                        array.flush()
-                    with open(self.folder / f"{name}.npy", "rb+") as stream:
-                        os.fsync(stream.fileno())
-                write_json(self.folder / "meta.json", {**meta, "arrays": sorted(self.arrays)})
-                os.rename(self.folder, self.entry)
-                found = _read_entry(self.entry)
-                if found is not None:
-                    return found
-                self.problem = "the finished entry does not open"
-            except OSError as error:
-                self.problem = error
-        cache = self.entry.parent
-        log.warning("cache: %s can't be written (%s): going on without it", cache, self.problem)
-        return {name: np.array(array) for name, array in self.arrays.items()}, meta
+@contextmanager
+def _locked(entry: Path) -> Iterator[None]:
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(entry.with_name(f".{entry.name}.lock"))
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        log.warning("cache: waiting for another process that builds %s", entry.name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
-def _read_entry(entry: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+def _write_entry(entry: Path, build: Callable[[Allocate], dict[str, Any]]) -> Fetched:
+    """A new entry; raises `OSError` where it can't be written."""
+    folder = entry.with_name(f".{entry.name}.building")
+    if entry.exists():
+        log.warning("cache: %s is damaged: decoding again", entry)
+        shutil.rmtree(entry)
+    shutil.rmtree(folder, ignore_errors=True)  # what a killed build has left
+    folder.mkdir()
+    arrays: dict[str, np.memmap] = {}
+
+    def allocate(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+        path = folder / f"{name}.npy"
+        arrays[name] = open_memmap(path, "w+", dtype=np.dtype(dtype), shape=shape)
+        # Blocks are reserved: a full disk would kill the process (SIGBUS) at a later write.
+        if hasattr(os, "posix_fallocate"):
+            with open(path, "r+b") as stream:
+                os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+        return arrays[name]
+
+    try:
+        meta = build(allocate)
+        for name, array in arrays.items():
+            array.flush()
+            with open(folder / f"{name}.npy", "rb+") as stream:
+                os.fsync(stream.fileno())
+        write_json(folder / "meta.json", {**meta, "arrays": sorted(arrays)})
+        os.rename(folder, entry)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    if found := _read_entry(entry):
+        return found
+    raise OSError("the finished entry does not open")
+
+
+def _read_entry(entry: Path) -> Fetched | None:
     """The arrays and meta data of an entry; None if it is absent or damaged."""
     try:
         meta = json.loads((entry / "meta.json").read_text())

@@ -56,8 +56,7 @@ class Split:
         if limit is None or limit == len(self):
             return self
         if not is_count(limit) or limit > len(self):
-            allowed = f"an integer from 1 to {len(self)}, the size of the split"
-            raise invalid(argument, limit, allowed)
+            raise invalid(argument, limit, f"an integer from 1 to {len(self)}, as the split has")
         return self.take(balanced_indices(self.labels, limit))
 
 
@@ -87,13 +86,10 @@ class Dataset:
                 raise invalid(f"{part} inputs", list(split.inputs.shape[1:]), allowed)
             if not len(split):
                 raise invalid(f"{part} split of {self.name}", 0, "at least one sample")
-            low, high = int(split.labels.min()), int(split.labels.max())
-            if low < 0 or high >= len(self.classes):
-                raise invalid(
-                    f"labels of the {part} split of {self.name}",
-                    low if low < 0 else high,
-                    f"class indices from 0 to {len(self.classes) - 1}",
-                )
+            for label in map(int, split.labels.aminmax()):
+                if not 0 <= label < len(self.classes):
+                    allowed = f"class indices from 0 to {len(self.classes) - 1}"
+                    raise invalid(f"labels of the {part} split of {self.name}", label, allowed)
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.input_shape[0]:
                 raise invalid(name, values, f"{self.input_shape[0]} values, one per channel")
@@ -135,13 +131,11 @@ class Dataset:
 
 
 def balanced_indices(labels: Tensor, count: int) -> Tensor:
-    """`count` ascending indices with the classes as equally often as the labels permit.
+    """`count` ascending indices, int64, with the classes as equally often as the labels permit.
 
     Always the same for the same labels. The samples are shuffled once by a fixed seed, then one
-    of every class is taken in turn until `count` is reached, so two classes differ by at most
-    one as long as both last, and a smaller part is contained in every larger one.
-
-    labels: int64 `[n]`; count: 1 to n. Returns int64 `[count]`.
+    of every class is taken in turn until `count` (1 to n) is reached, so two classes differ by at
+    most one as long as both last, and a smaller part is contained in every larger one.
 
     >>> labels = torch.tensor([0, 0, 0, 0, 0, 0, 1, 2])
     >>> labels[balanced_indices(labels, 5)].bincount().tolist()
@@ -154,7 +148,7 @@ def balanced_indices(labels: Tensor, count: int) -> Tensor:
 def share_indices(labels: Tensor, share: float) -> Tensor:
     """Ascending indices of a share of each class, rounded, but at least one of it and not all.
 
-    Always the same for the same labels. Classes of one sample have none.
+    Always the same for the same labels.
 
     >>> labels = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 2])
     >>> labels[share_indices(labels, 0.4)].tolist()
@@ -188,8 +182,8 @@ class Contents:
     """What a source holds, not yet decoded.
 
     labels: int64 `[n]` of its parts: "train", "test" and, if it has one, "validation".
-    shape: of one sample; decode: uint8 `[k, *shape]` of a part and a slice of its samples, called
-    from several threads, raises `InputError` for a sample that can't be used.
+    decode: a part and a slice of its samples as uint8 `[k, *shape]`; called from several threads,
+    raises `InputError` for a sample that can't be used.
     told: of files that were used in part, what is missing; filled by `decode`.
     """
 
@@ -204,23 +198,21 @@ class Contents:
     ) -> dict[str, Any]:
         """Fill the arrays of the cache; returns what `Dataset` has beside them.
 
-        Samples that can't be used leave no gap with `skip_damaged`, of an array only the first
-        `counts` samples are then used; otherwise `InputError` names all of them.
+        `InputError` names all samples that can't be used. With `skip_damaged` they are left out:
+        the first `counts` samples of each array are used.
         """
         damaged: list[str] = []
         counts, arrays = {}, {}
         for part, labels in self.labels.items():
             if 0 in (shape := [len(labels), *self.shape]):
                 raise invalid(f"{part} split of {title}", shape, "at least one sample and pixel")
-            inputs = allocate(f"{part}_inputs", (len(labels), *self.shape), np.uint8)
-            arrays[part] = inputs
+            inputs = arrays[part] = allocate(f"{part}_inputs", tuple(shape), np.uint8)
             numbers = allocate(f"{part}_labels", (len(labels),), np.int64)
             failed = self._decode_part(part, inputs, f"{title}, {part}", progress)
             damaged += [failed[index] for index in sorted(failed)]
             kept = np.delete(np.arange(len(labels)), list(failed))
-            if failed:
-                for place, index in enumerate(kept):
-                    inputs[place] = inputs[index]
+            for place, index in enumerate(kept if failed else ()):
+                inputs[place] = inputs[index]
             numbers[: len(kept)] = np.asarray(labels)[kept]
             counts[part] = len(kept)
         if damaged and not (skip_damaged and all(counts.values())):
@@ -275,11 +267,10 @@ def in_threads(work: Callable[[slice], None], count: int, title: str, progress: 
 
 
 def statistics(inputs: np.ndarray) -> tuple[list[float], list[float]]:
-    """What `Dataset` holds as mean and std, exactly, from how often each value occurs.
+    """What `Dataset` holds as mean and std, in units of 255, from how often each value occurs.
 
-    inputs: uint8 images `[n, C, H, W]`: mean and deviation of each channel in units of 255; the
-    deviation of a channel that never varies is 1. Frames `[n, T, C, H, W]`: the mean is 0 and the
-    deviation the root mean square of all counts (1 if there are none), in units of 255.
+    Of uint8 images `[n, C, H, W]` mean and deviation of each channel, 1 if it never varies. Of
+    frames `[n, T, C, H, W]` 0 and the root mean square of all counts, 1 if there are none.
 
     >>> statistics(np.array([[[[0, 255]], [[51, 51]]]], np.uint8))
     ([0.5, 0.2], [0.5, 1.0])
@@ -308,8 +299,8 @@ class Request:
 
     data_dir: where the user says the source is; None means the function's default places.
     download: whether the source may be fetched; progress: whether a bar may be shown.
-    limit_train, limit_test: how many samples will be taken by `Dataset.limited`, for sets that
-        are costly to make; None means all. A function may disregard them.
+    limit_train, limit_test: how many samples `Dataset.limited` will take, for sets that are costly
+        to make; None means all.
     """
 
     name: str
@@ -340,8 +331,7 @@ class Request:
     ) -> Dataset:
         """The data set that is in `sources`, from the cache where it is there.
 
-        sources: every file whose content matters; the key holds their content, not their age.
-        read: what they contain; called only if it isn't in the cache.
+        sources: every file whose content matters; read: what they contain, if it isn't cached.
         version: raise it by one whenever something is decoded differently.
         options: all else that the result depends on (JSON values), such as timesteps or size.
         skip_damaged: leave out what can't be used, and say so, instead of refusing the set; None
@@ -356,13 +346,10 @@ class Request:
         )
         for line in meta["told"]:
             log.warning("%s: %s", self.name, line)
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         splits = {
-            part: Split(*(
-                torch.from_numpy(arrays[f"{part}_{kind}"][:count]) for kind in ("inputs", "labels")
-            ))
+            part: Split(tensors[f"{part}_inputs"][:count], tensors[f"{part}_labels"][:count])
             for part, count in meta["counts"].items()
-        }  # fmt: skip
-        return Dataset(
-            self.name, classes=tuple(meta["classes"]), mean=tuple(meta["mean"]),
-            std=tuple(meta["std"]), **splits,
-        )  # fmt: skip
+        }
+        classes, mean, std = (tuple(meta[name]) for name in ("classes", "mean", "std"))
+        return Dataset(self.name, classes=classes, mean=mean, std=std, **splits)

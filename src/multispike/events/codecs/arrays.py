@@ -158,7 +158,14 @@ def _timed(columns: Iterator[Columns]) -> Iterator[Columns]:
     columns end, events wait; damage is raised behind those that did.
     """
     waiting: list[Columns] = []
-    unit_us, damage = 1.0, None
+    unit_us = 1.0
+
+    def in_unit(pieces: Iterable[Columns]) -> Iterator[Columns]:
+        for t, x, y, p in pieces:
+            is_float = t.dtype.kind == "f"
+            whole = in_microseconds(t, unit_us) if is_float else t.astype(np.int64, copy=False)
+            yield Columns(whole, x, y, p)
+
     try:
         for events in columns:
             waiting.append(events)
@@ -170,17 +177,10 @@ def _timed(columns: Iterator[Columns]) -> Iterator[Columns]:
                 unit_us = 1e6
             if unit_us > 1 or len(first) == DECIDING:
                 break
-    except DAMAGE as error:
-        damage = error
-    for events in chain(waiting, columns):
-        is_float = events.t.dtype.kind == "f"
-        yield events._replace(
-            t=in_microseconds(events.t, unit_us)
-            if is_float
-            else events.t.astype(np.int64, copy=False)
-        )
-    if damage is not None:
-        raise damage
+    except DAMAGE:
+        yield from in_unit(waiting)
+        raise
+    yield from in_unit(chain(waiting, columns))
 
 
 def decode_npy(source: ByteSource) -> Decoded:
