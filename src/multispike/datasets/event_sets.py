@@ -1,7 +1,6 @@
 """Event sets, counted into frames: CIFAR10-DVS, DVS Gesture, N-MNIST, your own, and emulated ones.
 
-Tonic fetches the public sets; where they lie already, its folders are read, or those that their
-authors publish. The frames are kept in the cache, memory-mapped.
+Tonic fetches the public sets; its folders are read, or those that their authors publish.
 """
 
 from __future__ import annotations
@@ -71,9 +70,8 @@ class Published:
 
     tonic: Tonic's name for it and its folder; content: what its folder holds, for a reader.
     whole: how many training and test recordings were published.
-    glob, pattern: where they lie below that folder, as groups `label` (one of `labels`) and `half`
-        of the set or, if it has no split of its own, `number`; open: one of them.
-    folders: further names of its folder.
+    glob, pattern: where they lie, as groups `label` (one of `labels`) and `half` of the set or, if
+        it has no split of its own, `number`; open: one of them; folders: further names of its own.
     """
 
     tonic: str
@@ -104,9 +102,6 @@ class Published:
         for _, (half, path, label) in sorted(found.items()):
             files[half].append((path, label))
         return files if found else None
-
-    def is_whole(self, files: Files) -> bool:
-        return (len(files["train"]), len(files["test"])) == self.whole
 
 
 @cache
@@ -171,7 +166,7 @@ PUBLISHED = {
 def load_published(request: Request, *, split: str = "fixed", **framing: Any) -> Dataset:
     """A row of `PUBLISHED`. A part of the set will do, with a warning.
 
-    split: one of `CIFAR10DVS_SPLITS`; framing: as for `frames_of`.
+    split: one of `CIFAR10DVS_SPLITS`; framing: as for `_framed`.
     """
     if split not in CIFAR10DVS_SPLITS:
         raise unknown("split", split, CIFAR10DVS_SPLITS)
@@ -181,7 +176,7 @@ def load_published(request: Request, *, split: str = "fixed", **framing: Any) ->
         if not listed:
             which = f" {split!r}" if request.name == "cifar10dvs" else ""
             raise request.missing(f"recordings of the {half} split{which}")
-    return frames_of(request, files, published.classes, published.open, {}, **framing)
+    return _framed(request, files, published.classes, published.open, {}, **framing)
 
 
 def load_eventfolder(
@@ -193,23 +188,20 @@ def load_eventfolder(
     skip_damaged: bool = False,
     **framing: Any,
 ) -> Dataset:
-    """Your own recordings in `train/CLASS` and `test/CLASS`, or as `class_files` finds them.
-
-    Every format of `multispike.events.read.read_events`, told by its suffix.
+    """Your own recordings in every format, in `train/CLASS` and `test/CLASS`, or as `class_files`
+    finds them.
 
     sensor: `(width, height)` in pixels, for files that don't tell it (npy, npz, HDF5).
     skip_damaged: leave out recordings of which nothing can be read, instead of refusing the set.
-
-    Without `size`, all recordings must be of one sensor. framing: as for `frames_of`.
+    framing: as for `_framed`; without `size`, all recordings must be of one sensor.
     """
     shares = test_share, val_share
     files, classes = class_files(request.data_dir, "recordings", SUFFIXES, *shares)
-    open_file = partial(read_events, sensor=sensor)
-    options = {"sensor": sensor}
-    return frames_of(request, files, classes, open_file, options, skip_damaged, **framing)
+    open_file, options = partial(read_events, sensor=sensor), {"sensor": sensor}
+    return _framed(request, files, classes, open_file, options, skip_damaged, **framing)
 
 
-def frames_of(
+def _framed(
     request: Request,
     files: Files,
     classes: Sequence[str],
@@ -222,12 +214,7 @@ def frames_of(
     size: int | tuple[int, int] | None = None,
     by: Binning = "time",
 ) -> Dataset:
-    """Count every recording into frames, see `event_frames`, or take them from the cache.
-
-    options: of `open_file`; timesteps, bins: T and K; size: one side or (height, width), None for
-    the sensor's; by: "time" or "count".
-    """
-
+    """Every recording counted into frames, see `event_frames`; options: of `open_file`."""
     told: dict[Path, str] = {}
 
     def count(path: Path, shape: tuple[int, ...] | None = None) -> np.ndarray:
@@ -249,7 +236,15 @@ def frames_of(
             told[path] = f"{path}: {recording.skipped}"
         return frames
 
-    shape = _first(count, files["train"][:PIECE]).shape
+    errors = []  # of the first recordings; bad options are refused before the work
+    for path, _ in files["train"][:PIECE]:
+        try:
+            shape = count(path).shape
+            break
+        except InputError as error:
+            errors.append(error)
+    else:
+        raise errors[0]
 
     def decode(part: str, piece: slice) -> np.ndarray:
         return np.stack([count(path, shape) for path, _ in files[part][piece]])
@@ -260,56 +255,42 @@ def frames_of(
         lambda: Contents(labels, shape, decode, classes, told),
         version=VERSION,
         options={
-            "classes": list(classes),
-            "timesteps": timesteps,
-            "bins": bins,
-            "size": list(shape[-2:]),
-            "by": by,
+            "classes": list(classes), "timesteps": timesteps, "bins": bins,
+            "size": list(shape[-2:]), "by": by,
             "files": {part: [[path.name, label] for path, label in files[part]] for part in files},
             **options,
         },
         skip_damaged=skip_damaged,
-    )
-
-
-def _first(count: Callable[[Path], np.ndarray], files: Sequence[tuple[Path, int]]) -> np.ndarray:
-    """Frames of the first recording that can be read; refuses bad options before the work."""
-    errors = []
-    for path, _ in files:
-        try:
-            return count(path)
-        except InputError as error:
-            errors.append(error)
-    raise errors[0]
+    )  # fmt: skip
 
 
 def _find(request: Request, published: Published, split: str) -> Files:
     """The recordings of a public set: where they lie, or fetched by Tonic, if that is wanted.
 
-    They may lie in `data_dir` (without one, in `downloads` in the cache folder), in Tonic's folder
-    there, or in another of the set's folders there. What a download that broke off has left in
-    Tonic's folder is fetched again, if Tonic sees that it isn't whole. Other parts of the set are
-    taken, with a warning.
+    They may lie in `request.home`, in Tonic's folder there, or in another of the set's. What a
+    download that broke off has left in Tonic's folder is fetched again; other parts are taken.
     """
     home = request.home
     places = [home, *(home / folder for folder in (published.tonic, *published.folders))]
 
-    def search() -> tuple[Path, Files | None]:
-        each = ((root, published.find(root, split)) for root in places)
-        return next(((root, files) for root, files in each if files is not None), (home, None))
+    def search() -> tuple[Path, Files, tuple[int, ...]]:
+        for root in places:
+            if files := published.find(root, split):
+                return root, files, (len(files["train"]), len(files["test"]))
+        return home, {}, (0, 0)
 
-    root, files = search()
-    broken_off = root == home / published.tonic and files and not published.is_whole(files)
-    if request.download and (files is None or broken_off):
+    root, files, sizes = search()
+    broken_off = root == home / published.tonic and sizes != published.whole
+    if request.download and (not files or broken_off):
         _fetch(request.name, published.tonic, home)
-        root, files = search()
-    if files is None:
+        root, files, sizes = search()
+    if not files:
         allowed = f"a folder with {published.content}; download=True lets Tonic fetch it"
         raise request.missing(allowed)
-    if not published.is_whole(files) and request.limit_train is request.limit_test is None:
+    if sizes != published.whole and request.limit_train is request.limit_test is None:
         log.warning(
             "%s: %s has %d + %d recordings, not the %d + %d that were published", request.name,
-            root, len(files["train"]), len(files["test"]), *published.whole,
+            root, *sizes, *published.whole,
         )  # fmt: skip
     return files
 
@@ -330,11 +311,9 @@ def load_emulated(
 ) -> Dataset:
     """Frames of the events that a camera of `size` x `size` pixels sends before each image.
 
-    The parameters of camera and motion are the defaults of `multispike.events.emulator`; `data_dir`
-    and `download` are those of the image set, and so are its splits and classes. The frames of an
-    image are the same whatever limits are set, which save the work for all other images.
-
-    timesteps, bins: T·K bins of equal time; size: from 8 to 128 pixels; options: of the image set.
+    `data_dir`, `download`, `options`, splits and classes are those of the image set. The frames of
+    an image are the same whatever limits are set, which save the work for all other images.
+    timesteps, bins: T·K bins of equal time; size: from 8 to 128 pixels.
     """
     if not is_count(bins):
         raise invalid("bins", bins, "an integer >= 1")
@@ -373,10 +352,7 @@ def load_emulated(
         lambda: Contents(labels, (timesteps, 2 * bins, size, size), decode, images.classes),
         version=EMULATOR_VERSION,
         options={
-            "images": content.hexdigest(),
-            "classes": list(images.classes),
-            "timesteps": timesteps,
-            "bins": bins,
-            "size": size,
+            "images": content.hexdigest(), "classes": list(images.classes),
+            "timesteps": timesteps, "bins": bins, "size": size,
         },
-    )
+    )  # fmt: skip
