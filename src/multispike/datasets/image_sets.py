@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from PIL import ImageColor
 
 from multispike.datasets.dataset import (
     Contents,
@@ -27,7 +28,6 @@ from multispike.datasets.dataset import (
 )
 from multispike.datasets.source_files import (
     LARGEST,
-    check_background,
     class_files,
     fetch,
     fitted,
@@ -62,11 +62,10 @@ SUFFIXES = (
 
 
 def load_digits(request: Request) -> Dataset:
-    """scikit-learn's handwritten digits: 8x8, 17 grey levels scaled to 0..255, 1,437 + 360.
+    """scikit-learn's handwritten digits: 8x8, 17 grey levels scaled to 0..255.
 
-    The split is fixed: the test samples are a class-balanced fifth (`balanced_indices`), 36 of
-    each digit; the training samples are the rest, in their original order. Bundled, so `data_dir`
-    has no meaning here and nothing is cached.
+    The test samples are a class-balanced fifth (`balanced_indices`), 36 of each digit; the training
+    samples are the rest, in their original order. `data_dir` has no meaning here.
     """
     from sklearn.datasets import load_digits as bundled
 
@@ -79,11 +78,7 @@ def load_digits(request: Request) -> Dataset:
 
 
 def load_fashion_mnist(request: Request) -> Dataset:
-    """Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747): 28x28 grey, 60,000 + 10,000.
-
-    The four idx files, plain or `.gz`, are looked for in `data_dir`, by default where Debian's
-    package `dataset-fashion-mnist` installs them.
-    """
+    """Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747): four idx files, plain or `.gz`."""
     folder = request.data_dir or DEBIAN
     files: dict[str, Path] = {}
     for array, stem in IDX_FILES.items():
@@ -103,9 +98,9 @@ def load_fashion_mnist(request: Request) -> Dataset:
             if len(labels[half]) != len(images[half]):
                 where = f"labels in {files[f'{half}_labels']}"
                 raise invalid(where, len(labels[half]), f"{len(images[half])}, as images")
-        if images["test"].shape[1:] != shape:
-            allowed = f"the shape of the training inputs, {list(shape)}"
-            raise invalid("test inputs", list(images["test"].shape[1:]), allowed)
+            if images[half].shape[1:] != shape:
+                allowed = f"the shape of the training inputs, {list(shape)}"
+                raise invalid(f"{half} inputs", list(images[half].shape[1:]), allowed)
         return Contents(labels, shape, lambda half, part: images[half][part], CLOTHES)
 
     return request.cached(list(files.values()), read, version=1)
@@ -117,12 +112,8 @@ SIDE = 32
 
 @dataclass(frozen=True)
 class Release:
-    """How one of the CIFAR sets is published (https://www.cs.toronto.edu/~kriz/cifar.html).
-
-    archive, sha256: the official archive; folder: what it unpacks to; train, test, meta: the
-    pickles in it; label_key, names_key: where these keep labels and class names; column: the
-    labels' column in parquet files.
-    """
+    """How one of the CIFAR sets is published (https://www.cs.toronto.edu/~kriz/cifar.html): the
+    archive, the folder and pickles in it, their keys, and the labels' column in parquet files."""
 
     archive: str
     sha256: str
@@ -155,11 +146,10 @@ RELEASES = {
 def load_cifar(request: Request) -> Dataset:
     """CIFAR-10 or CIFAR-100 (Krizhevsky 2009): 32x32 RGB, 50,000 + 10,000 images.
 
-    `data_dir` may hold, looked for in this order, `train.parquet` and `test.parquet` (columns
+    `request.home` may hold, looked for in this order, `train.parquet` and `test.parquet` (columns
     `img: {bytes, path}` with any lossless image format, and `label` or `fine_label`; class names,
     one a line, in the schema's metadata under `class_names`), the unpacked official archive (or
-    be that folder), or the official archive itself. With `request.download` the archive is
-    fetched into `data_dir`; without a `data_dir`, into `downloads` in the cache folder.
+    be that folder), or the archive itself, which `request.download` fetches.
     """
     release = RELEASES[request.name]
     files = _find_cifar(release, request)
@@ -220,7 +210,16 @@ def _parquet_table(path: Path, column: str) -> pa.Table:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             rows, schema = file.metadata.num_rows, file.schema_arrow
-            if not _has_layout(schema, column):
+            kinds = (
+                schema.field(c).type if c in schema.names else pa.null() for c in ("img", column)
+            )
+            image, label = kinds
+            if not (
+                pa.types.is_struct(image)
+                and image.get_field_index("bytes") >= 0
+                and pa.types.is_binary(image.field("bytes").type)
+                and pa.types.is_integer(label)
+            ):
                 allowed = f"parquet with columns img: {{bytes, path}} and {column}: integer"
                 raise invalid("data file", str(path), allowed)
             if rows * 3 * SIDE * SIDE > LARGEST:
@@ -240,21 +239,8 @@ def _parquet_table(path: Path, column: str) -> pa.Table:
     return table
 
 
-def _has_layout(schema: pa.Schema, column: str) -> bool:
-    if "img" not in schema.names or column not in schema.names:
-        return False
-    image = schema.field("img").type
-    return (
-        pa.types.is_struct(image)
-        and image.get_field_index("bytes") >= 0
-        and pa.types.is_binary(image.field("bytes").type)
-        and pa.types.is_integer(schema.field(column).type)
-    )
-
-
 def _read_pickles(files: Sequence[Path], release: Release) -> Contents:
     """The official pickles, from their archive (one file) or unpacked."""
-    halves = {"train": release.train, "test": release.test}
     names = (*release.train, *release.test, release.meta)
     if len(files) == 1:
         contents = read_archive(files[0], names)
@@ -264,10 +250,9 @@ def _read_pickles(files: Sequence[Path], release: Release) -> Contents:
         origin = {path.name: str(path) for path in files}
     found = {name: unpickle(contents[name], origin[name]) for name in names}
     images, labels = {}, {}
-    for half, batches in halves.items():
+    for half, batches in (("train", release.train), ("test", release.test)):
         arrays = [_batch(found[name], origin[name], release) for name in batches]
-        images[half] = np.concatenate([pixels for pixels, _ in arrays])
-        labels[half] = np.concatenate([numbers for _, numbers in arrays])
+        images[half], labels[half] = map(np.concatenate, zip(*arrays, strict=True))
     classes = found[release.meta].get(release.names_key)
     if (
         not isinstance(classes, list)
@@ -310,14 +295,12 @@ def load_imagefolder(
 ) -> Dataset:
     """Images sorted into `train/CLASS` and `test/CLASS`, or as `class_files` finds them.
 
-    All images become upright 8-bit RGB.
+    All become upright 8-bit RGB. The set need not fit in memory.
 
     size: side, or (height, width), in pixels, that each image is scaled to cover and then
         centrally cropped to; may be left out if all images have one size already.
     background: colour behind what is transparent. skip_damaged: leave out images that can't be
         read, instead of refusing the set.
-
-    Decoded in parallel, straight into memory-mapped files: the set need not fit in memory.
     """
     files, classes = class_files(request.data_dir, "images", SUFFIXES, test_share, val_share)
     for label in sorted({*range(len(classes))} - {label for _, label in files["train"]}):
@@ -329,7 +312,10 @@ def load_imagefolder(
         target = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
         if len(target) != 2 or not all(map(is_count, target)):
             raise invalid("size", size, "an integer >= 1 or (height, width), in pixels")
-    check_background(background)
+    try:
+        ImageColor.getrgb(background)
+    except ValueError:
+        raise invalid("background", background, "a colour, such as white or #80ff00") from None
     paths = [path for part in files.values() for path, _ in part]
 
     def read() -> Contents:

@@ -20,7 +20,7 @@ import numpy as np
 import pooch
 import torch
 from filelock import FileLock
-from PIL import Image, ImageColor, ImageOps
+from PIL import Image, ImageOps
 from requests import RequestException
 
 from multispike.datasets.dataset import share_indices
@@ -51,9 +51,7 @@ def class_files(
     They lie in train/CLASS, test/CLASS and val/CLASS; without test, val is taken for it. With
     `test_share` there is no test folder, and that share of each class is the test; the classes may
     then lie in `data_dir` itself. Without a val folder of its own, `val_share` of each class's
-    training files is for validation. Hidden files and folders are left alone.
-
-    content: what the files are, for messages; suffixes: in lower case.
+    training files is for validation. content: what the files are, for messages.
     """
     given = None if data_dir is None else str(data_dir)
     allowed = f"a folder with train/CLASS and test/CLASS (or val/CLASS) folders of {content}"
@@ -103,20 +101,14 @@ def _class_folders(folder: Path) -> list[str]:
 
 
 def open_rgb(source: Path | BinaryIO, name: str, background: str = "white") -> Image.Image:
-    """The image as 8-bit RGB, wholly decoded, upright, and before a background if it has holes.
-
-    16-bit grey is scaled to 8 bits.
-
-    name: what to call it in the `InputError` for one that is damaged, deeper, or larger than
-        Pillow's limit of pixels.
-    """
+    """The image as 8-bit RGB, upright, and before a background if it has holes; 16-bit grey is
+    scaled. `InputError` calls one that is damaged, deeper or too large by its `name`."""
     with _opened(source, name) as image:
         if image.mode in ("I", "F"):
             allowed = f"at most 16 bits per channel, not Pillow's mode {image.mode}"
             raise invalid("image", name, allowed)
-        upright = image
-        if image.getexif().get(ORIENTATION, 1) != 1:
-            upright = ImageOps.exif_transpose(image)
+        is_upright = image.getexif().get(ORIENTATION, 1) == 1
+        upright = image if is_upright else ImageOps.exif_transpose(image)
         if image.mode.startswith("I;16"):
             grey = np.rint(np.asarray(upright, np.float32) / 257)
             return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
@@ -124,14 +116,6 @@ def open_rgb(source: Path | BinaryIO, name: str, background: str = "white") -> I
             opaque = Image.new("RGBA", upright.size, background)
             upright = Image.alpha_composite(opaque, upright.convert("RGBA"))
         return upright.convert("RGB")
-
-
-def check_background(color: str) -> None:
-    """Raise `InputError` for what Pillow doesn't know as a colour."""
-    try:
-        ImageColor.getrgb(color)
-    except ValueError:
-        raise invalid("background", color, "a colour, such as white or #80ff00") from None
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -155,10 +139,7 @@ def _opened(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
 
 
 def fitted(image: Image.Image, height: int, width: int) -> np.ndarray:
-    """The image scaled until it just covers `height` x `width`, its centre cut out.
-
-    Returns uint8 `[3, height, width]`.
-    """
+    """uint8 `[3, height, width]`: the image scaled to just cover that, its centre cut out."""
     if image.size != (width, height):
         image = ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)
     return np.asarray(image).transpose(2, 0, 1)
@@ -168,10 +149,7 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     """The uint8 array in an idx file, plain or gzipped.
 
     The format: two zero bytes, the type (8 is uint8), the number of dimensions, their sizes as
-    big-endian 32-bit integers, the data in C order.
-
-    Raises `InputError` if the file is cut short, damaged or another kind of file; no more is read
-    than its header says.
+    big-endian 32-bit integers, the data in C order. No more is read than the header says.
     """
 
     def refused(allowed: str) -> InputError:
@@ -196,41 +174,31 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
-class _Type:
-    """Stands for a type of numbers; its name is all that is looked at."""
+class _Made:
+    """Stands for an array or a type: what a pickle makes it of, and nothing is done with that."""
 
-    def __init__(self, name: object) -> None:
-        self.name = name
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
 
-    def __setstate__(self, state: object) -> None:
-        """Byte order and alignment, which bytes don't have."""
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
 
-
-class _Array:
-    """Stands for an array, which comes out as the bytes it is: uint8, of a shape."""
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, shape, kind, fortran, content = state
-        if not isinstance(kind, _Type) or kind.name not in (b"u1", "u1"):
+    def pixels(self) -> np.ndarray:
+        """The array, which has to be of uint8."""
+        _, shape, kind, fortran, content = self.state
+        if not isinstance(kind, _Made) or kind.arguments[0] not in (b"u1", "u1"):
             raise pickle.UnpicklingError("an array of something else than uint8")
-        flat = np.frombuffer(content, np.uint8)
-        self.values = flat.reshape(shape, order="F" if fortran else "C")
+        return np.frombuffer(content, np.uint8).reshape(shape, order="F" if fortran else "C")
 
 
 class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        """A stand-in for each name that a pickled array needs: no part of numpy.
-
-        Numbers, strings, lists and dictionaries have no name to look up.
-        """
+        """A stand-in for each name that a pickled array needs; all else has no name to look up."""
+        allowed = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
+        if module not in allowed or name not in ("dtype", "ndarray", "_reconstruct"):
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
         # Made anew for each pickle, which can give a function attributes, and nothing more.
-        if (module, name) == ("numpy", "dtype"):
-            return lambda kind, *_: _Type(kind)
-        if (module, name) == ("numpy", "ndarray"):
-            return None  # what `_reconstruct` is to make; it makes nothing else
-        if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            return lambda *_: _Array()
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return lambda *arguments: _Made(*arguments)
 
 
 def unpickle(content: bytes, name: str) -> dict[Any, Any]:
@@ -242,15 +210,11 @@ def unpickle(content: bytes, name: str) -> dict[Any, Any]:
     try:
         value = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
         if isinstance(value, dict):
-            return {
-                key: each.values if isinstance(each, _Array) else each
-                for key, each in value.items()
-            }
+            return {k: v.pixels() if isinstance(v, _Made) else v for k, v in value.items()}
     # A damaged pickle can fail in any way that the making of arrays and values can.
     except Exception as error:
-        raise invalid(
-            "data file", name, f"a whole pickle of nothing but uint8 arrays ({error})"
-        ) from None
+        allowed = f"a whole pickle of nothing but uint8 arrays ({error})"
+        raise invalid("data file", name, allowed) from None
     raise invalid("data file", name, f"a pickled dictionary, not {type(value).__name__}")
 
 
@@ -261,7 +225,7 @@ def read_archive(path: Path, names: Sequence[str]) -> dict[str, bytes]:
         with gzip.open(path) as stream:
             with tarfile.open(fileobj=stream, mode="r|") as archive:
                 for member in archive:
-                    base = member.name.rsplit("/", 1)[-1]
+                    base = member.name.rpartition("/")[2]
                     if member.isfile() and base in names:
                         if member.size > LARGEST:
                             raise tarfile.TarError(f"{base} has {member.size:,} bytes")
@@ -282,18 +246,14 @@ def fetch(url: str, target: Path, *, sha256: str, progress: bool = True) -> Path
     A server that fails is asked twice more. `target` is whole and has its checksum, or is absent.
     Processes that fetch the same file wait for each other.
 
-    sha256: hexadecimal SHA-256 of the whole file.
-
     Raises `InputError` if the content has another checksum or the folder can't be written, and
     `RunError` if the server can't be reached or breaks off.
     """
     pooch.get_logger().setLevel("WARNING")
     show = progress and sys.stderr.isatty()
     downloader: Any = pooch.HTTPDownloader(progressbar=show, timeout=30)
-    source = pooch.create(
-        target.parent, "", registry={target.name: sha256}, urls={target.name: url},
-        retry_if_failed=2,
-    )  # fmt: skip
+    registry, urls = {target.name: sha256}, {target.name: url}
+    source = pooch.create(target.parent, "", registry=registry, urls=urls, retry_if_failed=2)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f".{target.name}.lock")):
@@ -306,7 +266,6 @@ def fetch(url: str, target: Path, *, sha256: str, progress: bool = True) -> Path
             f" the partial file was removed ({error})"
         ) from None
     except OSError as error:
-        raise invalid(
-            "download folder", str(target.parent), f"a writable folder ({error.strerror or error})"
-        ) from None
+        allowed = f"a writable folder ({error.strerror or error})"
+        raise invalid("download folder", str(target.parent), allowed) from None
     return target
