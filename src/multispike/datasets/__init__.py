@@ -25,15 +25,13 @@ __all__ = ["DATASETS", "Source", "list_datasets", "load_dataset", "source_of"]
 class Source:
     """One row: where a data set comes from.
 
-    load: `"module:function"`, imported on use.
-    description: one line for listings.
+    load: `"module:function"`, imported on use; description: one line for listings.
     events: True if samples are `[T, C, H, W]` event frames, False if `[C, H, W]` images.
     options: keyword options that the function takes beyond the request.
     download: whether `download=True` can fetch it.
-    mirrored: whether a mirrored sample is as good as the sample, and keeps its label: then
-        training mirrors by default.
+    mirrored: whether a mirrored sample keeps its label: then training mirrors by default.
     val_share: of the training samples that is kept for validation by default, where the set has
-        no validation split of its own; published sets have none, as their results were reported.
+        no validation split of its own; none of published sets, as their results were reported.
     """
 
     load: str
@@ -110,8 +108,7 @@ def source_of(name: str) -> Source:
     """A row of the table, or one for a function of somebody else's (`multispike.plugins`):
     `load(request)`, which may take options by their names as well.
 
-    Raises:
-        InputError: for an unknown name, or a function that is gone.
+    Raises `InputError` for an unknown name, or a function that is gone.
     """
     if name in DATASETS:
         return DATASETS[name]
@@ -144,8 +141,7 @@ def load_dataset(
 
     data_dir: folder (or archive) with the source; None means the set's default places.
     limit_train, limit_test: take that many samples of a split: always the same ones, spread over
-        the whole split and with the classes as equally often as it permits
-        (`multispike.datasets.dataset.balanced_indices`), from 1 to the size of the split.
+        it and with the classes as equally often as it permits (`balanced_indices`).
     cache_dir: where decoded arrays are kept; default `$MULTISPIKE_CACHE`, else
         `~/.cache/multispike`. A cache that can't be written costs a warning, nothing else.
     download: fetch the official source if it isn't in `data_dir` (or, without one, the cache).

@@ -1,8 +1,8 @@
 """Random transforms of whole batches: what is drawn is kept apart from what is done with it.
 
-`Augmentation.draw` makes all random numbers of a batch but those of lost events, `lose` takes
-events away and `warp` moves pixels (uint8, before normalisation), `finish` erases and mixes (float,
-after it). A transform treats all timesteps of a sample alike; events are lost one by one.
+`Augmentation.draw` makes the random numbers, `lose` takes events away and `warp` moves pixels
+(uint8, before normalisation), `finish` erases and mixes (float, after it). All timesteps of a
+sample are treated alike, but for events, which are lost one by one.
 """
 
 from __future__ import annotations
@@ -24,15 +24,13 @@ class Augmentation:
     """Which random transforms a training batch goes through.
 
     flip: mirror left and right; True with probability 1/2, `"alternate"` every second epoch,
-        each image starting at random (Jordan 2024, arXiv 2404.00498, section 3.6: over two epochs
-        the network sees every image both ways).
+        each image starting at random (Jordan 2024, arXiv 2404.00498, section 3.6).
     shift: move by up to that many pixels in each direction, reflecting at the border.
     cutout: blank a square of that side, centred anywhere in the image and clipped by its border
         (DeVries & Taylor 2017, arXiv 1708.04552); blank is the mean colour, or no event.
     mixup: blend each sample with another of its batch, with one weight per batch drawn from
         Beta(mixup, mixup) (Zhang et al. 2018, arXiv 1710.09412); 0 is off.
-    drop: share of the events that is lost, each independently of the others; 0 is off. For counts
-        of events only.
+    drop: share of the events that is lost, each independently of the others; 0 is off.
     """
 
     flip: bool | Literal["alternate"] = False
@@ -64,12 +62,10 @@ class Augmentation:
     def draw(
         self, rng: np.random.Generator, full: int, flips: np.ndarray, height: int, width: int
     ) -> Draws:
-        """All random numbers of a batch of B samples.
+        """All random numbers of a batch of B samples but those of lost events.
 
-        full: size of a full batch, at least B. A shorter batch gets the first of the numbers that
-            a full one would get, so that filling it up changes nothing for its samples.
-        flips: bool `[B]`, for `"alternate"` which samples are mirrored in this epoch; otherwise
-            only its length counts.
+        full: size of a full batch. A shorter one gets the first of the numbers that it would get.
+        flips: bool `[B]`, for `"alternate"` which samples are mirrored in this epoch.
         """
         coins = rng.random(full) < 0.5
         shifts = rng.integers(-self.shift, self.shift, size=(2, full), endpoint=True)
@@ -103,8 +99,7 @@ class Augmentation:
         rows = _reflect(np.arange(height) + draws.shifts[0][:, None], height)
         columns = _reflect(np.arange(width) + draws.shifts[1][:, None], width)
         columns = np.where(draws.flipped[:, None], width - 1 - columns, columns)
-        # One gather with one flat index per pixel, shared by channels and timesteps: the fastest
-        # of the ways tried (0.4 ms for 250 CIFAR images on one core).
+        # One gather with one flat index per pixel, shared by channels and timesteps, is fastest.
         source = torch.from_numpy(rows[:, :, None] * width + columns[:, None, :]).to(inputs.device)
         planes = inputs.reshape(len(inputs), -1, height * width)
         index = source.view(len(inputs), 1, -1).expand(planes.shape)
@@ -125,22 +120,21 @@ class Augmentation:
             targets = one_hot.lerp(one_hot.roll(1, dims=0), 1.0 - draws.weight)
         return inputs, targets
 
-    def _cut(self, draws: Draws, height: int, width: int) -> Tensor:
+    def _cut(self, draws: Draws, *sides: int) -> Tensor:
         """True inside each sample's square: bool `[B, 1, H, W]`."""
-        first = draws.centres - self.cutout // 2
-        inside = [
-            (np.arange(size) >= low[:, None]) & (np.arange(size) < low[:, None] + self.cutout)
-            for low, size in zip(first, (height, width), strict=True)
-        ]
-        return torch.from_numpy(inside[0][:, None, :, None] & inside[1][:, None, None, :])
+        rows, columns = (
+            (np.arange(side) >= low[:, None]) & (np.arange(side) < low[:, None] + self.cutout)
+            for low, side in zip(draws.centres - self.cutout // 2, sides, strict=True)
+        )
+        return torch.from_numpy(rows[:, None, :, None] & columns[:, None, None, :])
 
 
 @dataclass(frozen=True)
 class Draws:
     """The random numbers of one batch.
 
-    flipped: bool `[B]`; shifts: `[2, B]`, rows and columns in pixels; centres: `[2, B]`, row and
-    column of the cutout; weight: the sample's own share under mixup.
+    flipped: bool `[B]`; shifts, and centres of the cutout: `[2, B]`, rows and columns in pixels;
+    weight: the sample's own share under mixup.
     """
 
     flipped: np.ndarray

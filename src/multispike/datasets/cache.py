@@ -13,14 +13,14 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from numpy.lib.format import open_memmap
 from numpy.typing import DTypeLike
 
@@ -81,7 +81,8 @@ class Cache:
         if found := _read_entry(entry):
             return found
         try:
-            with _locked(entry):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(entry.with_name(f".{entry.name}.lock")):
                 return _read_entry(entry) or _write_entry(entry, checked)
         except (OSError, NotImplementedError) as error:
             log.warning("cache: %s can't be written (%s): going on without it", self.folder, error)
@@ -128,21 +129,6 @@ def _identity(path: Path) -> tuple[int, int, int, tuple[int, int]]:
     """What changes when a file is written or replaced; the times (ns) come last."""
     status = path.stat()
     return status.st_dev, status.st_ino, status.st_size, (status.st_mtime_ns, status.st_ctime_ns)
-
-
-@contextmanager
-def _locked(entry: Path) -> Iterator[None]:
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(entry.with_name(f".{entry.name}.lock"))
-    try:
-        lock.acquire(timeout=1)
-    except Timeout:
-        log.warning("cache: waiting for another process that builds %s", entry.name)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _write_entry(entry: Path, build: Callable[[Allocate], dict[str, Any]]) -> Fetched:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,20 +26,18 @@ class BatchLoader:
     splits, normalised as `(x / 255 - mean) / std`; targets int64 `[B]`, or float
     `[B, num_classes]` under mixup. They are made on the device that the split is on.
 
-    Batch b of epoch e is a pure function of (seed, e, b). Nothing depends on what was drawn
-    before nor on any global generator, so a run resumed at a batch sees exactly the rest.
+    Batch b of epoch e is a pure function of (seed, e, b), whatever was drawn before and whatever
+    the global generators are, so a run resumed at a batch sees exactly the rest.
 
     batch_size: the global batch, over all ranks.
     shuffle: a new order every epoch (`set_epoch`); without it, the order of the split.
     drop_last: leave out a last batch that isn't full.
     rank, world_size: this process's place among those that share the batches. With `shuffle` or
-        `drop_last` (training), every rank gets an equal share of every global batch, the same
-        samples with the same augmentation (mixup's partners apart) as one process would get; a
-        last batch that can't be shared out is filled up from the start of the epoch. Otherwise
-        (evaluation), all ranks together see each sample exactly once, in equally many batches;
-        the last may hold one sample more than the rank's share.
-    channels_last: memory format of the images; with timesteps, of each timestep.
-    num_classes: needed for mixup.
+        `drop_last` (training), every rank gets an equal share of every global batch, augmented
+        (mixup's partners apart) as in one process; a last batch that can't be shared out is filled
+        up from the start of the epoch. Otherwise (evaluation), all ranks together see each sample
+        exactly once, in equally many batches; the last may be one sample longer.
+    channels_last: memory format of the images; num_classes: needed for mixup.
 
     >>> split = Split(torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1), torch.arange(5))
     >>> loader = BatchLoader(split, 2, mean=[0.0], std=[1 / 255])
@@ -91,7 +88,7 @@ class BatchLoader:
         self._scale, self._offset = scale.to(device), offset.to(device)
         self._first_flips = self._random(FLIP).random(total) < 0.5
         self._rank_batch_size = -(-size // ranks)
-        self._epoch = self._batch = self._resume_at = 0
+        self._epoch = self._start = 0
 
     def __len__(self) -> int:
         """Batches of an epoch, the same on every rank."""
@@ -101,51 +98,32 @@ class BatchLoader:
         return whole + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of the current epoch, from the place that `load_state_dict` has set, if any.
-
-        Epoch and place are read when the first batch is asked for.
-        """
-        epoch, start = self._epoch, self._resume_at
-        self._resume_at = 0
+        """Batches of the epoch that `set_epoch` has said when the first one is asked for."""
+        epoch, start = self._epoch, self._start
+        self._start = 0
         order = self._random(ORDER, epoch).permutation(len(self.split)) if self.shuffle else None
         for batch in range(start, len(self)):
-            self._batch = batch + 1
             yield self._make(order, epoch, batch)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Go to the start of `epoch`; keeps the place if that is the epoch already."""
+    def set_epoch(self, epoch: int, batch: int = 0) -> None:
+        """Let the next iteration give that epoch, from that batch on."""
         if epoch < 0:
             raise invalid("epoch", epoch, "an integer >= 0")
-        if epoch != self._epoch:
-            self._epoch, self._batch, self._resume_at = epoch, 0, 0
-
-    def state_dict(self) -> dict[str, int]:
-        """Epoch, and number of batches of it that were given out."""
-        return {"epoch": self._epoch, "batch": self._batch}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the next iteration give what was left in that state."""
-        epoch, batch = int(state["epoch"]), int(state["batch"])
-        if epoch < 0 or not 0 <= batch <= len(self):
-            allowed = f"epoch >= 0 and batch from 0 to {len(self)}"
-            hint = " (was it saved with another batch size or data set?)"
-            raise invalid("state of the batch loader", state, allowed + hint)
-        self._epoch, self._batch, self._resume_at = epoch, batch, batch
+        if not 0 <= batch <= len(self):
+            raise invalid("batch", batch, f"from 0 to the {len(self)} of an epoch")
+        self._epoch, self._start = epoch, batch
 
     def _random(self, *purpose: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, *purpose])
 
     def _make(self, order: np.ndarray | None, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
         indices, share = self._indices(order, batch)
-        height, width = self.split.inputs.shape[-2:]
         # Drawn for the global batch, then shared out, so that augmentation does not depend on
         # how many processes there are. A batch of an evaluation may be one sample longer.
+        flips = self._first_flips[indices] ^ bool(epoch % 2)
+        random = self._random(BATCH, epoch, batch)
         draws = self._augmentation.draw(
-            self._random(BATCH, epoch, batch),
-            self.batch_size + 1,
-            self._first_flips[indices] ^ bool(epoch % 2),
-            height,
-            width,
+            random, self.batch_size + 1, flips, *self.split.inputs.shape[-2:]
         ).share(share)
         mine = indices[share]
         # A generator for every sample, so that its events are lost alike on every rank.

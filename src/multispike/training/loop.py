@@ -91,7 +91,7 @@ def train(
             first, end = epoch * len(train_loader), (epoch + 1) * len(train_loader)
             if state.step == first:
                 state.sums = [0.0, 0.0, 0.0]
-            train_loader.load_state_dict({"epoch": epoch, "batch": state.step - first})
+            train_loader.set_epoch(epoch, state.step - first)
             network.train()
             pending: list[tuple[Tensor, Tensor, int]] = []
             since, pause = time.perf_counter(), state.step + 1
