@@ -257,13 +257,8 @@ def in_threads(work: Callable[[slice], None], count: int, title: str, progress: 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with progress_bar(progress) as bar, ThreadPoolExecutor(cores) as pool:
         task = bar.add_task(title, total=count)
-        futures = [pool.submit(work, part) for part in pieces]
-        try:
-            for future, part in zip(futures, pieces, strict=True):
-                future.result()
-                bar.advance(task, part.stop - part.start)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        for piece, _ in zip(pieces, pool.map(work, pieces), strict=True):
+            bar.advance(task, piece.stop - piece.start)
 
 
 def statistics(inputs: np.ndarray) -> tuple[list[float], list[float]]:

@@ -1,11 +1,10 @@
 """Slices of a recording, made into frames as in training and classified one by one as they come.
 
 Latency is the time from a slice being available to its class being known. In real time a slice is
-available as soon as its last event has been read, it is known to be whole (a window, when an event
-behind it, or the end, was read), and its end has come by the recording's clock: latency holds
-waiting, framing and inference. Otherwise it is available once it has been asked for and read, when
-the class of the one before is known: latency is framing and inference alone. How long its bytes lay
-in a file or a pipe is not in it, and can't be, as nobody knows when they were written.
+available as soon as it has been read, is known to be whole (a window, when an event behind it, or
+the end, was read), and its end has come by the recording's clock: latency holds waiting, framing
+and inference. Otherwise it is available once it has been asked for and read: latency is framing and
+inference alone. How long its bytes lay in a file or a pipe is not in it, as nobody knows.
 """
 
 from __future__ import annotations
@@ -13,7 +12,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -50,12 +51,9 @@ class Prediction:
     def to_dict(self) -> dict[str, Any]:
         """The line of JSON."""
         return {
-            "t_us": self.t_us,
-            "class": self.name,
-            "confidence": round(self.confidence, 6),
-            "events": self.events,
-            "latency_ms": round(self.latency_ms, 3),
-        }
+            "t_us": self.t_us, "class": self.name, "confidence": round(self.confidence, 6),
+            "events": self.events, "latency_ms": round(self.latency_ms, 3),
+        }  # fmt: skip
 
 
 class FrameClassifier:
@@ -149,26 +147,17 @@ class Realtime:
         self.dropped = 0
         self._recording = recording
         self._slices = slices(recording, **slicing)
-        self._waiting: tuple[Slice, float] | None = None
-        self._ended = False
-        self._error: BaseException | None = None
-        self._change = threading.Condition()
+        self._waiting: SimpleQueue[tuple[Slice, float] | BaseException | None] = SimpleQueue()
         self._closing = threading.Event()
         # A daemon, as it may be waiting for a pipe in which nothing ever comes.
         self._thread = threading.Thread(target=self._read, name="reader", daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Iterator[tuple[Slice, float]]:
-        while True:
-            with self._change:
-                self._change.wait_for(lambda: self._waiting is not None or self._ended)
-                newest, self._waiting = self._waiting, None
-            if newest is not None:
-                yield newest
-            elif self._error is not None:
-                raise self._error
-            else:
-                return
+        while (newest := self._waiting.get()) is not None:
+            if isinstance(newest, BaseException):
+                raise newest
+            yield newest
 
     def close(self) -> None:
         """Stop reading and close the recording, at the latest when its next bytes come."""
@@ -184,17 +173,15 @@ class Realtime:
                     self._closing.wait(min(left, 60.0))  # a damaged clock may ask for centuries
                 if self._closing.is_set():
                     return
-                with self._change:
-                    self.dropped += self._waiting is not None
-                    self._waiting = part, max(read, due)
-                    self._change.notify()
+                with suppress(Empty):
+                    self._waiting.get_nowait()
+                    self.dropped += 1
+                self._waiting.put((part, max(read, due)))
         except BaseException as error:  # it belongs to the thread that asks for slices
-            self._error = error
+            self._waiting.put(error)
         finally:
             self._recording.close()
-            with self._change:
-                self._ended = True
-                self._change.notify()
+            self._waiting.put(None)
 
 
 def classify_stream(
