@@ -19,9 +19,8 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment
 from PIL import Image, ImageDraw
-from rich.bar import Bar
 from rich.color import Color
-from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.style import Style
 from rich.table import Table
@@ -171,7 +170,6 @@ def _sheet(tiles: list[Image.Image]) -> Image.Image:
 
 
 def _page(view: View, captions: list[str], pictures: list[Image.Image]) -> str:
-    """One HTML file with everything in it."""
     images = []
     for picture in pictures:
         file = io.BytesIO()
@@ -197,7 +195,6 @@ class StdoutConsole(Console):
 
 
 def line_printer(console: Console, classes: Sequence[str]) -> Callable[[Prediction, int], None]:
-    """One readable line a slice."""
     width = max(map(len, classes))
 
     def show(prediction: Prediction, dropped: int) -> None:
@@ -213,7 +210,6 @@ def line_printer(console: Console, classes: Sequence[str]) -> Callable[[Predicti
 
 
 def print_summary(console: Console, summary: Summary) -> None:
-    """The summary for a reader."""
     sensor = "x".join(map(str, summary.sensor))
     rows = {
         "source": f"{summary.format} of {sensor} pixels, {summary.recording_seconds:,.3f} s",
@@ -246,13 +242,11 @@ class LiveView:
         self._live = Live(self, console=console, screen=True, refresh_per_second=8)
 
     def show(self, prediction: Prediction, dropped: int) -> None:
-        """Make it the newest; the screen is taken with the first."""
         self._newest = prediction, dropped
         self._slices += 1
         self._live.start(refresh=True)
 
     def close(self) -> None:
-        """Give the screen back."""
         self._live.stop()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -260,44 +254,32 @@ class LiveView:
             return
         prediction, dropped = self._newest
         width, height = console.size
+        side = Text(no_wrap=True, overflow="ellipsis")
+        side.append(f"{self._title}\n", "dim")
+        side.append(f"{prediction.name}  {prediction.confidence:.0%}\n\n", "bold green")
+        # The likeliest classes that fit, always in the order of the classes.
+        probabilities = prediction.probabilities
+        likeliest = np.argsort(-probabilities, kind="stable")[: max(1, height - SIDE_ROWS)]
+        for label in np.sort(likeliest).tolist():
+            share = float(probabilities[label])
+            bar = "█" * round(share * (SIDE_COLUMNS - 19))
+            style = "bold green" if label == likeliest[0] else "blue"
+            side.append(f"{self._classes[label]:<12.12} ")
+            side.append(f"{bar:<{SIDE_COLUMNS - 19}} {share:>4.0%}\n", style)
+        for name, value in (
+            ("time", f"{prediction.t_us / 1e6:,.3f} s"),
+            ("events", f"{prediction.events:,}"),
+            ("latency", f"{prediction.latency_ms:,.2f} ms"),
+            ("slices", f"{self._slices:,}, {dropped:,} dropped"),
+        ):
+            side.append(f"\n{name:>7} ", "dim").append(value)
         frames = prediction.frames
         counts = frames.reshape(-1, 2, *frames.shape[2:]).sum(0, dtype=np.int64)
-        best = f"{prediction.name}  {prediction.confidence:.0%}"
-        numbers = Table.grid(padding=(0, 1))
-        numbers.add_column(justify="right", style="dim", no_wrap=True)
-        numbers.add_column(no_wrap=True)
-        numbers.add_row("time", f"{prediction.t_us / 1e6:,.3f} s")
-        numbers.add_row("events", f"{prediction.events:,}")
-        numbers.add_row("latency", f"{prediction.latency_ms:,.2f} ms")
-        numbers.add_row("slices", f"{self._slices:,}, {dropped:,} dropped")
-        side = Group(
-            Text(self._title, "dim", no_wrap=True, overflow="ellipsis"),
-            Text(best, "bold green", no_wrap=True, overflow="ellipsis"),
-            "",
-            self._bars(prediction.probabilities, max(1, height - SIDE_ROWS)),
-            "",
-            numbers,
-        )
         grid = Table.grid(padding=(0, 2))
         grid.add_column(no_wrap=True)
         grid.add_column(width=SIDE_COLUMNS)
         grid.add_row(half_blocks(counts, max(1, width - SIDE_COLUMNS - 2), height - 1), side)
         yield grid
-
-    def _bars(self, probabilities: np.ndarray, rows: int) -> Table:
-        """The likeliest classes that fit, always in the order of the classes."""
-        shown = np.sort(np.argsort(-probabilities, kind="stable")[:rows])
-        table = Table.grid(padding=(0, 1))
-        table.add_column(width=12, no_wrap=True, overflow="ellipsis")
-        table.add_column(width=SIDE_COLUMNS - 19)
-        table.add_column(width=4, justify="right")
-        for label in map(int, shown):
-            share = float(probabilities[label])
-            best = label == probabilities.argmax()
-            style, color = ("bold green", "green") if best else ("", "blue")
-            bar = Bar(1.0, 0.0, share, color=color)
-            table.add_row(Text(self._classes[label], style), bar, Text(f"{share:.0%}", style))
-        return table
 
 
 def half_blocks(counts: np.ndarray, columns: int, rows: int) -> Text:
