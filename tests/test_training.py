@@ -871,3 +871,25 @@ def test_what_can_not_be_started_from_deletes_nothing(start, straight, tmp_path)
     with pytest.raises(InputError, match=start):
         fit(config)
     assert_same(straight, mine)
+
+
+@pytest.mark.parametrize(("neuron", "timesteps"), [("binary", 4), ("multilevel", 1)])
+def test_no_channel_of_one_value_blows_up_the_first_gradients(neuron, timesteps):
+    """On digits, fastnet's stem once had a gradient of 1e5: batch norms without variance."""
+    torch.manual_seed(0)
+    config = TrainConfig(arch="fastnet", data="digits", neuron=neuron, timesteps=timesteps)
+    dataset = load_data(config, timesteps)
+    network = launch.build_network(config.resolved(), dataset)
+    launch.whiten_stem(network, dataset)
+    network.train()
+    deviations = []
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.register_forward_pre_hook(
+                lambda _, inputs: deviations.append(inputs[0].detach().std((0, 2, 3)).min())
+            )
+    images, labels = next(iter(launch.make_loaders(config.resolved(), dataset)[0]))
+    torch.nn.functional.cross_entropy(network(images), labels).backward()
+    assert min(deviations) > 0.01
+    gradients = [p.grad.norm() for p in network.parameters() if p.grad is not None and p.dim() == 4]
+    assert max(gradients) < 20

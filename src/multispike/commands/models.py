@@ -29,6 +29,8 @@ def convolutions(row: Vgg | ResNet, side: int = 32) -> Iterator[tuple[int, int, 
             if isinstance(item, int):
                 yield channels, item, 3, side
                 channels = item
+            elif item == "R":
+                yield from [(channels, channels, 3, side)] * 2
             else:
                 side = -(-side // 2)
         return
@@ -51,7 +53,7 @@ def rows() -> list[dict[str, str | int | None]]:
     table: list[dict[str, str | int | None]] = []
     for name, row in sorted(ARCHITECTURES.items()):
         crossing = ""
-        if isinstance(row, ResNet):
+        if isinstance(row, ResNet) or "R" in row.layout:
             crossing = CROSSING.get(name.rpartition("_")[0], "spikes, at most N")
         params = macs = width = 0
         for channels, width, kernel, side in convolutions(row):

@@ -11,7 +11,12 @@ from torch import Tensor, nn
 
 from multispike.errors import InputError, invalid
 from multispike.models.blocks import MaxPool, NeuronFactory, ResidualBlock, conv_bn
-from multispike.models.table import STEMS, ResNet, Vgg
+from multispike.models.table import FAMILIES, STEMS, ResNet, Vgg
+
+RANDOM_SHARE = 0.25
+"""Of the random weights that stay beside an identity. A bare identity hands on a channel that holds
+one value (silent, or equal everywhere behind a max-pool), and batch norms, dividing by no variance,
+multiply its gradient by 316 a layer: 1e5 at the stem on digits."""
 
 
 class Network(nn.Module):
@@ -105,7 +110,8 @@ def build_vgg(row: Vgg, config: dict[str, Any], neurons: NeuronFactory) -> Netwo
     """The network of a `Vgg` row; the first width of its layout is the stem."""
     width = int(row.layout[0])
     stem, body = _stem(config, width)
-    encoder = neurons.neuron(neurons.new_threshold(width))
+    shared = neurons.new_threshold(width)
+    encoder = neurons.neuron(shared)
     index = 0
     for position, item in enumerate(row.layout[1:], start=1):
         if item == "M":
@@ -113,16 +119,18 @@ def build_vgg(row: Vgg, config: dict[str, Any], neurons: NeuronFactory) -> Netwo
         elif isinstance(item, int):
             index += 1
             layers = conv_bn(index, width, item)
-            if row.dirac:
-                conv = layers[f"conv{index}"]
-                assert isinstance(conv, nn.Conv2d)
-                nn.init.dirac_(conv.weight.data[: min(width, item)])
             body[f"conv{index}"] = layers.pop(f"conv{index}")
             if row.layout[position + 1 : position + 2] == ("P",):
                 body[f"pool{index}"] = MaxPool()
             body.update(layers)
-            body[f"neuron{index}"] = neurons.neuron(neurons.new_threshold(item))
-            width = item
+            width, shared = item, neurons.new_threshold(item)
+            body[f"neuron{index}"] = neurons.neuron(shared)
+        elif item == "R":
+            body[f"block{index}"] = ResidualBlock(
+                FAMILIES["sparse"], width, width, 1, neurons, shared
+            )
+    if row.dirac:
+        _start_near_identity(body)
     classifier = OrderedDict[str, nn.Module]()
     if config["classifier"] == "mlp":
         for index in (1, 2):
@@ -131,6 +139,15 @@ def build_vgg(row: Vgg, config: dict[str, Any], neurons: NeuronFactory) -> Netwo
             width = 512
     classifier["linear"] = nn.Linear(width, config["num_classes"])
     return Network(config, stem, encoder, nn.Sequential(body), nn.Sequential(classifier))
+
+
+def _start_near_identity(body: OrderedDict[str, nn.Module]) -> None:
+    """Convolutions whose first outputs are their inputs, and a share of the random weights."""
+    for module in nn.Sequential(body).modules():
+        if isinstance(module, nn.Conv2d):
+            first = module.weight.data[: module.in_channels]
+            identity = nn.init.dirac_(torch.empty_like(first))
+            first.mul_(RANDOM_SHARE).add_(identity)
 
 
 def build_resnet(row: ResNet, config: dict[str, Any], neurons: NeuronFactory) -> Network:

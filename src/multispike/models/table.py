@@ -43,7 +43,8 @@ class Vgg:
     """Convolutions by width; "M" is a max-pool on spikes (after the neuron).
 
     "P" is a max-pool between convolution and BN, so that BN and neuron run on a quarter of the
-    elements; `dirac` starts every body convolution as the identity on its first channels.
+    elements; "R" is a Sparse residual block of the width before it; `dirac` starts every body
+    convolution near the identity on its first channels.
     """
 
     layout: tuple[int | str, ...]
@@ -62,6 +63,8 @@ class ResNet:
 _VGG11 = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
 _VGG16 = (64, 64, "M", 128, 128, "M", *(256,) * 3, "M", *(512,) * 3, "M", *(512,) * 3, "M")
 _FAST = (24, 64, "P", 64, 256, "P", 256, 256, "P", 256)
+_FAST_M = (24, 128, "P", 128, 384, "P", 384, 384, "P", 384)
+_FAST_L = (24, 128, "P", "R", 512, "P", "R", 512, "P", "R")
 _DEPTHS = {
     "resnet18": ((64, 128, 256, 512), (2, 2, 2, 2)),
     "resnet20": ((16, 32, 64), (3, 3, 3)),
@@ -70,6 +73,8 @@ _DEPTHS = {
 
 ARCHITECTURES: dict[str, Vgg | ResNet] = {
     "fastnet": Vgg(_FAST, dirac=True),
+    "fastnet_m": Vgg(_FAST_M, dirac=True),
+    "fastnet_l": Vgg(_FAST_L, dirac=True),
     "vgg11": Vgg(_VGG11),
     "vgg16": Vgg(_VGG16),
     **{
