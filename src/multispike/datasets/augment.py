@@ -143,7 +143,6 @@ class Draws:
     weight: float
 
     def share(self, part: slice) -> Draws:
-        """The numbers of those samples of the batch."""
         return Draws(self.flipped[part], self.shifts[:, part], self.centres[:, part], self.weight)
 
 

@@ -96,7 +96,6 @@ class Dataset:
 
     @property
     def splits(self) -> dict[str, Split]:
-        """The splits there are, by name."""
         both = {"train": self.train, "test": self.test}
         return both if self.validation is None else {**both, "validation": self.validation}
 

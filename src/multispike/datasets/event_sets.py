@@ -112,14 +112,11 @@ def numbers_of_test(split: str, name: str) -> frozenset[int]:
     >>> sorted(numbers)[:3], len(numbers)
     ([91, 92, 93], 100)
     """
-    if split == "tebn":
-        return frozenset(range(100))
-    if split == "tet":
-        return frozenset(range(900, 1000))
-    if split == "sew":
-        return frozenset(sorted(range(1000), key=str)[-100:])
-    file = resources.files("multispike.datasets").joinpath("splits/cifar10dvs.json")
-    return frozenset(json.loads(file.read_text(encoding="utf-8"))["test"][name])
+    if split == "fixed":
+        file = resources.files("multispike.datasets").joinpath("splits/cifar10dvs.json")
+        return frozenset(json.loads(file.read_text(encoding="utf-8"))["test"][name])
+    sew = sorted(range(1000), key=str)[-100:]
+    return frozenset({"tebn": range(100), "tet": range(900, 1000), "sew": sew}[split])
 
 
 def _open_gesture(path: Path) -> Recording:
@@ -196,7 +193,7 @@ def load_eventfolder(
     framing: as for `_framed`; without `size`, all recordings must be of one sensor.
     """
     shares = test_share, val_share
-    files, classes = class_files(request.data_dir, "recordings", SUFFIXES, *shares)
+    files, classes = class_files(request, "recordings", SUFFIXES, *shares)
     open_file, options = partial(read_events, sensor=sensor), {"sensor": sensor}
     return _framed(request, files, classes, open_file, options, skip_damaged, **framing)
 

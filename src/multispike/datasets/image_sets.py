@@ -55,9 +55,7 @@ IDX_FILES = {
     "test_inputs": "t10k-images-idx3-ubyte", "test_labels": "t10k-labels-idx1-ubyte",
 }  # fmt: skip
 
-SUFFIXES = (
-    ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff",
-)  # fmt: skip
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
 """What counts as an image in a folder, in either case; other files are left alone."""
 
 
@@ -197,12 +195,9 @@ def _read_parquet(files: Sequence[Path], release: Release) -> Contents:
 
     metadata = tables["train"].schema.metadata or {}
     names = metadata.get(b"class_names", b"").decode(errors="replace").splitlines()
-    return Contents(
-        {half: table[release.column].to_numpy() for half, table in tables.items()},
-        (3, SIDE, SIDE),
-        decode,
-        names or [str(label) for label in range(release.classes)],
-    )
+    labels = {half: table[release.column].to_numpy() for half, table in tables.items()}
+    names = names or [str(label) for label in range(release.classes)]
+    return Contents(labels, (3, SIDE, SIDE), decode, names)
 
 
 def _parquet_table(path: Path, column: str) -> pa.Table:
@@ -210,16 +205,12 @@ def _parquet_table(path: Path, column: str) -> pa.Table:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             rows, schema = file.metadata.num_rows, file.schema_arrow
-            kinds = (
-                schema.field(c).type if c in schema.names else pa.null() for c in ("img", column)
-            )
-            image, label = kinds
-            if not (
-                pa.types.is_struct(image)
-                and image.get_field_index("bytes") >= 0
-                and pa.types.is_binary(image.field("bytes").type)
-                and pa.types.is_integer(label)
-            ):
+            try:
+                image = schema.field("img").type.field("bytes").type
+                fits = pa.types.is_binary(image) and pa.types.is_integer(schema.field(column).type)
+            except (KeyError, AttributeError, TypeError):  # no such column, or no struct
+                fits = False
+            if not fits:
                 allowed = f"parquet with columns img: {{bytes, path}} and {column}: integer"
                 raise invalid("data file", str(path), allowed)
             if rows * 3 * SIDE * SIDE > LARGEST:
@@ -267,13 +258,10 @@ def _read_pickles(files: Sequence[Path], release: Release) -> Contents:
 
 def _batch(content: dict[Any, Any], origin: str, release: Release) -> tuple[np.ndarray, np.ndarray]:
     """Images `[n, 3, 32, 32]` and labels `[n]` of one pickle."""
-    pixels = content.get(b"data")
-    labels = content.get(release.label_key)
+    pixels, labels = content.get(b"data"), content.get(release.label_key)
     if (
         not isinstance(pixels, np.ndarray)
-        or pixels.dtype != np.uint8
-        or pixels.ndim != 2
-        or pixels.shape[1] != 3 * SIDE * SIDE
+        or pixels.shape[1:] != (3 * SIDE * SIDE,)
         or not isinstance(labels, list)
         or len(labels) != len(pixels)
         or not all(isinstance(label, int) for label in labels)
@@ -302,7 +290,7 @@ def load_imagefolder(
     background: colour behind what is transparent. skip_damaged: leave out images that can't be
         read, instead of refusing the set.
     """
-    files, classes = class_files(request.data_dir, "images", SUFFIXES, test_share, val_share)
+    files, classes = class_files(request, "images", SUFFIXES, test_share, val_share)
     for label in sorted({*range(len(classes))} - {label for _, label in files["train"]}):
         folder = files["train"][0][0].parent.with_name(classes[label])
         kinds = "/".join(suffix[1:] for suffix in SUFFIXES)

@@ -23,7 +23,7 @@ from filelock import FileLock
 from PIL import Image, ImageOps
 from requests import RequestException
 
-from multispike.datasets.dataset import share_indices
+from multispike.datasets.dataset import Request, share_indices
 from multispike.errors import InputError, RunError, invalid
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
@@ -40,7 +40,7 @@ warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 def class_files(
-    data_dir: Path | None,
+    request: Request,
     content: str,
     suffixes: Sequence[str],
     test_share: float | None = None,
@@ -53,10 +53,10 @@ def class_files(
     then lie in `data_dir` itself. Without a val folder of its own, `val_share` of each class's
     training files is for validation. content: what the files are, for messages.
     """
-    given = None if data_dir is None else str(data_dir)
     allowed = f"a folder with train/CLASS and test/CLASS (or val/CLASS) folders of {content}"
+    data_dir = request.data_dir
     if data_dir is None:
-        raise invalid("data_dir", given, allowed)
+        raise request.missing(allowed)
     folders = {"train": data_dir / "train", "test": data_dir / "test"}
     if (data_dir / "val").is_dir():
         folders["validation" if folders["test"].is_dir() else "test"] = data_dir / "val"
@@ -68,10 +68,10 @@ def class_files(
             folders["train"] = data_dir
     for folder in (data_dir, *folders.values()):
         if not folder.is_dir():
-            raise invalid("data_dir", given, f"{allowed}; {folder} is missing")
+            raise request.missing(f"{allowed}; {folder} is missing")
     classes = _class_folders(folders["train"])
     if not classes:
-        raise invalid("data_dir", given, f"{allowed}; {folders['train']} has no class folders")
+        raise request.missing(f"{allowed}; {folders['train']} has no class folders")
     files: dict[str, list[tuple[Path, int]]] = {}
     for part, folder in folders.items():
         for strange in sorted(set(_class_folders(folder)) - set(classes)):

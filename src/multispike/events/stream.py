@@ -49,7 +49,6 @@ class Prediction:
     frames: np.ndarray
 
     def to_dict(self) -> dict[str, Any]:
-        """The line of JSON."""
         return {
             "t_us": self.t_us, "class": self.name, "confidence": round(self.confidence, 6),
             "events": self.events, "latency_ms": round(self.latency_ms, 3),

@@ -96,7 +96,6 @@ class Skipped(dict[str, Skip]):
         return "; ".join(f"{reason}: {skip}" for reason, skip in self.items())
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """As JSON has it."""
         return [
             {"reason": reason, "count": skip.count, "unit": skip.unit,
              "first_at": {"unit": skip.place, "position": skip.position}}
@@ -140,7 +139,7 @@ class ByteSource:
         return self._head[:count]
 
     def peek_line(self) -> bytes:
-        """The next line without its end, `LONGEST_LINE` bytes at most, without moving on."""
+        """The next line without its end, without moving on."""
         return self.peek(LONGEST_LINE, end=b"\n").partition(b"\n")[0]
 
     def line(self) -> str:
@@ -151,11 +150,10 @@ class ByteSource:
 
     def read(self, count: int) -> bytes:
         """The next `count` bytes, fewer only at the end."""
-        parts = []
-        while count and (data := self.read_some(min(count, 1 << 20))):
-            parts.append(data)  # in parts, so that a damaged length costs no memory
-            count -= len(data)
-        return b"".join(parts)
+        whole = bytearray()  # that grows, so that a damaged length costs no memory
+        while data := self.read_some(min(count - len(whole), 1 << 20)):
+            whole += data
+        return bytes(whole)
 
     def read_some(self, count: int) -> bytes:
         """At most `count` bytes, at least one unless at the end; waits no longer than for that."""

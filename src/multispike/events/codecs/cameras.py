@@ -76,12 +76,10 @@ def _sensor(header: str, default: tuple[int, int] | None) -> tuple[int, int] | N
     ((1280, 720), (640, 480))
     """
     names = header.lower()
-    sides = [
-        re.search(pattern, names)
-        for pattern in (r"(?:width[ =]|geometry )(\d+)", r"(?:height[ =]|geometry \d+x)(\d+)")
-    ]
-    if sides[0] and sides[1]:
-        size = int(sides[0][1]), int(sides[1][1])
+    width = re.search(r"(?:width[ =]|geometry )(\d+)", names)
+    height = re.search(r"(?:height[ =]|geometry \d+x)(\d+)", names)
+    if width and height:
+        size = int(width[1]), int(height[1])
         return size if min(size) > 0 and max(size) <= ADDRESSED else default
     return next((size for name, size in SENSORS.items() if name in names), default)
 
@@ -223,10 +221,9 @@ def _records(source: ByteSource, size: tuple[int, int], layout: Address) -> Iter
         foreign = ~no_event & ~special & (address & layout.foreign != 0)
         if 2 * foreign.sum() > len(records):
             sizes = ", ".join(f"{w}x{h}" for w, h in sorted(set(DAVIS_SIZES.values()))[1:])
-            raise source.refused(
-                "AEDAT2 whose header names no chip and whose addresses are no DVS128's",
-                f"with the sensor of a DAVIS, such as --sensor 346x260 (of {sizes})",
-            )
+            found = "AEDAT2 whose header names no chip and whose addresses are no DVS128's"
+            allowed = f"with the sensor of a DAVIS, such as --sensor 346x260 (of {sizes})"
+            raise source.refused(found, allowed)
         reasons = {"special or external": special, "not a DVS128's address": foreign}
         for reason, wrong in reasons.items():
             first = start + RECORD.itemsize * int(wrong.argmax())
