@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from multispike.datasets.augment import Augmentation
 from multispike.errors import InputError
-from multispike.events.frames import drop_counted, event_frames, frame_size
+from multispike.events.frames import event_frames, frame_size
 from multispike.events.read import EVENT
 
 SENSOR = (13, 9)
@@ -96,26 +98,28 @@ def test_no_events_give_empty_frames():
     assert not event_frames(made(0), SENSOR, timesteps=3, by="count").any()
 
 
+def dropped(frames: np.ndarray, share: float, seed: int = 1) -> np.ndarray:
+    augmentation = Augmentation(drop=share)
+    return augmentation.lose(torch.from_numpy(frames)[None], [np.random.default_rng(seed)])[
+        0
+    ].numpy()
+
+
 def test_dropping_leaves_its_input_alone():
     frames = event_frames(made(50), SENSOR)
     before = frames.copy()
-    drop_counted(frames, 0.5, np.random.default_rng(0))
+    assert (dropped(frames, 0.5) != before).any()
     np.testing.assert_array_equal(frames, before)
 
 
 def test_drop_loses_its_share():
     frames = event_frames(made(20_000), SENSOR, timesteps=10)
-    counted = int(drop_counted(frames, 0.3, np.random.default_rng(1)).sum())
+    counted = int(dropped(frames, 0.3).sum())
     deviation = (20_000 * 0.3 * 0.7) ** 0.5
     assert abs(counted - 14_000) < 4 * deviation
-    np.testing.assert_array_equal(drop_counted(frames, 0.0, np.random.default_rng(1)), frames)
-    assert not drop_counted(frames, 1.0, np.random.default_rng(1)).any()
-    assert drop_counted(frames[:, :, ::2, ::3], 0.5, np.random.default_rng(1)).shape == (
-        10,
-        2,
-        5,
-        5,
-    )
+    np.testing.assert_array_equal(dropped(frames, 0.0), frames)
+    assert not dropped(frames, 1 - 1e-9).any()
+    assert dropped(frames[:, :, ::2, ::3], 0.5).shape == (10, 2, 5, 5)
 
 
 @pytest.mark.parametrize(

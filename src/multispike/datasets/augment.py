@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from multispike.errors import invalid
-from multispike.events.frames import drop_counted
 
 
 @dataclass(frozen=True)
@@ -80,11 +79,12 @@ class Augmentation:
         """Lose events. inputs: counts `[B, T, C, H, W]`, uint8; random: a generator a sample."""
         if not self.drop:
             return inputs
-        kept = [
-            drop_counted(frames, self.drop, rng)
-            for frames, rng in zip(inputs.cpu().numpy(), random, strict=True)
-        ]
-        return torch.from_numpy(np.stack(kept)).to(inputs.device)
+        kept = inputs.cpu().numpy().copy()
+        for sample, rng in zip(kept, random, strict=True):
+            counts = sample.reshape(-1)
+            some = np.flatnonzero(counts)
+            counts[some] = rng.binomial(counts[some], 1 - self.drop)
+        return torch.from_numpy(kept).to(inputs.device)
 
     def warp(self, inputs: Tensor, draws: Draws) -> Tensor:
         """Flip and shift. inputs: `[B, ..., H, W]`, any dtype; returns the same shape.
@@ -112,21 +112,19 @@ class Augmentation:
         Returns inputs and targets, the latter float `[B, num_classes]` under mixup.
         """
         if self.cutout:
-            inputs.masked_fill_(self._cut(draws, *inputs.shape[-2:]).to(inputs.device), 0.0)
+            first = draws.centres - self.cutout // 2
+            rows, columns = (
+                (np.arange(side) >= low[:, None]) & (np.arange(side) < low[:, None] + self.cutout)
+                for low, side in zip(first, inputs.shape[-2:], strict=True)
+            )
+            inside = torch.from_numpy(rows[:, None, :, None] & columns[:, None, None, :])
+            inputs.masked_fill_(inside.to(inputs.device), 0.0)
         if self.mixup:
             # A batch is shuffled already, so its neighbour is a random partner.
             inputs.lerp_(inputs.roll(1, dims=inputs.ndim - 4), 1.0 - draws.weight)
             one_hot = torch.nn.functional.one_hot(targets, num_classes or -1).float()
             targets = one_hot.lerp(one_hot.roll(1, dims=0), 1.0 - draws.weight)
         return inputs, targets
-
-    def _cut(self, draws: Draws, *sides: int) -> Tensor:
-        """True inside each sample's square: bool `[B, 1, H, W]`."""
-        rows, columns = (
-            (np.arange(side) >= low[:, None]) & (np.arange(side) < low[:, None] + self.cutout)
-            for low, side in zip(draws.centres - self.cutout // 2, sides, strict=True)
-        )
-        return torch.from_numpy(rows[:, None, :, None] & columns[:, None, None, :])
 
 
 @dataclass(frozen=True)

@@ -279,7 +279,14 @@ def _find(request: Request, published: Published, split: str) -> Files:
     root, files, sizes = search()
     broken_off = root == home / published.tonic and sizes != published.whole
     if request.download and (not files or broken_off):
-        _fetch(request.name, published.tonic, home)
+        what = f"the download of {request.name}"
+        fetch = getattr(require("tonic.datasets", what), published.tonic)
+        halves = [{}] if request.name == "cifar10dvs" else [{"train": True}, {"train": False}]
+        try:
+            for half in halves:
+                fetch(str(home), **half)  # what isn't there yet; it checks what it gets
+        except (OSError, RuntimeError) as error:
+            raise RunError(f"{what} by Tonic failed: {error}") from None
         root, files, sizes = search()
     if not files:
         allowed = f"a folder with {published.content}; download=True lets Tonic fetch it"
@@ -290,17 +297,6 @@ def _find(request: Request, published: Published, split: str) -> Files:
             root, *sizes, *published.whole,
         )  # fmt: skip
     return files
-
-
-def _fetch(data: str, name: str, folder: Path) -> None:
-    """Let Tonic download its set `name`, of what isn't there yet; it checks what it gets."""
-    dataset = getattr(require("tonic.datasets", f"the download of {data}"), name)
-    halves = [{}] if name == "CIFAR10DVS" else [{"train": True}, {"train": False}]
-    try:
-        for half in halves:
-            dataset(str(folder), **half)
-    except (OSError, RuntimeError) as error:
-        raise RunError(f"download of {data} by Tonic failed: {error}") from None
 
 
 def load_emulated(

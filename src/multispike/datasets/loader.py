@@ -130,8 +130,17 @@ class BatchLoader:
         losses = (self._random(LOSS, epoch, index) for index in mine.tolist())
         part = self.split.take(torch.from_numpy(mine).to(self._scale.device))
         inputs = self._augmentation.lose(part.inputs, losses)
-        inputs = self._normalise(self._augmentation.warp(inputs, draws))
-        return self._augmentation.finish(inputs, part.labels, draws, self.num_classes)
+        inputs = self._augmentation.warp(inputs, draws)
+        timed = inputs.ndim == 5
+        if timed:
+            inputs = inputs.transpose(0, 1).flatten(0, 1)
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        pixels = inputs.to(torch.float32, memory_format=layout)
+        # One pass in place: a second batch-sized buffer would cost more than the arithmetic.
+        torch.addcmul(self._offset, pixels, self._scale, out=pixels)
+        if timed:
+            pixels = pixels.unflatten(0, (-1, len(mine)))
+        return self._augmentation.finish(pixels, part.labels, draws, self.num_classes)
 
     def _indices(self, order: np.ndarray | None, batch: int) -> tuple[np.ndarray, slice]:
         """Samples of a global batch, and the part of them that belongs to this rank."""
@@ -147,15 +156,3 @@ class BatchLoader:
         positions = np.arange(start, stop) % total
         indices = positions if order is None else order[positions]
         return indices, slice(self.rank, None, self.world_size)
-
-    def _normalise(self, inputs: Tensor) -> Tensor:
-        """uint8 `[B, C, H, W]` or `[B, T, C, H, W]` to float `[B, C, H, W]` or `[T, B, ...]`."""
-        steps = None
-        if inputs.ndim == 5:
-            steps = inputs.shape[1]
-            inputs = inputs.transpose(0, 1).flatten(0, 1)
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        pixels = inputs.to(torch.float32, memory_format=layout)
-        # One pass in place: a second batch-sized buffer would cost more than the arithmetic.
-        torch.addcmul(self._offset, pixels, self._scale, out=pixels)
-        return pixels if steps is None else pixels.unflatten(0, (steps, -1))

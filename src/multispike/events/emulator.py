@@ -281,21 +281,21 @@ class _Scene:
         grid = self._shown.reshape(len(images), side, DISPLAY, side, DISPLAY)
         self._log = LOG_INTENSITY[grid.transpose(0, 2, 4, 1, 3)]
         on, off = self._camera.thresholds(size * size, seed)
-        self._on, self._off = np.tile(on, len(images)), np.tile(off, len(images))
-        self._start = np.zeros(len(self._on), dtype=np.float32)
+        change = np.zeros((len(images), len(on)), dtype=np.float32)
         if self._camera.warm:  # drawn before the noise, whatever is asked for first
             draws = np.stack([rng.random(len(on), dtype=np.float32) for rng in self._random])
-            self._start = np.floor(1 - off + draws * (on + off - 1)).reshape(-1)
+            change = np.floor(1 - off + draws * (on + off - 1))
+        on, off = np.tile(on, len(images)), np.tile(off, len(images))
+        self._pixels = Pixels(on, off, change.reshape(-1), self._camera)
 
     def run(self) -> Iterator[Bursts]:
-        """What the pixels send in each step; pixel numbers run over the whole batch."""
-        pixels = Pixels(self._on, self._off, self._start, self._camera)
+        """What the pixels send in each step, once; their numbers run over the whole batch."""
         change = np.empty((len(self._shown), self._size, self._size), dtype=np.float32)
         before = self._seen(0)
         for step, (start, stop) in enumerate(self.spans, start=1):
             after = self._seen(step)
             np.subtract(after, before, out=change)
-            yield pixels.step(change.reshape(-1), start, stop - start)
+            yield self._pixels.step(change.reshape(-1), start, stop - start)
             before = after
 
     def noise(self) -> Iterator[np.ndarray]:

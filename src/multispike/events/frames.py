@@ -183,11 +183,3 @@ def frame_size(size: int | tuple[int, int] | None, sensor: tuple[int, int]) -> t
         allowed = f"one side or (height, width), at most the sensor's {height}x{width}"
         raise invalid("size", size, allowed)
     return pair
-
-
-def drop_counted(frames: np.ndarray, probability: float, rng: np.random.Generator) -> np.ndarray:
-    """A copy of uint8 counts of any shape, in which each event is lost with this probability."""
-    kept = np.ascontiguousarray(frames).reshape(-1).copy()
-    where = np.flatnonzero(kept)
-    kept[where] = rng.binomial(kept[where], 1 - probability)
-    return kept.reshape(frames.shape)

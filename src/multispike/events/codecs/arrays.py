@@ -256,7 +256,17 @@ def decode_hdf5(source: ByteSource) -> Decoded:
     members = _column_names((node.dtype.names or ()) if is_table else node.keys(), source)
     datasets = [node] if is_table else [node[name] for name in members]
     for dataset in datasets:
-        _check_storage(dataset, source, h5py.h5z.filter_avail)
+        settings = dataset.id.get_create_plist()
+        for number in (settings.get_filter(index)[0] for index in range(settings.get_nfilters())):
+            if not h5py.h5z.filter_avail(number):
+                name = FILTERS.get(number, "an unknown one")
+                found = f"HDF5 compressed by filter {number} ({name})"
+                raise source.refused(found, "filters that h5py finds: `pip install hdf5plugin`")
+        width = math.prod(dataset.shape[1:]) * dataset.dtype.itemsize
+        chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
+        if width > WIDEST or chunk > LARGEST_CHUNK:
+            found = f"HDF5 with {width:,} bytes an event in chunks of {chunk:,} bytes"
+            raise source.refused(found, f"at most {WIDEST:,} and {LARGEST_CHUNK:,} bytes")
 
     def read(names: Sequence[str]) -> Iterator[list[np.ndarray]]:
         length = _shortest([len(dataset) for dataset in datasets], source)
@@ -266,22 +276,6 @@ def decode_hdf5(source: ByteSource) -> Decoded:
             yield [np.asarray(table[name]) for name in names]
 
     return Decoded("HDF5", None, _events(read, members, source))
-
-
-def _check_storage(dataset: Any, source: ByteSource, is_available: Callable[[int], bool]) -> None:
-    """Refuse a dataset that can't be decompressed, or only with much memory."""
-    settings = dataset.id.get_create_plist()
-    for index in range(settings.get_nfilters()):
-        number = settings.get_filter(index)[0]
-        if not is_available(number):
-            name = FILTERS.get(number, "an unknown one")
-            found = f"HDF5 compressed by filter {number} ({name})"
-            raise source.refused(found, "filters that h5py finds: `pip install hdf5plugin`")
-    width = math.prod(dataset.shape[1:]) * dataset.dtype.itemsize
-    chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
-    if width > WIDEST or chunk > LARGEST_CHUNK:
-        found = f"HDF5 with {width:,} bytes an event in chunks of {chunk:,} bytes"
-        raise source.refused(found, f"at most {WIDEST:,} and {LARGEST_CHUNK:,} bytes")
 
 
 def _shortest(lengths: Sequence[int], source: ByteSource) -> int:

@@ -192,23 +192,14 @@ def decode_aedat2(source: ByteSource) -> Decoded:
     text = "\n".join(header).lower()
     told = source.sensor if source.sensor in DAVIS_SIZES.values() else None
     if "davis" in text:
-        size, layout = _davis_size(text) or told or DAVIS_SIZES["346"], DAVIS
+        found = re.search(r"davis_?((?:rgbw?)?\d{3})", text)
+        chip = "rgbw640" if "cdavis" in text else found[1] if found else ""
+        size, layout = DAVIS_SIZES.get(chip) or told or DAVIS_SIZES["346"], DAVIS
     elif told and told != (128, 128):
         size, layout = told, DAVIS
     else:
         size, layout = (128, 128), DVS128
     return Decoded("AEDAT2", size, _records(source, size, layout))
-
-
-def _davis_size(header: str) -> tuple[int, int] | None:
-    """`(width, height)`, None if the chip has no number.
-
-    >>> _davis_size("# aechip: davis.davis240c"), _davis_size("# aechip: davis.cdavis")
-    ((240, 180), (320, 240))
-    """
-    found = re.search(r"davis_?((?:rgbw?)?\d{3})", header)
-    name = "rgbw640" if "cdavis" in header else found[1] if found else ""
-    return DAVIS_SIZES.get(name)
 
 
 def _records(source: ByteSource, size: tuple[int, int], layout: Address) -> Iterator[Columns]:
