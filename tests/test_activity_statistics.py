@@ -6,8 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from multispike.activity import counting
-from multispike.activity.counting import measure
-from multispike.activity.grid import Grid, find_grid
+from multispike.activity.counting import Grid, find_grid, measure
 from multispike.activity.layout import Window
 from multispike.activity.provenance import Source
 from multispike.ops.build import library

@@ -91,9 +91,14 @@ class Probe(nn.Module):
 
 
 def with_probes(model: nn.Module, by_channel: bool) -> tuple[nn.Module, list[Probe], str]:
-    """The network with a probe around every activation function; why `torch.fx` failed, or ""."""
+    """The network with a probe around every activation function; why `torch.fx` failed, or "".
+
+    It is traced without its optional arguments, and left in evaluation mode.
+    """
     try:
-        graph = _traced(model)
+        parameters = inspect.signature(model.forward).parameters.items()
+        defaults = {name: p.default for name, p in parameters if p.default is not p.empty}
+        graph = _Tracer().trace(model.eval(), concrete_args=defaults or None)
     except Exception as error:  # fx raises whatever the forward raises for its stand-ins
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return *_modules_probed(model, by_channel), f" (torch.fx can't follow it: {reason})"
@@ -116,20 +121,6 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         batch_norm = isinstance(m, nn.modules.batchnorm._NormBase)
         return batch_norm or super().is_leaf_module(m, module_qualified_name)
-
-
-def _traced(model: nn.Module) -> fx.Graph:
-    """The calls of a forward whose optional arguments are left away."""
-    training = model.training
-    defaults = {
-        name: parameter.default
-        for name, parameter in inspect.signature(model.forward).parameters.items()
-        if parameter.default is not parameter.empty
-    }
-    try:
-        return _Tracer().trace(model.eval(), concrete_args=defaults or None)
-    finally:
-        model.train(training)
 
 
 def _modules_probed(model: nn.Module, by_channel: bool) -> tuple[nn.Module, list[Probe]]:

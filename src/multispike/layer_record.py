@@ -347,12 +347,11 @@ def _geometry_rules(g: Geometry, kind: Kind) -> Iterator[Rule]:
     flat = kind in ("linear", "matmul")
     ranks = (1, 2) if flat else (1, 2, 3, 4, 5) if kind == "add" else (3, 4)
     axes = 2 if kind == "add" else max(2, len(g.in_shape) - 1)
-    for part, counts, least in (
-        *(("in_shape", ranks, 1), ("out_shape", ranks, 1), ("kernel", (axes,), 1)),
-        *(("stride", (axes,), 1), ("padding", (axes,), 0), ("dilation", (axes,), 1)),
-    ):
-        sizes, allowed = getattr(g, part), f"{counts[0]} to {counts[-1]} sizes, each >= {least}"
-        yield part, sizes, len(sizes) in counts and min(sizes, default=0) >= least, allowed
+    for part in ("in_shape", "out_shape", "kernel", "stride", "padding", "dilation"):
+        counts = ranks if part.endswith("shape") else (axes,)
+        sizes, least = getattr(g, part), int(part != "padding")
+        holds = len(sizes) in counts and min(sizes, default=0) >= least
+        yield part, sizes, holds, f"{counts[0]} to {counts[-1]} sizes, each >= {least}"
     channels = (g.in_shape[-1], g.out_shape[-1]) if flat else (g.in_shape[0], g.out_shape[0])
     divides = g.groups >= 1 and not any(count % g.groups for count in channels)
     match kind:

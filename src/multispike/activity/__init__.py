@@ -1,8 +1,7 @@
 """Recorded activity: one evaluation pass, and what every layer read and sent during it.
 
-`record_activity` works on any `nn.Module`: our networks, plain PyTorch, and models with neurons of
-other libraries, which are recognised by their output: {0..N} or {-1, 0, 1} times one step. What it
-assumes:
+`record_activity` works on any `nn.Module`; neurons of other libraries are recognised by their
+output: {0..N} or {-1, 0, 1} times one step. What it assumes:
 
 - Batch normalisation behind a convolution or linear layer, also with a pooling between, is folded
   into it (a max-pooling commutes with a positive scale; a negative one turns it into a minimum).
@@ -16,8 +15,7 @@ assumes:
   `leak` below 1; they have one potential, and what else they keep is named.
 - A layer that reads the same image at every timestep, also a shifted and scaled one, computes the
   same: it is counted once.
-- A layer that runs k times in a forward runs at k timesteps: twins of the network, which have one,
-  count it once.
+- A layer that runs k times in a forward runs at k timesteps: twins of the network count it once.
 - What linear layers, products and sums run over beside timesteps is rows of a sample (tokens,
   windows) or heads; in a network that never spikes and is not given event frames, all of it.
 - Weights are not zero: pruned ones count as others do.

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from multispike.activity import record_activity
 from multispike.errors import invalid
@@ -151,8 +152,7 @@ def residual_row(arch: str, neuron: str) -> ResNet | None:
 def bound(family: Family, branch: Branch, index: int, levels: int) -> int | None:
     """The largest level a branch can carry at the k-th sum of a stage, k = `index`; None: any.
 
-    SEW-ADD sends (k+1)·N on: every block adds a neuron's N to what came before, and a stage starts
-    at N. A neuron or barrier after the sum, and AND and IAND, keep N.
+    SEW-ADD sends (k+1)·N on; a neuron or barrier after the sum, and AND and IAND, keep N.
 
     >>> from multispike.models.table import FAMILIES
     >>> [bound(FAMILIES["sew"], "out", k, 4) for k in (1, 2, 3)]
@@ -187,18 +187,8 @@ def growth(study: Avalanche) -> list[tuple[Site, float]]:
 def calibrate(network: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> None:
     """Give the batch normalisations of an untrained network the statistics of real activity.
 
-    Without it their means are 0 and variances 1, whatever comes in, and activity would die out or
-    explode with depth for a reason that no trained network has. Leaves evaluation mode behind.
+    Without it activity would die out or explode with depth for a reason that no trained network
+    has. Leaves evaluation mode behind.
     """
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    before = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # mean over all batches
-    network.train()
-    with torch.no_grad():
-        for (inputs, _), _ in zip(loader, range(_CALIBRATION), strict=False):
-            network(inputs)
-    for norm, momentum in zip(norms, before, strict=True):
-        norm.momentum = momentum
+    update_bn(islice(loader, _CALIBRATION), network)
     network.eval()

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from multispike.activity.grid import Grid, joined_grids
+from multispike.activity.counting import Grid, joined_grids
 from multispike.activity.layout import Window
 from multispike.activity.provenance import Carries, Effect, Node, Signal, Unknown, aligned
 from multispike.activity.signals import Rule, Signals
@@ -230,9 +230,6 @@ def rsub(signals: Signals, input: Any, other: Any, **options: Any) -> Effect:
     return sub(signals, other, input, **options)
 
 
-# --- functions ----------------------------------------------------------------------------------
-
-
 def relu(signals: Signals, input: Tensor, *_: Any, **__: Any) -> Effect:
     """A comparison, free; spikes stay what they are."""
     signal = signals.known(input)
@@ -251,26 +248,16 @@ def clamp(signals: Signals, input: Tensor, min: Any = None, max: Any = None, **_
     return Carry(signal) if max is None else Activation(float(max))
 
 
-def clamp_max(signals: Signals, input: Tensor, max: Any) -> Effect:
-    """The same from above only."""
-    return clamp(signals, input, None, max)
-
-
 # --- views and copies ---------------------------------------------------------------------------
 
 
 def join(signals: Signals, tensors: Sequence[Tensor], dim: int = 0, **_: Any) -> Effect:
-    """cat: no cost; spikes stay spikes if their steps are the same, or known by channel."""
+    """cat, stack: no cost; spikes stay spikes if their steps are the same, or known by channel."""
     if not tensors or any(signals.known(tensor) is None for tensor in tensors):
         return Unknown()
     rank = max(1, tensors[0].dim())
     by_channel = dim % rank in (rank - 1, rank - 3) and dim % rank > 0 and rank != 3
     return Reorder(joined=tuple(x.shape[dim] for x in tensors) if by_channel else ())
-
-
-def stack(signals: Signals, tensors: Sequence[Tensor], *_: Any, **__: Any) -> Effect:
-    """The same along a new axis."""
-    return join(signals, tensors)
 
 
 def write(signals: Signals, target: Tensor, index: Any, value: Any = None) -> Effect:
@@ -309,21 +296,17 @@ ELEMENTWISE_RULES: tuple[tuple[str, Rule, str], ...] = (
     ("sub", sub, "sub sub_ subtract __isub__"),
     ("sub", rsub, "rsub __rsub__"),
     ("cat", join, "cat concat concatenate"),
-    ("cat", stack, "stack"),
+    ("cat", lambda signals, tensors, *_, **__: join(signals, tensors), "stack"),
     ("activation", relu, "relu relu_"),
     ("activation", ANALOG, "relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ prelu threshold"),
     ("activation", ANALOG, "clamp_min clamp_min_"),
     ("activation", COMPUTED, "gelu silu sigmoid tanh softplus elu celu selu mish"),
     ("activation", COMPUTED, "hardswish hardsigmoid softmax log_softmax rrelu"),
     ("clamp", clamp, "clamp clamp_ clip clip_"),
-    ("clamp", clamp_max, "clamp_max clamp_max_"),
+    ("clamp", lambda signals, input, max: clamp(signals, input, max=max), "clamp_max clamp_max_"),
     ("view", unchanged, "flatten unflatten view view_as reshape reshape_as ravel squeeze squeeze_"),
-    (
-        "view",
-        unchanged,
-        "unsqueeze unsqueeze_ contiguous clone detach detach_ to float double half",
-    ),
-    ("view", unchanged, "bfloat16 type type_as cpu cuda alias requires_grad_ identity"),
+    ("view", unchanged, "unsqueeze unsqueeze_ contiguous clone detach detach_ to float double"),
+    ("view", unchanged, "half bfloat16 type type_as cpu cuda alias requires_grad_ identity"),
     ("part", MOVED, "__getitem__ select narrow index_select unbind chunk split tensor_split"),
     ("part", MOVED, "expand expand_as repeat repeat_interleave permute transpose swapaxes t"),
     ("part", MOVED, "movedim flip roll pixel_shuffle pixel_unshuffle channel_shuffle adjoint"),

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from multispike.activity.counting import Errors
-from multispike.activity.grid import Grid
+from multispike.activity.counting import Errors, Grid
 from multispike.errors import invalid, is_count
 from multispike.neurons import MultiLevelIF
 from multispike.results import SpikeLayer
@@ -25,9 +24,8 @@ class LayerInformation(SpikeLayer):
 
     @property
     def bits(self) -> float | None:
-        """Entropy of the levels added up over time, per neuron: the most the next layer can learn
-        from the decoded value. None where timesteps came one by one (T times `bits_per_step` is a
-        bound)."""
+        """Entropy of the levels added up over time, per neuron; None where timesteps came one by
+        one (T times `bits_per_step` is a bound)."""
         return entropy(self.decoded) if self.decoded else None
 
     @property
@@ -130,8 +128,8 @@ def quantisation_study(
                 max_level=int(z.max()),
                 histogram=tuple(z.flatten().bincount(minlength=levels + 1).tolist()),
                 decoded=tuple(z.sum(0).bincount(minlength=product + 1).tolist()),
-                error_relu=errors.relu,
-                error_clipped=errors.clipped,
+                error_relu=errors.rms()[0],
+                error_clipped=errors.rms()[1],
             )
             found.append(code)
     return tuple(found)

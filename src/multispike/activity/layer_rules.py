@@ -1,4 +1,4 @@
-"""Convolutions, linear layers, products, norms and poolings: their effects, and their rules.
+"""Convolutions, linear layers, products and norms: their effects, and their rules.
 
 A rule gets what an operation gets, and returns its effect. It is asked before the operation runs,
 since that may write over its inputs.
@@ -11,14 +11,14 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import FunctionType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from multispike.activity.elementwise_rules import Activation, PassThrough, always
 from multispike.activity.layout import Shape, Window
-from multispike.activity.provenance import Effect, Node, Signal, Unknown
+from multispike.activity.provenance import Effect, Layer, Node, Signal, Unknown
 from multispike.activity.signals import Rule, Signals
 from multispike.layer_record import Kind
 
@@ -40,11 +40,13 @@ class Synapses(Effect):
     """Inputs times weights: a convolution over `axes` axes, or (0) a linear layer.
 
     sizes: inputs and outputs of a linear layer, where the axes of its operands don't tell.
+    rows: of a matmul of two operands of the network, those of the one that `of` is of.
     weight: what tells apart layers of one place; None for weights that are computed at each call.
     """
 
     axes: int = 0
     sizes: tuple[int, int] | None = None
+    rows: int | None = None
     weight: Hashable = None
     bias: bool = field(default=False, compare=False)
     kernel: Kernel = _POINT
@@ -53,7 +55,9 @@ class Synapses(Effect):
 
     @property
     def kind(self) -> Kind:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return "conv" if self.axes else "linear" if self.groups == 1 else "matmul"
+        if self.axes:
+            return "conv"
+        return "linear" if self.groups == 1 and self.rows is None else "matmul"
 
     def window(self, x: Tensor, out: Tensor) -> Window:
         """The geometry, from x to the output."""
@@ -61,19 +65,6 @@ class Synapses(Effect):
         if self.sizes is not None:
             shapes = (self.sizes[:1], self.sizes[1:])
         return Window(*shapes, *self.kernel, self.groups, self.transposed)
-
-
-@dataclass(frozen=True)
-class Product(Effect):
-    """A matmul of two operands of the network, the one that `of` is of times the other.
-
-    rows, inputs, outputs: sizes [m, k] of the first, [k, n] of the second.
-    """
-
-    rows: int = 1
-    inputs: int = 1
-    outputs: int = 1
-    kind: ClassVar[Kind | None] = "matmul"
 
 
 @dataclass(frozen=True)
@@ -85,10 +76,11 @@ class Parts(Effect):
 
 @dataclass(frozen=True)
 class Fold(Effect):
-    """A batch norm, part of the layer before it if its statistics are constant."""
+    """A batch norm, part of `layer`, which the values that it reads come from."""
 
+    signal: Signal
+    layer: Layer
     constants: tuple[Tensor, ...]
-    constant: bool
 
 
 # --- layers with weights ------------------------------------------------------------------------
@@ -125,9 +117,6 @@ def _identity(weight: Tensor) -> int | None:
     return id(weight) if isinstance(weight, nn.Parameter) else None
 
 
-# --- products -----------------------------------------------------------------------------------
-
-
 def matmul(signals: Signals, input: Tensor, other: Tensor, *_: Any, **__: Any) -> Effect:
     """a @ b."""
     rows = input.shape[-2] if input.dim() > 1 else 1
@@ -159,7 +148,7 @@ def einsum(signals: Signals, equation: Any, *operands: Any) -> Effect:
 
 
 def _product(signals: Signals, a: tuple[Tensor, int], b: tuple[Tensor, int], summed: int) -> Effect:
-    """Two operands with the sizes that are theirs alone, and the size of what is summed over."""
+    """Two operands, the size that is each one's alone, and the size of what is summed over."""
     first, second = (signals.known(x) or signals.signal(x) for x, _ in (a, b))
     if signals.inside_neuron or (first is None and second is None):
         return Unknown()
@@ -167,7 +156,7 @@ def _product(signals: Signals, a: tuple[Tensor, int], b: tuple[Tensor, int], sum
     if first is None or (second is not None and spikes == [False, True]):  # events come first
         a, b, first, second = b, a, second, first
     if second is not None:
-        return Product(rows=a[1], inputs=summed, outputs=b[1], of=first)
+        return Synapses(sizes=(summed, b[1]), rows=a[1], of=first)
     groups = b[0].numel() // (summed * b[1])
     sizes = summed * groups, b[1] * groups
     return Synapses(sizes=sizes, weight=_identity(b[0]), groups=groups, of=first)
@@ -252,16 +241,21 @@ def recurrent(
     return Parts(run, note="products and functions of its gates")
 
 
-# --- norms --------------------------------------------------------------------------------------
-
-
 def batch_norm(
     signals, input, running_mean, running_var, weight=None, bias=None, training=False, *_, **__
 ) -> Effect:
     """Part of the convolution or linear layer before it, where there is one."""
-    constants = (running_mean, running_var, weight, bias)
-    constant = not training and running_mean is not None
-    return Fold(tuple(value for value in constants if value is not None), constant)
+    signal = signals.signal(input)
+    layer = signal.node.owner if signal is not None else None
+    below = layer.foldable if layer is not None and layer.carries == "potential" else None
+    if signal is None or below is None:
+        why = "not behind a convolution or linear layer that it could be folded into"
+    elif training or running_mean is None:
+        why = "its statistics are not constant"
+    else:
+        constants = (running_mean, running_var, weight, bias)
+        return Fold(signal, below, tuple(value for value in constants if value is not None))
+    return PassThrough(carries="potential", note=why)
 
 
 def planes(x: Tensor, axes: int) -> Tensor:

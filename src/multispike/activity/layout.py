@@ -50,9 +50,8 @@ def adaptive_reads(size: int, out: int) -> Shape:
 
 @dataclass
 class Layout:
-    """Axes of the tensors of one batch.
+    """Axes of the tensors of one batch, of as many samples.
 
-    batch: samples.
     timesteps: T, where it is given.
     time: where stacked timesteps are: "first" [T, B, ...], "second" [B, T, ...], or "unknown",
         none having been seen: then the axis of the samples is looked for by its size.
@@ -68,10 +67,8 @@ class Layout:
 
     @classmethod
     def of(cls, inputs: Tensor, samples: int, timesteps: int | None = None) -> Layout:
-        """Those of [B, ...], or of event frames [T, B, ...] or [B, T, C, H, W].
-
-        Raises `InputError` where no axis fits the number of targets.
-        """
+        """Those of [B, ...], or of event frames [T, B, ...] or [B, T, C, H, W]; raises `InputError`
+        where no axis fits the number of targets."""
         shape = inputs.shape
         samples_first = inputs.dim() > 0 and shape[0] == samples
         samples_second = inputs.dim() >= 3 and shape[1] == samples
@@ -120,9 +117,8 @@ class Layout:
         return int(self.time == "second" and tuple(shape[:2]) == (self.batch, self.steps))
 
     def row(self, shape: Shape, known: Shape = (), name: str = "") -> Shape:
-        """The axes behind time and samples, of a tensor at `name` in the network.
-
-        known: those of the layer that computed it, perhaps in another order since.
+        """The axes behind time and samples, of a tensor at `name`; `known` were those of the layer
+        that computed it.
 
         >>> layout = Layout(32)
         >>> layout.row((32, 10)), layout.row((128, 10)), layout.row((4, 32, 10))
@@ -171,10 +167,8 @@ class Layout:
         return max(1, x.numel() // math.prod(shape) // self.batch)
 
     def over_time(self, x: Tensor, steps: int) -> Tensor | None:
-        """x as [T, ...], also with merged axes or the samples first; None of other layouts.
-
-        One step is x as it is.
-        """
+        """x as [T, ...], also of merged axes or with the samples first; as it is for one step; None
+        of other layouts."""
         if steps == 1:
             return x
         if self.time == "second":

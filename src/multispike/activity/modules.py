@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import batchnorm, conv, pooling, rnn
+from torch.utils._pytree import tree_leaves
 
-from multispike.activity.counting import Errors, count_decoded, sum_of_histograms
+from multispike.activity.counting import Errors, Grid, count_decoded, sum_of_histograms
 from multispike.activity.elementwise_rules import Activation
-from multispike.activity.grid import Grid
 from multispike.activity.provenance import Frame, Node, Signal, Source, is_function, is_sum
 from multispike.activity.tracing import Tracer
 from multispike.neurons import MIN_THRESHOLD, MultiLevelIF
@@ -159,10 +159,11 @@ class Modules:
         shape = tuple(spikes.shape)
         like = (shape, shape[1:], shape[:1] + shape[2:])  # whole, or of one timestep
         kept = [x for part in frame.module.modules() for x in own_tensors(part).values()]
-        states = max(
-            sum(x is not spikes and x.shape in like and not bool(((x == 0) | (x == 1)).all())
-                for x in _tensors(found)) for found in (kept, outputs)
-        )  # fmt: skip
+        states = 0
+        for found in (kept, outputs):
+            alike = [x for x in tree_leaves(found) if isinstance(x, Tensor) and x.shape in like]
+            values = [x for x in alike if not bool(((x == 0) | (x == 1)).all()) and x is not spikes]
+            states = max(states, len(values))
         own = [name for name, x in frame.module.named_parameters() if x.numel() > 1]
         missing = []
         if states > 1:
@@ -233,12 +234,3 @@ def own_tensors(module: nn.Module) -> dict[str, Tensor]:
     """What a module keeps that is no weight; SpikingJelly has a dict of it."""
     own = vars(module) | module._buffers | vars(module).get("_memories", {})
     return {name: x for name, x in own.items() if isinstance(x, Tensor) and x.dim()}
-
-
-def _tensors(found: Any) -> Iterator[Tensor]:
-    """All tensors in nested tuples and lists."""
-    if isinstance(found, Tensor):
-        yield found
-    elif isinstance(found, (tuple, list)):
-        for part in found:
-            yield from _tensors(part)

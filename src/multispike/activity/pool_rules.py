@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from multispike.activity.counting import Grid
 from multispike.activity.elementwise_rules import PassThrough, always
-from multispike.activity.grid import Grid
 from multispike.activity.layer_rules import Kernel, channels_and_places, per_axis
 from multispike.activity.layout import Window, adaptive_reads
 from multispike.activity.provenance import Carries, Effect, Node, Unknown

@@ -13,17 +13,13 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from multispike.activity.counting import Errors, Magnitudes, Stats, Tally
-from multispike.activity.grid import Grid, refined_grid
+from multispike.activity.counting import Errors, Grid, Magnitudes, Stats, Tally, refined_grid
 from multispike.activity.layout import Shape, Window
 from multispike.layer_record import Kind
 
 Carries = Literal["spikes", "analog", "potential"]
 """Spikes: whole levels. Analog: any values, zeros among them. Potential: what a layer computed
 and no activation function has seen yet; taken as non-zero everywhere."""
-
-
-# --- effects ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +29,15 @@ class Effect:
     note: what of it is not counted.
     label: how the note calls the operation, if not by the name in the table of rules.
     of: the operand that it acts on, if that is not the first one that the network computed.
+    kind: of the record of its node, if it has one.
+    costless: whether no record or row shows its node.
     """
 
     note: str = ""
     label: str = ""
     of: Signal | None = field(default=None, compare=False)
-
     kind: ClassVar[Kind | None] = None
-    """What the record of its node is called, if it has one."""
     costless: ClassVar[bool] = False
-    """Whether no record or row shows its node."""
 
     def sends(self, inputs: tuple[Node, ...], window: Window | None) -> tuple[Carries, Grid | None]:
         """What its node sends."""
@@ -54,13 +49,10 @@ class Unknown(Effect):
     """No rule counts it."""
 
 
-# --- nodes --------------------------------------------------------------------------------------
-
-
 class Node:
     """A place in the network.
 
-    grid: the values of the spikes it sends; None if it sends none, or none but zeros yet.
+    grid: of the spikes it sends; None if it sends none, or none but zeros yet.
     shape: one row of the output; () where unknown.
     depth: convolutions and linear layers on the longest way here.
     readers: the nodes that use its output as it is.
@@ -94,13 +86,10 @@ class Node:
 
     def ancestors(self) -> set[Node]:
         """All nodes that it was computed from."""
-        found: set[Node] = set()
-        open_ends = list(self.inputs)
+        found, open_ends = set[Node](), {*self.inputs}
         while open_ends:
-            node = open_ends.pop()
-            if node not in found:
-                found.add(node)
-                open_ends += node.inputs
+            found |= open_ends
+            open_ends = {below for node in open_ends for below in node.inputs} - found
         return found
 
     @property
@@ -140,12 +129,8 @@ class Layer(Node):
         self.ports = tuple(Tally() for _ in inputs)
         self.magnitudes = (Magnitudes(), Magnitudes(), Magnitudes())
         self.direct = int(len(inputs) > 1 and inputs[1].depth > inputs[0].depth)
+        self.has_weights = self.kind in ("conv", "linear")
         self.depth += self.has_weights
-
-    @property
-    def has_weights(self) -> bool:
-        """Whether it is a convolution or a linear layer."""
-        return self.kind in ("conv", "linear")
 
     @property
     def owner(self) -> Layer | None:
@@ -170,9 +155,10 @@ class Source(Node):
     Unless the grid is given, spikes are recognised by value: {-N..N} times one step. Zeros leave
     that open: they count as spikes of a neuron, not of anything else.
 
-    Args:
-        elementwise: whether a neuron may consist of it: what comes out belongs to the same layer.
-        leak: of a neuron, whether its potential decays.
+    elementwise: whether a neuron may consist of it: what comes out belongs to the same layer.
+    leak: of a neuron, whether its potential decays.
+    integrates: the layer whose output this neuron integrates.
+    settled: whether nothing is left to learn: the grid was given, or values are on none.
     """
 
     def __init__(
@@ -188,17 +174,15 @@ class Source(Node):
         self.what = what
         self.elementwise = elementwise
         self.integrates = inputs[0].owner if inputs and elementwise else None
-        """The layer whose output this neuron integrates."""
         self.leak = leak
         self.settled = grid is not None
-        """Whether nothing is left to learn: the grid was given, or values are on none."""
         self.grid = grid
         self.carries = "spikes" if what == "neuron" else "analog"
         self.errors: Errors | None = None
         super().__init__(name, Unknown(), inputs)
 
     def refresh(self) -> None:
-        """Nothing follows from its inputs."""
+        pass  # nothing follows from its inputs
 
     @property
     def owner(self) -> Layer | None:
@@ -224,20 +208,22 @@ class Source(Node):
 
 @dataclass
 class Signal:
-    """The content of one tensor, and of its views, during one batch."""
+    """The content of one tensor, and of its views, during one batch.
+
+    inverted: the spikes a that this is `top` - a of.
+    origin: the spikes that this is a constant multiple of.
+    sent: whether it was counted as what a neuron written out in the forward sends.
+    learned: whether its source has looked at it.
+    """
 
     node: Node
     stats: list[Stats] = field(default_factory=list)
     active: float | None = None
     inverted: Signal | None = None
-    """The spikes a that this is `top` - a of."""
     top: float = 0.0
     origin: Signal | None = None
-    """The spikes that this is a constant multiple of."""
     sent: bool = False
-    """Whether it was counted as what a neuron written out in the forward sends."""
     learned: bool = False
-    """Whether its source has looked at it."""
 
     def decoded(self, timesteps: int) -> Tensor | None:
         """Histogram of levels summed over time, where it was counted with the statistics."""

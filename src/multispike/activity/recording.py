@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -38,10 +39,9 @@ def record_activity(
             keep state are reset before every batch by their own `reset()`, `reset_mem()` or
             `reset_states()`; buffers are afterwards what they were.
         loader: batches (inputs, targets), inputs [B, C, H, W] or event frames [T, B, C, H, W].
-        timesteps: T of the model, which tells its axes apart where sizes don't: a batch of one, or
-            of as many samples as timesteps or tokens. Without it the attribute `timesteps` of the
-            model is taken, or of neurons of ours that have more than one, or else, noted in
-            `not_counted`, what sizes look like.
+        timesteps: T of the model, which tells axes apart where sizes don't: a batch of one, or of
+            as many samples as timesteps. Without it that of the model's attribute `timesteps`, of
+            our neurons, or else, noted in `not_counted`, what sizes look like.
         max_batches: stop after so many.
         confusion: also count predictions by target.
         potentials: also measure what meets at residual sums where it is no spikes.
@@ -114,9 +114,9 @@ def _forward(
     if isinstance(output, Tensor):
         logits = output.sum(0) if output.dim() == 3 else output
         tracer.check("outputs", logits)
-    broken = tracer.first_broken()
-    if broken is not None:
-        raise invalid(broken, f"NaN or infinite values in batch {index}", "finite numbers")
+    for name, total in tracer.sums:
+        if not math.isfinite(total):
+            raise invalid(name, f"NaN or infinite values in batch {index}", "finite numbers")
     return logits
 
 
@@ -165,15 +165,8 @@ def _unpacked(batch: Any) -> tuple[Tensor, Tensor]:
     return batch[0], batch[1]
 
 
-# --- state --------------------------------------------------------------------------------------
-
-
 class State:
-    """What modules keep from call to call beside weights.
-
-    Neurons are known by what they keep: tensors of their own that are no weights. Those of other
-    modules that are changed are named; whatever happens, buffers are afterwards what they were.
-    """
+    """What modules keep from call to call beside weights: tensors, which neurons are known by."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model

@@ -22,11 +22,9 @@ _NOTHING = (None, None)
 class Signals:
     """All nodes of the network, and what the tensors of the current batch carry: what rules ask.
 
-    Attributes:
-        nodes: by place, effect and inputs; the same in every batch and at every timestep.
-        notes: what could not be counted, in order.
-        frames: the modules that are running, innermost last.
-        layout: where the tensors of the current batch have time and samples.
+    nodes: by place, effect and inputs; the same in every batch and at every timestep.
+    notes: what could not be counted, in order.
+    frames: the modules that are running, innermost last.
     """
 
     def __init__(self) -> None:
@@ -44,7 +42,7 @@ class Signals:
 
     @property
     def inside_neuron(self) -> bool:
-        """Whether a module that may be a neuron is running."""
+        """Whether a module runs that may be a neuron."""
         return bool(self.frames) and self.frames[-1].inside
 
     def signal(self, x: Any) -> Signal | None:
@@ -104,10 +102,8 @@ class Signals:
     def place(
         self, key: Hashable, place: str, make: Callable[[str], N], names: set[str] | None = None
     ) -> N:
-        """The node of this key at a place, made at its first call under a name of its own.
-
-        names: those taken; what is no row of a table takes no layer's name.
-        """
+        """The node of this key at a place, made at its first call under a name not in `names`: what
+        is no row of a table takes no layer's name."""
         names = self._names if names is None else names
         node = self.nodes.get((place, key))
         if node is None:

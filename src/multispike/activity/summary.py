@@ -76,8 +76,9 @@ class Summary:
     def _row(self, node: Any, tally: Tally, path: Route) -> SpikeLayer:
         """`node`, as far as it was added to `tally`."""
         steps = self._times(tally.elements, node.shape)
-        levels, errors = _levels(node), node.errors if isinstance(node, Source) else None
-        histogram = decoded = ()
+        levels, histogram, decoded, errors = _levels(node), (), (), (None, None)
+        if isinstance(node, Source) and node.errors is not None:
+            errors = node.errors.rms()
         if node.spiking:
             for counted in (tally, node.out):
                 counted.rescale(node.grid.step if node.grid is not None else 0.0)
@@ -96,8 +97,8 @@ class Summary:
             max_level=_top(node, tally),
             histogram=histogram,
             decoded=decoded,
-            error_relu=errors and errors.relu,
-            error_clipped=errors and errors.clipped,
+            error_relu=errors[0],
+            error_clipped=errors[1],
         )
 
     def _histogram(
@@ -114,7 +115,8 @@ class Summary:
     def _residual(self, node: Layer) -> ResidualSum:
         behind = [reader for _, reader in _readers(node) if isinstance(reader, Source)]
         grids = [reader.grid for reader in sorted(behind, key=lambda reader: reader.name)]
-        unit = next((grid for grid in grids if grid is not None), None)
+        grid = next((grid for grid in grids if grid is not None), None)
+        level = 1.0 if grid is None else grid.unit(node.shape)
         rows: list[SpikeLayer | Potentials | None] = []
         paths: dict[Route, int] = {"direct": node.direct, "shortcut": 1 - node.direct, "sum": 2}
         for path, index in paths.items():
@@ -125,15 +127,14 @@ class Summary:
             elif not found.elements:
                 rows.append(None)
             else:
-                amplitude, largest = found.in_levels(unit, node.shape)
                 row = Potentials(
                     name=_origin(source).name,
                     path=path,
                     shape=node.shape,
                     timesteps=self._times(found.elements, node.shape),
                     events=found.nonzero / self._samples,
-                    amplitude=amplitude / self._samples,
-                    largest=largest,
+                    amplitude=float((found.total / level).sum()) / self._samples,
+                    largest=float((found.top / level).max()),
                 )
                 rows.append(row)
         neuron = self._followers.get(node)
@@ -280,9 +281,6 @@ def _geometry(layer: Layer, copies: int) -> Geometry:
             shapes = [(rows, *shape) for shape in shapes]
     constants = (w.kernel, w.stride, w.padding, w.dilation, groups, w.transposed)
     return Geometry(shapes[0], shapes[1], *constants)
-
-
-# --- units --------------------------------------------------------------------------------------
 
 
 def _levels(node: Node) -> int:

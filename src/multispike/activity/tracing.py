@@ -6,7 +6,6 @@ happens. What no rule covers, and what a rule can't count, is noted by name.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from multispike.activity.counting import sum_dtype
 from multispike.activity.elementwise_rules import (
     ELEMENTWISE_RULES,
     NEURON_FUNCTIONS,
@@ -27,8 +27,7 @@ from multispike.activity.elementwise_rules import (
     PassThrough,
     Reorder,
 )
-from multispike.activity.grid import sum_dtype
-from multispike.activity.layer_rules import LAYER_RULES, Fold, Parts, Product, Synapses, planes
+from multispike.activity.layer_rules import LAYER_RULES, Fold, Parts, Synapses, planes
 from multispike.activity.layout import Layout, Shape, Time, Window
 from multispike.activity.pool_rules import POOL_RULES, Pool
 from multispike.activity.provenance import Effect, Layer, Node, Signal, Source, Unknown, aligned
@@ -64,8 +63,8 @@ class Tracer(Signals, TorchFunctionMode):
         super().__init__()
         self._timesteps = timesteps
         self._potentials = potentials
-        self._sums: list[tuple[str, Tensor]] = []
-        """(layer, sum), finite if all of the layer's values are."""
+        self.sums: list[tuple[str, Tensor]] = []
+        """(layer, sum) of this batch, finite if all of the layer's values are."""
         self._checked: set[Hashable] = set()
         self._called: set[Node] = set()
         self._rounds: dict[Hashable, list[Layer]] = {}
@@ -81,7 +80,6 @@ class Tracer(Signals, TorchFunctionMode):
         """Shape and number of elements of one sample's inputs."""
         self._perform: dict[type[Effect], Callable[..., Any]] = {
             Synapses: self._synapses,
-            Product: self._product,
             Parts: self._parts,
             Pool: self._pool,
             Merge: self._merge,
@@ -93,8 +91,6 @@ class Tracer(Signals, TorchFunctionMode):
             Unknown: self._unknown,
         }
 
-    # --- a batch ----------------------------------------------------------------------------
-
     def start(self, inputs: Tensor, samples: int) -> Tensor:
         """Begin a batch; returns the inputs as a new tensor that carries their signal."""
         self.batches += 1
@@ -105,7 +101,7 @@ class Tracer(Signals, TorchFunctionMode):
             layout = Layout(samples, self._timesteps, self._time, samples)
         layout.assumed = self.notes | layout.assumed
         self.layout, self.notes = layout, layout.assumed
-        self._sums, self._called, self._images = [], set(), {}
+        self.sums, self._called, self._images = [], set(), {}
         self.frames, self._signals = [], {}
         inputs = inputs.detach()
         source = self.place(("inputs",), "inputs", lambda name: Source(name, what="input"))
@@ -131,13 +127,9 @@ class Tracer(Signals, TorchFunctionMode):
         unseen = (self.layout.time if spiking else self._time) in (None, "unknown")
         return None if unseen else self.layout.steps
 
-    def first_broken(self) -> str | None:
-        """The first layer of this batch that held NaN or an infinity."""
-        return next((name for name, total in self._sums if not math.isfinite(total)), None)
-
     def check(self, name: str, x: Tensor) -> None:
         """Report `name` at the end of the batch unless all of x is finite."""
-        self._sums.append((name, x.sum(dtype=sum_dtype(x))))
+        self.sums.append((name, x.sum(dtype=sum_dtype(x))))
 
     def _read(self, x: Tensor, label: str) -> Signal:
         """What a layer reads; values of unknown origin are looked at."""
@@ -181,14 +173,10 @@ class Tracer(Signals, TorchFunctionMode):
         effect = Unknown() if rule is None else rule(self, *args, **kwargs)
         if effect is None:
             return func(*args, **kwargs)
-        run = partial(func, *args, **kwargs)
-        return self._apply(effect, Call(effect.label or label, [*args, *kwargs.values()], run))
-
-    def _apply(self, effect: Effect, call: Call) -> Any:
-        """Run an operation and do what its effect says."""
+        run, label = partial(func, *args, **kwargs), effect.label or label
         if effect.note:
-            self.note(call.label, effect.note)
-        return self._perform[type(effect)](effect, call)
+            self.note(label, effect.note)
+        return self._perform[type(effect)](effect, Call(label, [*args, *kwargs.values()], run))
 
     def _carriers(self, effect: Effect, call: Call) -> list[tuple[Signal, Tensor]]:
         """The tensors of the network among operands, the one that an effect acts on first."""
@@ -202,38 +190,30 @@ class Tracer(Signals, TorchFunctionMode):
         return [(effect.of, x), *(pair for pair in found if pair[0] is not effect.of)]
 
     def _synapses(self, effect: Synapses, call: Call) -> Tensor:
-        x: Tensor = call.operands[0] if effect.of is None else self._carriers(effect, call)[0][1]
+        carriers = self._carriers(effect, call)
+        x: Tensor = call.operands[0] if effect.of is None else carriers[0][1]
         signal = self._read(x, call.label)
         out: Tensor = call.run()
+        inputs: tuple[Node, ...] = (signal.node,)
         rows: Shape = ()
-        x, window = planes(x, effect.axes), effect.window(x, out)
-        if not effect.axes and effect.sizes is None:
+        if effect.rows is not None:
+            inputs = tuple(dict.fromkeys(carrier.node for carrier, _ in carriers))
+            rows = (effect.rows,)
+        elif not effect.axes and effect.sizes is None:
             rows = self.layout.row(tuple(x.shape), signal.node.shape)[:-1]
-        layer = self._layer(effect, call.label, (signal.node,), window, rows)
+        x, window = planes(x, effect.axes), effect.window(x, out)
+        layer = self._layer(effect, call.label, inputs, window, rows)
         layer.bias |= effect.bias
         port, first = layer.ports[0], layer not in self._called
         self._called.add(layer)
         steps = self.layout.steps_of(x, (*window.in_shape, *rows))
-        image = self._without_copies(layer, signal, x, steps)
+        image = x if effect.rows else self._without_copies(layer, signal, x, steps)
         if image is not None:
             layer.calls += 1
             seen = signal if image is x else Signal(signal.node)
             self.count(port, seen, image, window.in_shape)
-            alone = first and signal.node.spiking
+            alone = first and signal.node.spiking and effect.rows is None
             port.add_active(self.ever_active(signal, x, steps) if alone else None)
-        self.check(layer.name, out)
-        return self.tag(out, Signal(layer))
-
-    def _product(self, effect: Product, call: Call) -> Tensor:
-        carriers = self._carriers(effect, call)
-        signal = self._read(carriers[0][1], call.label)
-        window = Window((effect.inputs,), (effect.outputs,))
-        nodes = tuple(dict.fromkeys(signal.node for signal, _ in carriers))
-        layer = self._layer(effect, call.label, nodes, window, (effect.rows,))
-        layer.calls += 1
-        self.count(layer.ports[0], signal, carriers[0][1], window.in_shape)
-        layer.ports[0].add_active(None)
-        out: Tensor = call.run()
         self.check(layer.name, out)
         return self.tag(out, Signal(layer))
 
@@ -306,22 +286,14 @@ class Tracer(Signals, TorchFunctionMode):
         return self.tag(out, Signal(node, origin=origin))
 
     def _fold(self, effect: Fold, call: Call) -> Tensor:
-        signal = self.signal(call.operands[0])
-        layer = signal.node.owner if signal is not None else None
-        below = layer.foldable if layer is not None and layer.carries == "potential" else None
-        if signal is None or below is None or not effect.constant:
-            why = "its statistics are not constant"
-            if below is None:
-                why = "not behind a convolution or linear layer that it could be folded into"
-            return self._apply(PassThrough(carries="potential", note=why), call)
-        below.bias = True
+        effect.layer.bias = True
         # The input has been looked at: so the result is finite if these are.
         place = self.here(call.label)
-        if (place, below) not in self._checked:  # in the first batch
-            self._checked.add((place, below))
+        if (place, effect.layer) not in self._checked:  # in the first batch
+            self._checked.add((place, effect.layer))
             for value in effect.constants:
                 self.check(place, value)
-        return self.tag(call.run(), Signal(signal.node))
+        return self.tag(call.run(), Signal(effect.signal.node))
 
     def _carry(self, effect: Carry, call: Call) -> Any:
         out = call.run()
@@ -372,7 +344,8 @@ class Tracer(Signals, TorchFunctionMode):
     ) -> Layer:
         place, key = self.here(label), (effect, inputs, window, rows)
         found, same = self.nodes.get((place, key)), (place, effect, window, rows)
-        if found is None and isinstance(effect, Synapses):  # recurrent: it reads what it computed
+        weighted = isinstance(effect, Synapses) and effect.rows is None
+        if found is None and weighted:  # recurrent: it reads what it computed
             behind = {inputs[0], *inputs[0].ancestors()}
             for layer in self._rounds.get(same, []):
                 alike = layer.inputs[0].carries == inputs[0].carries
