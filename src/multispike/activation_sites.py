@@ -143,12 +143,10 @@ def replace_modules(model: nn.Module, by: Callable[[nn.Module], nn.Module | None
 
 
 def _module(model: nn.Module, node: fx.Node) -> nn.Module | None:
-    """The module that a node calls."""
     return model.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def _site(model: nn.Module, node: fx.Node) -> bool:
-    """Whether a call is that of an activation function."""
     module = _module(model, node)
     return node.target in _FUNCTIONS if module is None else isinstance(module, (*EXACT, *NEAR))
 

@@ -171,7 +171,6 @@ def _threshold(group: list[Probe], search: Callable[[Tensor, Tensor], Tensor]) -
 
 
 def _percentile(y: Tensor, percentile: float) -> Tensor:
-    """That of the positive outputs."""
     found = []
     for row in y:
         row = row[row > 0].sort().values

@@ -22,11 +22,8 @@ _WIDEST = 0.2  # of a step: levels of a half-precision type, which are rounded t
 
 @dataclass(frozen=True)
 class Grid:
-    """The values that a spike tensor can hold: step * channel[c] * {0..levels}.
-
-    `channel`, float64 [C], is there where thresholds differ from channel to channel. `signed`:
-    also the same values below zero; only of ternary spikes.
-    """
+    """The values that a spike tensor can hold: step * channel[c] * {0..levels}, channel [C] in
+    float64; of ternary spikes, which are `signed`, also the same below zero."""
 
     step: float
     levels: int
@@ -79,8 +76,7 @@ def joined_grids(grids: Sequence[Grid | None], channels: Sequence[int]) -> Grid:
 def find_grid(x: Tensor) -> Grid | None:
     """The step and largest level of x, or None where x is not {0..N} or {-1, 0, 1} times one step.
 
-    x must have a non-zero. Only what is there can be found: a step is a multiple of the true one
-    where x holds even levels only.
+    x must have a non-zero; of even levels only, the step found is twice the true one.
 
     >>> find_grid(torch.tensor([0.0, 1.0, 1.5]))
     Grid(step=0.5, levels=3, channel=None, signed=False)
@@ -181,7 +177,6 @@ def measure(x: Tensor, shape: tuple[int, ...], grid: Grid | None, timesteps: int
 
 
 def _levels(rows: Tensor, unit: float | Tensor, levels: int) -> Tensor:
-    """The nearest level of every element."""
     unit = unit.to(rows.device) if isinstance(unit, Tensor) else unit
     return torch.nan_to_num(rows.float() / unit).round_().clamp_(0, levels)
 
@@ -263,7 +258,6 @@ class Magnitudes:
         self.total = self.top = torch.zeros((), dtype=torch.float64)  # then [*shape]
 
     def add(self, x: Tensor, shape: tuple[int, ...]) -> None:
-        """Add one tensor [..., *shape]."""
         rows = x.reshape(-1, *shape).abs()
         self.elements += rows.numel()
         self.nonzero += int(rows.count_nonzero())
@@ -292,7 +286,6 @@ class Errors:
 
 
 def sum_of_histograms(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    """Sum of two histograms of perhaps different length."""
     if a is None or b is None:
         return b if a is None else a
     total, shorter = (a.clone(), b) if len(a) >= len(b) else (b.clone(), a)
@@ -301,7 +294,6 @@ def sum_of_histograms(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 
 def spread_histogram(histogram: Tensor | None, ratio: int) -> Tensor | None:
-    """Histogram over levels of a step `ratio` times as fine."""
     if histogram is None:
         return None
     spread = histogram.new_zeros((len(histogram) - 1) * ratio + 1)

@@ -18,9 +18,7 @@ from multispike.layer_record import Kind
 
 @dataclass(frozen=True)
 class Merge(Effect):
-    """The direct path and the shortcut meet: a residual sum.
-
-    A product of spikes (SEW's AND and IAND) is recorded alike: it touches the same memory.
+    """A residual sum; or a product of spikes (AND, IAND), which touches the same memory.
 
     tops: of a product, V where an operand a stands for V - a, else 0.
     """
@@ -44,10 +42,8 @@ class Merge(Effect):
 
 @dataclass(frozen=True)
 class Activation(Effect):
-    """A ReLU or another function whose output is analog; its zeros are counted.
-
-    limit: where it cuts spikes off; they stay spikes if that is one of their levels.
-    """
+    """A ReLU or another function whose output is analog, and its zeros counted; `limit` is where it
+    cuts off spikes, which stay spikes if that is one of their levels."""
 
     limit: float | None = None
 
@@ -114,7 +110,6 @@ def _common(nodes: tuple[Node, ...]) -> Carries:
 
 
 def unchanged(signals: Signals, input: Any, *_: Any, **__: Any) -> Effect:
-    """The same values in the same order."""
     return Carry(signals.signal(input))
 
 
@@ -172,7 +167,6 @@ def mul(signals: Signals, input: Any, other: Any, **_: Any) -> Effect:
 
 
 def div(signals: Signals, input: Any, other: Any, **kwargs: Any) -> Effect:
-    """A constant divisor."""
     if signals.known(other) is not None or kwargs.get("rounding_mode") is not None:
         return Unknown()
     return _scale(signals.known(input), other, input, -1)
@@ -226,7 +220,6 @@ def sub(signals: Signals, input: Any, other: Any, *, alpha: Any = 1, **_: Any) -
 
 
 def rsub(signals: Signals, input: Any, other: Any, **options: Any) -> Effect:
-    """other - input."""
     return sub(signals, other, input, **options)
 
 
@@ -277,7 +270,6 @@ def pad(
 def dropout(
     signals: Signals, input: Tensor, p: float = 0.5, training: bool = True, *_: Any, **__: Any
 ) -> Effect:
-    """The identity, in evaluation."""
     return Unknown() if training else unchanged(signals, input)
 
 

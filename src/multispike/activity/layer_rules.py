@@ -1,7 +1,6 @@
 """Convolutions, linear layers, products and norms: their effects, and their rules.
 
-A rule gets what an operation gets, and returns its effect. It is asked before the operation runs,
-since that may write over its inputs.
+A rule gets what an operation gets, before that runs, since it may write over its inputs.
 """
 
 from __future__ import annotations
@@ -60,7 +59,6 @@ class Synapses(Effect):
         return "linear" if self.groups == 1 and self.rows is None else "matmul"
 
     def window(self, x: Tensor, out: Tensor) -> Window:
-        """The geometry, from x to the output."""
         shapes = channels_and_places(x, self.axes), channels_and_places(out, self.axes)
         if self.sizes is not None:
             shapes = (self.sizes[:1], self.sizes[1:])
@@ -89,7 +87,6 @@ class Fold(Effect):
 def conv(
     signals, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, transposed=False
 ) -> Effect:
-    """Convolutions over 1 to 3 axes."""
     axes = weight.dim() - 2
     size, dilation = per_axis(tuple(weight.shape[2:]), axes), per_axis(dilation, axes)
     if padding == "same":  # asymmetric for even kernels: the further side is the longer one
@@ -108,7 +105,6 @@ def conv_transpose(
 
 
 def linear(signals: Signals, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Effect:
-    """x W^T, for every row of x."""
     return Synapses(weight=_identity(weight), bias=bias is not None)
 
 
@@ -118,20 +114,17 @@ def _identity(weight: Tensor) -> int | None:
 
 
 def matmul(signals: Signals, input: Tensor, other: Tensor, *_: Any, **__: Any) -> Effect:
-    """a @ b."""
     rows = input.shape[-2] if input.dim() > 1 else 1
     columns = other.shape[-1] if other.dim() > 1 else 1
     return _product(signals, (input, rows), (other, columns), input.shape[-1])
 
 
 def add_matmul(signals: Signals, input: Tensor, a: Tensor, b: Tensor, **_: Any) -> Effect:
-    """input + a @ b."""
     effect = matmul(signals, a, b)
     return replace(effect, bias=True) if isinstance(effect, Synapses) else effect
 
 
 def einsum(signals: Signals, equation: Any, *operands: Any) -> Effect:
-    """Two operands, in the notation of letters."""
     operands = operands[0] if len(operands) == 1 else operands
     if not isinstance(equation, str) or "." in equation or len(operands) != 2:
         return Unknown()
@@ -168,7 +161,6 @@ def _product(signals: Signals, a: tuple[Tensor, int], b: tuple[Tensor, int], sum
 def attention(
     signals, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, **options
 ) -> Effect:
-    """softmax(q k^T) v."""
 
     def run() -> Tensor:
         mask, keys, values = attn_mask, key, value
@@ -294,4 +286,3 @@ LAYER_RULES: tuple[tuple[str, Rule, str], ...] = (
     ("norm", batch_norm, "batch_norm"),
     ("norm", NORM, "layer_norm group_norm instance_norm rms_norm local_response_norm"),
 )
-"""(what notes call it, rule, spellings)."""

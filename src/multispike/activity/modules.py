@@ -176,7 +176,6 @@ class Modules:
     def _neuron(
         self, name: str, source: Signal | None, output: Tensor, index: int, make: Any
     ) -> Source:
-        """The neuron layer `name` sends `output`."""
         layout = self._tracer.layout
         inputs: tuple[Node, ...] = () if source is None else (source.node,)
         neuron = self._round_before(name, index, inputs)

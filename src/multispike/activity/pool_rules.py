@@ -34,7 +34,6 @@ class Pool(Effect):
     kind: ClassVar[Kind | None] = "pool"
 
     def window(self, x: Tensor, out: Tensor) -> Window:
-        """The geometry, from x to the output."""
         sizes = channels_and_places(x, self.axes), channels_and_places(out, self.axes)
         if self.kernel is not None:
             return Window(*sizes, *self.kernel)
@@ -68,7 +67,6 @@ class Pool(Effect):
 
 
 def max_pool(axes, signals, input, kernel_size, stride=None, padding=0, dilation=1, *_, **__):
-    """Maxima."""
     return Pool(axes, False, _windows(axes, kernel_size, stride, padding, dilation))
 
 
@@ -83,7 +81,6 @@ def avg_pool(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Effect:
-    """Averages."""
     kernel = _windows(axes, kernel_size, stride, padding)
     full = divisor_override is None and (count_include_pad or not any(kernel.padding))
     return Pool(axes, True, kernel, full)
@@ -142,4 +139,3 @@ POOL_RULES: tuple[tuple[str, Rule, str], ...] = (
     ("mean", partial(reduction, True), "mean"),
     ("sum", partial(reduction, False), "sum"),
 )
-"""(what notes call it, rule, spellings)."""

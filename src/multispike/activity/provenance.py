@@ -40,7 +40,6 @@ class Effect:
     costless: ClassVar[bool] = False
 
     def sends(self, inputs: tuple[Node, ...], window: Window | None) -> tuple[Carries, Grid | None]:
-        """What its node sends."""
         return "potential", None
 
 
@@ -81,11 +80,9 @@ class Node:
 
     @property
     def spiking(self) -> bool:
-        """Whether it sends spikes."""
         return self.carries == "spikes"
 
     def ancestors(self) -> set[Node]:
-        """All nodes that it was computed from."""
         found, open_ends = set[Node](), {*self.inputs}
         while open_ends:
             found |= open_ends
@@ -155,7 +152,7 @@ class Source(Node):
     Unless the grid is given, spikes are recognised by value: {-N..N} times one step. Zeros leave
     that open: they count as spikes of a neuron, not of anything else.
 
-    elementwise: whether a neuron may consist of it: what comes out belongs to the same layer.
+    elementwise: whether a neuron may consist of it: its output belongs to the same layer.
     leak: of a neuron, whether its potential decays.
     integrates: the layer whose output this neuron integrates.
     settled: whether nothing is left to learn: the grid was given, or values are on none.
@@ -262,5 +259,4 @@ def is_function(node: Node) -> bool:
 
 
 def is_sum(node: Node) -> bool:
-    """Whether it is a residual sum."""
     return isinstance(node, Layer) and node.kind == "add"

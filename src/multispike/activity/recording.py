@@ -144,7 +144,6 @@ class Score:
             self._confusion = table if self._confusion is None else self._confusion + table
 
     def parts(self) -> dict[str, Any]:
-        """Fields of an `Activity`."""
         if not self._seen:
             return {"accuracy": None}
         found: dict[str, Any] = {
@@ -243,7 +242,6 @@ class State:
 
 
 def _takes_nothing(method: Any) -> bool:
-    """Whether it can be called without arguments."""
     try:
         inspect.signature(method).bind()
     except (TypeError, ValueError):

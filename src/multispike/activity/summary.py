@@ -34,7 +34,6 @@ class Summary:
         self._senders = [node for node in nodes if _sends(node, self._followers)]
 
     def parts(self) -> dict[str, Any]:
-        """Fields of an `Activity`."""
         records = tuple(self._record(layer) for layer in self._layers)
         every = sum(self._macs.values())
         for record in records:
@@ -143,7 +142,6 @@ class Summary:
     # --- records ----------------------------------------------------------------------------
 
     def _record(self, layer: Layer) -> LayerRecord:
-        """The layer as the energy model reads it."""
         first, neuron, samples = _first(layer), self._followers.get(layer), self._samples
         source, port = layer.inputs[first], layer.ports[first]
         sends = neuron or (layer if source.spiking and layer.kind in ("add", "pool") else None)
@@ -189,7 +187,6 @@ class Summary:
         return Stream(_levels(node), events / self._samples, amplitude / self._samples)
 
     def _shortcut(self, layer: Layer, first: int) -> Stream | Literal["dense"] | None:
-        """What crosses the shortcut of a sum."""
         other = layer.inputs[1 - first]
         if other.spiking:
             return self._stream(other, layer.ports[1 - first])
@@ -198,7 +195,6 @@ class Summary:
         return None if owner and alone and owner.has_weights else "dense"
 
     def _steps(self, node: Layer | Source) -> int:
-        """How often a layer or neuron runs per inference."""
         if isinstance(node, Layer):
             row = (*node.window.in_shape, *node.rows)
             return self._times(node.ports[_first(node)].elements, row)

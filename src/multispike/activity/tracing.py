@@ -315,7 +315,6 @@ class Tracer(Signals, TorchFunctionMode):
         return self.tag(out, Signal(node))
 
     def _unknown(self, effect: Unknown, call: Call) -> Any:
-        """Run an operation that no rule counts, note it, and mark its result."""
         carriers, elementwise = self._carriers(effect, call), call.label in NEURON_FUNCTIONS
         sized = carriers and not elementwise and self.batches == 1 and not self.inside_neuron
         with FlopCounterMode(display=False) if sized else nullcontext() as mode:
