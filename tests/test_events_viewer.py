@@ -13,7 +13,7 @@ from test_events_recordings import evt2, npy, ramp
 
 from multispike.cli import main
 from multispike.commands.stream import view as view_command
-from multispike.config.events import ViewConfig
+from multispike.config.commands import ViewConfig
 from multispike.errors import InputError
 from multispike.events.frames import slices
 from multispike.events.read import EVENT

@@ -25,7 +25,7 @@ from test_events_recordings import aedat2, evt2, evt3, npy, ramp
 from multispike.cli import main
 from multispike.commands.stream import frame_classifier
 from multispike.config import TrainConfig
-from multispike.config.events import StreamConfig
+from multispike.config.commands import StreamConfig
 from multispike.datasets.dataset import Split
 from multispike.datasets.event_sets import LYING
 from multispike.datasets.loader import BatchLoader

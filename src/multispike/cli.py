@@ -9,7 +9,7 @@ from contextlib import suppress
 from importlib import import_module
 
 from multispike import __version__
-from multispike.config import CompareConfig, TrainConfig, commands, events
+from multispike.config import CompareConfig, TrainConfig, commands
 from multispike.config.parser import Parser
 from multispike.config.types import Settings
 from multispike.environment import keep_freed_memory
@@ -28,8 +28,8 @@ COMMANDS: dict[str, tuple[str, type[Settings]]] = {
     "avalanche": ("multispike.commands.avalanche:avalanche", commands.AvalancheConfig),
     "export": ("multispike.commands.export:export", commands.ExportConfig),
     "bench": ("multispike.commands.export:bench", commands.BenchConfig),
-    "view": ("multispike.commands.stream:view", events.ViewConfig),
-    "stream": ("multispike.commands.stream:stream", events.StreamConfig),
+    "view": ("multispike.commands.stream:view", commands.ViewConfig),
+    "stream": ("multispike.commands.stream:stream", commands.StreamConfig),
     "compare": ("multispike.commands.train:compare", CompareConfig),
     "reproduce": ("multispike.reproduce.archive:reproduce", ReproduceConfig),
 }

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, TextIO
 import torch
 from rich.console import Console
 
-from multispike.config.events import FORMATS, StreamConfig, ViewConfig
+from multispike.config.commands import VIEWS, StreamConfig, ViewConfig
 from multispike.config.types import parse_sensor
 from multispike.datasets.event_sets import LYING
 from multispike.errors import RunError, invalid
@@ -137,7 +137,7 @@ def view(config: ViewConfig) -> None:
         config.events,
         sensor=parse_sensor(config.sensor) if config.sensor else None,
         size=config.size,
-        limit=config.frames or FORMATS[Path(config.out).suffix.lower()],
+        limit=config.frames or VIEWS[Path(config.out).suffix.lower()],
         window_us=config.window_us or (None if config.count else 20_000),
         count=config.count,
     )

@@ -1,10 +1,8 @@
-"""Settings of the commands that measure, ship or show what was trained or recorded.
-
-The first line of a class is the command's help.
-"""
+"""Settings of the commands that measure, ship or show what was trained or recorded."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -35,6 +33,7 @@ from multispike.errors import invalid, unknown
 from multispike.models.table import ARCHITECTURES, ResNet
 from multispike.pretrained import find
 
+RecordingPath = Annotated[str, Where("a file that exists", lambda p: Path(p).exists(), late=True)]
 Density = Annotated[float, Where("events per neuron and timestep in [0, 1]", lambda x: 0 <= x <= 1)]
 
 
@@ -44,7 +43,6 @@ class ModelsConfig(Settings):
 
     Examples:
         multispike models
-        multispike models --json models.json
     """
 
     json: JsonFile | None = None
@@ -258,7 +256,6 @@ class ExportConfig(Settings):
     Examples:
         multispike export RUN --format c --out DIR
         multispike export RUN --format onnx --out DIR --overwrite
-        multispike export RUN --evaluate
         multispike export RUN --finetune 1 --data-dir DIR
     """
 
@@ -288,7 +285,6 @@ class BenchConfig(Settings):
         seconds: Time spent on each engine and batch size.
 
     Examples:
-        multispike bench RUN
         multispike bench RUN --threads 1 --json bench.json
     """
 
@@ -298,3 +294,107 @@ class BenchConfig(Settings):
     seconds: Positive = 5.0
     data_dir: DataDir | None = None
     json: JsonFile | None = None
+
+
+WINDOW_US = 10_000
+"""Length of a slice where neither a length nor a count is given."""
+
+
+@dataclass(frozen=True)
+class StreamConfig(Settings):
+    """Classify a recording, or what a camera sends, slice by slice.
+
+    Args:
+        run: Folder of a run that was trained on events, or a checkpoint by itself.
+        events: Recording (EVT2, EVT3, AEDAT2, AEDAT4, HDF5, npy, npz), or - for standard input.
+        window_us: Time that a slice takes; 10,000 unless count is given.
+        count: Events of a slice, instead of window_us.
+        overlap: How much of a slice the next one repeats: µs, or events with count.
+        realtime: Let slices come at the recording's own pace; where inference can't follow, drop
+            all but the newest one that waits, and count what was dropped.
+        view: Show frame, class and confidence in the terminal as they come.
+        threads: CPU threads of the inference; by default all cores.
+
+    Examples:
+        multispike stream RUN recording.raw
+        multispike stream RUN recording.raw --count 5000 --overlap 2500 --json -
+        camera | multispike stream RUN - --realtime --view
+    """
+
+    run: RunPath
+    events: str
+    window_us: Count | None = None
+    count: Count | None = None
+    overlap: int = 0
+    realtime: bool = False
+    view: bool = False
+    sensor: Sensor | None = None
+    threads: Threads | None = None
+    json: JsonFile | None = None
+
+    def check(self) -> None:
+        if None not in (self.window_us, self.count):
+            raise invalid("count", self.count, "window_us or count, not both")
+        length = self.count or self.window_us or WINDOW_US
+        if not 0 <= self.overlap < length:
+            raise invalid("overlap", self.overlap, f"an integer from 0 to {length - 1}")
+        if self.json not in (None, "-") and _same_file(self.json, self.events):
+            raise invalid("json", self.json, "another file than the recording")
+        if self.view and self.json == "-":
+            raise invalid("json", "-", "a file, as --view takes the terminal")
+        super().check()
+
+    @property
+    def slicing(self) -> dict[str, int]:
+        """The arguments of `multispike.events.frames.slices`.
+
+        >>> StreamConfig("RUN", "a.raw", overlap=5000).slicing
+        {'window_us': 10000, 'overlap': 5000}
+        """
+        length = {"count": self.count} if self.count else {"window_us": self.window_us or WINDOW_US}
+        return {**length, "overlap": self.overlap}
+
+
+def _same_file(out: str, events: str) -> bool:
+    """Whether both are one file, by whatever names; events may be "-", standard input."""
+    try:
+        return os.path.samefile(out, 0 if events == "-" else events)
+    except OSError:
+        return False  # one of them is missing, so nothing can be written over
+
+
+VIEWS = {".png": 16, ".gif": 100, ".html": 100}
+"""What `view` writes, and how many frames of a recording it shows by default."""
+
+
+@dataclass(frozen=True)
+class ViewConfig(Settings):
+    """Show a recording of an event camera as PNG, GIF or HTML.
+
+    Args:
+        events: Recording: EVT2, EVT3, AEDAT2, AEDAT4, HDF5, npy, npz, or N-MNIST's .bin.
+        out: File to write: .png (frames side by side), .gif (animation) or .html (page).
+        window_us: Time that a frame shows; 20,000 unless count is given.
+        count: Events that a frame shows, instead of window_us.
+        frames: Show so many frames from the start; by default 16 (.png) or 100.
+        size: Longest side of a frame in pixels; by default the sensor's, or 320 if that is less.
+
+    Examples:
+        multispike view recording.raw --out frames.png
+        multispike view recording.raw --out film.gif --window-us 10000
+    """
+
+    events: RecordingPath
+    out: str = "events.png"
+    window_us: Count | None = None
+    count: Count | None = None
+    frames: Count | None = None
+    size: Count | None = None
+    sensor: Sensor | None = None
+
+    def check(self) -> None:
+        if None not in (self.window_us, self.count):
+            raise invalid("count", self.count, "window_us or count, not both")
+        if Path(self.out).suffix.lower() not in VIEWS:
+            raise invalid("out", self.out, f"a name that ends in {', '.join(VIEWS)}")
+        super().check()

@@ -1,10 +1,8 @@
 """What a field of a command's settings may hold: said in its annotation, checked in one place.
 
-    levels: Count | None = None
-
-is an integer >= 1 or nothing. jsonargparse takes the plain type out of the annotation, for the
-command line and YAML; `Settings` checks type and range of whatever the settings are made from.
-A text in an annotation is the help of fields that their class says nothing about.
+`levels: Count | None = None` is an integer >= 1 or nothing. jsonargparse takes the plain type out
+of the annotation, for the command line and YAML; `Settings` checks type and range of whatever the
+settings are made from. A text is the help of fields that their class says nothing about.
 """
 
 from __future__ import annotations
@@ -29,14 +27,14 @@ class Where:
     """Metadata of an `Annotated` type: `holds` is true of the values that are allowed.
 
     What is `late` is checked when a command starts, not when settings are made: the settings of a
-    run stay readable where its data are gone.
+    run stay readable where its data are gone. Of `names`, allowed besides, an error tells the
+    nearest.
     """
 
     allowed: str
     holds: Callable[[Any], bool]
     late: bool = False
     names: tuple[str, ...] = ()
-    """What is allowed besides, of which an error tells the nearest."""
 
     def __call__(self, field: str, value: Any) -> None:
         if self.holds(value):
@@ -75,12 +73,7 @@ Sensor = Annotated[
 ]
 RunPath = Annotated[
     str,
-    Where(
-        "a run folder or a .ckpt file",
-        lambda path: find(path).exists(),
-        late=True,
-        names=tuple(PRETRAINED),
-    ),
+    Where("a run folder or a .ckpt file", lambda p: find(p).exists(), True, (*PRETRAINED,)),
     "Folder of the run, a checkpoint by itself, or a name of `multispike pretrained`.",
 ]
 CheckpointName = Annotated[

@@ -16,14 +16,9 @@ _SPIKES = Struct("8qPf")
 
 
 class Counts(NamedTuple):
-    """What `count_levels` found, float64.
-
-    Attributes:
-        sums: [2, ...] of every pixel, over timesteps, rows and channels: non-zeros, and their
-            levels.
-        histogram: [N + 1] elements at each level.
-        summed: [N*T + 1] the same of the levels summed over T > 1; None for T = 1.
-    """
+    """What `count_levels` found, float64: of every pixel, over timesteps, rows and channels, its
+    non-zeros and their levels [2, ...]; elements at each level [N + 1], and at each sum of levels
+    over T > 1 steps [N*T + 1]."""
 
     sums: Tensor
     histogram: Tensor

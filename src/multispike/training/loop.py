@@ -39,8 +39,8 @@ from multispike.training.run import (
 )
 
 PAUSE_STEPS, PAUSE_SECONDS = 50, 1.0
-"""After so many steps, or about so long, losses are read from the device and Ctrl-C is answered:
-whenever it does that, the host waits for the device, and rank 0 tells the other processes."""
+"""After so many steps, or about so long, the host waits for the device: losses are read, Ctrl-C is
+answered, and rank 0 tells the other processes."""
 
 
 class Interrupted(Exception):

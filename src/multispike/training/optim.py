@@ -30,12 +30,10 @@ def peak_lr(recipe: Recipe, batch_size: int) -> float:
     return recipe.lr or _PEAK[recipe.optimizer] * batch_size / 250
 
 
-def parameter_groups(model: nn.Module, recipe: Recipe, batch_size: int) -> list[dict[str, Any]]:
-    """Weights of convolutions and linear layers decay; BN, biases and thresholds don't.
-
-    Muon has the weights of all convolutions but the first, without decay; all other parameters
-    are sgd's, at its default learning rate.
-    """
+def make_optimizer(model: nn.Module, recipe: Recipe, batch_size: int) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum, AdamW, or Muon for all convolutions but the first, without decay,
+    and SGD at its default learning rate for the rest. Weights of convolutions and linear layers
+    decay; BN, biases and thresholds don't."""
     matrices, decayed, biases, others = [], [], [], []
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     for module in model.modules():
@@ -56,12 +54,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe, batch_size: int) -> list[
         {"params": biases, "lr": lr * recipe.bias_lr, "weight_decay": 0.0},
         {"params": others, "lr": lr, "weight_decay": 0.0},
     ]
-    return [group for group in groups if group["params"]]
-
-
-def make_optimizer(model: nn.Module, recipe: Recipe, batch_size: int) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, AdamW, or Muon for convolutions and SGD for the rest."""
-    groups = parameter_groups(model, recipe, batch_size)
+    groups = [group for group in groups if group["params"]]
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups)
     if recipe.optimizer == "muon":
