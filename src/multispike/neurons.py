@@ -88,8 +88,7 @@ class NeuronConfig:
 
 
 class _Floor(torch.autograd.Function):
-    """max(V_th, MIN_THRESHOLD), whose gradient passes below the floor too: what has fallen under
-    it can come back."""
+    """max(V_th, MIN_THRESHOLD), through which the gradient passes: what fell can come back."""
 
     @staticmethod
     def forward(ctx: Any, threshold: Tensor) -> Tensor:

@@ -68,16 +68,9 @@ def forward(
 
 
 def backward(
-    grad_spikes: Tensor,
-    grad_v: Tensor | None,
-    window: Tensor | None,
-    x: Tensor | None,
-    v: Tensor | None,
-    threshold: Tensor,
-    c: Constants,
-    need_v: bool,
-    need_threshold: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    grad_spikes: Tensor, grad_v: Tensor | None, window: Tensor | None, x: Tensor | None,
+    v: Tensor | None, threshold: Tensor, c: Constants, need_v: bool, need_threshold: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
     """Gradients of x and, if asked for, V[-1] and V_th, from the window or else from x and v."""
     dtype, shape = grad_spikes.dtype, threshold.shape
     threshold = _widened(threshold, dtype)

@@ -57,11 +57,9 @@ _LAYER, _GRADIENTS = Struct("11q3fd4P"), Struct("PqPPPqPPPPP")
 
 @lru_cache(maxsize=64)
 def bumps(surrogate: str, alpha: float, levels: int) -> Tensor | None:
-    """`rise` and `fall` of the sigmoid's sum, [2, bumps that can reach an element].
-
-    None where they leave the floats' range (alpha beyond 24, unless there are few levels) and for a
-    gradient that is not built in; empty for one that is no sum.
-    """
+    """`rise` and `fall` of the sigmoid's sum, [2, bumps that can reach an element]: empty for a
+    gradient that is no sum; None for one that is not built in, and where they leave the floats'
+    range (alpha beyond 24, unless there are few levels)."""
     if surrogate in WINDOWS:
         return _floats(2, 0)
     size = min(levels, 2 * math.ceil(_NEGLIGIBLE / alpha) + 1)
@@ -86,10 +84,8 @@ def kernels_for(x: Tensor, threshold: Tensor, c: Constants) -> ctypes.CDLL | Non
 
 
 def _layer(like: Tensor, threshold: Tensor, room: Tensor, c: Constants) -> bytes:
-    """`Layer` of layer.h, which points into `threshold`, contiguous, and `room` for constants.
-
-    `like` is [T, B, ...] as `_empty` makes it.
-    """
+    """`Layer` of layer.h, which points into `threshold`, contiguous, and `room` for constants;
+    `like` is [T, B, ...] as `_empty` makes it."""
     rise_and_fall = bumps(c.surrogate, c.alpha, c.levels)
     assert rise_and_fall is not None  # `kernels_for` has asked
     steps, channels, size = len(like), threshold.numel(), like.numel()
@@ -143,16 +139,9 @@ def _forward_cpu(
 
 
 def _backward_cpu(
-    grad_spikes: Tensor,
-    grad_last: Tensor | None,
-    window: Tensor | None,
-    x: Tensor | None,
-    v: Tensor | None,
-    threshold: Tensor,
-    c: Constants,
-    need_v: bool,
-    need_threshold: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    grad_spikes: Tensor, grad_last: Tensor | None, window: Tensor | None, x: Tensor | None,
+    v: Tensor | None, threshold: Tensor, c: Constants, need_v: bool, need_threshold: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
     kernels = kernels_for(grad_spikes, threshold, c)
     if kernels is None:
         kept = grad_spikes, grad_last, window, x, v, threshold
@@ -235,11 +224,9 @@ for _key in ("CPU", "AutogradCPU", "AutocastCPU", "ADInplaceOrView", "BackendSel
 
 
 def plain(*tensors: Tensor | None) -> bool:
-    """Whether tensors are ordinary ones on the CPU, and nothing but autograd looks on.
-
-    Modes, transforms, tracers, profilers and compilers have to see the operator, whose dispatch
-    takes longer than a small layer.
-    """
+    """Whether tensors are ordinary ones on the CPU, and nothing but autograd looks on: no mode,
+    transform, tracer, profiler or compiler that has to see the operator, whose dispatch takes
+    longer than a small layer."""
     if torch.compiler.is_compiling() or torch._C._is_torch_function_mode_enabled():
         return False
     keys = torch._C._dispatch_tls_local_include_set()

@@ -48,15 +48,9 @@ class Interrupted(Exception):
 
 
 def train(
-    fabric: Fabric,
-    network: nn.Module,
-    train_loader: BatchLoader,
-    judge_loader: BatchLoader,
-    recipe: Recipe,
-    folder: Path,
-    about: dict[str, Any],
-    start: Path | None = None,
-) -> None:
+    fabric: Fabric, network: nn.Module, train_loader: BatchLoader, judge_loader: BatchLoader,
+    recipe: Recipe, folder: Path, about: dict[str, Any], start: Path | None,
+) -> None:  # fmt: skip
     """Train a network, any module from inputs to logits [B, classes], by a recipe.
 
     Args:

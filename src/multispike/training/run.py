@@ -40,16 +40,8 @@ _FOLDERS = ("tensorboard", "c", "nir", "onnx", "openvino")
 
 @dataclass(frozen=True)
 class Run:
-    """A trained network and what it was trained with.
-
-    Attributes:
-        folder: of the run.
-        network: in evaluation mode, on the CPU.
-        config: as of `config.yaml`.
-        data: name, mean, std, classes and input_shape of the data set, and its training images.
-        rows: metrics of each finished epoch.
-        train_seconds: time spent in training steps.
-    """
+    """A trained network, in evaluation mode on the CPU, and what it was trained with: settings;
+    name, mean, std, classes, input_shape and images of the data; metrics of each finished epoch."""
 
     folder: Path
     network: Network
@@ -173,21 +165,17 @@ def open_run(config: TrainConfig, used: dict[str, Any] | None = None) -> Path | 
     """
     folder = Path(config.folder)
     settings = folder / "config.yaml"
-    if folder.exists() and not folder.is_dir():
-        raise invalid("out", str(folder), "a folder, new or of a run")
-    names = {field.name for field in dataclasses.fields(TrainConfig)}
-    begun = (
-        settings.exists() and {"arch", "data", "neuron"} <= read_settings(settings).keys() <= names
-    )
+    before = read_settings(settings) if settings.exists() else {}
+    begun = {"arch", "data", "neuron"} <= before.keys() <= dataclasses.asdict(config).keys()
     if begun and config.overwrite:
         _clear(folder)
+    elif begun and config.resume:
+        same_run(before, config)
     elif begun:
-        if not config.resume:
-            raise InputError(
-                f"out: got {str(folder)!r}, which holds a run;"
-                " allowed: another folder, or --resume, or --overwrite"
-            )
-        same_run(read_settings(settings), config)
+        raise InputError(
+            f"out: got {str(folder)!r}, which holds a run;"
+            " allowed: another folder, or --resume, or --overwrite"
+        )
     elif {*folder.glob("*")} - {*folder.glob(".config.yaml.*.tmp")}:  # which a kill leaves
         raise InputError(
             f"out: got {str(folder)!r}, which holds files that are no run; allowed: a new folder"
@@ -195,9 +183,8 @@ def open_run(config: TrainConfig, used: dict[str, Any] | None = None) -> Path | 
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise invalid(
-            "out", str(folder), f"a folder that can be made ({error.strerror})"
-        ) from error
+        allowed = f"a folder that can be made ({error.strerror})"
+        raise invalid("out", str(folder), allowed) from error
     values = dataclasses.asdict(config)
     del values["resume"], values["overwrite"]
     if used:
