@@ -35,6 +35,9 @@ from multispike.models.table import ARCHITECTURES
 from multispike.plugins import absolute, check_name, check_there, label
 from multispike.pretrained import find
 
+OF_DATA = ("size", "by", "bins", "split", "sensor", "background", "skip_damaged", "test_share")
+"""Settings that some data sets take, see `multispike.datasets.Source.options`."""
+
 ArchName = Annotated[str, lambda field, name: check_name(field, name, ARCHITECTURES)]
 
 
@@ -178,8 +181,7 @@ class Recipe(Settings):
             raise invalid("data_dir", self.data_dir, "a folder or archive that exists")
         if self.data not in DATASETS:
             return
-        for name in ("size", "by", "bins", "split", "sensor", "background", "skip_damaged",
-                     "test_share"):  # fmt: skip
+        for name in OF_DATA:
             value = getattr(self, name)
             if value not in (None, False) and name not in DATASETS[self.data].options:
                 sets = [key for key, source in DATASETS.items() if name in source.options]
@@ -390,9 +392,5 @@ def recipe_file(name: str) -> Path:
 
 @cache
 def recipe(name: str) -> TrainConfig:
-    """A recipe's settings.
-
-    >>> recipe("cifar10-fast").arch
-    'fastnet'
-    """
+    """A recipe's settings."""
     return TrainConfig(**read_yaml("config", recipe_file(name)))

@@ -76,11 +76,7 @@ class Parser(ArgumentParser):
         self.usage = " ".join(("%(prog)s", *names, "[options]"))
 
     def read(self, options: Sequence[str]) -> Settings:
-        """The settings that options give.
-
-        Raises:
-            InputError: for options or a file that won't do.
-        """
+        """The settings that options give; `InputError` for options or a file that won't do."""
         words = list(options)
         for place, word in enumerate(words):
             if word.startswith("--config="):

@@ -100,19 +100,14 @@ JsonFile = Annotated[
 
 @dataclass(frozen=True)
 class Settings:
-    """Base of the commands' settings, frozen dataclasses whose annotations say what is allowed.
-
-    Attributes:
-        sections: field -> title of the section of the help that begins with it.
-        positional: field without an option name, beside those that have no default -> "?" if it is
-            optional, "+" if it is several.
-
-    Raises:
-        InputError: when settings are made, for the first field that its annotation does not allow.
-    """
+    """Base of the commands' settings, frozen dataclasses whose annotations say what is allowed: the
+    first field that holds anything else is an `InputError`, as soon as settings are made."""
 
     sections: ClassVar[dict[str, str]] = {}
+    """Field -> title of the section of the help that begins with it."""
+
     positional: ClassVar[dict[str, str]] = {}
+    """Field without an option name, beside those without default -> "?" (optional) or "+"."""
 
     def __post_init__(self) -> None:
         self._check(late=False)

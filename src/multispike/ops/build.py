@@ -32,6 +32,16 @@ FLAGS = (
     *("-fno-trapping-math", "-fno-math-errno"),
 )
 
+_P = ctypes.c_void_p
+_SIGNATURES = {
+    "multispike_forward": [_P, _P, ctypes.c_int64, *[_P] * 4],
+    "multispike_backward": [_P] * 2,
+    "multispike_count": [_P] * 5,
+    "multispike_pool": [_P] * 4,
+    "multispike_pool_backward": [_P] * 4,
+}
+"""Arguments of the functions, which return nothing."""
+
 _building = threading.Lock()
 
 
@@ -47,9 +57,14 @@ def library() -> ctypes.CDLL | None:
     for parallel in ("-fopenmp", "-fopenmp-simd"):
         try:
             with _building:
-                return _declared(ctypes.CDLL(os.fspath(_built((*FLAGS, parallel)))))
+                loaded = ctypes.CDLL(os.fspath(_built((*FLAGS, parallel))))
         except (OSError, subprocess.SubprocessError, ValueError) as error:
             errors.append(_reason(error))
+            continue
+        for name, arguments in _SIGNATURES.items():
+            function = getattr(loaded, name)
+            function.argtypes, function.restype = arguments, None
+        return loaded
     warnings.warn(
         f"neurons run several times slower, without their compiled kernels: {errors[0]}",
         RuntimeWarning,
@@ -111,29 +126,10 @@ def _reason(error: Exception) -> str:
     """The one line of a failed command or load that says what was wrong."""
     if isinstance(error, subprocess.CalledProcessError):
         lines = str(error.stderr or "").strip().splitlines()
-        return f"{shlex.join(map(str, error.cmd[:1]))}: {lines[0] if lines else error}"
+        return f"{error.cmd[0]}: {lines[0] if lines else error}"
     if isinstance(error, ValueError):  # of shlex
         return f"CC: got {os.environ['CC']!r}, allowed: a command ({error})"
     return str(error)
-
-
-_SIGNATURES = {
-    "multispike_forward": "ppipppp",
-    "multispike_backward": "pp",
-    "multispike_count": "ppppp",
-    "multispike_pool": "pppp",
-    "multispike_pool_backward": "pppp",
-}
-"""Arguments of the functions: p is a pointer or NULL, i an int64_t. None returns a value."""
-
-
-def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
-    types = {"p": ctypes.c_void_p, "i": ctypes.c_int64}
-    for name, arguments in _SIGNATURES.items():
-        function = getattr(loaded, name)
-        function.argtypes = [types[letter] for letter in arguments]
-        function.restype = None
-    return loaded
 
 
 SERIAL = 2**15

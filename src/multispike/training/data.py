@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from multispike.config import Recipe
+from multispike.config import OF_DATA, Recipe
 from multispike.config.types import parse_sensor
 from multispike.datasets import load_dataset, source_of
 from multispike.datasets.augment import Augmentation
@@ -21,12 +21,10 @@ def load_data(recipe: Recipe, timesteps: int = 1) -> Dataset:
     """The data set that a recipe names, at its limits, with its share for validation."""
     source = source_of(recipe.data)
     share = source.val_share if recipe.val_share is None else recipe.val_share
-    options: dict[str, Any] = {
-        "timesteps": timesteps, "size": recipe.size, "by": recipe.by, "bins": recipe.bins,
-        "split": recipe.split, "sensor": parse_sensor(recipe.sensor) if recipe.sensor else None,
-        "background": recipe.background, "skip_damaged": recipe.skip_damaged,
-        "test_share": recipe.test_share, "val_share": share,
-    }  # fmt: skip
+    options: dict[str, Any] = {name: getattr(recipe, name) for name in OF_DATA}
+    options |= {"timesteps": timesteps, "val_share": share}
+    if recipe.sensor:
+        options["sensor"] = parse_sensor(recipe.sensor)
     dataset = load_dataset(
         recipe.data, recipe.data_dir, limit_train=recipe.limit_train, limit_test=recipe.limit_test,
         download=recipe.download,

@@ -206,14 +206,9 @@ def _save(
 
 @dataclass
 class State:
-    """What a training has become after `step` steps.
-
-    Attributes:
-        average: of the weights, if there is one.
-        rows: one dict an epoch, the content of metrics.csv.
-        train_seconds: time spent in training epochs, without evaluation, over all sessions.
-        sums: loss, correct, samples of this epoch so far, in this process.
-    """
+    """What a training has become after `step` steps: the weights, their average if there is one,
+    what moves them, a row of metrics.csv an epoch, the seconds spent in training, evaluation apart,
+    over all sessions; and this epoch's loss, correct and samples so far, in this process."""
 
     network: nn.Module
     average: nn.Module | None
