@@ -143,17 +143,10 @@ class MultiLevelIF(nn.Module):
     """
 
     def __init__(
-        self,
-        levels: int = 4,
-        threshold: float | Tensor = 1.0,
-        surrogate: str = "sigmoid",
-        alpha: float = 5.0,
-        v_init: float = 0.0,
-        beta: float = 1.0,
-        detach_reset: bool = True,
-        learn_threshold: bool = False,
-        timesteps: int = 1,
-    ) -> None:
+        self, levels: int = 4, threshold: float | Tensor = 1.0, surrogate: str = "sigmoid",
+        alpha: float = 5.0, v_init: float = 0.0, beta: float = 1.0, detach_reset: bool = True,
+        learn_threshold: bool = False, timesteps: int = 1,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.config = NeuronConfig(
             levels, threshold, surrogate, alpha, v_init, beta, detach_reset, learn_threshold,
