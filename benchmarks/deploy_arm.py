@@ -19,7 +19,7 @@ import numpy as np
 from tools import version_of
 
 from multispike.environment import environment
-from multispike.export.c import export_c, flash_bytes
+from multispike.export.c import export_c
 from multispike.export.quantise import as_input, quantise_run
 from multispike.files import write_json
 from multispike.training.data import data_of
@@ -57,7 +57,7 @@ def row(run: Run, images: int, folder: Path) -> dict[str, Any]:
         "accuracy": float((logits.argmax(1) == labels).mean()),
         "ram_buffers": program.ram,
         "ram_program": data + bss,
-        "flash_weights_and_tables": flash_bytes(network),
+        "flash_weights_and_tables": program.flash,
         "flash_program": text + data,
     }
 

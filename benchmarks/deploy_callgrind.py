@@ -165,15 +165,15 @@ def network_row(run_folder: str, data_dir: str | None, images: int, folder: Path
 def densities(network: IntegerNetwork, pixels: Any, images: int) -> tuple[float, float]:
     """Share of neurons that fire, and share of spiking synapses that are used."""
     counts = count(network, pixels)
-    events = sum(neurons.events for neurons in counts.neurons.values())
-    neurons = sum(neurons.updates for neurons in counts.neurons.values())
+    fired = [values for (kind, _), values in counts.items() if kind == "neurons"]
+    events, _, neurons = (int(each) for each in sum(fired))
     used = possible = 0
     for layer in network.layers:
         for one in getattr(layer, "synapses", ()):
             if one.weight is None or one.source in ("image", "pool"):
                 continue
             shape = network.outputs[one.source].shape
-            used += counts.synapses[one.name].synops
+            used += int(counts["synapses", one.name][2])
             possible += int(fan_out(one, shape).sum()) * shape[0] * network.timesteps * images
     return events / neurons, used / possible
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from multispike.datasets.loader import BatchLoader
 from multispike.environment import environment
 from multispike.export.bench import onnxruntime_session, openvino_request, torch_call
-from multispike.export.c import export_c, flash_bytes
+from multispike.export.c import export_c
 from multispike.export.network import IntegerNetwork, count
 from multispike.export.onnx import export_onnx, export_openvino
 from multispike.export.quantise import as_input, quantise_run
@@ -96,19 +96,16 @@ def c_program(
         )  # fmt: skip
         logits[target] = np.array([line.split() for line in done.stdout.splitlines()], np.int64)
         for kind, layer, *values in (line.split() for line in done.stderr.splitlines()):
-            counted[kind, layer] = tuple(map(int, values))
+            counted[kind, layer] = [*map(int, values)]
     counts = count(network, as_input(network, samples))
-    wanted = {
-        **{("synapses", k): (c.events, c.amplitude, c.synops) for k, c in counts.synapses.items()},
-        **{("neurons", k): (c.events, c.amplitude, c.updates) for k, c in counts.neurons.items()},
-    }
+    wanted = {name: values.tolist() for name, values in counts.items()}
     return {
         "images": len(samples),
         "equal_logits": all(np.array_equal(each, expected) for each in logits.values()),
         "equal_counts": counted == wanted,
         "sanitizers": "address, undefined: nothing found",
         "ram": program.ram,
-        "flash": flash_bytes(network),
+        "flash": program.flash,
     }
 
 

@@ -659,27 +659,30 @@ def logits(network: Any) -> Any:
 
     channels, size, _ = network.input_shape
     images = pixels(4, channels, size, network.timesteps if network.events else 0, seed=2)
-    counted = count(network, images)
+    counted = {"synapses": {}, "neurons": {}}
+    fields = {
+        kind: ("events", "amplitude", last)
+        for kind, last in zip(counted, ("synops", "updates"), strict=True)
+    }
+    for (kind, name), values in count(network, images).items():
+        counted[kind][name] = dict(zip(fields[kind], values.tolist(), strict=True))
     return {
         "logits": network.forward(images),
         "scale": network.logit_scale,
         "bounds": network.bounds,
         "layers": [f"{type(layer).__name__} {layer.name}" for layer in network.layers],
-        "counts": {
-            kind: {name: asdict(one) for name, one in getattr(counted, kind).items()}
-            for kind in ("synapses", "neurons")
-        },
+        "counts": counted,
     }
 
 
 def c_files(network: Any) -> Any:
-    from multispike.export.c import export_c, flash_bytes
+    from multispike.export.c import export_c
 
     with TemporaryDirectory() as folder:
-        export_c(network, Path(folder) / "c")
+        program = export_c(network, Path(folder) / "c")
         files = sorted((Path(folder) / "c").iterdir())
         hashes = {path.name: hashed(path.read_bytes()) for path in files}
-    return {"files": hashes, "flash": flash_bytes(network)}
+    return {"files": hashes, "flash": program.flash}
 
 
 def onnx_graph(network: Any) -> Any:

@@ -17,6 +17,7 @@ from multispike.export import network as integer_module
 from multispike.export.layers import (
     IMAGE,
     Bias,
+    Layer,
     MaxPool,
     Merge,
     Neurons,
@@ -84,6 +85,10 @@ def realistic(arch: str, timesteps: int = 1, levels: int = 4, **options) -> Netw
         for _ in range(8):
             model.train()(normalised(images(16)))
     return model.eval()
+
+
+def layer_of(network: IntegerNetwork, name: str) -> Layer:
+    return next(layer for layer in network.layers if layer.name == name)
 
 
 def window_of(kernel: int, stride: int = 1, padding: int = 0) -> Window:
@@ -221,7 +226,7 @@ def test_equals_the_float_network_as_weights_get_finer(
 def test_padding_means_the_normalised_zero():
     """Away from and at the border the drive is sum w (p - 255 mean), with nothing outside."""
     network = quantise(realistic("fastnet"), MEAN, STD, SHAPE)
-    encoder = network.layer("encoder")
+    encoder = layer_of(network, "encoder")
     assert isinstance(encoder, Neurons)
     weight = torch.from_numpy(encoder.synapses[0].weight).double()
     pixels = images(3, seed=2)
@@ -343,7 +348,7 @@ def test_no_sum_exceeds_the_proven_bound_and_the_bound_is_close(arch, timesteps,
     network = made or quantise(realistic(arch, timesteps, levels), MEAN, STD, SHAPE)
     inputs = fullest(network)
     for name, bound in network.bounds.items():
-        reached = largest_partial_sum(network.layer(name), inputs, network.timesteps)
+        reached = largest_partial_sum(layer_of(network, name), inputs, network.timesteps)
         assert 0.75 * bound <= reached <= bound, name
 
 
@@ -447,14 +452,14 @@ def test_counts_are_sums_over_images_and_time():
     network = quantise(realistic("sew_resnet", timesteps=2, levels=2), MEAN, STD, SHAPE)
     pixels = images(3)
     whole, parts = count(network, pixels), [count(network, pixels[i : i + 1]) for i in range(3)]
-    for name, counts in whole.synapses.items():
-        assert counts.synops == sum(part.synapses[name].synops for part in parts)
-    stem = whole.synapses["stem.conv0"]
-    assert stem.events == int((pixels != 0).sum())
-    assert stem.amplitude == int(pixels.sum(dtype=torch.int64))
-    neurons = whole.neurons["encoder"]
-    assert neurons.updates == 3 * 2 * np.prod(network.layer("encoder").shape)
-    assert 0 < neurons.events <= neurons.amplitude <= 2 * neurons.events
+    for name, counts in whole.items():
+        assert np.array_equal(counts, sum(part[name] for part in parts))
+    events, amplitude, _ = whole["synapses", "stem.conv0"]
+    assert events == int((pixels != 0).sum())
+    assert amplitude == int(pixels.sum(dtype=torch.int64))
+    events, amplitude, updates = whole["neurons", "encoder"]
+    assert updates == 3 * 2 * np.prod(layer_of(network, "encoder").shape)
+    assert 0 < events <= amplitude <= 2 * events
 
 
 @pytest.mark.parametrize("arch", ["fastnet", "ms_resnet", "sew_iand_resnet"])

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_deploy_integer import MEAN, SHAPE, STD, images, normalised, realistic, tiny
+from test_deploy_integer import MEAN, SHAPE, STD, images, layer_of, normalised, realistic, tiny
 
 from multispike.errors import InputError
 from multispike.export.bench import onnxruntime_session
@@ -67,7 +67,7 @@ def test_a_folded_convolution_is_refused_where_its_bias_blurs_the_edges():
     pytest.importorskip("onnx")
     network = quantise(realistic("vgg"), MEAN, STD, SHAPE)
     name = "body.neuron1"
-    layer = network.layer(name)
+    layer = layer_of(network, name)
 
     def biased_by(total: int):
         room = total - (layer.levels + 1) * layer.step
@@ -201,6 +201,6 @@ def test_channels_without_weights_do_not_keep_a_network_from_float32():
         norm.weight[0] = 0
         norm.bias[0] = 20
     network = quantise(model, MEAN, STD, SHAPE)
-    layer = network.layer("body.stage2_block1.path.neuron1")
+    layer = layer_of(network, "body.stage2_block1.path.neuron1")
     assert layer.step[0] > 1000
     build(network)

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from multispike.config.commands import BenchConfig, ExportConfig
-from multispike.export.bench import bench_run
+from multispike.environment import environment
+from multispike.export.bench import engines_of, race
 from multispike.export.formats import check_free, write
-from multispike.export.quantise import Accuracy, compare, finetune_run, quantise_run
+from multispike.export.quantise import Accuracy, as_input, compare, finetune_run, quantise_run
 from multispike.report.document import give, table_of, terminal_table
 from multispike.training.data import data_of, evaluation_loader
 from multispike.training.run import load_run, tell_unfinished
 
 WORTH_FINETUNING = 0.003
 """Loss of accuracy by rounding from which on a short fine-tuning is advised."""
+
+BENCH_IMAGES = 256
+"""Test samples that the engines take turns through."""
 
 
 @dataclass(frozen=True)
@@ -55,20 +60,20 @@ def export_run(settings: ExportConfig) -> Exported:
     trained = load_run(run, settings.checkpoint)
     tell_unfinished(trained)
     network = quantise_run(trained)
-    dataset = None
-    if settings.evaluate or settings.finetune:
+    accuracy = finetuned = None
+    if not (settings.evaluate or settings.finetune):
+        files = write(network, format, folder)
+    else:
         dataset = data_of(trained, settings.data_dir, settings.limit_test)
-    loader = evaluation_loader(trained, dataset) if dataset else None
-    written = write(network, format, folder)
-    accuracy = compare(trained, network, loader) if loader else None
-    finetuned = None
-    if dataset and loader and accuracy and settings.finetune:
-        finetune_run(trained, dataset, settings.finetune)
-        tuned = quantise_run(trained)
-        finetuned = compare(trained, tuned, loader)
-        if finetuned.integer >= accuracy.integer:
-            network = tuned
-            written = write(network, format, folder)
+        loader = evaluation_loader(trained, dataset)
+        files = write(network, format, folder)
+        accuracy = compare(trained, network, loader)
+        if settings.finetune:
+            finetune_run(trained, dataset, settings.finetune)
+            tuned = quantise_run(trained)
+            finetuned = compare(trained, tuned, loader)
+            if finetuned.integer >= accuracy.integer:
+                network, files = tuned, write(tuned, format, folder)
     return Exported(
         arch=network.arch,
         format=format,
@@ -80,26 +85,22 @@ def export_run(settings: ExportConfig) -> Exported:
         largest_bound=max(network.bounds.values()),
         accuracy=accuracy,
         finetuned=finetuned,
-        files=written,
+        files=files,
     )
 
 
 def export(settings: ExportConfig) -> None:
     """Write a run as an integer program; say what it is made of and, if asked, how good it is."""
     written = export_run(settings)
-    files = table_of(
-        written.files.items(),
-        "",
-        ("file", "", lambda item: item[0]),
-        ("bytes", ",d", lambda item: item[1]),
-    )
+    name, size = ("file", "", lambda item: item[0]), ("bytes", ",d", lambda item: item[1])
     lines = [
         f"{written.arch}, T = {written.timesteps}, N = {written.levels}, in {written.out}",
         f"{written.weights:,} weights of one byte; no sum exceeds {written.largest_bound:,},"
         " int32 holds 2,147,483,647",
         *accuracy_lines(written.accuracy, written.finetuned, settings.finetune),
     ]
-    give(settings.json, asdict(written), terminal_table(files, ""), *lines)
+    files = terminal_table(table_of(written.files.items(), "", name, size), "")
+    give(settings.json, asdict(written), files, *lines)
 
 
 def accuracy_lines(before: Accuracy | None, after: Accuracy | None, epochs: int) -> list[str]:
@@ -130,12 +131,18 @@ def accuracy_lines(before: Accuracy | None, after: Accuracy | None, epochs: int)
 
 
 def bench(settings: BenchConfig) -> None:
-    """Time a run in every runtime and print the table."""
+    """Time a run's network in every runtime, on its own test samples, and print the table."""
     run = load_run(settings.run, settings.checkpoint)
-    data = data_of(run, settings.data_dir)
-    result = bench_run(run, data, settings.threads, settings.seconds)
+    samples = data_of(run, settings.data_dir).test.inputs[:BENCH_IMAGES]
+    network = quantise_run(run)
+    pixels = as_input(network, samples).numpy()
+    batches = dict.fromkeys((1, min(64, len(samples))))
+    mean, std, threads = run.data["mean"], run.data["std"], settings.threads
+    with TemporaryDirectory() as folder:
+        engines = engines_of(run.network, network, mean, std, Path(folder), threads)
+        rows = race(engines, network, pixels, batches, settings.seconds)
     table = table_of(
-        result.rows,
+        rows,
         "same class: share of the n images on which the integer network agrees",
         ("engine", "", lambda row: row.engine),
         ("batch", "d", lambda row: row.batch),
@@ -146,5 +153,12 @@ def bench(settings: BenchConfig) -> None:
         ("n", "d", lambda row: row.images),
         ("same class", ".4f", lambda row: row.agreement),
     )
-    title = f"{result.arch} on {result.data}, {result.threads} threads"
-    give(settings.json, asdict(result), terminal_table(table, title))
+    result = {
+        "arch": network.arch,
+        "data": run.data["name"],
+        "threads": threads,
+        "environment": environment(),
+        "rows": [asdict(row) for row in rows],
+    }
+    title = f"{network.arch} on {result['data']}, {threads} threads"
+    give(settings.json, result, terminal_table(table, title))

@@ -2,8 +2,7 @@
 
 All engines take turns, so that whatever else the machine does slows them alike: their ratios hold
 where single figures may not. A turn is many calls, as when an engine is in use; were it one, each
-would find the others' weights in the caches, and their threads still spinning. `threads` holds for
-all but C, which has one.
+would find the others' weights in the caches, and their threads still spinning.
 """
 
 from __future__ import annotations
@@ -17,23 +16,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from multispike.datasets.dataset import Dataset
-from multispike.environment import environment
 from multispike.errors import RunError, invalid
-from multispike.export.c import export_c, flash_bytes
+from multispike.export.c import export_c
 from multispike.export.network import IntegerNetwork
 from multispike.export.onnx import check_installed, export_onnx, export_openvino, openvino_package
-from multispike.export.quantise import as_input, quantise_run
 from multispike.models.network import Network
 from multispike.progress import progress_bar
-from multispike.training.run import Run
 
 Call = Callable[[NDArray[np.uint8]], NDArray[Any]]
 """uint8 images [B, C, H, W], or event frames [T, B, C, H, W] -> logits [B, classes]."""
@@ -66,50 +60,6 @@ class Speed:
     agreement: float
 
 
-@dataclass(frozen=True)
-class Bench:
-    """All engines on one trained network."""
-
-    arch: str
-    data: str
-    threads: int
-    environment: dict[str, Any]
-    rows: list[Speed]
-
-
-def bench_run(
-    run: Run,
-    dataset: Dataset,
-    threads: int = 2,
-    seconds: float = 5.0,
-    batches: Iterable[int] | None = None,
-    images: int = 256,
-) -> Bench:
-    """Time a run's network on its own test samples.
-
-    Args:
-        run, dataset: as of `load_run` and `data_of`.
-        threads: of torch, ONNX Runtime and OpenVINO.
-        seconds: of calls, per engine and batch size.
-        batches: images a call; by default 1, and 64 or what there is.
-        images: test samples that the calls take turns through.
-
-    Raises:
-        InputError: for a run that can't be exported, or numbers out of range.
-        RunError: where a C compiler is missing or fails.
-    """
-    if not seconds > 0:
-        raise invalid("seconds", seconds, "a number > 0")
-    network = quantise_run(run)
-    pixels = as_input(network, dataset.test.inputs[:images]).numpy()
-    mean, std = run.data["mean"], run.data["std"]
-    with TemporaryDirectory() as temporary:
-        engines = engines_of(run.network, network, mean, std, Path(temporary), threads)
-        sizes = dict.fromkeys((1, min(64, len(pixels)))) if batches is None else batches
-        rows = race(engines, network, pixels, sizes, seconds)
-    return Bench(network.arch, run.data["name"], threads, environment(), rows)
-
-
 def engines_of(
     model: Network,
     network: IntegerNetwork,
@@ -118,7 +68,12 @@ def engines_of(
     folder: Path,
     threads: int,
 ) -> dict[str, tuple[Call, int]]:
-    """Every engine's call and size in bytes; files go to `folder`."""
+    """Every engine's call and size in bytes; files go to `folder`.
+
+    Raises:
+        InputError: for a network that a format can't carry.
+        RunError: where a C compiler is missing or fails.
+    """
     onnx, xml = folder / "model.onnx", folder / "model.xml"
     export_onnx(network, onnx)
     export_openvino(network, xml)
@@ -128,7 +83,7 @@ def engines_of(
         "torch float32": (torch_call(model, mean, std, threads), float_bytes),
         "onnxruntime int8": (onnxruntime_session(onnx, threads), onnx.stat().st_size),
         "openvino int8": (openvino_request(xml, threads), xml_bytes),
-        "c event-driven": (c_call(network, folder / "c"), flash_bytes(network)),
+        "c event-driven": c_call(network, folder / "c"),
     }
 
 
@@ -185,11 +140,12 @@ def torch_call(model: Network, mean: list[float], std: list[float], threads: int
     return call
 
 
-def c_call(network: IntegerNetwork, folder: Path) -> Call:
-    """The exported C program as a shared library; images one after the other."""
+def c_call(network: IntegerNetwork, folder: Path) -> tuple[Call, int]:
+    """The exported C program as a shared library, images one after the other; bytes of weights and
+    tables."""
     if shutil.which("cc") is None:
         raise RunError("c: got no C compiler (cc) in PATH, allowed: gcc or clang")
-    export_c(network, folder)
+    program = export_c(network, folder)
     sources = sorted(path.name for path in folder.glob("weights*.c"))
     command = [*COMPILE, "kernels.c", "model.c", *sources]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
@@ -207,7 +163,7 @@ def c_call(network: IntegerNetwork, folder: Path) -> Call:
                 raise RunError("c: model_run refused its input")
         return logits
 
-    return call
+    return call, program.flash
 
 
 def race(
@@ -224,41 +180,30 @@ def race(
     for batch in batches:
         if not 1 <= batch <= total:
             raise invalid("batches", batch, f"1 to {total}, the samples at hand")
-        times: dict[str, list[float]] = {name: [] for name in engines}
+        spent: dict[str, list[float]] = {name: [] for name in engines}
         matches: dict[str, list[float]] = {name: [] for name in engines}
-        parts = {
-            name: cycle(slice(at, at + batch) for at in range(0, total - batch + 1, batch))
-            for name in engines
-        }
+        slices = [slice(at, at + batch) for at in range(0, total - batch + 1, batch)]
+        parts = {name: cycle(slices) for name in engines}
         with progress_bar(True) as bar:
             task = bar.add_task(f"timing batch {batch}", total=seconds * len(engines))
-            while min(sum(spent) for spent in times.values()) < seconds:
+            while min(map(sum, spent.values())) < seconds:
                 for name, (call, _) in engines.items():
-                    if sum(times[name]) >= seconds:
+                    if sum(spent[name]) >= seconds:
                         continue
                     call(pixels[..., :batch, :, :, :])  # others' weights leave the caches
                     until = time.perf_counter() + min(TURN, seconds)
-                    while (began := time.perf_counter()) < until or not times[name]:
+                    while (began := time.perf_counter()) < until or not spent[name]:
                         part = next(parts[name])
                         logits = call(pixels[..., part, :, :, :])
-                        times[name].append(time.perf_counter() - began)
-                        same = logits.argmax(1) == expected[part]
-                        matches[name].append(float(same.mean()))
-                    done = sum(min(sum(spent), seconds) for spent in times.values())
+                        spent[name].append(time.perf_counter() - began)
+                        matches[name].append(float((logits.argmax(1) == expected[part]).mean()))
+                    done = sum(min(sum(times), seconds) for times in spent.values())
                     bar.update(task, completed=done)
         for name, (_, size) in engines.items():
-            spent = np.array(times[name])
-            p50, p99 = 1000 * np.percentile(spent, [50, 99])
-            rows.append(
-                Speed(
-                    engine=name,
-                    batch=batch,
-                    images_per_second=float(batch * len(spent) / spent.sum()),
-                    p50_ms=float(p50),
-                    p99_ms=float(p99),
-                    bytes=size,
-                    images=batch * min(len(spent), total // batch),
-                    agreement=float(np.mean(matches[name])),
-                )
-            )
+            times = np.array(spent[name])
+            per_second = float(batch * len(times) / times.sum())
+            p50, p99 = (float(ms) for ms in 1000 * np.percentile(times, [50, 99]))
+            images = batch * min(len(times), len(slices))
+            agreement = float(np.mean(matches[name]))
+            rows.append(Speed(name, batch, per_second, p50, p99, size, images, agreement))
     return rows

@@ -1,18 +1,25 @@
-"""An integer network as a straight line of calls to the C kernels, and where its buffers lie."""
+"""An integer network in C: its constants, a straight line of calls to the kernels, and where the
+buffers lie."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from multispike.export.layers import (
     IMAGE,
     Concat,
+    Driven,
     Layer,
     MaxPool,
     Merge,
     Neurons,
+    Pool,
     Potentials,
     Shape,
     SumPool,
@@ -24,9 +31,6 @@ from multispike.export.validate import identifier
 
 PRELUDE = -1
 """The time before the first layer: what is done once an inference, not once a timestep."""
-
-WIDTHS = {"uint8": 1, "int16": 2, "int32": 4}
-"""Element types of buffers, and their bytes."""
 
 _PREFIXES = {"uint8": "z", "int16": "p", "int32": "sums"}
 _ADD = {"uint8": "add_levels", "int16": "add_potentials"}
@@ -53,56 +57,49 @@ class Buffer:
         return self.first <= other.last and other.first <= self.last
 
 
-@dataclass
 class Program:
-    """The body of `model_run`.
+    """What the C files of a network say.
 
-    prelude, loop: C statements done once, and once a timestep; lines of "" part layers.
-    buffers: with offsets into one arena a type. arenas: elements of each arena.
+    Attributes:
+        tables: C name and content of every constant array but the weights.
+        structs: C definitions of what kernels take.
+        prelude, loop: statements done once, and once a timestep; lines of "" part layers.
+        weights: the synapses that have them.
+        buffers: with offsets into one arena a type.
+        arenas: elements of each arena.
+        ram: bytes of all arenas.
+        flash: bytes of weights and tables in read-only memory, without code and structs.
     """
-
-    network: IntegerNetwork
-    prelude: list[str] = field(default_factory=list)
-    loop: list[str] = field(default_factory=list)
-    buffers: list[Buffer] = field(default_factory=list)
-    arenas: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def ram(self) -> int:
-        """Bytes of all arenas."""
-        return sum(WIDTHS[kind] * size for kind, size in self.arenas.items())
-
-
-def literal(shape: Shape) -> str:
-    """A shape as a C99 compound literal."""
-    return f"(shape_t){{{shape[0]}, {shape[1]}, {shape[2]}}}"
-
-
-def compile_network(network: IntegerNetwork) -> Program:
-    """Calls and buffers of `network`."""
-    writer = _Writer(network)
-    for index, layer in enumerate(network.layers):
-        writer.write(index, layer)
-    program = writer.program
-    program.arenas = _place(program.buffers)
-    return program
-
-
-class _Writer:
-    """Writes one layer after the other."""
 
     def __init__(self, network: IntegerNetwork) -> None:
         self.network = network
-        self.program = Program(network)
+        self.tables: list[tuple[str, NDArray[np.integer]]] = []
+        self.structs: list[str] = []
+        self.prelude: list[str] = []
+        self.loop: list[str] = []
+        self.buffers: list[Buffer] = []
+        self.weights = [(x, x.weight) for x in network.synapses if x.weight is not None]
+        self.synapses = [one.name for one in network.synapses]
+        self.neurons = [layer.name for layer in network.layers if isinstance(layer, Neurons)]
+        self.several = network.timesteps > 1
         self.end = len(network.layers)
         self.last_read: dict[str, int] = {}
         for index, layer in enumerate(network.layers):
             for source in layer.sources:
-                time = self.when(index, layer, source)
+                before = self.once(layer) or (self.held(layer) and source == IMAGE)
+                time = PRELUDE if before else index
                 self.last_read[source] = max(time, self.last_read.get(source, PRELUDE))
-        if network.timesteps > 1 and not network.events and self.last_read[IMAGE] > PRELUDE:
+        if self.several and not network.events and self.last_read[IMAGE] > PRELUDE:
             self.last_read[IMAGE] = self.end  # it is read again in the next timestep
         self.image()
+        for index, layer in enumerate(network.layers):
+            self.constants(layer)
+            self.calls(index, layer)
+        self.arenas = _place(self.buffers)
+        bytes_of = {kind: np.dtype(kind).itemsize * size for kind, size in self.arenas.items()}
+        self.arena_bytes, self.ram = bytes_of, sum(bytes_of.values())
+        self.weight_bytes = sum(weight.size for _, weight in self.weights)
+        self.flash = self.weight_bytes + sum(values.nbytes for _, values in self.tables)
 
     def once(self, layer: Layer) -> bool:
         """Whether `layer` is computed before the loop over time."""
@@ -110,27 +107,81 @@ class _Writer:
 
     def held(self, layer: Layer) -> bool:
         """Whether neurons are driven by a still image in every timestep."""
-        several = self.network.timesteps > 1 and not self.network.events
-        return several and isinstance(layer, Neurons) and layer.sources == (IMAGE,)
+        still = self.several and not self.network.events
+        return still and isinstance(layer, Neurons) and layer.sources == (IMAGE,)
 
-    def when(self, index: int, layer: Layer, source: str) -> int:
-        """The time at which `layer` reads `source`."""
-        before = self.once(layer) or (self.held(layer) and source == IMAGE)
-        return PRELUDE if before else index
+    def constants(self, layer: Layer) -> None:
+        """Tables and structs of one layer."""
+        name = identifier(layer.name)
+        if isinstance(layer, Pool):
+            self.pool(name, self.network.outputs[layer.source].shape, layer.shape, layer.window)
+        if not isinstance(layer, Driven):
+            return
+        places = None if layer.bias.is_uniform else layer.bias
+        bias = (
+            self.table(f"{name}_bias_values", layer.bias.values),
+            self.table(f"{name}_bias_rows", places and places.rows),
+            self.table(f"{name}_bias_columns", places and places.columns),
+            layer.bias.values.shape[1],
+        )
+        if not isinstance(layer, Neurons):
+            self.projections(layer)
+            self.struct("bias_t", f"{name}_bias", *bias)
+            return
+        start = self.table(f"{name}_start", layer.start if self.several else None)
+        step = self.table(f"{name}_step", layer.step)
+        self.table(f"{name}_sign", layer.sign)
+        self.projections(layer)
+        number = self.neurons.index(layer.name)
+        self.struct("neurons_t", name, number, layer.shape, bias, start, step, layer.levels)
+        if layer.pool is not None:
+            (one,) = layer.synapses
+            summed = one.sum_shape(self.network.outputs[one.source].shape)
+            self.pool(f"{name}_pool", summed, layer.shape, layer.pool)
+
+    def projections(self, layer: Driven) -> None:
+        for one in layer.synapses:
+            name, number = identifier(one.name), self.synapses.index(one.name)
+            shape, window = self.network.outputs[one.source].shape, one.window
+            gain = self.table(f"{name}_gain", one.gain)
+            self.table(f"{name}_shift", one.shift)
+            if one.weight is None:
+                self.struct("identity_t", name, number, shape, gain)
+                continue
+            self.structs.append(f"extern const int8_t {name}_weight[{one.weight.size}];")
+            common = np.gcd(window.stride, window.dilation)
+            steps = (tuple(each // common) for each in (window.stride, window.dilation))
+            shapes = shape, one.sum_shape(shape), _window(window), *steps
+            self.struct("conv_t", name, number, *shapes, one.groups, f"{name}_weight")
+
+    def table(self, name: str, values: NDArray[np.integer] | None) -> str:
+        """The C name of a constant array."""
+        if values is None:
+            return "NULL"
+        self.tables.append((name, values))
+        return name
+
+    def pool(self, name: str, shape: Shape, reach: Shape, window: Window) -> None:
+        self.struct("pool_t", name, shape, reach, _window(window))
+
+    def struct(self, kind: str, name: str, *parts: Any) -> None:
+        text = _braces(parts)
+        if kind in ("conv_t", "neurons_t"):
+            text = f"{{\n    {text[1:-1]},\n}}"
+        self.structs.append(f"static const {kind} {name} = {text};")
 
     def image(self) -> None:
         """Rearrange the input, once or once a frame."""
-        shape = literal(self.network.input_shape)
-        first = 0 if self.network.events else PRELUDE
-        z = self.output(IMAGE, first, self.last_read[IMAGE])
-        if self.network.events:
+        events, shape = self.network.events, literal(self.network.input_shape)
+        z = self.output(IMAGE, 0 if events else PRELUDE, self.last_read[IMAGE])
+        if events:
             frame = "input + (size_t)t * MODEL_FRAME_BYTES"
-            self.program.loop += [f"channels_last({z}, {frame}, {shape});", ""]
+            self.loop += [f"channels_last({z}, {frame}, {shape});", ""]
         else:
-            self.program.prelude += [f"channels_last({z}, input, {shape});"]
+            self.prelude += [f"channels_last({z}, input, {shape});"]
 
     def reserve(self, name: str, dtype: str, shape: Shape, first: int, last: int) -> str:
-        self.program.buffers.append(Buffer(name, dtype, math.prod(shape), first, last))
+        self.buffers.append(Buffer(name, dtype, math.prod(shape), first, last))
         return name
 
     def value(self, name: str) -> str:
@@ -142,76 +193,73 @@ class _Writer:
         sent = self.network.outputs[name]
         return self.reserve(self.value(name), sent.dtype, sent.shape, first, last)
 
-    def write(self, index: int, layer: Layer) -> None:
+    def calls(self, index: int, layer: Layer) -> None:
         """Calls for `layer`, into the loop or before it."""
-        name, shape = identifier(layer.name), literal(layer.shape)
+        name, shape, to = identifier(layer.name), literal(layer.shape), self.value(layer.name)
         read = [self.value(source) for source in layer.sources]
         kind = self.network.outputs[layer.sources[0]].dtype
         match layer:
             case Neurons():
-                calls = self.neurons(index, layer)
+                calls = self.charge_and_fire(index, layer)
             case Potentials():
                 calls = self.potentials(index, layer)
             case Merge():
-                calls = [
-                    f"merge_{layer.kind}({self.value(layer.name)}, {', '.join(read)}, {shape});"
-                ]
+                calls = [f"merge_{layer.kind}({to}, {', '.join(read)}, {shape});"]
             case MaxPool():
-                calls = [f"{_MAX_POOL[kind]}({self.value(layer.name)}, {read[0]}, &{name});"]
+                calls = [f"{_MAX_POOL[kind]}({to}, {read[0]}, &{name});"]
             case SumPool():
-                calls = [f"{_SUM_POOL[kind]}({self.value(layer.name)}, {read[0]}, &{name});"]
+                calls = [f"{_SUM_POOL[kind]}({to}, {read[0]}, &{name});"]
             case Concat():
                 calls, first = [], 0
                 for source, part in zip(layer.sources, read, strict=True):
                     part_shape = self.network.outputs[source].shape
-                    to = f"{literal(part_shape)}, {layer.shape[0]}, {first}"
-                    calls += [f"{_PLACE[kind]}({self.value(layer.name)}, {part}, {to});"]
+                    place = f"{literal(part_shape)}, {layer.shape[0]}, {first}"
+                    calls += [f"{_PLACE[kind]}({to}, {part}, {place});"]
                     first += part_shape[0]
             case _:
-                self.program.prelude += [f"clear(logits, {shape});"]
+                self.prelude += [f"clear(logits, {shape});"]
                 calls = [f"add_bias(logits, {name}_bias, {shape});"]
-                calls += [self.synapses("logits", one) for one in self.network.readout.synapses]
+                calls += [self.add("logits", one) for one in self.network.readout.synapses]
         if layer is not self.network.readout:
             last = self.last_read.get(layer.name, index)
             alive = (PRELUDE, self.end) if self.once(layer) else (index, last)
             self.output(layer.name, *alive)
-        target = self.program.prelude if self.once(layer) else self.program.loop
+        target = self.prelude if self.once(layer) else self.loop
         target += [*calls, ""]
 
-    def neurons(self, index: int, layer: Neurons) -> list[str]:
-        """Charge and fire."""
+    def charge_and_fire(self, index: int, layer: Neurons) -> list[str]:
         name, shape = identifier(layer.name), literal(layer.shape)
-        several = self.network.timesteps > 1
-        alive = (PRELUDE, self.end) if several else (index, index)
+        alive = (PRELUDE, self.end) if self.several else (index, index)
         v = self.reserve(f"v_{name}", "int32", layer.shape, *alive)
         calls = [f"/* {layer.name}: {' x '.join(map(str, layer.shape))} neurons */"]
-        if several:
-            self.program.prelude += [f"set_channels({v}, {name}.start, {shape});"]
+        if self.several:
+            self.prelude += [f"set_channels({v}, {name}.start, {shape});"]
         if self.held(layer):
             drive = self.reserve(f"drive_{name}", "int32", layer.shape, PRELUDE, self.end)
-            self.program.prelude += [f"set_bias({drive}, {name}.bias, {shape});"]
-            self.program.prelude += [self.synapses(drive, one) for one in layer.synapses]
+            self.prelude += [f"set_bias({drive}, {name}.bias, {shape});"]
+            self.prelude += [self.add(drive, one) for one in layer.synapses]
             calls += [f"add_drive({v}, {drive}, {shape});"]
         else:
-            calls += [f"{'add' if several else 'set'}_bias({v}, {name}.bias, {shape});"]
-            if layer.sign is None:
-                calls += [self.synapses(v, one) for one in layer.synapses]
+            calls += [f"{'add' if self.several else 'set'}_bias({v}, {name}.bias, {shape});"]
+            if layer.pool is None:
+                calls += [self.add(v, one) for one in layer.synapses]
             else:
-                calls += self.pooled(index, layer, v)
+                calls += self.pooled(index, layer, layer.pool, v)
         return [*calls, f"fire({self.value(layer.name)}, {v}, &{name});"]
 
-    def pooled(self, index: int, layer: Neurons, v: str) -> list[str]:
+    def pooled(self, index: int, layer: Neurons, pool: Window, v: str) -> list[str]:
         """Synapses whose sum is max-pooled before it reaches the neurons."""
         (one,) = layer.synapses
-        assert layer.pool is not None
         shape = one.sum_shape(self.network.outputs[one.source].shape)
-        name, before = identifier(layer.name), literal(shape)
+        name = identifier(layer.name)
         drive = most = self.reserve(f"drive_{name}", "int32", shape, index, index)
-        if not in_place(layer.pool):
+        steps = zip(pool.stride, pool.extent, strict=True)
+        in_place = pool.before == (0, 0) and all(stride >= extent for stride, extent in steps)
+        if not in_place:
             most = self.reserve(f"most_{name}", "int32", layer.shape, index, index)
         return [
-            f"clear({drive}, {before});",
-            self.synapses(drive, one),
+            f"clear({drive}, {literal(shape)});",
+            self.add(drive, one),
             f"max_pool_drive({most}, {drive}, &{name}_pool);",
             f"add_signed({v}, {most}, {name}_sign, {literal(layer.shape)});",
         ]
@@ -232,23 +280,31 @@ class _Writer:
         for one in shifted:
             calls += [
                 f"clear({drive}, {shape});",
-                self.synapses(drive, one),
+                self.add(drive, one),
                 f"add_shifted({v}, {drive}, {identifier(one.name)}_shift, {shape});",
             ]
-        calls += [self.synapses(v, one) for one in layer.synapses if one.shift is None]
+        calls += [self.add(v, one) for one in layer.synapses if one.shift is None]
         return [*calls, f"saturate({self.value(layer.name)}, {v}, {shape});"]
 
-    def synapses(self, v: str, synapses: Synapses) -> str:
+    def add(self, v: str, one: Synapses) -> str:
         """The call that adds synapses onto `v`."""
-        dtype = self.network.outputs[synapses.source].dtype
-        call = (_ADD if synapses.weight is None else _MULTIPLY)[dtype]
-        return f"{call}({v}, &{identifier(synapses.name)}, {self.value(synapses.source)});"
+        dtype = self.network.outputs[one.source].dtype
+        call = (_ADD if one.weight is None else _MULTIPLY)[dtype]
+        return f"{call}({v}, &{identifier(one.name)}, {self.value(one.source)});"
 
 
-def in_place(window: Window) -> bool:
-    """Whether a pooling may write over what it reads."""
-    steps = zip(window.stride, window.extent, strict=True)
-    return window.before == (0, 0) and all(stride >= extent for stride, extent in steps)
+def literal(shape: Shape) -> str:
+    """A shape as a C99 compound literal."""
+    return f"(shape_t){_braces(shape)}"
+
+
+def _braces(value: Any) -> str:
+    """A C initialiser, tuples in braces."""
+    return f"{{{', '.join(map(_braces, value))}}}" if isinstance(value, tuple) else str(value)
+
+
+def _window(window: Window) -> tuple[Any, ...]:
+    return window.kernel, window.stride, window.before, window.dilation
 
 
 def _place(buffers: Iterable[Buffer]) -> dict[str, int]:

@@ -3,17 +3,12 @@
 Convolutions run in torch's floating point, which is exact where it multiplies and adds the numbers
 themselves: every product and every partial sum, in whatever order, is a whole number below 2^24
 (float32) or 2^53 (float64), and the type is chosen by a bound computed from the actual weights
-(`Synapses.largest_sum`). Backends that compute with anything else are off (`exact_convolutions`).
-All else is int32.
-
-`count` says what the network does for a batch. The C program counts the same (`-DCOUNT`), and both
-equal `multispike.activity`'s exact counts.
+(`Synapses.largest_sum`). All else is int32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -43,8 +38,6 @@ from multispike.export.layers import (
     outputs_of,
 )
 from multispike.export.validate import FLOAT32, check, prove
-
-Tensors = dict[str, Tensor]
 
 CHUNK = 250
 """Images evaluated at once: bounds memory, changes no result."""
@@ -76,7 +69,7 @@ class IntegerNetwork:
 
     def __post_init__(self) -> None:
         check(self.arch, self.input_shape, self.timesteps, self.logit_scale, self.layers)
-        prove(self.layers, self.outputs, self.timesteps)
+        _ = self.bounds
 
     @cached_property
     def outputs(self) -> dict[str, Output]:
@@ -85,7 +78,7 @@ class IntegerNetwork:
 
     @cached_property
     def bounds(self) -> dict[str, int]:
-        """Proven largest absolute value of any intermediate, per layer; all below 2^31."""
+        """Proven largest absolute value of any intermediate, per layer; `prove` refuses 2^31."""
         return prove(self.layers, self.outputs, self.timesteps)
 
     @property
@@ -109,10 +102,6 @@ class IntegerNetwork:
                 still.add(layer.name)
         return frozenset(still)
 
-    def layer(self, name: str) -> Layer:
-        """The layer of that name."""
-        return next(layer for layer in self.layers if layer.name == name)
-
     def forward(self, images: NDArray[np.uint8] | Tensor, observe: Observer | None = None) -> Ints:
         """Images [B, C, H, W], or event frames [T, B, C, H, W], uint8 -> logits int32 [B, classes].
 
@@ -121,46 +110,45 @@ class IntegerNetwork:
         """
         pixels = torch.as_tensor(images)
         steps = (self.timesteps,) if self.events else ()
-        batch = len(steps)
-        fits = pixels.dim() == batch + 4 and pixels.shape == (
-            *steps,
-            pixels.shape[batch],
-            *self.input_shape,
-        )
+        batch, sizes = len(steps), tuple(pixels.shape)
+        fits = sizes[:batch] == steps and sizes[batch + 1 :] == self.input_shape
         if pixels.dtype != torch.uint8 or not fits:
             wanted = ", ".join(map(str, (*steps, "B", *self.input_shape)))
-            raise invalid("images", f"{pixels.dtype} {list(pixels.shape)}", f"uint8 [{wanted}]")
-        with torch.inference_mode(), exact_convolutions():
+            raise invalid("images", f"{pixels.dtype} {list(sizes)}", f"uint8 [{wanted}]")
+        with (
+            torch.inference_mode(),
+            # Without oneDNN, NNPACK's Winograd would compute with fractions.
+            torch.backends.nnpack.flags(enabled=False),
+            torch.autocast("cpu", enabled=False),
+        ):
             parts = [self._run(chunk, observe) for chunk in pixels.split(CHUNK, dim=batch)]
         return torch.cat(parts).numpy()
 
     def _run(self, pixels: Tensor, observe: Observer | None) -> Tensor:
         """Logits of one chunk."""
-        values: Tensors = {}
-        membranes: Tensors = {}
-        stem_sums: Tensors = {}
+        values: dict[str, Tensor] = {}
+        membranes: dict[str, Tensor] = {}
         logits = torch.zeros((), dtype=torch.int32)
         for t in range(self.timesteps):
             if self.events or t == 0:
-                stem_sums.clear()
-                values[IMAGE] = pixels[t] if self.events else pixels
+                values = {IMAGE: pixels[t] if self.events else pixels}
                 if observe is not None:
                     observe(IMAGE, values[IMAGE])
             for layer in self.layers[:-1]:
                 if t == 0 or layer.name not in self.computed_once:
-                    values[layer.name] = self._send(layer, values, membranes, stem_sums)
+                    values[layer.name] = self._send(layer, values, membranes)
                 if observe is not None:
                     observe(layer.name, values[layer.name])
-            logits = logits + self._drive(self.readout, values, stem_sums).flatten(1)
+            logits = logits + self._drive(self.readout, values).flatten(1)
         return logits
 
     def _send(
-        self, layer: Layer, values: Tensors, membranes: Tensors, stem_sums: Tensors
+        self, layer: Layer, values: dict[str, Tensor], membranes: dict[str, Tensor]
     ) -> Tensor:
         """What `layer` sends at this timestep."""
         match layer:
             case Neurons():
-                h = self._drive(layer, values, stem_sums)
+                h = self._drive(layer, values)
                 h += membranes.get(layer.name, _channels(layer.start))
                 step = _channels(layer.step)
                 z = torch.div(h, step, rounding_mode="floor").clamp_(0, layer.levels)
@@ -168,7 +156,7 @@ class IntegerNetwork:
                     membranes[layer.name] = h - z * step
                 return z.to(torch.uint8)
             case Potentials():
-                sums = self._drive(layer, values, stem_sums)
+                sums = self._drive(layer, values)
                 return sums.clamp_(-POTENTIAL_END, POTENTIAL_END - 1)
             case Merge():
                 path, shortcut = values[layer.path], values[layer.shortcut]
@@ -183,15 +171,16 @@ class IntegerNetwork:
                 return torch.cat([values[part] for part in layer.parts], 1)
         raise TypeError(type(layer).__name__)
 
-    def _drive(self, layer: Driven, values: Tensors, stem_sums: Tensors) -> Tensor:
-        """Bias plus the sum of all synapses, int32 [B, C, H, W]. Sums over the image are kept in
-        `stem_sums` while it is the same."""
+    def _drive(self, layer: Driven, values: dict[str, Tensor]) -> Tensor:
+        """Bias plus the sum of all synapses, int32 [B, C, H, W]; `values` keep sums over the image
+        while it is the same."""
         total = torch.zeros((), dtype=torch.int32)
         for one in layer.synapses:
-            if one.source == IMAGE and one.name not in stem_sums:
-                stem_sums[one.name] = self._sum(one, values[IMAGE])
-            kept = stem_sums.get(one.name)
-            total = total + (self._sum(one, values[one.source]) if kept is None else kept)
+            kept = f"sum of {one.name}"
+            part = values[kept] if kept in values else self._sum(one, values[one.source])
+            if one.source == IMAGE:
+                values[kept] = part
+            total = total + part
         if isinstance(layer, Neurons) and layer.pool and layer.sign is not None:
             total = _max_pool(total, layer.pool) * _channels(layer.sign)
         return total + torch.from_numpy(np.ascontiguousarray(layer.bias.image()))
@@ -218,15 +207,6 @@ class IntegerNetwork:
                 dtype = torch.float32 if bound < FLOAT32 else torch.float64
                 weights[one.name] = torch.from_numpy(one.weight).to(dtype)
         return weights
-
-
-@contextmanager
-def exact_convolutions() -> Iterator[None]:
-    """Convolutions whose intermediates are whole: no Winograd with its fractions (NNPACK's, where
-    oneDNN is off), no narrower type (autocast).
-    """
-    with torch.backends.nnpack.flags(enabled=False), torch.autocast("cpu", enabled=False):
-        yield
 
 
 def _channels(values: Ints) -> Tensor:
@@ -268,69 +248,33 @@ def _shifted(total: Tensor, shift: Tensor) -> Tensor:
     return torch.bitwise_right_shift(scaled + half, right)
 
 
-@dataclass
-class SynapseCounts:
-    """Of one projection.
+def count(
+    network: IntegerNetwork, images: NDArray[np.uint8] | Tensor
+) -> dict[tuple[str, str], NDArray[np.int64]]:
+    """Run `images` (as in `IntegerNetwork.forward`) and count, as the C program does (`-DCOUNT`)
+    and, exactly, `multispike.activity`.
 
-    events: non-zero inputs. amplitude: sum of their levels.
-    synops: weights applied, true fan-out (border and stride included).
+    Returns:
+        Summed over images and timesteps, of ("synapses", name): non-zero inputs, the sum of their
+        levels, and weights applied (true fan-out, border and stride included); of ("neurons",
+        layer): non-zero outputs, the sum of their levels, and visits of a potential to add the
+        bias, compare and reset, T a neuron. Dense projections (MS-ResNet's potentials) count their
+        non-zero potentials.
     """
-
-    events: int = 0
-    amplitude: int = 0
-    synops: int = 0
-
-
-@dataclass
-class NeuronCounts:
-    """Of one layer of neurons.
-
-    events: non-zero outputs. amplitude: sum of their levels.
-    updates: visits of a potential to add the bias, compare and reset: T a neuron.
-    """
-
-    events: int = 0
-    amplitude: int = 0
-    updates: int = 0
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Exact whole numbers, summed over images and timesteps, by the name of the synapses and of
-    the layer of neurons.
-    """
-
-    synapses: dict[str, SynapseCounts]
-    neurons: dict[str, NeuronCounts]
-
-
-def count(network: IntegerNetwork, images: NDArray[np.uint8] | Tensor) -> Counts:
-    """Run `images` (as in `IntegerNetwork.forward`) and count.
-
-    Dense projections (MS-ResNet's potentials) count their non-zero potentials as events.
-    """
-    counts = Counts(
-        {one.name: SynapseCounts() for one in network.synapses},
-        {layer.name: NeuronCounts() for layer in network.layers if isinstance(layer, Neurons)},
-    )
-    readers: dict[str, list[tuple[SynapseCounts, Tensor]]] = {}
-    for one in network.synapses:
-        fan = fan_out(one, network.outputs[one.source].shape)
-        readers.setdefault(one.source, []).append((counts.synapses[one.name], fan))
+    names = [("synapses", one.name) for one in network.synapses]
+    names += [("neurons", layer.name) for layer in network.layers if isinstance(layer, Neurons)]
+    counts = {name: np.zeros(3, np.int64) for name in names}
+    fans = {one.name: fan_out(one, network.outputs[one.source].shape) for one in network.synapses}
 
     def observe(name: str, values: Tensor) -> None:
         active = values != 0
-        amplitude = int(values.sum(dtype=torch.int64))
-        events = int(active.sum())
-        for entry, fan in readers.get(name, ()):
-            entry.events += events
-            entry.amplitude += amplitude
-            entry.synops += int((active.sum((0, 1)) * fan).sum())
-        if name in counts.neurons:
-            neurons = counts.neurons[name]
-            neurons.events += events
-            neurons.amplitude += amplitude
-            neurons.updates += values.numel()
+        sent = int(active.sum()), int(values.sum(dtype=torch.int64))
+        for one in network.synapses:
+            if one.source == name:
+                met = int((active.sum((0, 1)) * fans[one.name]).sum())
+                counts["synapses", one.name] += (*sent, met)
+        if ("neurons", name) in counts:
+            counts["neurons", name] += (*sent, values.numel())
 
     network.forward(images, observe)
     return counts
