@@ -18,7 +18,7 @@ def test_rounded_weights_are_those_of_the_integer_network(arch, options):
     model = realistic(arch, **options)
     network = quantise(model, MEAN, STD, SHAPE)
     with torch.no_grad():
-        for name, values in Quantiser(model, MEAN, STD, SHAPE).rounded_weights().items():
+        for name, values in Quantiser(model, MEAN, STD, SHAPE).walk().builder.rounded.items():
             weight = model.get_parameter(name)
             assert not torch.equal(weight, torch.from_numpy(values).to(weight).view_as(weight))
             weight.copy_(torch.from_numpy(values).view_as(weight))

@@ -1,7 +1,4 @@
-"""Synapses in floating point on their way to a layer: normalisation and batch norm are folded in.
-
-`rounding` makes integers of them.
-"""
+"""Synapses in floating point on their way to a layer, normalisation and batch norm folded in."""
 
 from __future__ import annotations
 
@@ -45,7 +42,7 @@ class Signal:
 
 @dataclass(frozen=True)
 class Drive:
-    """Synapses in floating point, on their way to a layer.
+    """Synapses in floating point.
 
     weight: potential per unit of the source; None for an identity.
     parameter: what the float network calls its own weights; factor: what these were multiplied by.
@@ -120,9 +117,8 @@ def weighted(drive: Drive) -> Drive:
     """An identity as 1x1 weights."""
     if drive.weight is not None:
         return drive
-    channels = len(drive.bias)
     weight = drive.source.worth[:, None, None, None]
-    return replace(drive, weight=weight, groups=channels)
+    return replace(drive, weight=weight, groups=len(weight))
 
 
 def affine(x: Signal | Potential, scale: Floats, offset: Floats) -> Signal | Potential:

@@ -33,17 +33,12 @@ class Format:
         main: the file without which nothing builds or loads.
         others: a pattern of the names of the others.
         writer: "module:function" of `multispike.export`, called with the network and the path of
-            the main file.
+            the main file in an empty folder.
     """
 
     main: str
     others: str
     writer: str
-
-    def write(self, network: IntegerNetwork, folder: Path) -> None:
-        """Write the format's files into an empty folder."""
-        module, function = self.writer.split(":")
-        getattr(import_module(f"multispike.export.{module}"), function)(network, folder / self.main)
 
 
 _C = r"model\.h|main\.c|kernels\.[ch]|mps2\.(c|ld)|weights\d+\.c|Makefile|README\.md"
@@ -64,9 +59,11 @@ def write(network: IntegerNetwork, format: str, folder: Path) -> dict[str, int]:
     from multispike.export.serialize import save
     from multispike.progress import progress_bar
 
+    module, function = FORMATS[format].writer.split(":")
+    writer = getattr(import_module(f"multispike.export.{module}"), function)
     with progress_bar(True) as bar, filling(folder) as temporary:
         bar.add_task(f"writing {format}", total=None)
-        FORMATS[format].write(network, temporary)
+        writer(network, temporary / FORMATS[format].main)
         save(network, temporary / NETWORK)
         return {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
 

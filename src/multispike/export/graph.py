@@ -32,12 +32,9 @@ Value = Signal | Potential
 
 @dataclass(frozen=True)
 class Rule:
-    """What an operation becomes.
-
-    Attributes:
-        apply: called with the walk and the operation's arguments, values for nodes.
-        takes: "flat" images, "padding" around them, means over "time": what else it can read.
-    """
+    """What an operation becomes: `apply` is called with the walk and the operation's arguments,
+    values for nodes. `takes` of "flat" images, "padding" around them, means over "time" those that
+    it can read."""
 
     apply: Callable[..., Any]
     takes: tuple[str, ...] = ()
@@ -55,11 +52,7 @@ CARRIED = (
 
 
 def trace(model: nn.Module, sample: Tensor) -> ExportedProgram:
-    """The graph of `model` in evaluation mode.
-
-    Raises:
-        InputError: where torch can't trace it.
-    """
+    """The graph of `model` in evaluation mode; `InputError` where torch can't trace it."""
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()
@@ -103,6 +96,8 @@ class Walk:
         self.nodes = list(program.graph.nodes)
         self.values: dict[Node, Any] = {}
         self.parameters: dict[Node, str] = {}
+        self.taken = {IMAGE, "logits"}
+        self.divisor: int | None = None
         self.evaluate_constants(model, program)
         fires = [node for node in self.nodes if node.target is spikes]
         if not fires:
@@ -110,8 +105,6 @@ class Walk:
             raise invalid("model", "no spiking neuron", ADVICE)
         firing = [firing_of(*self.arguments(node)[0]) for node in fires]
         self.builder = LayerBuilder(input_shape, timesteps, mean, std, firing)
-        self.taken = {IMAGE, "logits"}
-        self.divisor: int | None = None
         self.logit_unit = self.run()
 
     def evaluate_constants(self, model: nn.Module, program: ExportedProgram) -> None:
@@ -123,11 +116,8 @@ class Walk:
         }
         signature = program.graph_signature
         parameters = signature.inputs_to_parameters
-        names = {
-            **parameters,
-            **signature.inputs_to_buffers,
-            **signature.inputs_to_lifted_tensor_constants,
-        }
+        names = {**parameters, **signature.inputs_to_buffers}
+        names |= signature.inputs_to_lifted_tensor_constants
         for node in self.nodes:
             if node.op == "placeholder" and node.name in names:
                 self.values[node] = tensors[names[node.name]].detach().cpu()
@@ -213,10 +203,8 @@ class Walk:
     def is_time(self, axes: tuple[int, ...]) -> bool:
         """Whether these leading axes are those of time and batch."""
         steps, batch = self.timesteps, self.batch
-        return axes in (
-            *((batch,), (steps * batch,), (steps, batch), (1, batch)),
-            *((steps, 1, batch), (1, steps * batch)),
-        )
+        known = (batch,), (steps * batch,), (steps, batch), (1, batch), (steps, 1, batch)
+        return axes in (*known, (1, steps * batch))
 
     def numbers(self, x: Value) -> Signal:
         """x as what a layer sends: sums of levels as they are, else potentials in fixed point."""

@@ -62,8 +62,6 @@ def nir_graph(network: IntegerNetwork) -> Any:
     if network.timesteps > 1:
         raise invalid("timesteps", network.timesteps, "1 (NIR has no soft reset)")
     writer = _Writer(network)
-    for layer in network.layers:
-        writer.units[layer.name] = writer.layer(layer)
     prove_float32(network.layers, network.outputs, network.timesteps)
     metadata = {"logit_scale": network.logit_scale, "arch": network.arch}
     return writer.nir.NIRGraph(nodes=writer.nodes, edges=writer.edges, metadata=metadata)
@@ -80,10 +78,12 @@ class _Writer:
         self.edges: list[tuple[str, str]] = []
         self.units: dict[str, list[str]] = {IMAGE: [IMAGE]}
         self.sums: set[str] = set()
+        for layer in network.layers:
+            self.units[layer.name] = self.layer(layer)
 
     def add(self, name: str, node: Any, sources: list[str]) -> str:
-        """One node that reads the sum of `sources`. Dots part groups in HDF5, hence underscores."""
-        name = name.replace(".", "_")
+        """One node that reads the sum of `sources`."""
+        name = name.replace(".", "_")  # dots part groups in HDF5
         self.nodes[name] = node
         self.edges += [(source, name) for source in sources]
         return name

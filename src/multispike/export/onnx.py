@@ -61,17 +61,15 @@ OPSET = 17
 
 def export_onnx(network: IntegerNetwork, path: str | os.PathLike[str]) -> None:
     """Write `network` as ONNX (QDQ, standard operators, free batch), checked by onnx's checker."""
-    check_installed("onnx")
-    _check_suffix(path, ".onnx")
+    target = _target(path, ".onnx")
     model = build(network)
-    with replacing(path) as temporary:
+    with replacing(target) as temporary:
         temporary.write_bytes(model.SerializeToString())
 
 
 def export_openvino(network: IntegerNetwork, path: str | os.PathLike[str]) -> None:
     """Write `network` as OpenVINO IR: `path` (.xml) and, beside it, its weights (.bin)."""
-    check_installed("onnx")
-    _check_suffix(path, ".xml")
+    target = _target(path, ".xml")
     openvino = openvino_package()
     model = openvino.Core().read_model(build(network).SerializeToString())
     with TemporaryDirectory() as folder:
@@ -79,7 +77,7 @@ def export_openvino(network: IntegerNetwork, path: str | os.PathLike[str]) -> No
         made = Path(folder) / "model.xml"
         openvino.serialize(model, str(made), str(made.with_suffix(".bin")))
         for suffix in (".bin", ".xml"):
-            with replacing(Path(path).with_suffix(suffix)) as temporary:
+            with replacing(target.with_suffix(suffix)) as temporary:
                 shutil.copyfile(made.with_suffix(suffix), temporary)
 
 
@@ -106,9 +104,12 @@ def check_installed(module: str) -> None:
         raise InputError(f"{module}: not installed, allowed: pip install 'multispike[deploy]'")
 
 
-def _check_suffix(path: str | os.PathLike[str], suffix: str) -> None:
+def _target(path: str | os.PathLike[str], suffix: str) -> Path:
+    """`path`, if onnx is installed and may write there."""
+    check_installed("onnx")
     if Path(path).suffix != suffix:
         raise invalid("path", str(path), f"a file name that ends in {suffix}")
+    return Path(path)
 
 
 def build(network: IntegerNetwork) -> ModelProto:
@@ -122,7 +123,6 @@ def build(network: IntegerNetwork) -> ModelProto:
 
     prove_float32(network.layers, network.outputs, network.timesteps)
     writer = _Writer(network)
-    writer.write()
     steps = [network.timesteps] if network.events else []
     shape = [*steps, "batch", *network.input_shape]
     classes = network.readout.shape[0]
@@ -152,10 +152,19 @@ class _Writer:
         self.nodes: list[NodeProto] = []
         self.constants: list[TensorProto] = []
         self.known: set[str] = set()
-        self.time = ""
         self.values = {IMAGE: IMAGE}
         self.membranes: dict[str, str] = {}
-        self.pooled: list[str] = []
+        read = []
+        for t in range(network.timesteps):
+            self.time = f"t{t}" if network.timesteps > 1 else ""
+            if network.events:
+                index = self.constant(f"index{t}", np.int64(t))
+                self.values[IMAGE] = self.op("Gather", [IMAGE, index], "frame", axis=0)
+            for layer in network.layers[:-1]:
+                if t == 0 or layer.name not in network.computed_once:
+                    self.values[layer.name] = self.layer(layer)
+            read.append(self.value(network.readout.synapses[0].source))
+        self.readout(network.readout, read)
 
     def constant(self, name: str, value: Any) -> str:
         """A constant, stored once."""
@@ -178,25 +187,6 @@ class _Writer:
             self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **options))
         return output
 
-    def write(self) -> None:
-        """All timesteps, then the readout."""
-        network = self.network
-        for t in range(network.timesteps):
-            self.time = f"t{t}" if network.timesteps > 1 else ""
-            self.image(t)
-            for layer in network.layers:
-                still = t > 0 and layer.name in network.computed_once
-                if not isinstance(layer, Readout) and not still:
-                    self.values[layer.name] = self.layer(layer)
-            self.pooled.append(self.value(network.readout.synapses[0].source))
-        self.readout(network.readout)
-
-    def image(self, t: int) -> None:
-        """The input of this timestep."""
-        if self.network.events:
-            index = self.constant(f"index{t}", np.int64(t))
-            self.values[IMAGE] = self.op("Gather", [IMAGE, index], "frame", axis=0)
-
     def is_levels(self, name: str) -> bool:
         return self.network.outputs[name].dtype == "uint8"
 
@@ -208,7 +198,7 @@ class _Writer:
         return self.op("DequantizeLinear", [sent, *self.unit()], f"{sent}/float", True)
 
     def layer(self, layer: Layer) -> str:
-        """Nodes of one layer at this timestep, and the name of what it sends."""
+        """Nodes of one layer at this timestep; gives the name of what it sends."""
         match layer:
             case Neurons():
                 return self.neurons(layer)
@@ -238,8 +228,11 @@ class _Writer:
     def neurons(self, layer: Neurons) -> str:
         """Charge, fire and, where there is a next timestep, reset."""
         name, offset = layer.name, (layer.step - 1) // 2
-        if self.folds(layer):
-            return self.folded(layer, offset)
+        (one, *more) = layer.synapses
+        plain = not more and one.weight is not None and layer.bias.is_uniform
+        positive = layer.sign is None or bool((layer.sign > 0).all())
+        if plain and positive and self.is_byte(one) and self.network.timesteps == 1:
+            return self.folded(layer, one, offset)
         h = self.drive(layer)
         if self.network.timesteps > 1:
             before = self.membranes.get(name) or self.channels(f"{name}/start", layer.start)
@@ -254,13 +247,6 @@ class _Writer:
             self.membranes[name] = self.op("Sub", [h, sent], f"{name}/v")
         return level
 
-    def folds(self, layer: Neurons) -> bool:
-        """Whether one 8-bit convolution can do it all: its bias and scale then carry the rest."""
-        (one, *more) = layer.synapses
-        plain = not more and one.weight is not None and layer.bias.is_uniform
-        positive = layer.sign is None or bool((layer.sign > 0).all())
-        return plain and positive and self.is_byte(one) and self.network.timesteps == 1
-
     def is_byte(self, one: Synapses) -> bool:
         """Whether 8-bit kernels sum these levels times weights exactly on every processor."""
         assert one.weight is not None
@@ -268,9 +254,9 @@ class _Writer:
         product = self.network.outputs[one.source].largest * largest_weight
         return self.is_levels(one.source) and 2 * product <= PAIR_MAX
 
-    def folded(self, layer: Neurons, offset: Ints) -> str:
-        """Convolution in units of one level, rounded; a max-pool commutes with all of it."""
-        (one,) = layer.synapses
+    def folded(self, layer: Neurons, one: Synapses, offset: Ints) -> str:
+        """One 8-bit convolution in units of one level, rounded: its bias and scale carry the rest,
+        and a max-pool commutes with all of it."""
         bias = (layer.bias.values[0, 0] - offset) / layer.step
         inputs = [
             self.value(one.source),
@@ -304,10 +290,13 @@ class _Writer:
         value = self.value(one.source)
         if one.gain is not None:
             return self.op("Mul", [value, self.channels(f"{one.name}/gain", one.gain)], one.name)
-        weight = self.weight(one)
-        total = self.op(
-            "Conv", [value, weight], one.name, still, **geometry(one.window, one.groups)
-        )
+        assert one.weight is not None
+        if self.is_byte(one):
+            weight = self.bytes_weight(one, np.ones(len(one.weight)))
+        else:
+            weight = self.constant(f"{one.name}/weight", one.weight.astype(np.float32))
+        options = geometry(one.window, one.groups)
+        total = self.op("Conv", [value, weight], one.name, still, **options)
         if one.shift is None:
             return total
         scale = self.channels(f"{one.name}/scale", 0.5 ** one.shift.astype(np.float64))
@@ -315,13 +304,6 @@ class _Writer:
         scaled = self.op("Mul", [total, scale], f"{one.name}/scaled", still)
         scaled = self.op("Add", [scaled, half], f"{one.name}/half_up", still)
         return self.op("Floor", [scaled], f"{one.name}/shifted", still)
-
-    def weight(self, one: Synapses) -> str:
-        """Whole weights."""
-        assert one.weight is not None
-        if self.is_byte(one):
-            return self.bytes_weight(one, np.ones(len(one.weight)))
-        return self.constant(f"{one.name}/weight", one.weight.astype(np.float32))
 
     def bytes_weight(self, one: Synapses, scale: Any) -> str:
         """int8 weights times a scale a channel."""
@@ -334,11 +316,9 @@ class _Writer:
         return self.op("DequantizeLinear", inputs, f"{one.name}/weight", True, axis=0)
 
     def channels(self, name: str, values: Any) -> str:
-        """A constant a channel."""
         return self.constant(name, np.asarray(values).astype(np.float32)[None, :, None, None])
 
     def quantised(self, value: str, name: str) -> str:
-        """The nearest of 0..255."""
         return self.op("QuantizeLinear", [value, *self.unit()], name)
 
     def unit(self) -> list[str]:
@@ -356,7 +336,6 @@ class _Writer:
         return self.op("Clip", [level, *ends], layer.name)
 
     def max_pool(self, value: str, window: Window, name: str) -> str:
-        """Windows are cut at the border."""
         return self.op("MaxPool", [value], name, kernel_shape=window.kernel, **geometry(window))
 
     def sum_pool(self, layer: SumPool) -> str:
@@ -369,14 +348,14 @@ class _Writer:
         weight = self.constant(f"{layer.name}/ones", ones)
         return self.op("Conv", [value, weight], layer.name, **geometry(layer.window, shape[0]))
 
-    def readout(self, layer: Readout) -> None:
+    def readout(self, layer: Readout, read: list[str]) -> None:
         """Sums of all timesteps times weights, plus T biases, in the float network's units."""
         (one,) = layer.synapses
         assert one.weight is not None
-        total = self.pooled[0]
+        total, *more = read
         self.time = ""
-        for t, pooled in enumerate(self.pooled[1:], start=1):
-            total = self.op("Add", [total, pooled], f"total{t}")
+        for t, each in enumerate(more, start=1):
+            total = self.op("Add", [total, each], f"total{t}")
         flat = self.op("Flatten", [total], "flat")
         # In float32: OpenVINO would round the inputs of an 8-bit matrix product to 8 bits as well.
         matrix = one.weight.reshape(len(one.weight), -1).T.astype(np.float32)

@@ -1,7 +1,7 @@
 """What each ATen operation becomes in an integer network: the table `RULES`, and its functions.
 
-A function has the operation's own arguments, behind the walk: numbers and weights as they are, and
-`Signal` or `Potential` for what depends on the image.
+A function has the operation's own arguments, behind the walk, with a `Signal` or `Potential` for
+what depends on the image.
 """
 
 from __future__ import annotations
@@ -29,10 +29,6 @@ def pair(values: Any) -> tuple[int, int]:
     return first, more[0] if more else first
 
 
-def floats(values: Tensor | None) -> Floats | None:
-    return None if values is None else values.double().numpy()
-
-
 def neurons(walk: Walk, x: Value, v: Any, *settings: Any) -> tuple[Signal, None]:
     if v is not None:
         raise walk.refused("neurons that start from v_init")
@@ -55,17 +51,22 @@ def conv2d(
     padding: Any = 0, dilation: Any = 1, groups: int = 1,
 ) -> Potential:  # fmt: skip
     x, kernel = walk.numbers(x), weight.shape[2:]
-    top, left, bottom, right = x.padding
     if padding == "same":
         total = [d * (k - 1) for d, k in zip(pair(dilation), kernel, strict=True)]
         before, after = [size // 2 for size in total], [size - size // 2 for size in total]
     else:
         before = after = (0, 0) if padding == "valid" else pair(padding)
-    window = Window(
-        (kernel[0], kernel[1]), pair(stride), (before[0] + top, before[1] + left),
-        (after[0] + bottom, after[1] + right), pair(dilation),
-    )  # fmt: skip
+    window = Window(pair(kernel), pair(stride), pair(before), pair(after), pair(dilation))
+    window = padded(window, x)
     return projected(walk, replace(x, padding=(0,) * 4), weight, bias, window, groups)
+
+
+def padded(window: Window, x: Signal) -> Window:
+    """The window that pads with the zeros around x, too."""
+    top, left, bottom, right = x.padding
+    before = window.before[0] + top, window.before[1] + left
+    after = window.after[0] + bottom, window.after[1] + right
+    return replace(window, before=before, after=after)
 
 
 def linear(walk: Walk, x: Value, weight: Tensor, bias: Tensor | None = None) -> Potential:
@@ -81,8 +82,8 @@ def projected(
 ) -> Potential:
     """A convolution of x; its weights keep their name where they are a parameter."""
     parameter = walk.parameters.get(walk.node.args[1])  # pyright: ignore[reportArgumentType]
-    values = weight.double().numpy()
-    return project(walk.new_name(), x, values, floats(bias), window, groups, parameter)
+    values, offset = weight.double().numpy(), None if bias is None else bias.double().numpy()
+    return project(walk.new_name(), x, values, offset, window, groups, parameter)
 
 
 def batch_norm(
@@ -91,10 +92,8 @@ def batch_norm(
 ) -> Value:  # fmt: skip
     if mean is None or variance is None:
         raise walk.refused("batch norm with running statistics")
-    scale = 1 / (variance.double() + eps).sqrt()
-    scale = scale if weight is None else weight.double() / (variance.double() + eps).sqrt()
-    offset = -mean.double() * scale
-    offset = offset if bias is None else bias.double() - mean.double() * scale
+    scale = (1 if weight is None else weight.double()) / (variance.double() + eps).sqrt()
+    offset = (0 if bias is None else bias.double()) - mean.double() * scale
     moved = affine(x, scale.numpy(), offset.numpy())
     return replace(moved, name=walk.module) if isinstance(moved, Potential) else moved
 
@@ -110,10 +109,7 @@ def add(walk: Walk, a: Any, b: Any, *, alpha: float = 1) -> Value:
     name, drives, fixed = walk.module, [], False
     for part, x in (("path", a), ("shortcut", b)):
         if isinstance(x, Signal):
-            fixed = fixed or x.potentials
             x = identity(walk.new_name(f"{name}.{part}"), x)
-        elif x.pool:
-            raise AssertionError("a pooled drive that no neuron reads")
         drives += x.drives
         fixed = fixed or any(drive.source.potentials for drive in x.drives)
     total = Potential(name, a.shape, tuple(drives))
@@ -221,16 +217,15 @@ def max_pool2d(
     if x.sent.dtype == "int32":
         raise walk.refused("max pools of levels or potentials, not of sums")
     if (x.worth < 0).any() or (any(x.padding) and (x.potentials or x.zero is not None)):
-        x = walk.builder.potentials(walk.new_name(), identity(walk.new_name(), x))
+        x = fixed_point(walk, x)
     # Padded zeros are no more than any level.
     rows, columns = walk.shape_of()[-2:]
-    top, left, bottom, right = x.padding
-    before = (window.before[0] + top, window.before[1] + left)
-    window = replace(
-        window, before=before, after=(window.after[0] + bottom, window.after[1] + right)
-    )
-    layer = MaxPool(walk.new_name(), (x.shape[0], rows, columns), x.name, window)
+    layer = MaxPool(walk.new_name(), (x.shape[0], rows, columns), x.name, padded(window, x))
     return walk.builder.add(layer, x.worth, x.zero)
+
+
+def fixed_point(walk: Walk, x: Signal) -> Signal:
+    return walk.builder.potentials(walk.new_name(), identity(walk.new_name(), x))
 
 
 def avg_pool2d(
@@ -250,8 +245,8 @@ def adaptive_avg_pool2d(walk: Walk, x: Value, size: Any) -> Value:
     if any(each % places for each, places in zip(pixels, size, strict=True)):
         allowed = f"sizes that divide {pixels[0]}x{pixels[1]}, so that all windows are of one size"
         raise walk.refused(allowed)
-    rows, columns = pixels[0] // size[0], pixels[1] // size[1]
-    return averaged(walk, x, Window((rows, columns), (rows, columns)), rows * columns)
+    kernel = pixels[0] // size[0], pixels[1] // size[1]
+    return averaged(walk, x, Window(kernel, kernel), kernel[0] * kernel[1])
 
 
 def averaged(walk: Walk, x: Value, window: Window, count: int) -> Value:
@@ -291,9 +286,9 @@ def mean(walk: Walk, x: Value, dims: Any, keepdim: bool = False, **_: Any) -> Va
         return x
     if dims != {len(shape) - 1, len(shape) - 2} or shape[-3:] != x.shape:
         raise walk.refused("means over T, or over rows and columns")
-    window = Window(x.shape[1:])
-    rows, columns = window.kernel
-    return averaged(walk, x, window, rows * columns if adds is aten.mean.dim else 1)
+    rows, columns = x.shape[1:]
+    count = rows * columns if adds is aten.mean.dim else 1
+    return averaged(walk, x, Window((rows, columns)), count)
 
 
 def cat(walk: Walk, parts: list[Value], dim: int = 0) -> Value:
@@ -305,12 +300,7 @@ def cat(walk: Walk, parts: list[Value], dim: int = 0) -> Value:
         raise walk.refused("a concatenation of channels")
     signals = [walk.numbers(part) for part in parts]
     if len({one.sent.dtype for one in signals}) > 1:
-        signals = [
-            one if one.potentials else walk.builder.potentials(
-                walk.new_name(), identity(walk.new_name(), one)
-            )
-            for one in signals
-        ]  # fmt: skip
+        signals = [one if one.potentials else fixed_point(walk, one) for one in signals]
     shape = (sum(one.shape[0] for one in signals), *signals[0].shape[1:])
     zero = None
     if any(one.zero is not None for one in signals):

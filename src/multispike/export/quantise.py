@@ -1,15 +1,11 @@
 """A trained network as an integer one: made, compared with the float one, fine-tuned.
 
 `graph` reads it, `operations` says what becomes of each operation, `rounding` makes the integers.
-Where rounding costs accuracy, a short training takes its loss with the weights that `quantise`
-would write, and its gradient moves the unrounded ones (straight-through, Bengio et al. 2013, arXiv
-1308.3432). Batch norm keeps its statistics, since it has been folded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +16,6 @@ from multispike.datasets import source_of
 from multispike.datasets.dataset import Dataset
 from multispike.datasets.loader import BatchLoader
 from multispike.errors import RunError, invalid
-from multispike.export.folding import Floats
 from multispike.export.graph import Walk, batch_of, trace
 from multispike.export.layers import Shape
 from multispike.export.network import IntegerNetwork
@@ -61,10 +56,9 @@ class Quantiser:
                 raise invalid(name, list(values), f"{channels} finite numbers")
         if min(std) <= 0:
             raise invalid("std", list(std), "numbers > 0")
-        self.model, self.input_shape, self.events = model, input_shape, events
-        self.mean, self.std = mean, std
-        self.arch = config.get("arch", type(model).__name__)
+        self.model, self.arch = model, config.get("arch", type(model).__name__)
         self.timesteps: int = getattr(model, "timesteps", 1)
+        self.sizes = (input_shape, self.timesteps, mean, std)
         steps = (self.timesteps,) if events else ()
         like = next(model.parameters(), torch.zeros(()))
         sample = like.new_zeros(*steps, batch_of(self.timesteps), *input_shape)
@@ -75,25 +69,7 @@ class Quantiser:
         for name, value in self.model.state_dict().items():
             if value.is_floating_point() and not value.isfinite().all():
                 raise invalid(name, "NaN or infinite values", "finite numbers")
-        sizes = (self.input_shape, self.timesteps, self.mean, self.std)
-        return Walk(self.model, self.program, RULES, *sizes)
-
-    def network(self) -> IntegerNetwork:
-        """The integer network of the present weights."""
-        walk = self.walk()
-        return IntegerNetwork(
-            arch=self.arch,
-            input_shape=self.input_shape,
-            timesteps=self.timesteps,
-            events=self.events,
-            layers=tuple(walk.builder.layers),
-            logit_scale=walk.logit_unit,
-        )
-
-    def rounded_weights(self) -> dict[str, Floats]:
-        """Convolutions' and linear layers' own weights as the integers have them, by the name of
-        the parameter; linear ones are [No, C, H, W] of what they read."""
-        return self.walk().builder.rounded
+        return Walk(self.model, self.program, RULES, *self.sizes)
 
 
 def quantise(
@@ -111,7 +87,10 @@ def quantise(
     >>> network.forward(np.zeros((2, 1, 8, 8), np.uint8)).shape
     (2, 10)
     """
-    return Quantiser(model, mean, std, input_shape, events).network()
+    made = Quantiser(model, mean, std, input_shape, events)
+    walk = made.walk()
+    layers = tuple(walk.builder.layers)
+    return IntegerNetwork(made.arch, input_shape, made.timesteps, events, layers, walk.logit_unit)
 
 
 @dataclass(frozen=True)
@@ -130,21 +109,14 @@ class Accuracy:
 
 
 def quantise_run(run: Run) -> IntegerNetwork:
-    """The integer network of a run.
-
-    Raises:
-        InputError: naming what integers can't carry, and what to do.
-    """
+    """The integer network of a run; errors as of `Quantiser`."""
     data = run.data
     events = data["events"] if "events" in data else source_of(data["name"]).events
     return quantise(run.network, data["mean"], data["std"], tuple(data["input_shape"]), events)
 
 
 def compare(run: Run, integer: IntegerNetwork, loader: BatchLoader) -> Accuracy:
-    """The float and the integer network on all samples of `loader`, which keeps their order.
-
-    Shows a progress bar on a terminal.
-    """
+    """The float and the integer network on all samples of `loader`, which keeps their order."""
     done = floats = integers = same = 0
     with progress_bar(True) as bar, torch.inference_mode():
         task = bar.add_task("measuring the integer network", total=len(loader.split))
@@ -166,16 +138,7 @@ def as_input(integer: IntegerNetwork, samples: Tensor) -> Tensor:
 
 
 def finetune_run(run: Run, dataset: Dataset, epochs: int) -> list[float]:
-    """Fine-tune `run.network` in place on the run's own training samples, augmented as they were.
-
-    Shows a progress bar on a terminal.
-
-    Returns:
-        The loss of every batch.
-
-    Raises:
-        RunError: where the loss is no longer finite.
-    """
+    """`finetune` of `run.network` on the run's own training samples, augmented as they were."""
     normalised = replace(dataset, mean=run.data["mean"], std=run.data["std"])
     loader = training_loader(run.config, normalised)
 
@@ -201,7 +164,11 @@ def finetune(
     input_shape: Shape,
     lr: float = 1e-3,
 ) -> list[float]:
-    """Train `model` in place for one pass over `batches`.
+    """Train `model` in place for one pass over `batches`, where rounding costs accuracy.
+
+    The loss is taken with the weights that `quantise` would write, and its gradient moves the
+    unrounded ones (straight-through, Bengio et al. 2013, arXiv 1308.3432). Batch norm keeps its
+    statistics, since it has been folded.
 
     Args:
         model: trained; left in evaluation mode.
@@ -223,9 +190,15 @@ def finetune(
     losses = []
     for step, (inputs, labels) in enumerate(batches):
         optimizer.zero_grad()
-        with _rounded(model, quantiser.rounded_weights()):
-            loss = torch.nn.functional.cross_entropy(model(inputs), labels)
-            loss.backward()
+        rounded = {}
+        for name, values in quantiser.walk().builder.rounded.items():
+            exact = model.get_parameter(name)
+            rounded[name] = torch.from_numpy(values).to(exact).view_as(exact).requires_grad_()
+        logits = torch.func.functional_call(model, rounded, (inputs,))
+        loss = torch.nn.functional.cross_entropy(logits, labels)
+        loss.backward()
+        for name, weight in rounded.items():
+            model.get_parameter(name).grad = weight.grad
         losses.append(loss.item())
         if not torch.isfinite(loss):
             raise RunError(
@@ -234,17 +207,3 @@ def finetune(
             )
         optimizer.step()
     return losses
-
-
-@contextmanager
-def _rounded(model: nn.Module, rounded: dict[str, Floats]) -> Iterator[None]:
-    """The model with its weights rounded."""
-    exact = {name: model.get_parameter(name).data for name in rounded}
-    try:
-        for name, values in rounded.items():
-            parameter = model.get_parameter(name)
-            parameter.data = torch.from_numpy(values).to(parameter).view_as(parameter)
-        yield
-    finally:
-        for name, values in exact.items():
-            model.get_parameter(name).data = values

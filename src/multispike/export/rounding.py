@@ -84,7 +84,7 @@ class LayerBuilder:
         self.gain = odd_below(-(-POTENTIAL_LEVEL // units) + 1)
 
     def add(self, layer: Layer, worth: Floats, zero: Floats | None = None) -> Signal:
-        """Append a layer; gives what it sends, of which 1 is worth that."""
+        """Append a layer; gives what it sends."""
         sent = output_of(layer, self.outputs)
         self.layers.append(layer)
         self.outputs[layer.name] = sent
@@ -115,8 +115,7 @@ class LayerBuilder:
             bias = bias * step
             start = np.floor(lifted(config.v_init * step.astype(np.float64))).astype(np.int32)
         synapses = tuple(self.whole(drive, delta / step) for drive in drives)
-        down = self.timesteps == 1
-        biases = self.bias(name, x.shape, bias, drives, synapses, down)
+        biases = self.bias(name, x.shape, bias, drives, synapses, down=self.timesteps == 1)
         parts = (synapses, biases, start, step, config.levels, x.sign, x.pool)
         return self.add(Neurons(name, x.shape, *parts), delta)
 
@@ -160,7 +159,13 @@ class LayerBuilder:
         unit = np.full(x.shape[0], self.unit)
         synapses = []
         for drive in x.drives:
-            shift = None if drive.weight is None else largest_shift(drive.weight, unit)
+            shift = None
+            if drive.weight is not None:
+                # The largest power of two a channel that keeps weights within -127..127.
+                largest = np.abs(drive.weight).max(axis=(1, 2, 3)) / unit
+                least = WEIGHT_MAX / 2.0**SHIFT_MAX
+                shift = np.floor(np.log2(GRID * WEIGHT_MAX / np.maximum(largest, least)))
+                shift = shift.clip(-SHIFT_MAX, SHIFT_MAX).astype(np.int32)
             synapses.append(self.whole(drive, unit, shift))
         bias = np.sum([drive.bias for drive in x.drives], axis=0) / unit
         biases = self.bias(name, x.shape, bias, x.drives, synapses)
@@ -200,9 +205,7 @@ class LayerBuilder:
             worth, factor = weight * unit, drive.factor
             blank = np.zeros_like(worth)
             self.rounded[drive.parameter] = np.divide(worth, factor, out=blank, where=factor != 0)
-        return Synapses(
-            *(name, source.name, weight), window=drive.window, groups=drive.groups, shift=shift
-        )
+        return Synapses(name, source.name, weight, None, drive.window, drive.groups, shift)
 
     def bias(
         self,
@@ -245,13 +248,6 @@ def taps_inside(drives: Sequence[Drive], axis: int) -> tuple[NDArray[np.uint8], 
     ends = np.cumsum([taps.shape[1] for taps in inside])[:-1]
     parts = np.split(classes.astype(np.float64), ends, axis=1)
     return of_position.reshape(-1).astype(np.uint8), parts
-
-
-def largest_shift(weight: Floats, unit: Floats) -> Ints:
-    """The largest power of two a channel that keeps weights within -127..127."""
-    largest = np.abs(weight).max(axis=(1, 2, 3)) / unit
-    shift = np.floor(np.log2(GRID * WEIGHT_MAX / np.maximum(largest, WEIGHT_MAX / 2.0**SHIFT_MAX)))
-    return shift.clip(-SHIFT_MAX, SHIFT_MAX).astype(np.int32)
 
 
 def int32(values: Floats, name: str) -> Ints:
