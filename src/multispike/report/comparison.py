@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from multispike.energy.count import Execution
 from multispike.energy.twins import TWINS, RunPrices
 from multispike.errors import InputError
 from multispike.files import read_yaml
@@ -99,9 +100,14 @@ MEANING = (
 """What the densities of a crossover are."""
 
 
-def energy_uj(run: RunResult) -> float:
+def energy_uj(run: RunPrices) -> float:
     """Energy per inference in µJ."""
     return run.energy_nj.total * MICRO
+
+
+def twins_uj(run: RunPrices) -> dict[Execution, float]:
+    """The same of the ANNs of its shape."""
+    return {key: (run.baselines or {})[key].total * MICRO for key in TWINS}
 
 
 def pareto_front(
@@ -117,10 +123,9 @@ def pareto_front(
 
 def verdict(run: RunPrices) -> str:
     """Against which twins a priced SNN wins as it is, and against which it loses."""
-    assert run.baselines is not None
-    own, prices = run.energy_nj.total, run.baselines
-    less = [f"the {name}" for key, name in TWINS.items() if own < prices[key].total]
-    more = [f"the {name}" for key, name in TWINS.items() if own >= prices[key].total]
+    own, costs = energy_uj(run), twins_uj(run)
+    less = [f"the {TWINS[key]}" for key, cost in costs.items() if own < cost]
+    more = [f"the {TWINS[key]}" for key, cost in costs.items() if own >= cost]
     parts = [f"less energy than {listed(less)}"] if less else []
     parts += [f"more{'' if less else ' energy'} than {listed(more)}"] if more else []
     density = run.even_density
@@ -281,20 +286,18 @@ def _one_timestep(run: RunResult, binary: RunResult) -> Finding:
 
 def _against_twins(run: RunResult) -> Finding:
     """Against ANNs of the same shape, by the energy model alone."""
-    assert run.baselines is not None
-    assert run.crossover is not None
-    own, won, lost = run.energy_nj.total, [], []
-    for key, name in TWINS.items():
-        cost = run.baselines[key].total
-        text = f"{' '.join(_times(own, cost))} the {name} ({number(cost * MICRO)} µJ)"
+    own, costs, won, lost = energy_uj(run), twins_uj(run), [], []
+    for key, cost in costs.items():
+        text = f"{' '.join(_times(own, cost))} the {TWINS[key]} ({number(cost)} µJ)"
         (won if own < cost else lost).append(text)
     outcome = "wins against all of them"
     if lost:
         outcome = f"loses against {f'{len(lost)} of {len(TWINS)}' if won else 'all of them'}"
-    wins = [f"less than the {TWINS[key]} {one.where}" for key, one in run.crossover.items()]
+    crossover = run.crossover or {}
+    wins = [f"less than the {TWINS[key]} {one.where}" for key, one in crossover.items()]
     even = run.even_density
     density = "" if even is None else f"; its events cost what density {even:.3f} would"
-    hardest = " ".join(_times(own, run.baselines["qann_skip"].total))
+    hardest = " ".join(_times(own, costs["qann_skip"]))
     return Finding(
         f"{len(won)} of {len(TWINS)}",
         f"ANNs of its shape need more energy than {run.name}, which needs {hardest} the"

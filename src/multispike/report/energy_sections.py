@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
-from multispike.energy.count import Choices, Execution
+from multispike.energy.count import Choices
 from multispike.energy.pricing import Energy
 from multispike.energy.profiles import list_profiles
 from multispike.energy.twins import TWINS, price_run
@@ -15,9 +14,19 @@ from multispike.report.comparison import (
     Comparison,
     alternatives,
     energy_uj,
+    twins_uj,
     verdict,
 )
-from multispike.report.document import Column, Key, Section, Table, number, short_name, table_of
+from multispike.report.document import (
+    Column,
+    Key,
+    Plot,
+    Section,
+    Table,
+    number,
+    short_name,
+    table_of,
+)
 from multispike.report.plots import bars, layer_bars
 from multispike.report.style import BASELINE_COLOURS, CATEGORIES
 from multispike.results import RunResult
@@ -41,13 +50,13 @@ def by_category(data: Comparison) -> Section:
         largest = max(CATEGORIES, key=lambda key: getattr(run.energy_nj, key))
         share = getattr(run.energy_nj, largest) / max(run.energy_nj.total, 1e-300)
         sentences.append(f"{run.name}: {CATEGORIES[largest].name} are {share:.0%}")
-    plot = bars(
+    table = Table((Column("run"), *_SPLIT), rows, "Energy per inference by category")
+    plot = Plot(
         "Energy per inference by category, µJ",
         f"The largest part of each: {'; '.join(sentences)}.",
-        Table((Column("run"), *_SPLIT), rows, "Energy per inference by category"),
-        _PARTS,
-        "energy per inference, µJ",
-        legend=_KEYS,
+        table,
+        {"": bars(table, _PARTS, "energy per inference, µJ")},
+        _KEYS,
     )
     synops = table_of(
         data.runs,
@@ -72,8 +81,8 @@ def by_layer(data: Comparison) -> Section:
     columns = (*map(Column, ("run", "layer", "kind")), *_SPLIT)
     summary = f"All panels have one scale. The layer that needs most: {'; '.join(tops)}."
     table = Table(columns, rows, title)
-    plot = layer_bars(title, summary, table, _PARTS, "energy, µJ", legend=_KEYS)
-    return Section("Energy by layer", plots=[plot])
+    panels = layer_bars(table, _PARTS, "energy, µJ")
+    return Section("Energy by layer", plots=[Plot(title, summary, table, panels, _KEYS)])
 
 
 def twins(data: Comparison) -> Section | None:
@@ -81,32 +90,30 @@ def twins(data: Comparison) -> Section | None:
     runs = data.priced
     if not runs:
         return None
-    titles = ["SNN, µJ", *(f"{name}, µJ" for name in TWINS.values())]
     grey = [BASELINE_COLOURS[key][0] for key in TWINS]
     prices = table_of(
         runs,
         "Energy per inference as an SNN and as ANNs of the same shape",
         ("run", "", lambda run: run.name),
-        (titles[0], ",.3f", energy_uj),
-        *((title, ",.3f", _twin_uj(key)) for title, key in zip(titles[1:], TWINS, strict=True)),
+        ("SNN, µJ", ",.3f", energy_uj),
+        *(
+            (f"{name}, µJ", ",.3f", lambda run, key=key: twins_uj(run)[key])
+            for key, name in TWINS.items()
+        ),
     )
-    skipping = _twin_uj("qann_skip")
-    best = [
-        f"{run.name} {number(energy_uj(run))} µJ, zero-skipping ANN {number(skipping(run))} µJ"
-        for run in runs
-    ]
-    own = [data.marks[run.name].colour for run in runs]
-    plot = bars(
+    best = []
+    for run in runs:
+        own, skipping = energy_uj(run), twins_uj(run)["qann_skip"]
+        best.append(f"{run.name} {number(own)} µJ, zero-skipping ANN {number(skipping)} µJ")
+    snns = [Key(run.name, data.marks[run.name].colour) for run in runs]
+    titles = [column.title for column in prices.columns[1:]]
+    colours = dict(zip(titles, [[key.colour for key in snns], *grey], strict=True))
+    plot = Plot(
         "Energy as an SNN and as ANNs of the same shape, µJ",
         f"{'; '.join(best)}.",
         prices,
-        dict(zip(titles, [own, *grey], strict=True)),
-        "energy per inference, µJ",
-        grouped=True,
-        legend=[
-            *(Key(run.name, data.marks[run.name].colour) for run in runs),
-            *(Key(name, colour) for name, colour in zip(TWINS.values(), grey, strict=True)),
-        ],
+        {"": bars(prices, colours, "energy per inference, µJ", grouped=True)},
+        [*snns, *map(Key, TWINS.values(), grey)],
     )
     crossover = table_of(
         runs,
@@ -131,14 +138,6 @@ def twins(data: Comparison) -> Section | None:
             f"{MEANING[0].upper()}{MEANING[1:]}.",
         ],
     )
-
-
-def _twin_uj(twin: Execution) -> Callable[[RunResult], float]:
-    def price(run: RunResult) -> float:
-        assert run.baselines is not None
-        return run.baselines[twin].total * MICRO
-
-    return price
 
 
 def _turning_points(runs: list[RunResult]) -> list[Table]:

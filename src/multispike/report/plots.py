@@ -27,6 +27,10 @@ def label(text: str) -> str:
     return html.escape(text, quote=False)
 
 
+def _layer(name: Any) -> str:
+    return label(short_name(str(name)))
+
+
 def canvas(data: Iterable[Any], x: str, y: str, height: int) -> go.Figure:
     """A figure with titled axes."""
     figure = go.Figure(list(data), {"height": height})
@@ -52,17 +56,14 @@ def lines(
     y: str,
     *,
     layers: bool = False,
-    points: bool = True,
     panels: Panels | None = None,
     bounds: Sequence[str] = (),
-    axis: Mapping[str, Any] | None = None,
 ) -> Plot:
-    """The first column along x; every further column that has a mark is a line over it.
+    """The first column along x, whole numbers or `layers`; every further column that has a mark is
+    a line over it.
 
-    `layers`: the rows are layers, whose short names stand along x; y begins at 0. `points` marks
-    the values. Without `panels`, columns share one as long as there are few, and of layers the
-    same. `bounds`: columns that are upper bounds, dotted steps with their title on them. `axis`:
-    settings of the axis along x.
+    Without `panels`, columns share one as long as there are few, and of layers the same. `bounds`:
+    columns that are upper bounds, dotted steps with their title on them.
     """
     drawn = [column.title for column in table.columns[1:] if column.title in marks]
     panels = panels or _panels(table, drawn, layers)
@@ -72,14 +73,15 @@ def lines(
     figures = {}
     for heading, (front, behind) in panels.items():
         grey = [_line(table, name, layers) for name in behind if name not in front]
-        traces = [_line(table, n, layers, marks[n], points) for n in front if n in marks]
-        dotted = [_bound(table, name, layers) for name in front if name in bounds]
+        traces = [_line(table, name, layers, marks[name]) for name in front if name in marks]
+        dotted = [_bound(table, name) for name in front if name in bounds]
         size = ("", 260) if several else (y, 360)
         figure = canvas([*grey, *traces, *dotted], x, *size)
-        figure.update_xaxes(axis)
         if layers:
             _name_layers(figure, [place for trace in traces for place in trace["x"]])
             figure.update_yaxes(range=[0, top])
+        else:
+            figure.update_xaxes(tickformat="d", dtick=1 if len(table.rows) <= 12 else None)
         figures[heading] = figure
     heading = f"{title}: {y}" if several else title
     return Plot(heading, summary, table, figures, [marks[name] for name in drawn])
@@ -103,17 +105,15 @@ def _panels(table: Table, names: Sequence[str], layers: bool) -> Panels:
 def _points(table: Table, name: str, layers: bool) -> dict[str, list[Any]]:
     """Coordinates of the rows in which a column has a value, as exact as a drawing can show: a page
     of many panels has many of them."""
-    places = [label(short_name(str(row[0]))) if layers else row[0] for row in table.rows]
+    places = [_layer(row[0]) if layers else row[0] for row in table.rows]
     pairs = zip(places, column_of(table, name), strict=True)
     known = [(place, value) for place, value in pairs if value is not None]
     values = [float(f"{y:.5g}") if isinstance(y, float) else y for _, y in known]
     return {"x": [place for place, _ in known], "y": values}
 
 
-def _line(
-    table: Table, name: str, layers: bool, mark: Key | None = None, points: bool = False
-) -> dict[str, Any]:
-    """A line as its mark says; without one, in grey."""
+def _line(table: Table, name: str, layers: bool, mark: Key | None = None) -> dict[str, Any]:
+    """A line as its mark says, with its points if they are few; without a mark, in grey."""
     line = {"type": "scatter", **_points(table, name, layers), "mode": "lines"}
     if mark is None:
         return {**line, "line": {"color": PAGE["line"][0], "width": 1}, "hoverinfo": "skip"}
@@ -121,15 +121,15 @@ def _line(
     return {
         **line,
         "name": label(mark.name),
-        "mode": "lines+markers" if points else "lines",
+        "mode": "lines+markers" if layers or len(table.rows) <= 40 else "lines",
         "line": {"color": mark.colour, "dash": mark.dash, "width": 2},
         "marker": {"color": mark.colour, "symbol": mark.symbol, "size": 7},
         "hovertemplate": f"{label(mark.name)}<br>%{{x}}: %{{y:{spec}}}<extra></extra>",
     }
 
 
-def _bound(table: Table, name: str, layers: bool) -> dict[str, Any]:
-    points = _points(table, name, layers)
+def _bound(table: Table, name: str) -> dict[str, Any]:
+    points = _points(table, name, layers=True)
     rises = len({*points["y"]}) > 1
     texts = [""] * len(points["y"])
     texts[-1 if rises else 0] = label(name.rpartition(": ")[2])
@@ -181,54 +181,38 @@ def _name_layers(figure: go.Figure, names: Sequence[str]) -> None:
 
 
 def bars(
-    title: str,
-    summary: str,
-    table: Table,
-    colours: Mapping[str, str | Sequence[str]],
-    value: str,
-    *,
-    grouped: bool = False,
-    legend: Sequence[Key] = (),
-) -> Plot:
+    table: Table, colours: Mapping[str, str | Sequence[str]], value: str, *, grouped: bool = False
+) -> go.Figure:
     """A lying bar a row, the first on top; the columns that have a colour (or one a row) are its
     parts, stacked or beside each other."""
     height = 120 + len(table.rows) * (90 if grouped else 44)
     figure = canvas(_bars(table, 0, colours, lying=True), value, "", height)
     figure.update_yaxes(autorange="reversed", type="category")
     figure.update_layout(barmode="group" if grouped else "stack", bargap=0.3)
-    return Plot(title, summary, table, {"": figure}, legend)
+    return figure
 
 
-def layer_bars(
-    title: str,
-    summary: str,
-    table: Table,
-    colours: Mapping[str, str],
-    value: str,
-    *,
-    legend: Sequence[Key] = (),
-) -> Plot:
+def layer_bars(table: Table, colours: Mapping[str, str], value: str) -> dict[str, go.Figure]:
     """A panel for each name in the first column, with a standing bar for each layer in the second;
     all panels on one scale."""
-    runs = dict.fromkeys(row[0] for row in table.rows)
+    runs = dict.fromkeys(str(row[0]) for row in table.rows)
     tall = 380 if len(runs) <= _MANY else 260
     highest = max(map(sum, zip(*(column_of(table, name) for name in colours), strict=True)))
     figures = {}
     for run in runs:
         own = replace(table, rows=[row for row in table.rows if row[0] == run])
         figure = canvas(_bars(own, 1, colours, lying=False), "", value, tall)
-        _name_layers(figure, [label(short_name(str(row[1]))) for row in own.rows])
+        _name_layers(figure, [_layer(row[1]) for row in own.rows])
         figure.update_yaxes(range=[0, 1.05 * highest])
-        figures[str(run)] = figure
-    return Plot(title, summary, table, figures, legend)
+        figures[run] = figure
+    return figures
 
 
 def _bars(
     table: Table, place: int, colours: Mapping[str, str | Sequence[str]], lying: bool
 ) -> list[dict[str, Any]]:
     here, there = ("y", "x") if lying else ("x", "y")
-    names = [str(row[place]) for row in table.rows]
-    names = [label(name if lying else short_name(name)) for name in names]
+    names = [label(str(row[place])) if lying else _layer(row[place]) for row in table.rows]
     traces = []
     for column in table.columns:
         if column.title in colours:
@@ -248,14 +232,8 @@ def _bars(
 
 
 def points(
-    title: str,
-    summary: str,
-    table: Table,
-    marks: Mapping[str, Key],
-    x: str,
-    y: str,
-    front: Sequence[str],
-) -> Plot:
+    table: Table, marks: Mapping[str, Key], x: str, y: str, front: Sequence[str]
+) -> go.Figure:
     """A named point a row, its second column (a share) up in percent and its third along x, which
     is logarithmic where it spans more than a factor of eight; `front` names the rows that a dotted
     line of steps connects. The page leaves out names that would collide."""
@@ -298,8 +276,7 @@ def points(
     )
     room = max((max(ys) - min(ys)) * 0.25, 0.5)
     figure.update_yaxes(range=[min(ys) - room, max(ys) + room])
-    legend = [Key(mark.name, mark.colour, mark.symbol, "none") for mark in marks.values()]
-    return Plot(title, summary, table, {"": figure}, legend)
+    return figure
 
 
 def heat_map(counts: Sequence[Sequence[int]], names: Sequence[str]) -> go.Figure:

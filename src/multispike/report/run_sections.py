@@ -6,7 +6,17 @@ from dataclasses import fields
 
 from multispike.activity.information import information as of_layers
 from multispike.report.comparison import Comparison, energy_uj, findings, pareto_front
-from multispike.report.document import Cell, Column, Plot, Section, Table, listed, percent, table_of
+from multispike.report.document import (
+    Cell,
+    Column,
+    Key,
+    Plot,
+    Section,
+    Table,
+    listed,
+    percent,
+    table_of,
+)
 from multispike.report.plots import ByPlace, along_depth, heat_map, lines, points
 from multispike.results import Environment, RunResult
 
@@ -57,8 +67,10 @@ def _accuracy_energy(data: Comparison) -> Plot:
         summary = (
             f"All on the Pareto front (dotted): more accuracy costs more energy, {listed(names)}."
         )
-    title, x = "Test accuracy against energy per inference", "energy per inference, µJ"
-    return points(title, summary, table, data.marks, x, "test accuracy, %", names)
+    drawn = points(table, data.marks, "energy per inference, µJ", "test accuracy, %", names)
+    legend = [Key(mark.name, mark.colour, mark.symbol, "none") for mark in data.marks.values()]
+    title = "Test accuracy against energy per inference"
+    return Plot(title, summary, table, {"": drawn}, legend)
 
 
 def density(data: Comparison) -> Section:
@@ -106,9 +118,7 @@ def _curve(data: Comparison, key: str, title: str, axis: str, factor: float, spe
         title,
     )
     summary = f"First to last epoch: {'; '.join(ends)}."
-    whole = {"tickformat": "d", "dtick": 1 if len(epochs) <= 12 else None}
-    few = len(epochs) <= 40
-    return lines(title, summary, table, data.marks, "epoch", axis, points=few, axis=whole)
+    return lines(title, summary, table, data.marks, "epoch", axis)
 
 
 _MISTAKES = 8  # rows of the table for each run
