@@ -67,7 +67,6 @@ class Crossing:
         return self.events / (self.neurons * self.timesteps)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists."""
         return {**plain_fields(self), "neurons": self.neurons, "density": self.density}
 
 
@@ -131,12 +130,10 @@ class Measured:
 
     @property
     def events_per_inference(self) -> float:
-        """Events sent."""
         return sum(layer.events for layer in self.neurons)
 
     @property
     def amplitude_per_inference(self) -> float:
-        """Sum of their levels."""
         return sum(layer.amplitude for layer in self.neurons)
 
     @property
@@ -276,11 +273,8 @@ def write_runs(path: Path, runs: Sequence[RunResult], **about: Any) -> None:
 
 
 def read_runs(path: Path) -> list[RunResult]:
-    """The runs of a file that `write_runs` wrote.
-
-    Raises:
-        InputError: if it is missing, damaged, or of a format that this version does not know.
-    """
+    """The runs of a file that `write_runs` wrote; raises `InputError` if it is missing, damaged, or
+    of a format that this version does not know."""
     runs = _of_this_format(path).get("runs", [])
     if not isinstance(runs, list):
         raise InputError(f"results: got {str(path)!r} with runs {runs!r:.40}, allowed: a list")
@@ -293,11 +287,7 @@ def read_result(path: Path) -> RunResult:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A file of results as it is.
-
-    Raises:
-        InputError: if it is missing, or no JSON object.
-    """
+    """A file of results as it is; raises `InputError` if it is missing, or no JSON object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

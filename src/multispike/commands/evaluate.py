@@ -59,26 +59,25 @@ def evaluate(settings: EvaluateConfig) -> None:
     tell_unfinished(run)
     dataset = data_of(run, settings.data_dir, settings.limit_test)
     result = measure_run(run, dataset, settings.profile, settings.bits)
+    shown = []
     if settings.flip:
         result = replace(result, accuracy_flip=mirrored_accuracy(run, dataset))
-    shown: list[Any] = [comparison_table([result])]
-    if settings.flip:
-        shown.append(f"with mirror images: accuracy {result.accuracy_flip:.4f}")
-    give(settings.json, result.to_dict(), *shown)
+        shown = [f"with mirror images: accuracy {result.accuracy_flip:.4f}"]
+    give(settings.json, result.to_dict(), comparison_table([result]), *shown)
 
 
 def evaluate_integer(settings: EvaluateConfig) -> None:
     """Print the accuracy of an integer network that travels with the package."""
     row, network = PRETRAINED[settings.run], load_integer(find(settings.run))
     data = load_dataset(row.data, settings.data_dir, limit_test=settings.limit_test)
-    correct = 0
+    correct, total = 0, len(data.test)
     with _samples_bar(f"measuring {settings.run}", data) as progress:
-        for start in range(0, len(data.test), EVALUATION_BATCH):
+        for start in range(0, total, EVALUATION_BATCH):
             part = slice(start, start + EVALUATION_BATCH)
             answers = network.forward(data.test.inputs[part].numpy()).argmax(1)
             correct += int((answers == data.test.labels[part].numpy()).sum())
             progress(0, start + len(answers))
-    accuracy, total = correct / len(data.test), len(data.test)
+    accuracy = correct / total
     line = f"{settings.run}: accuracy {accuracy:.4f} on {row.data} (n = {total:,})"
     result = {"name": settings.run, "accuracy": accuracy, "samples": total}
     give(settings.json, result, line)
@@ -217,9 +216,9 @@ def energy(settings: EnergyConfig) -> None:
         )
         image = torch.ones(1, settings.channels, settings.size, settings.size)
         activity = record_activity(network, [(image, torch.zeros(1, dtype=torch.long))])
-        data, density = None, 0.2 if settings.density is None else settings.density
-        if settings.neuron == "relu":
-            density = None
+        data, density = None, None
+        if settings.neuron != "relu":
+            density = 0.2 if settings.density is None else settings.density
     records = activity.records if density is None else with_density(activity.records, density)
     prices = price_run(
         records,
@@ -231,10 +230,8 @@ def energy(settings: EnergyConfig) -> None:
         not_counted=activity.not_counted,
         profiles=list_profiles(),
     )
-    code = code_of(network)
-    samples = activity.samples if data else None
+    code, samples = code_of(network), activity.samples if data else None
     measured = {"data": data, "samples": samples, "assumed_density": density}
-    priced = {**code, **measured, **prices.to_json()}
     kind = "ANN" if code["neuron"] == "relu" else f"T{code['timesteps']} N{code['levels']}"
     name = f"{code['arch']} {kind}"
     tables = [energy_table(prices, name)]
@@ -244,6 +241,7 @@ def energy(settings: EnergyConfig) -> None:
     events = f"measured on {data} (n = {activity.samples:,})"
     if density is not None:
         events = f"assumed, density {density:g}"
+    priced = {**code, **measured, **prices.to_json()}
     give(settings.json, priced, *tables, *energy_notes(prices, name, events))
 
 

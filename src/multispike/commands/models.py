@@ -62,8 +62,9 @@ def rows() -> list[dict[str, str | int | None]]:
         params += (width + 1) * CLASSES
         macs += width * CLASSES
         table.append({"name": name, "shortcut": crossing, "params": params, "macs": macs})
-    unknown = {"shortcut": "", "params": None, "macs": None}
-    return table + [{"name": name, **unknown} for name in sorted(installed("arch"))]
+    for name in sorted(installed("arch")):
+        table.append({"name": name, "shortcut": "", "params": None, "macs": None})
+    return table
 
 
 def models(settings: ModelsConfig) -> None:

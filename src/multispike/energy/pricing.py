@@ -71,7 +71,6 @@ class Energy(Summable):
         return self.ops + self.addressing + self.weights + self.potentials + self.bias + self.io
 
     def to_dict(self) -> dict[str, Any]:
-        """Total and categories."""
         return {"total": self.total, **plain_fields(self)}
 
 
@@ -83,7 +82,6 @@ class NetworkEnergy(Energy):
     bits: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Profile, bits, total and categories."""
         return {"profile": self.profile, "bits": self.bits, **super().to_dict()}
 
 

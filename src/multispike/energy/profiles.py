@@ -66,10 +66,16 @@ class Profile:
 
     def __post_init__(self) -> None:
         for name, constant in self.constants.items():
-            _check_constant(f"{self.name}.{name}", constant)
-        if self.value("fifo_elements") % 1:
-            found = self.value("fifo_elements")
-            raise invalid(f"{self.name}.fifo_elements", found, "a whole number")
+            where, value = f"{self.name}.{name}", constant.value
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise invalid(where, value, "a number >= 0 (3e-2 is text in YAML, 3.0e-2 a number)")
+            if not 0 <= value <= sys.float_info.max:
+                shown = value if len(str(value)) < 40 else f"{value!s:.20}..."
+                raise invalid(where, shown, "a finite number >= 0")
+            if name == "fifo_elements" and value % 1:
+                raise invalid(where, value, "a whole number")
+            if not isinstance(constant.source, str) or not constant.source.strip():
+                raise invalid(f"{where}.source", constant.source, "where the value is from")
 
     def value(self, name: str) -> float:
         """A constant's value; 0 where the profile has no such term."""
@@ -133,17 +139,6 @@ def _between(bits: int, at_8: float, at_32: float) -> float:
     return at_8 * (at_32 / at_8) ** (math.log2(bits / 8) / 2)
 
 
-def _check_constant(argument: str, constant: Constant) -> None:
-    value = constant.value
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise invalid(argument, value, "a number >= 0 (3e-2 is text in YAML, 3.0e-2 a number)")
-    if not 0 <= value <= sys.float_info.max:
-        shown = value if len(str(value)) < 40 else f"{value!s:.20}..."
-        raise invalid(argument, shown, "a finite number >= 0")
-    if not isinstance(constant.source, str) or not constant.source.strip():
-        raise invalid(f"{argument}.source", constant.source, "where the value is from")
-
-
 def list_profiles() -> list[str]:
     """Names of the built-in profiles.
 
@@ -154,10 +149,8 @@ def list_profiles() -> list[str]:
 
 
 def get_profile(profile: str | os.PathLike[str] | Profile, argument: str = "profile") -> Profile:
-    """A built-in profile by name, or a file's where the name ends in .yaml or .yml.
-
-    Raises `InputError`, naming `argument`, where it is neither.
-    """
+    """A built-in profile by name, or a file's where the name ends in .yaml or .yml. Raises
+    `InputError`, naming `argument`, where it is neither."""
     if isinstance(profile, Profile):
         return profile
     names = list_profiles()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Unpack, get_args
 
 from multispike.energy.count import Choices, Execution, GradedOp, execution
@@ -59,7 +59,6 @@ class Crossover:
         return f"between densities {low:.3g} and {high:.3g}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Baseline, interval, crossing, and the same in words."""
         sentence = f"the SNN needs less energy than the {TWINS[self.baseline]} {self.where}"
         return {**plain_fields(self), "density": self.density, "verdict": sentence}
 
@@ -116,20 +115,19 @@ def price_run(
     for name in profiles:
         energy = price_layers(records, name, bits, network=network, **choices).energy_nj
         further[name] = FurtherPrices(energy, twins(name))
+    prices = RunPrices(**vars(own), energy_nj_profiles=further or None)
     if not spiking:
-        return RunPrices(**vars(own), energy_nj_profiles=further or None)
-    others: Choices = {**choices}
-    executions: dict[GradedOp, NetworkEnergy] = {}
-    for op in get_args(GradedOp):
-        others["graded_op"] = op
-        executions[op] = price_layers(records, profile, bits, **others).energy_nj
-    return RunPrices(
-        **vars(own),
+        return prices
+    fanout = choices.get("fanout", "lemaire")
+    return replace(
+        prices,
         baselines=twins(profile),
         crossover=crossover_density(records, profile, bits, **choices),
         even_density=even_density(records, profile, bits, **choices),
-        executions=executions,
-        energy_nj_profiles=further or None,
+        executions={
+            op: price_layers(records, profile, bits, fanout=fanout, graded_op=op).energy_nj
+            for op in get_args(GradedOp)
+        },
     )
 
 
@@ -169,9 +167,9 @@ def crossover_density(
     def crossover(network: Execution) -> Crossover:
         grows = gained if network == "qann_skip" else {}
 
+        # The SNN's energy is linear in the density; the twin's in the share of inputs that are
+        # active at one of T timesteps at least.
         def excess(density: float) -> float:
-            """The SNN's energy, linear in the density, minus the twin's, linear in the share of
-            inputs that are active at one of T timesteps at least."""
             active = sum(more * (1 - (1 - density) ** steps) for steps, more in grows.items())
             return silent + (busy - silent) * density - twins[network].total_nj - active
 
@@ -221,14 +219,11 @@ def _negative(
 ) -> tuple[float, float] | None:
     """The part of [0, 1] where a convex function is below zero."""
     at_0, at_1 = excess(0.0), excess(1.0)
-    if at_0 < 0 and at_1 <= 0:
-        return 0.0, 1.0
     inside = 0.0 if at_0 < 0 else 1.0 if at_1 < 0 else _root(slope, 0.0, 1.0)
     if excess(inside) >= 0:
         return None
     low = 0.0 if at_0 < 0 else _root(excess, inside, 0.0)
-    high = 1.0 if at_1 < 0 else _root(excess, inside, 1.0)
-    return low, high
+    return low, 1.0 if at_1 <= 0 else _root(excess, inside, 1.0)
 
 
 def _root(function: Callable[[float], float], below: float, above: float) -> float:

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from multispike.energy.count import Execution
 from multispike.energy.twins import TWINS, RunPrices
 from multispike.errors import InputError
 from multispike.files import read_yaml
@@ -34,12 +33,10 @@ class Comparison:
 
     @cached_property
     def marks(self) -> dict[str, Key]:
-        """How each run is drawn in every plot."""
         return marks([run.name for run in self.runs])
 
     @property
     def spiking(self) -> list[RunResult]:
-        """The runs with spiking neurons."""
         return [run for run in self.runs if run.spiking]
 
     @property
@@ -51,12 +48,8 @@ class Comparison:
 def read_comparison(folder: str | Path, places: Mapping[str, Path] | None = None) -> Comparison:
     """Read DIR/results.json, and config.yaml and metrics.csv of every run whose folder is there.
 
-    Args:
-        folder: DIR.
-        places: name -> folder of the run; by default DIR/NAME.
-
-    Raises:
-        InputError: if results.json is missing, damaged, empty or of another version.
+    `places`: name -> folder of the run, by default DIR/NAME. Raises `InputError` if results.json is
+    missing, damaged, empty or of another version.
     """
     folder = Path(folder)
     runs = read_runs(folder / "results.json")
@@ -90,8 +83,6 @@ def _history(path: Path) -> list[dict[str, float]]:
     return rows
 
 
-# --- what follows from the numbers ---------------------------------------------------------------
-
 MEANING = (
     "density: events per neuron and timestep, the same in every layer (measured zeros are"
     " spread unevenly, which can serve the zero-skipping ANN better or worse than the SNN);"
@@ -105,9 +96,9 @@ def energy_uj(run: RunPrices) -> float:
     return run.energy_nj.total * MICRO
 
 
-def twins_uj(run: RunPrices) -> dict[Execution, float]:
-    """The same of the ANNs of its shape."""
-    return {key: (run.baselines or {})[key].total * MICRO for key in TWINS}
+def twins_uj(run: RunPrices) -> dict[str, float]:
+    """The same of the ANNs of its shape, by the names of `TWINS`."""
+    return {key: energy.total * MICRO for key, energy in (run.baselines or {}).items()}
 
 
 def pareto_front(
@@ -124,8 +115,8 @@ def pareto_front(
 def verdict(run: RunPrices) -> str:
     """Against which twins a priced SNN wins as it is, and against which it loses."""
     own, costs = energy_uj(run), twins_uj(run)
-    less = [f"the {TWINS[key]}" for key, cost in costs.items() if own < cost]
-    more = [f"the {TWINS[key]}" for key, cost in costs.items() if own >= cost]
+    less = [f"the {name}" for key, name in TWINS.items() if own < costs[key]]
+    more = [f"the {name}" for key, name in TWINS.items() if own >= costs[key]]
     parts = [f"less energy than {listed(less)}"] if less else []
     parts += [f"more{'' if less else ' energy'} than {listed(more)}"] if more else []
     density = run.even_density
@@ -287,9 +278,9 @@ def _one_timestep(run: RunResult, binary: RunResult) -> Finding:
 def _against_twins(run: RunResult) -> Finding:
     """Against ANNs of the same shape, by the energy model alone."""
     own, costs, won, lost = energy_uj(run), twins_uj(run), [], []
-    for key, cost in costs.items():
-        text = f"{' '.join(_times(own, cost))} the {TWINS[key]} ({number(cost)} µJ)"
-        (won if own < cost else lost).append(text)
+    for key, name in TWINS.items():
+        text = f"{' '.join(_times(own, costs[key]))} the {name} ({number(costs[key])} µJ)"
+        (won if own < costs[key] else lost).append(text)
     outcome = "wins against all of them"
     if lost:
         outcome = f"loses against {f'{len(lost)} of {len(TWINS)}' if won else 'all of them'}"

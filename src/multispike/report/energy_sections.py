@@ -38,7 +38,6 @@ _SPLIT = tuple(Column(title, ",.3f") for title in ("total, µJ", *_PARTS))
 
 
 def _split(energy: Energy) -> tuple[float, ...]:
-    """Total and categories in µJ."""
     return tuple(MICRO * getattr(energy, key) for key in ("total", *CATEGORIES))
 
 

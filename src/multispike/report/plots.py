@@ -32,7 +32,6 @@ def _layer(name: Any) -> str:
 
 
 def canvas(data: Iterable[Any], x: str, y: str, height: int) -> go.Figure:
-    """A figure with titled axes."""
     figure = go.Figure(list(data), {"height": height})
     figure.layout.template = None  # the page has its own
     figure.update_layout(xaxis_title_text=x or None, yaxis_title_text=y or None)

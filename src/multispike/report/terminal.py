@@ -61,18 +61,10 @@ def energy_table(prices: RunPrices, name: str) -> TerminalTable:
         return [getattr(own, key) / size or None for key in (*CATEGORIES, "total")]
 
     headings = [*(category.heading for category in CATEGORIES.values()), "total"]
-    table = Table(
-        (
-            Column("layer"),
-            Column("events" if prices.baselines else "non-zero", ",.0f"),
-            *(Column(heading, spec) for heading in headings),
-        ),
-        [
-            (short_name(layer.name), layer.events_in, *parts(layer.energy_nj))
-            for layer in prices.layers
-        ],
-        "",
-    )
+    columns = [Column("layer"), Column("events" if prices.baselines else "non-zero", ",.0f")]
+    columns += [Column(heading, spec) for heading in headings]
+    rows = [(short_name(one.name), one.events_in, *parts(one.energy_nj)) for one in prices.layers]
+    table = Table(tuple(columns), rows, "")
     title = f"{name}: {unit} per inference, {energy.profile} {energy.bits} bit"
     return terminal_table(table, title, footer=["total", "", *parts(energy)], narrow=True)
 
@@ -116,16 +108,9 @@ def avalanche_table(studies: Sequence[Avalanche]) -> TerminalTable:
             for branch in BRANCHES:
                 [site] = [site for site in study.along(branch) if site.block == last.block]
                 near = "" if site.spikes else "~"
-                rows.append(
-                    (
-                        f"  {last.stage if branch == 'direct' else ' '} {TITLES[branch]}",
-                        site.density,
-                        f"{near}{site.per_neuron:.3f}",
-                        f"{near}{site.largest:.4g}",
-                        site.bound,
-                        factor if branch == "out" else "",
-                    )
-                )
+                path = f"  {last.stage if branch == 'direct' else ' '} {TITLES[branch]}"
+                sent = (f"{near}{site.per_neuron:.3f}", f"{near}{site.largest:.4g}", site.bound)
+                rows.append((path, site.density, *sent, factor if branch == "out" else ""))
     table = Table(
         (
             Column("network, stage, path"),

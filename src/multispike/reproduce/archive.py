@@ -40,7 +40,6 @@ class Archive:
         return bool(found) and not differing(found[0].settings or {}, config)
 
     def remove(self, label: str, seed: int) -> None:
-        """Forget a run."""
         if self.path.exists():
             self._write(label, seed)
 
