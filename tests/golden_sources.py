@@ -591,7 +591,7 @@ def constants() -> Any:
     for entry in report["layers"]:
         del entry["record"]  # whole records are new
     return {
-        "profiles": {name: asdict(get_profile(name)) for name in list_profiles()},
+        "profiles": {name: get_profile(name).to_dict() for name in list_profiles()},
         "report": report,
         "text": repr(price_layers(some)),
         "others": {

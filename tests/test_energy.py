@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -251,7 +251,7 @@ def test_how_energy_scales_with_bits():
 
 
 def as_yaml(name="my_chip", **changes):
-    constants = asdict(get_profile("lemaire2022"))["constants"]
+    constants = get_profile("lemaire2022").to_dict()["constants"]
     return {"name": name, "constants": {**constants, **changes}}
 
 

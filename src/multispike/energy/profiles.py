@@ -21,9 +21,10 @@ from __future__ import annotations
 import math
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from multispike.errors import InputError, invalid, unknown
 from multispike.files import read_yaml
@@ -120,6 +121,10 @@ class Profile:
                 return at_low + (at_high - at_low) * (kib - low) / (high - low)
             low, at_low = high, at_high
         return at_low
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name and constants with their sources, as in a file."""
+        return asdict(self)
 
 
 def _between(bits: int, at_8: float, at_32: float) -> float:
