@@ -24,13 +24,8 @@ BENCH_IMAGES = 256
 
 @dataclass(frozen=True)
 class Exported:
-    """What `export_run` wrote.
-
-    Attributes:
-        weights: of one byte each. largest_bound: proven for every sum, below 2^31.
-        accuracy: None unless it was asked for. finetuned: the same after fine-tuning.
-        files: name -> bytes.
-    """
+    """What `export_run` wrote: one-byte weights, the largest bound of a sum, the accuracy if asked
+    for, the same after fine-tuning, and files with their bytes."""
 
     arch: str
     format: str

@@ -61,13 +61,9 @@ class Speed:
 
 
 def engines_of(
-    model: Network,
-    network: IntegerNetwork,
-    mean: list[float],
-    std: list[float],
-    folder: Path,
+    model: Network, network: IntegerNetwork, mean: list[float], std: list[float], folder: Path,
     threads: int,
-) -> dict[str, tuple[Call, int]]:
+) -> dict[str, tuple[Call, int]]:  # fmt: skip
     """Every engine's call and size in bytes; files go to `folder`.
 
     Raises:
@@ -167,12 +163,9 @@ def c_call(network: IntegerNetwork, folder: Path) -> tuple[Call, int]:
 
 
 def race(
-    engines: dict[str, tuple[Call, int]],
-    network: IntegerNetwork,
-    pixels: NDArray[np.uint8],
-    batches: Iterable[int],
-    seconds: float,
-) -> list[Speed]:
+    engines: dict[str, tuple[Call, int]], network: IntegerNetwork, pixels: NDArray[np.uint8],
+    batches: Iterable[int], seconds: float,
+) -> list[Speed]:  # fmt: skip
     """Time all engines in turns, until each has had `seconds` of calls at each batch size."""
     expected = network.forward(pixels).argmax(1)
     total = len(expected)

@@ -90,14 +90,9 @@ def per_input(values: Floats, outputs: int, groups: int) -> Floats:
 
 
 def project(
-    name: str,
-    x: Signal,
-    weight: Floats,
-    bias: Floats | None,
-    window: Window,
-    groups: int = 1,
+    name: str, x: Signal, weight: Floats, bias: Floats | None, window: Window, groups: int = 1,
     parameter: str | None = None,
-) -> Potential:
+) -> Potential:  # fmt: skip
     """A convolution of x by the float network's weights [Co, Ci/groups, Kh, Kw]."""
     factor = per_input(x.worth, len(weight), groups)[:, :, None, None]
     bias = np.zeros(len(weight)) if bias is None else bias

@@ -82,15 +82,9 @@ class Walk:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        program: ExportedProgram,
-        rules: Mapping[Any, Rule],
-        input_shape: Shape,
-        timesteps: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-    ) -> None:
+        self, model: nn.Module, program: ExportedProgram, rules: Mapping[Any, Rule],
+        input_shape: Shape, timesteps: int, mean: Sequence[float], std: Sequence[float],
+    ) -> None:  # fmt: skip
         self.rules = rules
         self.timesteps, self.batch = timesteps, batch_of(timesteps)
         self.nodes = list(program.graph.nodes)
@@ -132,7 +126,7 @@ class Walk:
         return map_arg((node.args, node.kwargs), self.values.get)  # pyright: ignore[reportReturnType]
 
     def run(self) -> float:
-        """Walks all nodes in order; gives the unit of the logits."""
+        """All nodes in order; gives the unit of the logits."""
         for node in self.nodes:
             if node in self.values or (node.op == "call_function" and not node.users):
                 continue
@@ -151,8 +145,7 @@ class Walk:
     def call(self) -> Any:
         """What the rule makes of this node."""
         positional, named = self.arguments(self.node)
-        rule = self.rules.get(self.node.target)
-        if rule is None:
+        if (rule := self.rules.get(self.node.target)) is None:
             self.refuse_activations()
             raise self.refused(CARRIED)
         for node in self.node.all_input_nodes:

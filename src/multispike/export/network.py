@@ -222,7 +222,7 @@ def _padded(values: Tensor, window: Window, value: float = 0) -> Tensor:
 
 
 def _max_pool(values: Tensor, window: Window) -> Tensor:
-    """Exact: whole numbers below 2^53 pass through float64 unchanged."""
+    # Exact: whole numbers below 2^53 pass through float64 unchanged.
     dtype = torch.float32 if values.dtype == torch.uint8 else torch.float64
     padded = _padded(values.to(dtype), window, -torch.inf)
     pooled = torch.nn.functional.max_pool2d(
@@ -232,7 +232,6 @@ def _max_pool(values: Tensor, window: Window) -> Tensor:
 
 
 def _sum_pool(values: Tensor, window: Window) -> Tensor:
-    """int32 sums."""
     if window.covers(tuple(values.shape[1:])):  # pyright: ignore[reportArgumentType]
         return values.sum((2, 3), keepdim=True, dtype=torch.int32)
     padded = _padded(values.to(torch.float64), window)

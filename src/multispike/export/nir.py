@@ -174,7 +174,6 @@ class _Writer:
         return self.add(one.name, self.nir.Conv2d(shape[1:], weight, *parts), sources)
 
     def readout(self, layer: Readout) -> str:
-        """Integer logits."""
         (one,) = layer.synapses
         assert one.weight is not None
         weight = one.weight.reshape(len(one.weight), -1).astype(np.float32)

@@ -167,7 +167,6 @@ class _Writer:
         self.readout(network.readout, read)
 
     def constant(self, name: str, value: Any) -> str:
-        """A constant, stored once."""
         from onnx import numpy_helper
 
         if name not in self.known:
@@ -226,7 +225,6 @@ class _Writer:
         raise TypeError(type(layer).__name__)
 
     def neurons(self, layer: Neurons) -> str:
-        """Charge, fire and, where there is a next timestep, reset."""
         name, offset = layer.name, (layer.step - 1) // 2
         (one, *more) = layer.synapses
         plain = not more and one.weight is not None and layer.bias.is_uniform

@@ -40,13 +40,9 @@ class Quantiser:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        mean: Sequence[float],
-        std: Sequence[float],
-        input_shape: Shape,
+        self, model: nn.Module, mean: Sequence[float], std: Sequence[float], input_shape: Shape,
         events: bool = False,
-    ) -> None:
+    ) -> None:  # fmt: skip
         config = getattr(model, "config", {})
         channels = config.get("in_channels", len(mean))
         if len(input_shape) != 3 or input_shape[0] != channels or min(input_shape) < 1:
@@ -73,12 +69,9 @@ class Quantiser:
 
 
 def quantise(
-    model: nn.Module,
-    mean: Sequence[float],
-    std: Sequence[float],
-    input_shape: Shape,
+    model: nn.Module, mean: Sequence[float], std: Sequence[float], input_shape: Shape,
     events: bool = False,
-) -> IntegerNetwork:
+) -> IntegerNetwork:  # fmt: skip
     """The integer network of a trained `model`; arguments and errors as of `Quantiser`.
 
     >>> from multispike.models import create_model
@@ -157,13 +150,9 @@ def finetune_run(run: Run, dataset: Dataset, epochs: int) -> list[float]:
 
 
 def finetune(
-    model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    mean: Sequence[float],
-    std: Sequence[float],
-    input_shape: Shape,
-    lr: float = 1e-3,
-) -> list[float]:
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], mean: Sequence[float],
+    std: Sequence[float], input_shape: Shape, lr: float = 1e-3,
+) -> list[float]:  # fmt: skip
     """Train `model` in place for one pass over `batches`, where rounding costs accuracy.
 
     The loss is taken with the weights that `quantise` would write, and its gradient moves the

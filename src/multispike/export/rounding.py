@@ -62,13 +62,9 @@ class LayerBuilder:
     """
 
     def __init__(
-        self,
-        input_shape: Shape,
-        timesteps: int,
-        mean: Sequence[float],
-        std: Sequence[float],
+        self, input_shape: Shape, timesteps: int, mean: Sequence[float], std: Sequence[float],
         neurons: Sequence[Firing],
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.layers: list[Layer] = []
         self.rounded: dict[str, Floats] = {}
         self.timesteps = timesteps
@@ -208,14 +204,9 @@ class LayerBuilder:
         return Synapses(name, source.name, weight, None, drive.window, drive.groups, shift)
 
     def bias(
-        self,
-        name: str,
-        shape: Shape,
-        values: Floats,
-        drives: Sequence[Drive],
-        synapses: Sequence[Synapses],
-        down: bool = False,
-    ) -> Bias:
+        self, name: str, shape: Shape, values: Floats, drives: Sequence[Drive],
+        synapses: Sequence[Synapses], down: bool = False,
+    ) -> Bias:  # fmt: skip
         """`values` [C] in units; with the constant of what is read around a zero that is not 0."""
         nearest = np.floor if down else np.round
         pairs = zip(drives, synapses, strict=True)

@@ -5,8 +5,8 @@
                       JSON has {"array": KEY}
     KEY.npy           one array each; KEY is its place in the JSON, "layers/3/synapses/0/weight"
 
-Reading checks the zip's checksums, every field against the type that declares it, and the whole
-network as if it had just been made (`validate`): a damaged file is refused, never run.
+Reading checks the zip's checksums, each field's type, and the network as if it had just been made
+(`validate`): a damaged file is refused, never run.
 """
 
 from __future__ import annotations
@@ -99,11 +99,11 @@ def _pack(value: Any, place: str, arrays: dict[str, np.ndarray]) -> Any:
         arrays[place] = value
         return {"array": place}
     if dataclasses.is_dataclass(value):
-        kind = {"type": type(value).__name__} if isinstance(value, layers.Layer) else {}
-        parts = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
-        return kind | {
-            name: _pack(part, f"{place}/{name}".lstrip("/"), arrays) for name, part in parts
-        }
+        packed = {"type": type(value).__name__} if isinstance(value, layers.Layer) else {}
+        for field in dataclasses.fields(value):
+            name = f"{place}/{field.name}".lstrip("/")
+            packed[field.name] = _pack(getattr(value, field.name), name, arrays)
+        return packed
     if isinstance(value, tuple):
         return [_pack(item, f"{place}/{index}", arrays) for index, item in enumerate(value)]
     return value
