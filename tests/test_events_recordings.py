@@ -7,6 +7,7 @@ import sys
 import threading
 import tracemalloc
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import h5py
@@ -666,11 +667,8 @@ def test_odd_polarities_are_told(kind, odd, on):
     assert str(recording.skipped) == f"{reason}: 2 events (first at event 2)"
 
 
-@pytest.mark.parametrize(("number", "called"), [(32001, "blosc"), (36559, "ECF, .*")])
-def test_a_compression_of_hdf5_that_is_not_there_is_named(number, called, tmp_path):
-    if h5py.h5z.filter_avail(number):
-        pytest.skip(f"filter {number} is there")
-    path = tmp_path / "a.h5"
+def compressed_by(number: int, path: Path) -> Path:
+    """Arrays of a chunk each, whose filter has no settings and no data of its kind."""
     with h5py.File(path, "w") as file:
         group = file.create_group("events")
         for name in "xytp":
@@ -678,7 +676,17 @@ def test_a_compression_of_hdf5_that_is_not_there_is_named(number, called, tmp_pa
             settings.set_chunk((100,))
             settings.set_filter(number, h5py.h5z.FLAG_OPTIONAL, ())
             space = h5py.h5s.create_simple((100,))
-            h5py.h5d.create(group.id, name.encode(), h5py.h5t.NATIVE_INT64, space, dcpl=settings)
+            kind = h5py.h5t.NATIVE_INT64
+            data = h5py.h5d.create(group.id, name.encode(), kind, space, dcpl=settings)
+            data.write_direct_chunk((0,), bytes(64))
+    return path
+
+
+@pytest.mark.parametrize(("number", "called"), [(32001, "blosc"), (36559, "ECF, .*")])
+def test_a_compression_of_hdf5_that_is_not_there_is_named(number, called, tmp_path):
+    if h5py.h5z.filter_avail(number):
+        pytest.skip(f"filter {number} is there")
+    path = compressed_by(number, tmp_path / "a.h5")
     with pytest.raises(InputError, match=rf"filter {number} \({called}\)'.*pip install hdf5plugin"):
         read_events(path)
 
@@ -697,6 +705,23 @@ def test_filters_of_hdf5plugin_are_used(tmp_path, monkeypatch):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout == "True\n"
+
+
+@pytest.mark.skipif(find_spec("hdf5plugin") is None, reason="needs the plug-in that crashes")
+def test_blosc_without_settings_is_refused(tmp_path, monkeypatch):
+    """The plug-in reads settings that are not there: a segmentation fault. A process of its own
+    writes the file, since the plug-in, once it is known, would add them."""
+    program = (
+        "import sys; from pathlib import Path; from test_events_recordings import compressed_by\n"
+        "from multispike.events.read import read_events\n"
+        "read_events(compressed_by(32001, Path(sys.argv[1])))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "a.h5")], capture_output=True, text=True
+    )
+    assert "InputError: " in done.stderr
+    assert "without its settings" in done.stderr
 
 
 def bombs(folder: Path) -> dict[str, Path]:

@@ -50,8 +50,9 @@ MOST_SORTED = 1 << 26
 FEW, UNSORTED = 10, 0.01
 """How often the time of a stream may go back: a few times, or in this share of its events."""
 
+BLOSC = 32001
 FILTERS = {
-    32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32013: "zfp", 32015: "zstd",
+    BLOSC: "blosc", 32004: "lz4", 32008: "bitshuffle", 32013: "zfp", 32015: "zstd",
     32026: "blosc2", 36559: "ECF, brought by Metavision",
 }  # fmt: skip
 """Compressions of HDF5 that h5py finds in plugins only. hdf5plugin brings all but the last."""
@@ -257,11 +258,14 @@ def decode_hdf5(source: ByteSource) -> Decoded:
     datasets = [node] if is_table else [node[name] for name in members]
     for dataset in datasets:
         settings = dataset.id.get_create_plist()
-        for number in (settings.get_filter(index)[0] for index in range(settings.get_nfilters())):
+        for index in range(settings.get_nfilters()):
+            number, _, values, _ = settings.get_filter(index)
             if not h5py.h5z.filter_avail(number):
                 name = FILTERS.get(number, "an unknown one")
                 found = f"HDF5 compressed by filter {number} ({name})"
                 raise source.refused(found, "filters that h5py finds: `pip install hdf5plugin`")
+            if number == BLOSC and not values:  # its plug-in reads them unseen, and crashes
+                raise source.refused("HDF5 by blosc without its settings", "a whole file")
         width = math.prod(dataset.shape[1:]) * dataset.dtype.itemsize
         chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
         if width > WIDEST or chunk > LARGEST_CHUNK:
