@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from multispike.config import TrainConfig, deciding, differing
+from multispike.config import TrainConfig
+from multispike.config.begun import deciding, differing
 from multispike.files import write_json
 from multispike.training.run import read_settings
 

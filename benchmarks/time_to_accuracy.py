@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from short_runs import MULTISPIKE, ROOT, train
 
-from multispike.config import deciding
+from multispike.config.begun import deciding
 from multispike.files import write_json
 from multispike.training.run import read_settings
 

@@ -16,7 +16,7 @@ from test_reproduce import arguments, results
 
 from multispike.cli import main
 from multispike.commands.evaluate import evaluate
-from multispike.config import deciding
+from multispike.config.begun import deciding
 from multispike.config.commands import EvaluateConfig
 from multispike.errors import InputError
 from multispike.reproduce import make

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -237,8 +238,13 @@ def test_overwriting_waits_until_all_settings_have_proved_good(tmp_path, changes
 
 
 @pytest.mark.parametrize(
-    "changes", [{"ema": 0.9}, {"precision": "bf16-mixed"}, {"optimizer": "muon"}], ids=str
-)
+    "changes",
+    [
+        {"ema": 0.9}, {"precision": "bf16-mixed"}, {"optimizer": "muon"},
+        {"accumulate": 2, "clip_norm": 0.5, "ema": 0.9},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_variants_resume_bit_exactly(tmp_path, changes):
     config = replace(TINY, **changes, epochs=2, checkpoint_seconds=0.0)
     fit(replace(config, out=str(tmp_path / "a")))
@@ -249,6 +255,98 @@ def test_variants_resume_bit_exactly(tmp_path, changes):
     process.wait()
     fit(replace(interrupted, resume=True))
     assert_same(tmp_path / "a", tmp_path / "b")
+
+
+def tiny_network() -> torch.nn.Module:
+    """Without batch norm, whose statistics depend on how many images are in a batch."""
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+
+
+def trained(folder: Path, batch_size: int, **changes) -> tuple[torch.nn.Module, Path]:
+    """That network after the loop, on 150 digits in their order."""
+    config = replace(TINY, epochs=2, batch_size=batch_size, warmup=0.0, **changes)
+    data = load_data(config).limited(limit_train=150)
+    split = {"mean": data.mean, "std": data.std}
+    network, folder = tiny_network(), folder / f"{batch_size}"
+    folder.mkdir()
+    fabric = launch.make_fabric(config)
+    loop.train(
+        fabric, network, BatchLoader(data.train, batch_size, **split),
+        BatchLoader(data.test, 40, **split), config, folder, {"data": {}}, None,
+    )  # fmt: skip
+    return network, folder
+
+
+def test_accumulated_batches_are_one_large_one(tmp_path):
+    """Weights and learning rates, also where the last group of an epoch has one batch less."""
+    (whole, first), (parts, second) = trained(tmp_path, 60), trained(tmp_path, 30, accumulate=2)
+    for one, two in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(one, two)
+    ends = [metrics(folder)[-1] for folder in (first, second)]
+    assert float(ends[0]["lr"]) == pytest.approx(float(ends[1]["lr"]))
+    assert [row["step"] for row in ends] == ["6", "10"]
+
+
+def test_gradients_are_clipped_to_a_norm(tmp_path):
+    """Of a step of plain SGD: its length is at most the learning rate times the norm."""
+    before = tiny_network()
+    after, _ = trained(
+        tmp_path, 150, momentum=0.0, weight_decay=0.0, lr=0.5, clip_norm=1e-3, schedule="cosine"
+    )
+    pairs = zip(after.parameters(), before.parameters(), strict=True)
+    moved = torch.cat([(a - b).flatten() for a, b in pairs])
+    assert 0 < moved.norm() <= 2 * 0.5 * 1e-3 * 1.001
+
+
+def test_early_stopping_and_going_on(tmp_path, capsys):
+    """Nothing is learned, so no epoch is better than the first; a run going on stops there too."""
+    config = replace(TINY, lr=1e-12, epochs=9, val_share=0.2, out=str(tmp_path / "run"))
+    config = replace(config, weight_decay=0.0, arch="fastnet", patience=2)
+    rows = loop._stalled([{"test_accuracy": a} for a in (0.5, 0.6, 0.6, 0.5)], 2)
+    assert rows == "no better test accuracy than the 0.6000 of epoch 2"
+    assert not loop._stalled([{"test_accuracy": a} for a in (0.5, 0.6, 0.6)], 2)
+    fit(config)
+    finished = len(metrics(tmp_path / "run"))
+    assert 3 <= finished < 9
+    said = f"run  stopped after epoch {finished} of 9: no better validation accuracy than the"
+    assert said in capsys.readouterr().err
+    fit(replace(config, resume=True))
+    assert len(metrics(tmp_path / "run")) == finished
+    assert said in capsys.readouterr().err
+
+
+def test_a_network_that_is_not_finite_is_found_behind_a_finite_average(tmp_path):
+    network, average = tiny_network(), tiny_network()
+    torch.nn.init.constant_(network[1].weight, torch.inf)
+    optimizer = torch.optim.SGD(network.parameters())
+    schedule = make_schedule(optimizer, TINY, 10)
+    state = loop.State(network, average, optimizer, schedule, {})
+    with pytest.raises(RunError, match=r"^network\.1\.weight is not finite after step 0"):
+        loop._save(launch.make_fabric(TINY), state, 0, tmp_path)
+
+
+@pytest.mark.parametrize("logger", ["tensorboard", "csv"])
+def test_loggers(tmp_path, logger):
+    fit(replace(TINY, arch="fastnet", epochs=1, logger=logger, out=str(tmp_path / "run")))
+    assert (tmp_path / "run" / "tensorboard").exists() is (logger == "tensorboard")
+    assert len(metrics(tmp_path / "run")) == 1
+
+
+@pytest.mark.parametrize("logger", ["wandb", "mlflow"])
+def test_loggers_of_other_packages(tmp_path, monkeypatch, logger):
+    """Written into the run, which stays one that can be overwritten."""
+    config = replace(TINY, arch="fastnet", epochs=1, logger=logger, out=str(tmp_path / "run"))
+    if find_spec(logger) is None:
+        line = f"^logger: got '{logger}', allowed: one that is here: pip install {logger}$"
+        with pytest.raises(InputError, match=line):
+            config.check()
+        return
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    fit(config)
+    assert any((tmp_path / "run" / logger).iterdir())
+    fit(replace(config, overwrite=True))
 
 
 def test_mixed_precision_reports_float32_accuracy(tmp_path):
@@ -888,7 +986,7 @@ def test_no_channel_of_one_value_blows_up_the_first_gradients(neuron, timesteps)
             module.register_forward_pre_hook(
                 lambda _, inputs: deviations.append(inputs[0].detach().std((0, 2, 3)).min())
             )
-    images, labels = next(iter(launch.make_loaders(config.resolved(), dataset)[0]))
+    images, labels = next(iter(training_loader(config.resolved(), dataset)))
     torch.nn.functional.cross_entropy(network(images), labels).backward()
     assert min(deviations) > 0.01
     gradients = [p.grad.norm() for p in network.parameters() if p.grad is not None and p.dim() == 4]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from multispike.config import deciding, differing
+from multispike.config.begun import deciding, differing
 from multispike.energy.twins import Execution, FurtherPrices
 from multispike.files import plain_fields
 from multispike.report.comparison import sampling_error

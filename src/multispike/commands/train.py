@@ -11,7 +11,8 @@ from pathlib import Path
 from rich.console import Console
 
 from multispike.commands.evaluate import measure_run
-from multispike.config import CompareConfig, TrainConfig, same_run
+from multispike.config import CompareConfig, TrainConfig
+from multispike.config.begun import same_run
 from multispike.report.page import write_report
 from multispike.report.terminal import comparison_table
 from multispike.results import RunResult, check_folder, read_result, write_result, write_runs

@@ -7,8 +7,9 @@ since jsonargparse imports what stands in it. The first line of a class is its c
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -28,7 +29,7 @@ from multispike.config.types import (
     split_names,
 )
 from multispike.datasets import DATASETS
-from multispike.errors import InputError, invalid, unknown
+from multispike.errors import invalid, unknown
 from multispike.files import read_yaml
 from multispike.models import DEFAULT_LEVELS
 from multispike.models.table import ARCHITECTURES
@@ -69,16 +70,21 @@ class Recipe(Settings):
         limit_train: Use this many training samples only.
         limit_test: Use this many test samples only.
         epochs: Passes over the training images.
+        patience: Stop after this many epochs without a better accuracy on the validation split, or
+            on the test where there is none.
         batch_size: Images a step; by default a 20th of the training set, between 32 and 250.
+        accumulate: Batches whose gradients are added up, as their mean, for one step.
         optimizer: sgd (Nesterov momentum), adamw, or muon: orthogonal updates of convolutions but
             the first, and sgd at its default learning rate for all other parameters.
-        lr: Peak learning rate; by default 0.2 (sgd), 0.002 (adamw) or 0.05 (muon) a batch of 250.
+        lr: Peak learning rate; by default 0.2 (sgd), 0.002 (adamw) or 0.05 (muon) a batch of 250
+            (of all batches that make a step).
         momentum: Nesterov momentum of sgd.
         weight_decay: For convolution and linear weights only.
         bias_lr: Factor on the learning rate of BN biases.
         schedule: onecycle (up and down in straight lines) or cosine (both along a cosine).
         warmup: Share of the training in which the learning rate rises.
         label_smoothing: Probability spread over all classes.
+        clip_norm: Largest norm of all gradients together; longer ones are scaled down to it.
         ema: Decay of an average of the weights, which is then what is evaluated; 0 is off.
         activity_penalty: Weight of the mean events per neuron in the loss; 0 is off.
         whiten: Start the stem from the training images' principal patches (both signs).
@@ -106,12 +112,14 @@ class Recipe(Settings):
         num_nodes: Machines that take part in the training.
         threads: CPU threads of a process; by default all cores shared among the processes.
         checkpoint_seconds: Save last.ckpt this often within an epoch.
+        logger: Where each epoch's row of metrics.csv goes besides: tensorboard, wandb or mlflow;
+            csv is that file alone.
     """
 
     sections: ClassVar = {
         "arch": "network", "data": "data", "epochs": "optimisation", "flip": "augmentation",
         "threshold": "neuron", "neuron": "neuron", "variants": "neuron",
-        "precision": "hardware", "name": "output", "out": "output",
+        "precision": "hardware", "logger": "output", "name": "output", "out": "output",
     }  # fmt: skip
 
     arch: ArchName = "fastnet"
@@ -132,7 +140,9 @@ class Recipe(Settings):
     limit_train: Count | None = None
     limit_test: Count | None = None
     epochs: Count = 30
+    patience: Count | None = None
     batch_size: BatchSize | None = None
+    accumulate: Count = 1
     optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
     lr: Positive | None = None
     momentum: BelowOne = 0.9
@@ -141,6 +151,7 @@ class Recipe(Settings):
     schedule: Literal["onecycle", "cosine"] = "onecycle"
     warmup: Share = 0.2
     label_smoothing: BelowOne = 0.1
+    clip_norm: Positive | None = None
     ema: BelowOne = 0.0
     activity_penalty: NonNegative = 0.0
     whiten: bool = False
@@ -166,6 +177,7 @@ class Recipe(Settings):
     num_nodes: Count = 1
     threads: Threads | None = None
     checkpoint_seconds: NonNegative = 60.0
+    logger: Literal["tensorboard", "csv", "wandb", "mlflow"] = "tensorboard"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -179,6 +191,8 @@ class Recipe(Settings):
             check_there(name, getattr(self, name))
         if self.data_dir and not self.download and not Path(self.data_dir).expanduser().exists():
             raise invalid("data_dir", self.data_dir, "a folder or archive that exists")
+        if self.logger in ("wandb", "mlflow") and find_spec(self.logger) is None:
+            raise invalid("logger", self.logger, f"one that is here: pip install {self.logger}")
         if self.data not in DATASETS:
             return
         for name in OF_DATA:
@@ -329,53 +343,6 @@ class CompareConfig(Recipe):
         super().check()
         for run in self.runs():
             run.check()
-
-
-def as_given(content: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a config.yaml as its run was told them: what it lists as automatic, with the
-    values used, was left open.
-
-    >>> as_given({"lr": 0.2, "epochs": 3, "automatic": ["lr"]})
-    {'lr': None, 'epochs': 3}
-    """
-    automatic = content.get("automatic") or ()
-    settings = {name: value for name, value in content.items() if name != "automatic"}
-    return {name: None if name in automatic else value for name, value in settings.items()}
-
-
-_FREE = {
-    "out", "resume", "overwrite", "name", "data_dir", "download", "threads",
-    "checkpoint_seconds", "accelerator", "devices", "strategy", "num_nodes",
-}  # fmt: skip
-"""Settings that decide where and how fast a run is computed, not what."""
-
-
-def deciding(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a config.yaml, or of a `TrainConfig`, that decide what a run computes; what
-    they don't have gets its default."""
-    known = {field.name: settings.get(field.name, field.default) for field in fields(TrainConfig)}
-    filled = asdict(TrainConfig(**known).resolved())
-    return {name: value for name, value in filled.items() if name not in _FREE}
-
-
-def differing(old: dict[str, Any], new: TrainConfig) -> list[tuple[str, Any, Any]]:
-    """The deciding settings that `old`, as of a config.yaml, has otherwise than `new`, and both
-    values.
-
-    >>> differing({"lr": 0.1, "threads": 4}, TrainConfig(lr=0.2, threads=1))
-    [('lr', 0.1, 0.2)]
-    """
-    before, now = deciding(old), deciding(asdict(new))
-    return [(name, before[name], now[name]) for name in now if before[name] != now[name]]
-
-
-def same_run(old: dict[str, Any], new: TrainConfig) -> None:
-    """Refuse to go on with a run under other settings than those it began with."""
-    for name, before, now in differing(old, new):
-        raise InputError(
-            f"{name}: got {now!r}, but the run in {new.folder} began with {before!r}; allowed:"
-            f" the same value (--config {new.folder}/config.yaml has them all), or --overwrite"
-        )
 
 
 RECIPES = Path(__file__).parent.parent / "recipes"

@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 from docstring_parser import parse
 from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter
 
-from multispike.config import CompareConfig, TrainConfig, as_given, recipe_file
+from multispike.config import CompareConfig, TrainConfig, recipe_file
+from multispike.config.begun import as_given
 from multispike.config.types import Settings, allowed, help_of, hints
 from multispike.errors import InputError, invalid
 from multispike.files import read_yaml, yaml_text

@@ -14,7 +14,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table as TerminalTable
 
-from multispike.config import TrainConfig, deciding, differing
+from multispike.config import TrainConfig
+from multispike.config.begun import deciding, differing
 from multispike.progress import telling
 from multispike.report.document import table_of, terminal_table
 from multispike.reproduce.studies import STUDIES, ReproduceConfig

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from multispike.commands.avalanche import study
 from multispike.commands.train import stopped, train_run
-from multispike.config import TrainConfig, differing
+from multispike.config import TrainConfig
+from multispike.config.begun import differing
 from multispike.config.commands import AvalancheConfig
 from multispike.environment import environment
 from multispike.errors import invalid

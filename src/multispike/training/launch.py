@@ -6,13 +6,14 @@ import dataclasses
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.loggers.logger import Logger
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
@@ -63,7 +64,7 @@ def fit(config: TrainConfig) -> bool:
     check_fit(network, dataset)
     if config.whiten and not config.init and not goes_on:
         whiten_stem(network, dataset)
-    fabric = make_fabric(config, folder)
+    fabric = make_fabric(config, make_loggers(config))
     with _launched(fabric):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         if config.threads or "OMP_NUM_THREADS" not in os.environ:
@@ -91,17 +92,34 @@ def fit(config: TrainConfig) -> bool:
             },
         }
         train(fabric, network, loader, judge, config, folder, about, start)
+        for logger in fabric.loggers:
+            logger.finalize("success")
     return fabric.is_global_zero
 
 
-def make_fabric(recipe: Recipe, folder: Path) -> Fabric:
+def make_loggers(config: TrainConfig) -> list[Logger]:
+    """Lightning's logger of a run's setting; metrics.csv is written without."""
+    folder, project = config.folder, os.environ.get("WANDB_PROJECT", "multispike")
+    if config.logger == "csv":
+        return []
+    if config.logger == "tensorboard":
+        return [TensorBoardLogger(folder, name="", version="tensorboard")]
+    from lightning.pytorch import loggers  # which takes its time
+
+    if config.logger == "wandb":
+        return [loggers.WandbLogger(config.variant, folder, project=project)]
+    place = f"{folder}/mlflow"
+    return [loggers.MLFlowLogger("multispike", config.variant, save_dir=place)]
+
+
+def make_fabric(recipe: Recipe, loggers: Sequence[Logger] = ()) -> Fabric:
     """Devices, processes and precision of a recipe; what this machine lacks is an `InputError`."""
     for name in ("lightning", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     names = ("accelerator", "devices", "strategy", "num_nodes", "precision")
     wanted: dict[str, Any] = {name: getattr(recipe, name) for name in names}
     try:
-        return Fabric(**wanted, loggers=TensorBoardLogger(folder, name="", version="tensorboard"))
+        return Fabric(**wanted, loggers=list(loggers))
     except (MisconfigurationException, ValueError) as error:
         got = ", ".join(f"{name} {value!r}" for name, value in wanted.items())
         raise InputError(
@@ -171,7 +189,7 @@ def automatic(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
     augmentation = augmentation_of(recipe, dataset)
     used = {
         "batch_size": batch_size,
-        "lr": peak_lr(recipe, batch_size),
+        "lr": peak_lr(recipe, batch_size * recipe.accumulate),
         "flip": "random" if augmentation.flip else "none",
         "shift": augmentation.shift,
     }

@@ -65,11 +65,11 @@ def train(
     if recipe.channels_last:
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     network = fabric.to_device(network)
+    batches = len(train_loader)
     average = copy.deepcopy(network).eval() if recipe.ema else None
     objective = Objective(network, recipe)
-    optimizer = make_optimizer(network, recipe, train_loader.batch_size)
-    steps = recipe.epochs * len(train_loader)
-    schedule = make_schedule(optimizer, recipe, steps)
+    optimizer = make_optimizer(network, recipe, train_loader.batch_size * recipe.accumulate)
+    schedule = make_schedule(optimizer, recipe, recipe.epochs * -(-batches // recipe.accumulate))
     state = State(network, average, optimizer, schedule, about)
     judge = "val" if about["data"].get("validation") else "test"
     if start is not None:
@@ -77,12 +77,16 @@ def train(
     if recipe.compile:
         network.compile()
     module, stepper = fabric.setup(network, optimizer)
+    stepper.zero_grad()
     saved_at = time.monotonic()
 
-    display = Display(folder.name, recipe.epochs, steps, state.step, show=fabric.is_global_zero)
+    display = Display(folder.name, recipe.epochs, batches, state.step, show=fabric.is_global_zero)
     with _stop_requests() as asked, display.bar:
-        for epoch in range(state.step // len(train_loader), recipe.epochs):
-            first, end = epoch * len(train_loader), (epoch + 1) * len(train_loader)
+        for epoch in range(state.step // batches, recipe.epochs):
+            if recipe.patience and (stalled := _stalled(state.rows, recipe.patience)):
+                display.tell(f"stopped after epoch {epoch} of {recipe.epochs}: {stalled}")
+                break
+            first, end = epoch * batches, (epoch + 1) * batches
             if state.step == first:
                 state.sums = [0.0, 0.0, 0.0]
             train_loader.set_epoch(epoch, state.step - first)
@@ -91,15 +95,24 @@ def train(
             since, pause = time.perf_counter(), state.step + 1
             for inputs, targets in train_loader:
                 inputs, targets = fabric.to_device((inputs, targets))
-                stepper.zero_grad()
-                total, loss, correct = objective(module(inputs), targets)
-                fabric.backward(total)
-                stepper.step()
-                schedule.step()
+                place = (state.step - first) % recipe.accumulate
+                parts = min(recipe.accumulate, end - state.step + place)  # the last may be fewer
+                with fabric.no_backward_sync(module, enabled=place + 1 < parts):
+                    total, loss, correct = objective(module(inputs), targets)
+                    fabric.backward(total / parts if parts > 1 else total)
                 state.step += 1
+                pending.append((loss, correct, len(targets)))
+                if place + 1 < parts:  # nothing is saved here: no checkpoint has gradients
+                    continue
+                if recipe.clip_norm:
+                    fabric.clip_gradients(
+                        module, stepper, max_norm=recipe.clip_norm, error_if_nonfinite=False
+                    )
+                stepper.step()
+                stepper.zero_grad()
+                schedule.step()
                 if recipe.ema:
                     state.update_average(recipe.ema)
-                pending.append((loss, correct, len(targets)))
                 if state.step < pause and state.step < end:
                     continue
 
@@ -184,16 +197,16 @@ def _save(
     fabric: Fabric, state: State, epoch: int, folder: Path, is_best: bool | None = None
 ) -> None:
     """Write last.ckpt; at an epoch's end, where `is_best` is told, also what follows from it."""
-    tensors = {
-        f"network.{name}": value
+    tensors = [
+        (name, value)
         for module in (state.network, state.tested)
         for name, value in module.state_dict().items()
         if value.is_floating_point()
-    }
-    finite = torch.stack([value.isfinite().all() for value in tensors.values()]).tolist()
+    ]
+    finite = torch.stack([value.isfinite().all() for _, value in tensors]).tolist()
     if not all(finite):
-        name = [*tensors][finite.index(False)]
-        raise diverged(f"{name} is not finite after step {state.step}", folder)
+        name, _ = tensors[finite.index(False)]
+        raise diverged(f"network.{name} is not finite after step {state.step}", folder)
     content = state.checkpoint(epoch, _sum(fabric, state.sums))
     if not fabric.is_global_zero:
         return
@@ -204,9 +217,19 @@ def _save(
         write_rows(folder / "metrics.csv", state.rows)
 
 
+def _stalled(rows: list[dict[str, float]], patience: int) -> str:
+    """Why a training ends before its last epoch, if it does."""
+    best = max(range(len(rows)), key=lambda index: judged_accuracy(rows[index]), default=0)
+    if len(rows) <= best + patience:
+        return ""
+    judge = "validation" if "val_accuracy" in rows[0] else "test"
+    accuracy = judged_accuracy(rows[best])
+    return f"no better {judge} accuracy than the {accuracy:.4f} of epoch {best + 1}"
+
+
 @dataclass
 class State:
-    """What a training has become after `step` steps: the weights, their average if there is one,
+    """What a training has become after `step` batches: the weights, their average if there is one,
     what moves them, a row of metrics.csv an epoch, the seconds spent in training, evaluation apart,
     over all sessions; and this epoch's loss, correct and samples so far, in this process."""
 
@@ -226,9 +249,9 @@ class State:
         return self.network if self.average is None else self.average
 
     def update_average(self, decay: float) -> None:
-        """Move the average; it begins with the weights after the first step. `AveragedModel` of
+        """Move the average; it begins with the weights after the first update. `AveragedModel` of
         torch would read a scalar in every step."""
-        update = get_ema_multi_avg_fn(decay if self.step > 1 else 0.0)
+        update = get_ema_multi_avg_fn(decay if self.schedule.last_epoch > 1 else 0.0)
         tensors = [
             [tensor.detach() for tensor in chain(module.parameters(), module.buffers())]
             for module in (self.tested, self.network)
@@ -308,26 +331,28 @@ def _state_of(network: nn.Module) -> dict[str, Any]:
 class Display:
     """One bar over the whole training with the time left; without a terminal, a line an epoch."""
 
-    def __init__(self, name: str, epochs: int, steps: int, step: int, show: bool) -> None:
+    def __init__(self, name: str, epochs: int, batches: int, step: int, show: bool) -> None:
         self.name, self.epochs, self.show = name, epochs, show
         self.bar = progress_bar(show)
-        self.task = self.bar.add_task(name, total=steps, completed=step)
+        self.task = self.bar.add_task(name, total=epochs * batches, completed=step)
         self.tested = ""
 
     def advance(self, epoch: int, step: int, loss: float) -> None:
         note = f"{self.name} epoch {epoch + 1}/{self.epochs} loss {loss:.3f}{self.tested}"
         self.bar.update(self.task, completed=step, description=note)
 
+    def tell(self, line: str) -> None:
+        if self.show:
+            print(f"{self.name}  {line}", file=sys.stderr, flush=True)
+
     def end_epoch(self, row: dict[str, float]) -> None:
         judge = "validation" if "val_accuracy" in row else "test"
         self.tested = f" {judge} {judged_accuracy(row):.3f}"
-        if self.show and self.bar.disable:
+        if self.bar.disable:
             left = round(self.bar.tasks[0].time_remaining or 0)
-            print(
-                f"{self.name}  epoch {row['epoch']}/{self.epochs}  loss {row['train_loss']:.4f}"
-                f"  {judge} accuracy {judged_accuracy(row):.4f}  {left // 60}:{left % 60:02d} left",
-                file=sys.stderr,
-                flush=True,
+            self.tell(
+                f"epoch {row['epoch']}/{self.epochs}  loss {row['train_loss']:.4f}"
+                f"  {judge} accuracy {judged_accuracy(row):.4f}  {left // 60}:{left % 60:02d} left"
             )
 
 

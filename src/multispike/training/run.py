@@ -21,7 +21,8 @@ from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 from pydantic import BaseModel, FiniteFloat, ValidationError
 from torch import nn
 
-from multispike.config import TrainConfig, as_given, same_run
+from multispike.config import TrainConfig
+from multispike.config.begun import as_given, same_run
 from multispike.errors import InputError, RunError, invalid
 from multispike.files import read_yaml, replacing, write_text, yaml_text
 from multispike.models import create_model
@@ -34,7 +35,7 @@ RESULT = "result.json"
 _FILES = ("config.yaml", "last.ckpt", "next.ckpt", "best.ckpt", "metrics.csv", RESULT)
 """What a run may hold; next.ckpt was a part of saving in versions that trained by the Trainer."""
 
-_FOLDERS = ("tensorboard", "c", "nir", "onnx", "openvino")
+_FOLDERS = ("tensorboard", "wandb", "mlflow", "c", "nir", "onnx", "openvino")
 """The log of the training, and where exports go unless told otherwise."""
 
 
