@@ -41,6 +41,10 @@ SECTIONS: dict[str, tuple[Part, ...]] = {
     "Residual families": (_study("families", studies.families),),
     "VGG-16": (_study("table-vgg16", studies.vgg16),),
     "Event data": (_study("table-dvs", studies.dvs),),
+    "Recorded events": (
+        _study("table-nmnist", studies.nmnist),
+        Part("nmnist-folds.json", "python benchmarks/nmnist_folds.py DIR", studies.folds),
+    ),
     "Transfer function": (_study("transfer", neurons.transfer, ""),),
     "Spike avalanche": (_study("avalanche", neurons.avalanche),),
     "Ablation": (

@@ -261,7 +261,8 @@ def _by_row(runs: Sequence[Named], name: str) -> list[str]:
     shown = []
     for kind in kinds:
         rows = ", ".join(label for label, value in values.items() if value == kind)
-        shown.append(f"{name} {kind}" + (f" ({rows})" if len(kinds) > 1 else ""))
+        value = "by default" if kind is None else kind
+        shown.append(f"{name} {value}" + (f" ({rows})" if len(kinds) > 1 else ""))
     return shown
 
 

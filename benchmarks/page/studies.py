@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import fmean, stdev
+from typing import Any
 
 from multispike.energy.twins import TWINS
-from page.markdown import bullets, figure, table, verdict, whole
+from page.markdown import bullets, figure, source, table, verdict, whole
 from page.rows import (
     ACCURATE,
     BOUNDED,
@@ -85,6 +87,36 @@ def dvs(content: StudyRuns) -> list[str]:
         study_source(content, rows),
         bullets([*_against_binary(rows, "binary-T10", 1 / 3, "a third"), *_where_it_loses(rows)]),
     ]
+
+
+def nmnist(content: StudyRuns) -> list[str]:
+    """`table-nmnist`."""
+    rows = rows_of(content)
+    return [
+        "Recordings of an event camera before moving digits (N-MNIST, Orchard et al. 2015): 1,000"
+        " for training and 100 for testing of the official split, a part of the set; summed into"
+        " one frame, ten frames, or ten bins of time as the channels of one timestep (bins10).",
+        columns(rows, _USUAL),
+        study_source(content, rows),
+        bullets([*_against_binary(rows, "binary-T10", 1 / 3, "a third"), *_where_it_loses(rows)]),
+    ]
+
+
+def folds(content: dict[str, Any], file: str) -> list[str]:
+    """`benchmarks/nmnist_folds.py`."""
+    accuracies: dict[str, list[float]] = {}
+    for fold in content["folds"]:
+        for run in fold["runs"]:
+            accuracies.setdefault(run["name"], []).append(100 * run["accuracy"])
+    heading = ["row", "accuracy %, mean of folds", "deviation, points", "folds"]
+    rows = [
+        [name, f"{fmean(values):.2f}", f"{stdev(values):.2f}", str(len(values))]
+        for name, values in accuracies.items()
+        if len(values) > 1
+    ]
+    said = "Each fold tests on another fifth of all 1,100 recordings, trained on the rest."
+    environments = [run["environment"] for fold in content["folds"] for run in fold["runs"]]
+    return [said, table(heading, rows), source(file, content["command"], [], *environments)]
 
 
 def _against_binary(rows: Rows, binary: str, share: float, share_name: str) -> list[str]:

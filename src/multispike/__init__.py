@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from multispike.neurons import MultiLevelIF
     from multispike.profiling import profile
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "MultiLevelIF", "__version__", "convert", "create_model", "list_models", "load_run", "profile",
 ]  # fmt: skip

@@ -134,6 +134,18 @@ STUDIES: dict[str, Study] = {
         headline="multilevel-T1-N4",
         epoch_seconds=60,
     ),
+    "table-nmnist": Study(
+        "Recorded events",
+        recipe="nmnist",
+        rows=(
+            row("ann"),
+            row("binary-T10", lr=0.02),
+            *map(row, ("multilevel-T1-N4", "multilevel-T1-N8")),
+            row("multilevel-T1-N4", prefix="bins10-", bins=10),
+        ),
+        headline="multilevel-T1-N4",
+        epoch_seconds=25,
+    ),
     "transfer": Study("Transfer function", make="transfer"),
     "avalanche": Study("Spike avalanche", make="avalanche"),
 }
