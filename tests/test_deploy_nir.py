@@ -1,51 +1,47 @@
-"""The NIR file, loaded as a torch module by nirtorch, against the reference."""
+"""The NIR file, as `load` and as nirtorch make a module of it, against the reference."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from test_deploy_integer import MEAN, STD, images, realistic
+from test_deploy_integer import MEAN, STD, images, realistic, tiny
 
 from multispike.errors import InputError
 from multispike.export.layers import HALVING, MaxPool, Window, pooled_shape
-from multispike.export.nir import export_nir, nir_graph
+from multispike.export.nir import export_nir, load, nir_graph
 from multispike.export.quantise import quantise
 
 nir = pytest.importorskip("nir")
 
 EVEN = (2, 8, 8)
 
+NODES = {"Input", "Conv2d", "IF", "Output"}
+"""All that other readers know in common."""
 
-class Elementwise(torch.nn.Module):
-    """A node that compares with, or multiplies by, a constant an element."""
 
-    def __init__(self, function, constant: np.ndarray) -> None:
+class Fires(torch.nn.Module):
+    """An IF node, as neurons of libraries are at the first step."""
+
+    def __init__(self, node) -> None:
         super().__init__()
-        self.function = function
-        self.register_buffer("constant", torch.from_numpy(constant))
+        self.register_buffer("threshold", torch.from_numpy(node.v_threshold))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(x, self.constant).to(x.dtype)
+        return (x > self.threshold).to(x.dtype)
 
 
-def linear(node) -> torch.nn.Linear:
-    """nirtorch 2.6 leaves out the bias of an Affine."""
-    module = torch.nn.Linear(*node.weight.shape[::-1])
-    module.weight.data = torch.from_numpy(node.weight)
-    module.bias.data = torch.from_numpy(node.bias)
-    return module
+class FiresOften(Fires):
+    """One that sends as many spikes as thresholds fit, as sinabs' do."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.div(x, self.threshold, rounding_mode="trunc").clamp_min(0)
 
 
-def loaded(path) -> torch.nn.Module:
-    """What nirtorch makes of the file; nodes that it doesn't know follow NIR's definitions."""
+def by_nirtorch(path, neuron=Fires) -> torch.nn.Module:
+    """What nirtorch makes of the file; it leaves neurons to the libraries that use it."""
     nirtorch = pytest.importorskip("nirtorch")
-    nodes = {
-        nir.Threshold: lambda node: Elementwise(torch.gt, node.threshold),
-        nir.Scale: lambda node: Elementwise(torch.mul, node.scale),
-        nir.Affine: linear,
-    }
-    return nirtorch.nir_to_torch(path, nodes, dtype=torch.float64)
+    return nirtorch.nir_to_torch(path, {nir.IF: neuron})
 
 
 def network_of(arch, timesteps=1, levels=4, **options):
@@ -71,15 +67,82 @@ def network_of(arch, timesteps=1, levels=4, **options):
 def test_nir_gives_the_integer_logits(arch, options, levels, tmp_path):
     network = network_of(arch, levels=levels, **options)
     export_nir(network, tmp_path / "model.nir")
-    pixels = images(4, seed=8)[..., :7]
-    pixels = torch.nn.functional.pad(pixels, (0, 1))[..., :8, :]
-    module = loaded(tmp_path / "model.nir")
-    with torch.no_grad():  # NIR knows no batches; the module gives logits and its (empty) state
-        logits = np.stack([module(image.double())[0].numpy() for image in pixels])
-    assert np.array_equal(logits, network.forward(pixels))
-    assert len(np.unique(network.forward(pixels))) > 4
+    pixels = torch.nn.functional.pad(images(4, seed=8)[..., :7], (0, 1))[..., :8, :]
+    expected = network.forward(pixels)
+    assert len(np.unique(expected)) > 4
+    assert np.array_equal(load(tmp_path / "model.nir")(pixels), expected)
+    with torch.no_grad():  # the module gives logits and its state
+        logits = by_nirtorch(tmp_path / "model.nir")(pixels.float())[0].flatten(1)
+    assert np.array_equal(logits, expected)
     graph = nir.read(tmp_path / "model.nir")
+    assert {type(node).__name__ for node in graph.nodes.values()} == NODES
     assert float(graph.metadata["logit_scale"]) == network.logit_scale
+
+
+@pytest.mark.parametrize("arch", ["fastnet", "spiking_resnet", "sparse_resnet"])
+def test_binary_neurons_fire_once_and_have_one_threshold(arch, tmp_path):
+    """What snnTorch asks for, and what sinabs, whose neurons send several spikes, needs."""
+    network = network_of(arch, levels=1, **({"stem": "imagenet"} if arch[1] == "p" else {}))
+    export_nir(network, tmp_path / "model.nir")
+    nodes = nir.read(tmp_path / "model.nir").nodes.values()
+    fire = [node for node in nodes if isinstance(node, nir.IF)]
+    assert all(len(np.unique(node.v_threshold)) == 1 and (node.r == 1).all() for node in fire)
+    pixels = images(4, seed=8)[..., :8, :7]
+    pixels = torch.nn.functional.pad(pixels, (0, 1))
+    with torch.no_grad():
+        logits = by_nirtorch(tmp_path / "model.nir", FiresOften)(pixels.float())[0].flatten(1)
+    assert np.array_equal(logits, network.forward(pixels))
+
+
+def test_a_neuron_fires_at_its_threshold_not_below(tmp_path):
+    """3 * 2 - 1 = 5 reaches a threshold of 5; 3 * 1 - 1 does not."""
+    for levels in (1, 2):
+        network = tiny(step=np.array([5], np.int32), levels=levels)
+        export_nir(network, tmp_path / "model.nir")
+        pixels = np.array([0, 1, 2, 9], np.uint8).reshape(4, 1, 1, 1)
+        for module in (load(tmp_path / "model.nir"), by_nirtorch(tmp_path / "model.nir")):
+            given = module(torch.from_numpy(pixels).float())
+            logits = given[0].flatten(1) if isinstance(given, tuple) else given
+            assert np.array_equal(logits.detach(), network.forward(pixels))
+            assert logits.flatten().tolist() == [0, 0, 1, levels]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda graph: graph.nodes.pop("logits"),
+        lambda graph: graph.nodes.update(stem_conv=nir.Delay(np.ones(3))),
+        lambda graph: graph.edges.append(("classifier_linear", "encoder_level1")),
+        lambda graph: graph.edges.append(("nowhere", "logits")),
+        lambda graph: graph.nodes.update(logits=nir.IF(np.ones(3), np.ones(3))),
+        lambda graph: setattr(graph.nodes["classifier_linear"], "weight", np.ones((2, 2))),
+        lambda graph: setattr(graph.nodes["classifier_linear"], "weight", np.float32(1)),
+        lambda graph: setattr(graph.nodes["image"], "input_type", {"input": np.array([-1, 4])}),
+    ],
+)
+def test_files_of_other_nodes_or_shapes_are_one_line(damage, tmp_path):
+    graph = nir_graph(network_of("fastnet"))
+    graph.type_check = False
+    damage(graph)
+    nir.write(tmp_path / "model.nir", graph)
+    with pytest.raises(InputError, match=r"^path: got .*no network of export_nir: ") as caught:
+        load(tmp_path / "model.nir")
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_and_damaged_files_and_wrong_pixels_are_one_line(tmp_path):
+    path = tmp_path / "model.nir"
+    with pytest.raises(InputError, match=r"^path: got .*an existing file"):
+        load(path)
+    export_nir(network_of("fastnet"), path)
+    with pytest.raises(InputError, match=r"^pixels: got \[1, 2, 4, 4\], allowed: \[B, 2, 8, 8\]"):
+        load(path)(torch.zeros(1, 2, 4, 4))
+    content = path.read_bytes()
+    for cut in (b"", content[: len(content) // 2], b"text" + content[4:]):
+        path.write_bytes(cut)
+        with pytest.raises(InputError, match=r"^path: got .*no network of export_nir: ") as caught:
+            load(path)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +163,7 @@ def test_negative_scales_and_odd_pools_are_refused(tmp_path):
     model = realistic("fastnet")
     with pytest.raises(InputError, match=r"^body.neuron1: got 'a negative scale'"):
         export_nir(quantise(model, MEAN, STD, EVEN), tmp_path / "model.nir")
-    with pytest.raises(InputError, match=r"pool0: got .*even sizes"):
+    with pytest.raises(InputError, match=r"pool0_sum1: got .*even sizes"):
         export_nir(quantise(realistic("vgg"), MEAN, STD, (2, 9, 8)), tmp_path / "model.nir")
 
 
