@@ -11,7 +11,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src"
 
 ROOMS = (
-    "errors", "plugins", "pretrained", "files", "progress", "environment",
+    "errors", "plugins", "pretrained", "files", "progress", "device", "environment",
     "surrogate", "ops", "neurons", "activation_sites", "conversion", "layer_record",
     "energy", "results", "models", "events", "datasets", "config",
     "training", "activity", "profiling",

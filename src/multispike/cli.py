@@ -10,6 +10,7 @@ from importlib import import_module
 
 from multispike import __version__
 from multispike.config import CompareConfig, TrainConfig, commands
+from multispike.config.energy import EnergyConfig
 from multispike.config.parser import Parser
 from multispike.config.types import Settings
 from multispike.environment import keep_freed_memory
@@ -24,7 +25,7 @@ COMMANDS: dict[str, tuple[str, type[Settings]]] = {
     "train": ("multispike.commands.train:train", TrainConfig),
     "evaluate": ("multispike.commands.evaluate:evaluate", commands.EvaluateConfig),
     "report": ("multispike.commands.evaluate:report", commands.ReportConfig),
-    "energy": ("multispike.commands.evaluate:energy", commands.EnergyConfig),
+    "energy": ("multispike.commands.evaluate:energy", EnergyConfig),
     "avalanche": ("multispike.commands.avalanche:avalanche", commands.AvalancheConfig),
     "export": ("multispike.commands.export:export", commands.ExportConfig),
     "bench": ("multispike.commands.export:bench", commands.BenchConfig),

@@ -20,6 +20,7 @@ from multispike.activation_sites import (
     replace_modules,
     with_probes,
 )
+from multispike.device import device_of
 from multispike.errors import InputError, invalid, unknown
 from multispike.neurons import MIN_THRESHOLD, MultiLevelIF, NeuronConfig
 from multispike.progress import telling
@@ -83,7 +84,7 @@ def convert(
     if not probes:
         names = ", ".join(kind.__name__ for kind in (*EXACT, *NEAR))
         raise invalid("model", type(model).__name__, f"a network with {names}{why}")
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     with telling("calibrating"):
         left = _calibrate(probed, calibration, device)
     used = [probe for probe in probes if probe.columns]

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from multispike import __version__
 
-
-def environment() -> dict[str, Any]:
-    """The `environment` entry of result.json."""
+if TYPE_CHECKING:
     import torch
+
+
+def environment(device: torch.device | None = None) -> dict[str, Any]:
+    """The `environment` entry of result.json; `device`: where the network ran, the CPU by default.
+
+    Of an accelerator its name, memory in GB and driver, as far as they are known.
+    """
+    import torch
+
+    accelerator: dict[str, Any] = {}
+    if device is not None and device.type == "cuda":
+        card = torch.cuda.get_device_properties(device)
+        memory = {"accelerator_gb": round(card.total_memory / 1e9, 1), "driver": driver()}
+        accelerator = {"accelerator": card.name, **memory}
+    elif device is not None and device.type != "cpu":
+        accelerator = {"accelerator": device.type}
 
     return {
         "version": __version__,
@@ -21,6 +36,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "cpu": cpu_name(),
         "threads": torch.get_num_threads(),
+        **accelerator,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -41,6 +57,13 @@ def cpu_name() -> str:
     if "cpu family" in facts and "model" in facts:
         name += f" (family {facts['cpu family']}, model {facts['model']})"
     return name
+
+
+def driver(file: Path = Path("/proc/driver/nvidia/version")) -> str | None:
+    """Version of NVIDIA's driver, as Linux tells it; None elsewhere."""
+    text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+    found = re.search(r"^NVRM.*? (\d+(\.\d+)+) ", text)
+    return found[1] if found else None
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4

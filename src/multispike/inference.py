@@ -17,6 +17,7 @@ from multispike.config.types import parse_sensor
 from multispike.datasets import source_of
 from multispike.datasets.event_sets import LYING
 from multispike.datasets.source_files import fitted, open_rgb
+from multispike.device import device_for, device_of, moved
 from multispike.errors import InputError, invalid
 from multispike.events.frames import event_frames
 from multispike.events.read import read_events
@@ -92,7 +93,7 @@ class Trained:
         return torch.addcmul(offset, sample.float(), scale)
 
     def predict(self, sources: Source | Iterable[Source], top: int = 1) -> list[Prediction]:
-        """The `top` most likely classes of each."""
+        """The `top` most likely classes of each; the network runs where it is."""
         single = isinstance(sources, (str, Path, bytes, Image.Image, np.ndarray))
         samples = [self.preprocess(one) for one in ([sources] if single else sources)]
         return self.classify(samples, top)
@@ -107,9 +108,10 @@ class Trained:
                 integers = self.network.forward(batch.numpy())
                 logits = torch.from_numpy(integers) * self.network.logit_scale
             else:
+                batch = moved(batch, device_of(self.network))
                 layout = batch if self.events else batch.to(memory_format=torch.channels_last)
                 logits = self.network(layout)
-            values, indices = logits.double().softmax(1).topk(min(top, len(self.classes)))
+            values, indices = logits.cpu().double().softmax(1).topk(min(top, len(self.classes)))
             for row, places in zip(values.tolist(), indices.tolist(), strict=True):
                 names = [self.classes[place] for place in places]
                 found.append(Prediction(tuple(zip(names, row, strict=True))))
@@ -152,15 +154,20 @@ class Trained:
         )  # fmt: skip
 
 
-def load_run(run: str | Path, checkpoint: str = "last.ckpt") -> Trained:
+def load_run(
+    run: str | Path, checkpoint: str = "last.ckpt", device: str | torch.device = "cpu"
+) -> Trained:
     """A trained network by its run folder, its checkpoint, or a name of `multispike pretrained`.
 
     Args:
         checkpoint: "last.ckpt" or "best.ckpt", of a folder.
+        device: where the network goes, unless it is an integer one: auto, cpu, gpu, mps, or any of
+            torch's.
 
     Raises:
-        InputError: if there is none, or it is damaged.
+        InputError: if there is none, or it is damaged; for a device that is not there.
     """
+    there = device_for(device, "device")
     path = find(str(run))
     if path.suffix == ".npz":
         network = load_integer(path)
@@ -172,7 +179,7 @@ def load_run(run: str | Path, checkpoint: str = "last.ckpt") -> Trained:
         raise InputError(f"run: got {str(run)!r}, allowed: {allowed}")
     from multispike.training.run import load_run as read  # with Lightning, which takes its time
 
-    found = read(path, checkpoint)
+    found = read(path, checkpoint, there)
     data = found.data
     return Trained(
         network=found.network,

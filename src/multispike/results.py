@@ -194,6 +194,11 @@ class Environment:
     python: str = "?"
     cpu: str
     threads: int
+    accelerator: str | None = None
+    """That the network ran on; None for the CPU."""
+    accelerator_gb: float | None = None
+    """Its memory."""
+    driver: str | None = None
     date: str
 
 

@@ -116,6 +116,11 @@ def refined_grid(x: Tensor, known: Grid | None, low: float, top: float) -> Grid 
     return None if signed and levels > 1 else Grid(known.step / ratio, levels, signed=signed)
 
 
+def exact(x: Tensor) -> torch.dtype:
+    """What many values are summed in: float64, but on MPS, which has none."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
+
+
 def sum_dtype(x: Tensor) -> torch.dtype | None:
     """What x is summed in: float32 for halves, whose sums leave their range; else its own type."""
     return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else None
@@ -165,7 +170,7 @@ def measure(x: Tensor, shape: tuple[int, ...], grid: Grid | None, timesteps: int
     rows = rows.abs() if grid.signed else rows
     if grid.levels > COUNTED_LEVELS:
         z = _levels(rows, unit, grid.levels)
-        events, amplitude = (part.sum((0, 1), dtype=torch.float64).cpu() for part in (z > 0, z))
+        events, amplitude = _sums(z)
         return Stats(shape, elements, events, amplitude * grid.step, None, int(z.max()))
     if grid.levels * timesteps > COUNTED_LEVELS:
         timesteps = 1
@@ -191,19 +196,27 @@ def _counts(rows: Tensor, unit: float | Tensor | None, levels: int, timesteps: i
     counts = count_levels(laid_out, scale, levels, timesteps, 1 + order.index(1))
     if counts is None:  # no compiler, another device or type
         z = (rows != 0).float() if unit is None else _levels(rows, unit, levels)
-        sums = torch.stack([part.sum((0, 1), dtype=torch.float64).cpu() for part in (z > 0, z)])
-        histogram = torch.bincount(z.flatten().long(), minlength=levels + 1).double().cpu()
-        return Counts(sums, histogram, None)
+        return Counts(_sums(z), _histogram(z, levels), None)
     places = [axis for axis in order if axis != 1]
     back = [1 + places.index(axis) for axis in range(2, rows.dim())]
     return counts._replace(sums=counts.sums.permute(0, *back))
+
+
+def _sums(z: Tensor) -> Tensor:
+    """Non-zeros and levels of each place, over rows and channels; whole numbers on any device."""
+    sums = torch.stack([part.sum((0, 1), dtype=torch.int64) for part in (z > 0, z)])
+    return sums.cpu().double()
+
+
+def _histogram(z: Tensor, levels: int) -> Tensor:
+    return torch.bincount(z.flatten().long(), minlength=levels + 1).cpu().double()
 
 
 def count_decoded(x: Tensor, shape: tuple[int, ...], grid: Grid) -> Tensor:
     """Histogram of the levels summed over time, 0..N*T, of spikes x [T, ..., *shape]."""
     levels = grid.levels * len(x)
     z = _levels(x.sum(0).reshape(-1, *shape), grid.unit(shape), levels)
-    return torch.bincount(z.flatten().long(), minlength=levels + 1).double().cpu()
+    return _histogram(z, levels)
 
 
 class Tally:
@@ -261,8 +274,8 @@ class Magnitudes:
         rows = x.reshape(-1, *shape).abs()
         self.elements += rows.numel()
         self.nonzero += int(rows.count_nonzero())
-        self.total = self.total + rows.sum(0, dtype=torch.float64).cpu()
-        self.top = torch.maximum(self.top, rows.amax(0).double().cpu())
+        self.total = self.total + rows.sum(0, dtype=exact(x)).cpu().double()
+        self.top = torch.maximum(self.top, rows.amax(0).cpu().double())
 
 
 class Errors:
@@ -277,8 +290,8 @@ class Errors:
         threshold = torch.as_tensor(grid.unit(x.shape[2:])).to(x) * grid.levels
         mean, decoded = x.mean(0) / threshold, spikes.mean(0) / threshold
         self.neurons += mean.numel()
-        self._relu += (decoded - mean.clamp(min=0)).double().square().sum().item()
-        self._clipped += (decoded - mean.clamp(0, 1)).double().square().sum().item()
+        self._relu += (decoded - mean.clamp(min=0)).to(exact(x)).square().sum().item()
+        self._clipped += (decoded - mean.clamp(0, 1)).to(exact(x)).square().sum().item()
 
     def rms(self) -> tuple[float, float]:
         """In V_th: against max(x, 0) of the mean input x, and against min(max(x, 0), V_th)."""

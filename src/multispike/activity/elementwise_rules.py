@@ -194,7 +194,7 @@ def _constant(value: Any, x: Tensor) -> Any:
             value = value.item()
         else:
             channels = value.dim() >= 3 and value.numel() == value.shape[-3] == x.shape[-3]
-            return value.detach() if channels and bool((value > 0).all()) else None
+            return value.detach().cpu() if channels and bool((value > 0).all()) else None
     return float(value) if isinstance(value, (int, float)) and value > 0 else None
 
 

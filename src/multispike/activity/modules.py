@@ -112,7 +112,7 @@ class Modules:
         """
         threshold = module.threshold
         if isinstance(threshold, Tensor):
-            threshold = threshold.detach().clamp_min(MIN_THRESHOLD).double().cpu()
+            threshold = threshold.detach().clamp_min(MIN_THRESHOLD).cpu().double()
         if isinstance(threshold, Tensor) and threshold.dim():
             grid = Grid(1 / module.levels, module.levels, threshold)
         else:

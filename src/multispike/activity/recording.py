@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from multispike.activity.modules import LAYERS, hooks, is_weightless, own_tensors
 from multispike.activity.summary import Summary
 from multispike.activity.tracing import Tracer
+from multispike.device import device_of
 from multispike.errors import InputError, invalid, is_count
 from multispike.neurons import MultiLevelIF
 from multispike.results import Activity
@@ -69,7 +70,7 @@ def record_activity(
         neurons = [m.timesteps for m in model.modules() if isinstance(m, MultiLevelIF)]
         told = [getattr(model, "timesteps", None), *(count for count in neurons if count > 1)]
         timesteps = next((count for count in told if is_count(count)), None)
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     tracer = Tracer(timesteps, potentials)
     samples, score, state = 0, Score(confusion), State(model)
     with torch.no_grad(), _uncompiled(model), state.restored(), hooks(model, tracer, errors):

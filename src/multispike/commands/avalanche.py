@@ -15,6 +15,7 @@ from multispike.config.commands import AvalancheConfig
 from multispike.config.types import split_names
 from multispike.datasets.dataset import Dataset
 from multispike.datasets.loader import BatchLoader
+from multispike.device import device_for
 from multispike.errors import invalid
 from multispike.progress import progress_bar
 from multispike.report.page import write_avalanche
@@ -40,7 +41,8 @@ def study(settings: AvalancheConfig) -> Iterator[Avalanche]:
     Raises:
         InputError: for a run without residual sums or without spikes, or unreadable data.
     """
-    trained = [load_run(folder) for folder in split_names(settings.runs)]
+    device = device_for(settings.accelerator)
+    trained = [load_run(folder, device=device) for folder in split_names(settings.runs)]
     for item in trained:
         if residual_row(item.config.arch, item.config.neuron) is None:
             raise invalid(
@@ -54,7 +56,7 @@ def study(settings: AvalancheConfig) -> Iterator[Avalanche]:
     for name in split_names(settings.arch):
         for config in (replace(binary, arch=name), replace(graded, arch=name)):
             dataset = load_data(config, config.timesteps)
-            network = build_network(config, dataset)
+            network = build_network(config, dataset).to(device)
             calibrate(network, _loader(dataset, settings, "train"))
             yield record_avalanche(network, _loader(dataset, settings, "test"))
     for item, name in zip(trained, names, strict=True):
@@ -79,5 +81,6 @@ def _loader(dataset: Dataset, settings: AvalancheConfig, split: str) -> BatchLoa
     size = min(settings.limit, len(getattr(dataset, split)))
     limited = dataset.limited(**{f"limit_{split}": size})
     return BatchLoader(
-        getattr(limited, split), settings.batch_size, mean=dataset.mean, std=dataset.std
-    )
+        getattr(limited, split), settings.batch_size, mean=dataset.mean, std=dataset.std,
+        device=device_for(settings.accelerator),
+    )  # fmt: skip

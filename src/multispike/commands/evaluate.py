@@ -13,10 +13,12 @@ import torch
 from rich.console import Console
 
 from multispike.activity import record_activity
-from multispike.config.commands import EnergyConfig, EvaluateConfig, ReportConfig
+from multispike.config.commands import EvaluateConfig, ReportConfig
+from multispike.config.energy import EnergyConfig
 from multispike.config.types import split_names
 from multispike.datasets import load_dataset
 from multispike.datasets.dataset import Dataset
+from multispike.device import device_for, device_of
 from multispike.energy.profiles import list_profiles
 from multispike.energy.twins import price_run
 from multispike.environment import environment
@@ -55,7 +57,7 @@ def evaluate(settings: EvaluateConfig) -> None:
     """Measure a run again: accuracy, activity and energy on the test set."""
     if settings.run in PRETRAINED and find(settings.run).suffix == ".npz":
         return evaluate_integer(settings)
-    run = load_run(settings.run, settings.checkpoint)
+    run = load_run(settings.run, settings.checkpoint, device_for(settings.accelerator))
     tell_unfinished(run)
     dataset = data_of(run, settings.data_dir, settings.limit_test)
     result = measure_run(run, dataset, settings.profile, settings.bits)
@@ -114,7 +116,7 @@ def measure_run(
         train_seconds=run.train_seconds,
         images_per_second=images / max(last["train_seconds"], 1e-9),
         best_accuracy=max(map(judged_accuracy, run.rows)),
-        environment=Environment(**environment()),
+        environment=Environment(**environment(device_of(run.network))),
         **vars(measured),
     )
 
@@ -134,6 +136,7 @@ def report(settings: ReportConfig) -> None:
     """Finished runs under one energy profile; then results.json, report.html, a table."""
     folder = Path(settings.out)
     check_folder("out", folder)
+    device_for(settings.accelerator)
     folder.mkdir(parents=True, exist_ok=True)
     places = [run for given in split_names(settings.runs) for run in _runs_in(find(given))]
     results: list[RunResult] = []
@@ -173,7 +176,7 @@ def _priced(place: Path, settings: ReportConfig) -> RunResult:
                 not_counted=stored.not_counted,
             )
             return replace(stored, **vars(prices))
-    run = load_run(place)
+    run = load_run(place, device=device_for(settings.accelerator))
     tell_unfinished(run)
     dataset = data_of(run, settings.data_dir, settings.limit_test)
     return measure_run(run, dataset, settings.profile, settings.bits)
@@ -198,8 +201,9 @@ def told_apart(results: Sequence[Any], places: Sequence[Path]) -> list[str]:
 
 def energy(settings: EnergyConfig) -> None:
     """Price a run or an architecture, layer by layer, beside its ANN and quantised twins."""
+    device = device_for(settings.accelerator)
     if find(settings.target).exists():
-        run = load_run(settings.target)
+        run = load_run(settings.target, device=device)
         tell_unfinished(run)
         network, data, density = run.network, label(run.data["name"]), settings.density
         dataset = data_of(run, settings.data_dir, settings.limit_test)
@@ -213,7 +217,7 @@ def energy(settings: EnergyConfig) -> None:
             neuron=settings.neuron,
             levels=settings.levels,
             timesteps=settings.timesteps,
-        )
+        ).to(device)
         image = torch.ones(1, settings.channels, settings.size, settings.size)
         activity = record_activity(network, [(image, torch.zeros(1, dtype=torch.long))])
         data, density = None, None

@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from multispike.config.commands import BenchConfig, ExportConfig
+from multispike.device import device_for, device_of
 from multispike.environment import environment
 from multispike.export.bench import engines_of, race
 from multispike.export.formats import check_free, write
@@ -52,7 +53,7 @@ def export_run(settings: ExportConfig) -> Exported:
     run, format = Path(settings.run), settings.format
     folder = Path(settings.out or (run.parent if run.is_file() else run) / format)
     check_free("out", folder, settings.overwrite, "--overwrite")
-    trained = load_run(run, settings.checkpoint)
+    trained = load_run(run, settings.checkpoint, device_for(settings.accelerator))
     tell_unfinished(trained)
     network = quantise_run(trained)
     accuracy = finetuned = None
@@ -127,7 +128,7 @@ def accuracy_lines(before: Accuracy | None, after: Accuracy | None, epochs: int)
 
 def bench(settings: BenchConfig) -> None:
     """Time a run's network in every runtime, on its own test samples, and print the table."""
-    run = load_run(settings.run, settings.checkpoint)
+    run = load_run(settings.run, settings.checkpoint, device_for(settings.accelerator))
     samples = data_of(run, settings.data_dir).test.inputs[:BENCH_IMAGES]
     network = quantise_run(run)
     pixels = as_input(network, samples).numpy()
@@ -152,7 +153,7 @@ def bench(settings: BenchConfig) -> None:
         "arch": network.arch,
         "data": run.data["name"],
         "threads": threads,
-        "environment": environment(),
+        "environment": environment(device_of(run.network)),
         "rows": [asdict(row) for row in rows],
     }
     title = f"{network.arch} on {result['data']}, {threads} threads"

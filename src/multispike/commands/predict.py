@@ -11,6 +11,7 @@ from torch import Tensor
 
 from multispike.config.commands import PredictConfig
 from multispike.datasets.image_sets import SUFFIXES as IMAGES
+from multispike.device import device_for
 from multispike.errors import InputError, invalid
 from multispike.events.read import SUFFIXES as RECORDINGS
 from multispike.files import write_json
@@ -19,7 +20,7 @@ from multispike.inference import BATCH, load_run
 
 def predict(settings: PredictConfig) -> int:
     """Print a line a file, in their order; the exit code is 2 if one of them could not be read."""
-    run = load_run(settings.run, settings.checkpoint)
+    run = load_run(settings.run, settings.checkpoint, device_for(settings.accelerator))
     paths = list(files_of(settings.files, RECORDINGS if run.events else IMAGES))
     written: list[dict[str, Any]] = []
     unread = 0

@@ -17,6 +17,7 @@ from rich.console import Console
 from multispike.config.commands import VIEWS, StreamConfig, ViewConfig
 from multispike.config.types import parse_sensor
 from multispike.datasets.event_sets import LYING
+from multispike.device import device_for
 from multispike.errors import RunError, invalid
 from multispike.events.read import read_events
 from multispike.events.stream import FrameClassifier, Prediction, classify_stream
@@ -36,7 +37,7 @@ def stream(config: StreamConfig) -> int:
     console = StdoutConsole(highlight=False)
     if config.view and (not console.is_terminal or console.is_dumb_terminal):
         raise invalid("view", True, "a terminal as standard output")
-    run = load_run(config.run)
+    run = load_run(config.run, device=device_for(config.accelerator))
     if config.threads:
         torch.set_num_threads(config.threads)
     classifier = frame_classifier(run)

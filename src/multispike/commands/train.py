@@ -13,6 +13,7 @@ from rich.console import Console
 from multispike.commands.evaluate import measure_run
 from multispike.config import CompareConfig, TrainConfig
 from multispike.config.begun import same_run
+from multispike.device import device_for
 from multispike.report.page import write_report
 from multispike.report.terminal import comparison_table
 from multispike.results import RunResult, check_folder, read_result, write_result, write_runs
@@ -95,6 +96,7 @@ def train_run(config: TrainConfig, profiles: Sequence[str] = ()) -> RunResult | 
         if started:
             raise SystemExit(0)  # Lightning starts new processes for the next run
         return None
-    result = measure_run(load_run(folder), load_data(config, config.timesteps), profiles=profiles)
+    run = load_run(folder, device=device_for(config.accelerator))
+    result = measure_run(run, load_data(config, config.timesteps), profiles=profiles)
     write_result(finished, result)
     return result

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from multispike.config.types import (
+    Accelerator,
     BatchSize,
     BelowOne,
     Count,
@@ -103,10 +104,10 @@ class Recipe(Settings):
         v_init: Potential at the start, in levels; 0.5 rounds instead of cutting off.
         beta: Leak: share of the potential left after a step; 1 is none.
         learn_threshold: Learn V_th: no, one a layer, or one a channel.
-        precision: 32-true, or bf16-mixed (fast on CPUs and GPUs with bfloat16 units).
+        precision: 32-true, or bf16-mixed (fast on CPUs and GPUs with bfloat16 units); 16-mixed for
+            GPUs that have none.
         compile: Compile the network with torch.compile.
         channels_last: Keep images as NHWC, which is faster on most CPUs and GPUs.
-        accelerator: auto, cpu, gpu or mps.
         devices: Number of devices or processes, or auto.
         strategy: auto, or ddp for several processes.
         num_nodes: Machines that take part in the training.
@@ -168,10 +169,10 @@ class Recipe(Settings):
     v_init: Annotated[float, Where("a number of levels in [0, 1)", lambda v: 0 <= v < 1)] = 0.5
     beta: Annotated[float, Where("a number in (0, 1]", lambda x: 0 < x <= 1)] = 1.0
     learn_threshold: Literal["no", "layer", "channel"] = "no"
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     compile: bool = False
     channels_last: bool = True
-    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    accelerator: Accelerator = "auto"
     devices: Count | Literal["auto"] = 1
     strategy: str = "auto"
     num_nodes: Count = 1

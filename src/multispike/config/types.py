@@ -90,6 +90,7 @@ ProfileName = Annotated[
     lambda _, name: get_profile(name),
     "Energy profile: lemaire2022, castagnetti2025, sram8k, qualia, spikingjelly, or a YAML file.",
 ]
+Accelerator = Annotated[Literal["auto", "cpu", "gpu", "mps"], "auto, cpu, gpu (CUDA) or mps."]
 Bits = Annotated[Literal[8, 16, 32], "Width of weights, potentials and operations: 8, 16 or 32."]
 JsonFile = Annotated[
     str,

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from multispike.device import moved
 from multispike.errors import invalid
 
 
@@ -84,7 +85,7 @@ class Augmentation:
             counts = sample.reshape(-1)
             some = np.flatnonzero(counts)
             counts[some] = rng.binomial(counts[some], 1 - self.drop)
-        return torch.from_numpy(kept).to(inputs.device)
+        return moved(torch.from_numpy(kept), inputs.device)
 
     def warp(self, inputs: Tensor, draws: Draws) -> Tensor:
         """Flip and shift. inputs: `[B, ..., H, W]`, any dtype; returns the same shape.
@@ -100,7 +101,8 @@ class Augmentation:
         columns = _reflect(np.arange(width) + draws.shifts[1][:, None], width)
         columns = np.where(draws.flipped[:, None], width - 1 - columns, columns)
         # One gather with one flat index per pixel, shared by channels and timesteps, is fastest.
-        source = torch.from_numpy(rows[:, :, None] * width + columns[:, None, :]).to(inputs.device)
+        places = torch.from_numpy(rows[:, :, None] * width + columns[:, None, :])
+        source = moved(places, inputs.device)
         planes = inputs.reshape(len(inputs), -1, height * width)
         index = source.view(len(inputs), 1, -1).expand(planes.shape)
         return planes.gather(2, index).view(inputs.shape)
@@ -118,7 +120,7 @@ class Augmentation:
                 for low, side in zip(first, inputs.shape[-2:], strict=True)
             )
             inside = torch.from_numpy(rows[:, None, :, None] & columns[:, None, None, :])
-            inputs.masked_fill_(inside.to(inputs.device), 0.0)
+            inputs.masked_fill_(moved(inside, inputs.device), 0.0)
         if self.mixup:
             # A batch is shuffled already, so its neighbour is a random partner.
             inputs.lerp_(inputs.roll(1, dims=inputs.ndim - 4), 1.0 - draws.weight)

@@ -47,6 +47,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.inputs)
 
+    def to(self, device: torch.device) -> Split:
+        """The same samples on a device."""
+        return Split(self.inputs.to(device), self.labels.to(device))
+
     def take(self, indices: Tensor) -> Split:
         """The samples at `indices` (int64), copied, in that order."""
         return Split(self.inputs.index_select(0, indices), self.labels.index_select(0, indices))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from multispike.datasets.augment import Augmentation
 from multispike.datasets.dataset import Split
+from multispike.device import fits, moved
 from multispike.errors import invalid
 from multispike.models.normalisation import scale_and_offset
 
@@ -24,7 +25,7 @@ class BatchLoader:
 
     Gives `(inputs, targets)`: inputs float32 `[B, C, H, W]`, or `[T, B, C, H, W]` for event
     splits, normalised as `(x / 255 - mean) / std`; targets int64 `[B]`, or float
-    `[B, num_classes]` under mixup. They are made on the device that the split is on.
+    `[B, num_classes]` under mixup.
 
     Batch b of epoch e is a pure function of (seed, e, b), whatever was drawn before and whatever
     the global generators are, so a run resumed at a batch sees exactly the rest.
@@ -38,6 +39,8 @@ class BatchLoader:
         up from the start of the epoch. Otherwise (evaluation), all ranks together see each sample
         exactly once, in equally many batches; the last may be one sample longer.
     channels_last: memory format of the images; num_classes: needed for mixup.
+    device: where batches are made, by default where the split is. The split goes there as well, if
+        it fits (`multispike.device.fits`); else the uint8 samples of each batch do.
 
     >>> split = Split(torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1), torch.arange(5))
     >>> loader = BatchLoader(split, 2, mean=[0.0], std=[1 / 255])
@@ -58,6 +61,7 @@ class BatchLoader:
     world_size: int = 1
     channels_last: bool = False
     num_classes: int | None = None
+    device: torch.device | None = None
 
     def __post_init__(self) -> None:
         channels, height, width = self.split.inputs.shape[-3:]
@@ -83,9 +87,11 @@ class BatchLoader:
         ):  # fmt: skip
             if not holds:
                 raise invalid(name, getattr(self, name), allowed)
-        device = self.split.inputs.device
+        self._device = self.device or self.split.inputs.device
+        if fits(self._device, self.split.inputs.nbytes):
+            self.split = self.split.to(self._device)
         scale, offset = scale_and_offset(self.mean, self.std)
-        self._scale, self._offset = scale.to(device), offset.to(device)
+        self._scale, self._offset = scale.to(self._device), offset.to(self._device)
         self._first_flips = self._random(FLIP).random(total) < 0.5
         self._rank_batch_size = -(-size // ranks)
         self._epoch = self._start = 0
@@ -128,8 +134,8 @@ class BatchLoader:
         mine = indices[share]
         # A generator for every sample, so that its events are lost alike on every rank.
         losses = (self._random(LOSS, epoch, index) for index in mine.tolist())
-        part = self.split.take(torch.from_numpy(mine).to(self._scale.device))
-        inputs = self._augmentation.lose(part.inputs, losses)
+        part = self.split.take(moved(torch.from_numpy(mine), self.split.inputs.device))
+        inputs = moved(self._augmentation.lose(part.inputs, losses), self._device)
         inputs = self._augmentation.warp(inputs, draws)
         timed = inputs.ndim == 5
         if timed:
@@ -140,7 +146,8 @@ class BatchLoader:
         torch.addcmul(self._offset, pixels, self._scale, out=pixels)
         if timed:
             pixels = pixels.unflatten(0, (-1, len(mine)))
-        return self._augmentation.finish(pixels, part.labels, draws, self.num_classes)
+        labels = moved(part.labels, self._device)
+        return self._augmentation.finish(pixels, labels, draws, self.num_classes)
 
     def _indices(self, order: np.ndarray | None, batch: int) -> tuple[np.ndarray, slice]:
         """Samples of a global batch, and the part of them that belongs to this rank."""

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from multispike.device import device_of, moved
 from multispike.events.frames import Binning, Slice, event_frames, slices
 from multispike.events.read import Recording
 from multispike.models.normalisation import scale_and_offset
@@ -56,7 +57,7 @@ class Prediction:
 
 
 class FrameClassifier:
-    """A network as a function from frames to probabilities, on the CPU and warmed up.
+    """A network as a function from frames to probabilities, where it is, and warmed up.
 
     network: in evaluation mode, from `[T, 1, 2K, H, W]` to logits `[1, classes]`.
     classes: their names; shape: `(T, 2K, H, W)` of the frames; by: how events are divided into
@@ -77,7 +78,9 @@ class FrameClassifier:
         self.by: Binning = by
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
         self._network = network.to(memory_format=self._layout)  # pyright: ignore[reportCallIssue]
-        self._scale, self._offset = scale_and_offset(mean, std)
+        self._device = device_of(network)
+        scale, offset = scale_and_offset(mean, std)
+        self._scale, self._offset = scale.to(self._device), offset.to(self._device)
         for _ in range(WARM_UP):
             self(np.zeros(shape, np.uint8))
 
@@ -93,9 +96,10 @@ class FrameClassifier:
     @torch.inference_mode()
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         """Softmax of the logits, float32 `[classes]`, of frames uint8 `[T, 2K, H, W]`."""
-        pixels = torch.from_numpy(frames).to(torch.float32, memory_format=self._layout)
+        there = moved(torch.from_numpy(frames), self._device)
+        pixels = there.to(torch.float32, memory_format=self._layout)
         torch.addcmul(self._offset, pixels, self._scale, out=pixels)
-        return self._network(pixels.unsqueeze(1))[0].softmax(0).numpy()
+        return self._network(pixels.unsqueeze(1))[0].softmax(0).cpu().numpy()
 
 
 @dataclass(frozen=True)

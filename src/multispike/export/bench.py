@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from multispike.device import device_of, moved
 from multispike.errors import RunError, invalid
 from multispike.export.c import export_c
 from multispike.export.network import IntegerNetwork
@@ -115,9 +116,9 @@ def openvino_request(
 
 
 def torch_call(model: Network, mean: list[float], std: list[float], threads: int) -> Call:
-    """The float network, normalisation included, channels last as oneDNN likes it."""
-    shape = (-1, 1, 1)
-    centre, scale = torch.tensor(mean).view(shape), torch.tensor(std).view(shape)
+    """The float network where it is, normalisation included, channels last as oneDNN likes it."""
+    device = device_of(model)
+    centre, scale = (torch.tensor(x, device=device).view(-1, 1, 1) for x in (mean, std))
     layout = torch.channels_last
     model = model.eval().to(memory_format=layout)  # pyright: ignore[reportCallIssue]
 
@@ -126,10 +127,10 @@ def torch_call(model: Network, mean: list[float], std: list[float], threads: int
         torch.set_num_threads(threads)
         try:
             with torch.inference_mode():
-                inputs = (torch.from_numpy(images).float() / 255 - centre) / scale
+                inputs = (moved(torch.from_numpy(images), device).float() / 255 - centre) / scale
                 if inputs.dim() == 4:
                     inputs = inputs.contiguous(memory_format=layout)
-                return model(inputs).numpy()
+                return model(inputs).cpu().numpy()
         finally:
             torch.set_num_threads(before)
 

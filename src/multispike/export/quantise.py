@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from multispike.datasets import source_of
 from multispike.datasets.dataset import Dataset
 from multispike.datasets.loader import BatchLoader
+from multispike.device import device_of
 from multispike.errors import RunError, invalid
 from multispike.export.graph import Walk, batch_of, trace
 from multispike.export.layers import Shape
@@ -114,9 +115,9 @@ def compare(run: Run, integer: IntegerNetwork, loader: BatchLoader) -> Accuracy:
     with progress_bar(True) as bar, torch.inference_mode():
         task = bar.add_task("measuring the integer network", total=len(loader.split))
         for inputs, labels in loader:
-            pixels = loader.split.inputs[done : done + len(labels)]
+            pixels = loader.split.inputs[done : done + len(labels)].cpu()
             exact = torch.from_numpy(integer.forward(as_input(integer, pixels))).argmax(1)
-            rough = run.network(inputs).argmax(1)
+            rough, labels = run.network(inputs).argmax(1).cpu(), labels.cpu()
             floats += int((rough == labels).sum())
             integers += int((exact == labels).sum())
             same += int((rough == exact).sum())
@@ -133,7 +134,7 @@ def as_input(integer: IntegerNetwork, samples: Tensor) -> Tensor:
 def finetune_run(run: Run, dataset: Dataset, epochs: int) -> list[float]:
     """`finetune` of `run.network` on the run's own training samples, augmented as they were."""
     normalised = replace(dataset, mean=run.data["mean"], std=run.data["std"])
-    loader = training_loader(run.config, normalised)
+    loader = training_loader(run.config, normalised, device=device_of(run.network))
 
     with progress_bar(True) as bar:
         task = bar.add_task("fine-tuning", total=epochs * len(loader))

@@ -136,6 +136,7 @@ def avalanche(name: str, settings: ReproduceConfig) -> int:
         data=data,
         data_dir=settings.data_dir,
         limit=IMAGES,
+        accelerator=settings.accelerator,
         runs=",".join(map(str, rows.values())),
     )
     networks = list(study(measured))

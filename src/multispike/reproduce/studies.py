@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from multispike.config import TrainConfig, parse_variant, recipe
-from multispike.config.types import Count, Settings, split_names
+from multispike.config.types import Accelerator, Count, Settings, split_names
 from multispike.errors import invalid, unknown
 
 
@@ -181,6 +181,7 @@ class ReproduceConfig(Settings):
     rows: str | None = None
     seeds: Count | None = None
     retrain: bool = False
+    accelerator: Accelerator = "auto"
 
     @property
     def labels(self) -> list[str]:
@@ -195,7 +196,8 @@ class ReproduceConfig(Settings):
             if row.label in self.labels and (self.seeds is None or seed < self.seeds):
                 out = f"{self.work}/{self.study}/{row.label}-s{seed}"
                 config = study.settings(row, seed)
-                yield row, replace(config, data_dir=self.data_dir, download=self.download, out=out)
+                places = {"data_dir": self.data_dir, "accelerator": self.accelerator, "out": out}
+                yield row, replace(config, **places, download=self.download)
 
     def check(self) -> None:
         if self.study is None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from multispike.config import OF_DATA, Recipe
 from multispike.config.types import parse_sensor
 from multispike.datasets import load_dataset, source_of
 from multispike.datasets.augment import Augmentation
 from multispike.datasets.dataset import Dataset
 from multispike.datasets.loader import BatchLoader
+from multispike.device import device_of
 from multispike.errors import InputError, invalid
 from multispike.training.run import Run
 
@@ -53,9 +56,11 @@ def augmentation_of(recipe: Recipe, dataset: Dataset) -> Augmentation:
 
 
 def training_loader(
-    recipe: Recipe, dataset: Dataset, rank: int = 0, world_size: int = 1
-) -> BatchLoader:
-    """Augmented batches, in the order of the recipe's seed, of one of `world_size` processes."""
+    recipe: Recipe, dataset: Dataset, rank: int = 0, world_size: int = 1,
+    device: torch.device | None = None,
+) -> BatchLoader:  # fmt: skip
+    """Augmented batches on a device, in the order of the recipe's seed, of one of `world_size`
+    processes."""
     batch_size = batch_size_of(recipe, len(dataset.train))
     if batch_size < 2 * world_size:
         allowed = f"at least {2 * world_size}, 2 a process, for batch norm"
@@ -64,7 +69,7 @@ def training_loader(
         dataset.train, batch_size, mean=dataset.mean, std=dataset.std,
         augmentation=augmentation_of(recipe, dataset), shuffle=True, drop_last=True,
         seed=recipe.seed, num_classes=dataset.num_classes, channels_last=recipe.channels_last,
-        rank=rank, world_size=world_size,
+        rank=rank, world_size=world_size, device=device,
     )  # fmt: skip
 
 
@@ -79,8 +84,8 @@ def data_of(run: Run, data_dir: str | None = None, limit_test: int | None = None
 
 
 def evaluation_loader(run: Run, dataset: Dataset) -> BatchLoader:
-    """The test split, normalised as in training; `InputError` for other shapes or classes than the
-    run was trained on."""
+    """The test split, normalised as in training, where the network is; `InputError` for other
+    shapes or classes than the run was trained on."""
     for name, given in (("input_shape", dataset.input_shape), ("classes", dataset.classes)):
         if list(given) != list(run.data[name]):
             got, allowed = (", ".join(map(str, values)) for values in (given, run.data[name]))
@@ -89,5 +94,5 @@ def evaluation_loader(run: Run, dataset: Dataset) -> BatchLoader:
             )
     return BatchLoader(
         dataset.test, EVALUATION_BATCH, mean=run.data["mean"], std=run.data["std"],
-        channels_last=run.config.channels_last,
+        channels_last=run.config.channels_last, device=device_of(run.network),
     )  # fmt: skip

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from multispike.config import Recipe, TrainConfig
 from multispike.datasets.dataset import Dataset
 from multispike.datasets.loader import BatchLoader
+from multispike.device import device_for
 from multispike.errors import InputError, invalid
 from multispike.models import create_model
 from multispike.models.network import Network
@@ -52,6 +53,7 @@ def fit(config: TrainConfig) -> bool:
     """
     config = config.resolved()
     folder = Path(config.folder)
+    check_machine(config)
     dataset = load_data(config, config.timesteps)
     if len(dataset.train) < 2:
         raise invalid("limit_train", len(dataset.train), "at least 2 images, for batch norm")
@@ -69,7 +71,9 @@ def fit(config: TrainConfig) -> bool:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         if config.threads or "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(config.threads or cores or 1)
+        torch.backends.cudnn.benchmark = fabric.device.type == "cuda"
         place: dict[str, Any] = {"rank": fabric.global_rank, "world_size": fabric.world_size}
+        place["device"] = fabric.device
         loader = training_loader(config, dataset, **place)
         judge = BatchLoader(
             dataset.validation or dataset.test, 500, mean=dataset.mean, std=dataset.std,
@@ -97,6 +101,18 @@ def fit(config: TrainConfig) -> bool:
     return fabric.is_global_zero
 
 
+def check_machine(recipe: Recipe) -> None:
+    """Raise `InputError`, before any work, for an accelerator or precision that this machine has
+    not, and where SLURM has several tasks of which srun started none: they would wait for ever."""
+    device = device_for(recipe.accelerator)
+    if recipe.precision == "16-mixed" and device.type == "cpu":
+        raise invalid("precision", recipe.precision, "32-true or bf16-mixed on the CPU")
+    tasks, started = os.environ.get("SLURM_NTASKS", "1"), {"SLURM_STEP_ID", "TORCHELASTIC_RUN_ID"}
+    by_hand = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    if tasks != "1" and not by_hand and started.isdisjoint(os.environ):
+        raise invalid("SLURM_NTASKS", tasks, "1, or srun in front of the command")
+
+
 def make_loggers(config: TrainConfig) -> list[Logger]:
     """Lightning's logger of a run's setting; metrics.csv is written without."""
     folder, project = config.folder, os.environ.get("WANDB_PROJECT", "multispike")
@@ -116,11 +132,12 @@ def make_fabric(recipe: Recipe, loggers: Sequence[Logger] = ()) -> Fabric:
     """Devices, processes and precision of a recipe; what this machine lacks is an `InputError`."""
     for name in ("lightning", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    names = ("accelerator", "devices", "strategy", "num_nodes", "precision")
+    names = ("devices", "strategy", "num_nodes", "precision")
     wanted: dict[str, Any] = {name: getattr(recipe, name) for name in names}
+    wanted["accelerator"] = device_for(recipe.accelerator).type
     try:
         return Fabric(**wanted, loggers=list(loggers))
-    except (MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
         got = ", ".join(f"{name} {value!r}" for name, value in wanted.items())
         raise InputError(
             f"accelerator: got {got}; allowed: what Lightning finds here"

@@ -24,6 +24,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from multispike import __version__
 from multispike.config import Recipe
 from multispike.datasets.loader import BatchLoader
+from multispike.device import device_of
 from multispike.errors import InputError
 from multispike.progress import progress_bar
 from multispike.training.objective import Objective
@@ -55,8 +56,8 @@ def train(
 
     Args:
         fabric: launched.
-        train_loader, judge_loader: batches of this process, of the training and those that each
-            epoch is judged by.
+        train_loader, judge_loader: batches of this process on its device, of the training and
+            those that each epoch is judged by.
         folder: where last.ckpt, best.ckpt and metrics.csv go.
         about: what checkpoints tell of the run; "data" has to be the same on going on, and its
             "validation" says that epochs are judged by a split of that name, not by the test.
@@ -67,10 +68,11 @@ def train(
     network = fabric.to_device(network)
     batches = len(train_loader)
     average = copy.deepcopy(network).eval() if recipe.ema else None
-    objective = Objective(network, recipe)
+    scaler = getattr(fabric.strategy.precision, "scaler", None)
+    objective = Objective(network, recipe, scaler)
     optimizer = make_optimizer(network, recipe, train_loader.batch_size * recipe.accumulate)
     schedule = make_schedule(optimizer, recipe, recipe.epochs * -(-batches // recipe.accumulate))
-    state = State(network, average, optimizer, schedule, about)
+    state = State(network, average, optimizer, schedule, scaler, about)
     judge = "val" if about["data"].get("validation") else "test"
     if start is not None:
         state.load(start, first=fabric.is_global_zero)
@@ -94,7 +96,6 @@ def train(
             pending: list[tuple[Tensor, Tensor, int]] = []
             since, pause = time.perf_counter(), state.step + 1
             for inputs, targets in train_loader:
-                inputs, targets = fabric.to_device((inputs, targets))
                 place = (state.step - first) % recipe.accumulate
                 parts = min(recipe.accumulate, end - state.step + place)  # the last may be fewer
                 with fabric.no_backward_sync(module, enabled=place + 1 < parts):
@@ -167,7 +168,6 @@ def evaluate(fabric: Fabric, network: nn.Module, loader: BatchLoader) -> tuple[f
     network.eval()
     results: list[tuple[Tensor, Tensor, int]] = []
     for inputs, targets in loader:
-        inputs, targets = fabric.to_device((inputs, targets))
         logits = network(inputs)
         loss = F.cross_entropy(logits, targets, reduction="sum")
         results.append((loss, (logits.argmax(1) == targets).sum(), len(targets)))
@@ -230,13 +230,15 @@ def _stalled(rows: list[dict[str, float]], patience: int) -> str:
 @dataclass
 class State:
     """What a training has become after `step` batches: the weights, their average if there is one,
-    what moves them, a row of metrics.csv an epoch, the seconds spent in training, evaluation apart,
-    over all sessions; and this epoch's loss, correct and samples so far, in this process."""
+    what moves them (with 16-mixed a scaler), a row of metrics.csv an epoch, the seconds spent in
+    training, evaluation apart, over all sessions; and this epoch's loss, correct and samples so
+    far, in this process."""
 
     network: nn.Module
     average: nn.Module | None
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
+    scaler: torch.amp.GradScaler | None
     about: dict[str, Any]
     step: int = 0
     rows: list[dict[str, float]] = field(default_factory=list)
@@ -272,7 +274,7 @@ class State:
 
     def checkpoint(self, epoch: int, sums: list[float]) -> dict[str, Any]:
         """The content of last.ckpt, in Lightning's layout; `sums` are those of all processes."""
-        device = next(self.network.parameters()).device
+        device = device_of(self.network)
         content = {
             "epoch": epoch,
             "global_step": self.step,
@@ -289,6 +291,8 @@ class State:
                 "epoch_sums": sums,
             },
         }
+        if self.scaler is not None:
+            content["scaler"] = self.scaler.state_dict()
         if device.type == "cuda":
             content["rng_states"].append(torch.cuda.get_rng_state(device))
         if self.average is not None:
@@ -308,6 +312,8 @@ class State:
                 module.load_state_dict({k.removeprefix("network."): v for k, v in state.items()})
             self.optimizer.load_state_dict(content["optimizer_states"][0])
             self.schedule.load_state_dict(content["lr_schedulers"][0])
+            if self.scaler is not None:
+                self.scaler.load_state_dict(content["scaler"])
             self.step, self.rows = content["global_step"], saved["rows"]
             self.train_seconds = saved["train_seconds"]
             if first:
@@ -319,7 +325,7 @@ class State:
                 f" from ({str(error).splitlines()[0]}); allowed: --overwrite, or --init with it"
             ) from error
         for index, rng in enumerate(content.get("rng_states", ())):
-            device = next(self.network.parameters()).device
+            device = device_of(self.network)
             torch.cuda.set_rng_state(rng, device) if index else torch.set_rng_state(rng)
 
 

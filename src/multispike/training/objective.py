@@ -19,17 +19,18 @@ and one such batch, of digits, made it 7,900: the threshold would leave all boun
 
 class Objective:
     """The loss of a network; with an activity penalty it keeps the spikes of every forward call.
-    Gradients of learned thresholds are bounded as well."""
+    Gradients of learned thresholds are bounded as well, times the scale of `scaler`."""
 
-    def __init__(self, network: nn.Module, recipe: Recipe) -> None:
+    def __init__(
+        self, network: nn.Module, recipe: Recipe, scaler: torch.amp.GradScaler | None = None
+    ) -> None:
         self.label_smoothing = recipe.label_smoothing
         self.activity_penalty = recipe.activity_penalty
         self._spikes: list[Tensor] = []
+        self._scaler = scaler
         for name, parameter in network.named_parameters():
             if name.endswith("threshold"):
-                parameter.register_hook(
-                    lambda grad: grad.clamp(-THRESHOLD_GRADIENT, THRESHOLD_GRADIENT)
-                )
+                parameter.register_hook(self._bounded)
         if recipe.activity_penalty:
             for module in network.modules():
                 if isinstance(module, MultiLevelIF):
@@ -44,6 +45,11 @@ class Objective:
         correct = (logits.argmax(1) == labels).sum()
         total = loss + self.activity_penalty * self.penalty() if self._spikes else loss
         return total, loss.detach(), correct
+
+    def _bounded(self, grad: Tensor) -> Tensor:
+        bound = torch.full_like(grad, THRESHOLD_GRADIENT)
+        bound = bound if self._scaler is None else self._scaler.scale(bound)
+        return grad.clamp(-bound, bound)
 
     def _keep_spikes(self, neuron: MultiLevelIF, _: Any, spikes: Tensor) -> None:
         if neuron.training:

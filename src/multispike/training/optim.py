@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim.sgd import sgd
 
 from multispike.config import Recipe
+from multispike.device import device_of
 
 FINAL_LR = 1e-3
 """Learning rate at the end of a schedule, as a share of its peak."""
@@ -55,11 +56,14 @@ def make_optimizer(model: nn.Module, recipe: Recipe, batch_size: int) -> torch.o
         {"params": others, "lr": lr, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
+    clips_scaled = recipe.clip_norm and recipe.precision == "16-mixed"  # which fused ones can't
+    fused = (device_of(model).type == "cuda" and not clips_scaled) or None
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups)
+        return torch.optim.AdamW(groups, fused=fused)
     if recipe.optimizer == "muon":
         return Muon(groups, momentum=recipe.momentum)
-    return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+    nesterov = recipe.momentum > 0
+    return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=nesterov, fused=fused)
 
 
 class Muon(torch.optim.Optimizer):

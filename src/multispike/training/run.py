@@ -41,7 +41,7 @@ _FOLDERS = ("tensorboard", "wandb", "mlflow", "c", "nir", "onnx", "openvino")
 
 @dataclass(frozen=True)
 class Run:
-    """A trained network, in evaluation mode on the CPU, and what it was trained with: settings;
+    """A trained network, in evaluation mode, and what it was trained with: settings;
     name, mean, std, classes, input_shape and images of the data; metrics of each finished epoch."""
 
     folder: Path
@@ -75,12 +75,15 @@ class _Saved(BaseModel):
     train_seconds: FiniteFloat
 
 
-def load_run(folder: str | Path, checkpoint: str = "last.ckpt") -> Run:
+def load_run(
+    folder: str | Path, checkpoint: str = "last.ckpt", device: torch.device | None = None
+) -> Run:
     """Read a run back.
 
     Args:
         folder: RUN, with config.yaml and checkpoints in it; or a checkpoint by itself.
         checkpoint: "last.ckpt" or "best.ckpt"; of no meaning where `folder` is a file.
+        device: where the network goes; by default it stays on the CPU.
 
     Raises:
         InputError: if there is no run, or the checkpoint is damaged or of another architecture.
@@ -108,6 +111,7 @@ def load_run(folder: str | Path, checkpoint: str = "last.ckpt") -> Run:
             f" ({why}); allowed: a checkpoint of this version"
         ) from error
     load_weights(run.network, content, path)
+    run.network.to(device)
     return run
 
 
