@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from multispike import MultiLevelIF, convert, profile
+from multispike import MultiLevelIF, convert, create_model, profile
 from multispike.activation_sites import Probe
 from multispike.errors import InputError
 
@@ -345,3 +345,16 @@ def test_networks_of_timm(name):
     assert type(converted) is type(model)
     assert not [m for m in converted.modules() if isinstance(m, (nn.ReLU, nn.ReLU6))]
     assert converted(x).shape == (2, 10)
+
+
+@pytest.mark.parametrize("arch", ["fastnet", "ms_resnet20"])
+def test_networks_of_the_table_become_those_with_learned_thresholds(arch):
+    """Nothing is warned of: thresholds that meet at a sum are shared. The weights fit as well."""
+    torch.manual_seed(0)
+    ann = create_model(arch, neuron="relu").train()
+    with torch.no_grad():
+        ann(images())
+    converted = convert(ann.eval(), images(), levels=8, learn_threshold=True)
+    twin = create_model(arch, levels=8, learn_threshold="layer", v_init=0.5, surrogate="clip")
+    twin.load_state_dict(converted.state_dict())
+    assert torch.equal(twin.eval()(images()), converted(images()))

@@ -15,7 +15,7 @@ ROOMS = (
     "surrogate", "ops", "neurons", "activation_sites", "conversion", "layer_record",
     "energy", "results", "models", "events", "datasets", "config",
     "training", "activity", "profiling",
-    "report", "export", "inference", "commands", "reproduce", "cli",
+    "report", "export", "inference", "commands", "fitting", "reproduce", "cli",
 )  # fmt: skip
 """From the ground up: a module imports from its own room and from those before it. The package's
 own `__init__` names what the rooms define, and is none."""

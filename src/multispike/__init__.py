@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from multispike.conversion import convert
+    from multispike.fitting import fit
     from multispike.inference import load_run
     from multispike.models import create_model, list_models
     from multispike.neurons import MultiLevelIF
@@ -17,13 +18,15 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 __all__ = [
-    "MultiLevelIF", "__version__", "convert", "create_model", "list_models", "load_run", "profile",
+    "MultiLevelIF", "__version__", "convert", "create_model", "fit", "list_models",
+    "load_run", "profile",
 ]  # fmt: skip
 
 _HOMES = {
     "MultiLevelIF": "multispike.neurons",
     "convert": "multispike.conversion",
     "create_model": "multispike.models",
+    "fit": "multispike.fitting",
     "list_models": "multispike.models",
     "load_run": "multispike.inference",
     "profile": "multispike.profiling",

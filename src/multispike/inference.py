@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from multispike.config.types import parse_sensor
 from multispike.datasets import source_of
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from multispike.training.run import Run
 
 BATCH = 64
+
+ASK_NETWORK = "one trained on a Dataset: how loaders made inputs of images is not known"
 
 Source = str | Path | bytes | Image.Image | np.ndarray
 """An image or a recording: a file's path or content, an image of Pillow's, or an array: uint8
@@ -59,7 +61,7 @@ class Trained:
     Attributes:
         network: from what `preprocess` gives, stacked, to logits [B, classes]; or an integer one.
         input_shape: (C, H, W) of an image or a timestep.
-        mean, std: of the training's pixels, a value a channel.
+        mean, std: of the training's pixels, a value a channel; none of loaders of torch.
         events: whether it takes event frames.
         run: as `multispike.training.load_run` reads it; None of an integer network.
     """
@@ -89,6 +91,8 @@ class Trained:
         sample = torch.from_numpy(np.array(pixels))
         if isinstance(self.network, IntegerNetwork):
             return sample
+        if not self.mean:
+            raise invalid("run", str(self.run and self.run.folder), ASK_NETWORK)
         scale, offset = scale_and_offset(self.mean, self.std)
         return torch.addcmul(offset, sample.float(), scale)
 
@@ -155,7 +159,10 @@ class Trained:
 
 
 def load_run(
-    run: str | Path, checkpoint: str = "last.ckpt", device: str | torch.device = "cpu"
+    run: str | Path,
+    checkpoint: str = "last.ckpt",
+    device: str | torch.device = "cpu",
+    model: nn.Module | None = None,
 ) -> Trained:
     """A trained network by its run folder, its checkpoint, or a name of `multispike pretrained`.
 
@@ -163,6 +170,8 @@ def load_run(
         checkpoint: "last.ckpt" or "best.ckpt", of a folder.
         device: where the network goes, unless it is an integer one: auto, cpu, gpu, mps, or any of
             torch's.
+        model: a module like the one that `multispike.fit` trained, which gets the run's weights,
+            where the run can't make it again.
 
     Raises:
         InputError: if there is none, or it is damaged; for a device that is not there.
@@ -179,7 +188,7 @@ def load_run(
         raise InputError(f"run: got {str(run)!r}, allowed: {allowed}")
     from multispike.training.run import load_run as read  # with Lightning, which takes its time
 
-    found = read(path, checkpoint, there)
+    found = read(path, checkpoint, there, model)
     data = found.data
     return Trained(
         network=found.network,

@@ -40,8 +40,8 @@ def absolute(name: str) -> str:
 def label(name: str) -> str:
     """A name for tables and folders.
 
-    >>> label("/home/me/my_net.py:build"), label("nets.small:tiny"), label("vgg11")
-    ('my_net', 'nets.small-tiny', 'vgg11')
+    >>> label("/home/me/my_net.py:build"), label("nets.small:tiny"), label("vgg11"), label(":Net")
+    ('my_net', 'nets.small-tiny', 'vgg11', 'Net')
     """
     path, _, function = name.rpartition(":")
     path = Path(path).stem if path.endswith(".py") else path
@@ -56,8 +56,13 @@ def check_name(argument: str, name: str, table: Collection[str]) -> None:
 
 
 def check_there(argument: str, name: str) -> None:
-    """Raise `InputError` for a file that is gone, without running anything."""
-    path, _, _ = name.rpartition(":")
+    """Raise `InputError` for a file that is gone, without running anything; and for what has no
+    place but a name, as ":Net", since `multispike.fit` was given the thing itself."""
+    path, _, title = name.rpartition(":")
+    if name.startswith(":"):
+        allowed = f"what can be made again; Python has it: load_run(RUN, model={title})"
+        allowed = allowed if argument == "arch" else "what can be read again, which fit was given"
+        raise invalid(argument, title, allowed)
     if path.endswith(".py") and not Path(path).is_file():
         raise invalid(argument, name, "a function of a file that exists")
 

@@ -50,6 +50,7 @@ from multispike.training.data import (
     data_of,
     evaluation_loader,
 )
+from multispike.training.loaders import Loaders
 from multispike.training.run import judged_accuracy, tell_unfinished
 
 
@@ -87,7 +88,7 @@ def evaluate_integer(settings: EvaluateConfig) -> None:
 
 def measure_run(
     run: Run,
-    dataset: Dataset,
+    dataset: Dataset | Loaders,
     profile: str = "lemaire2022",
     bits: int = 32,
     profiles: Sequence[str] = (),
@@ -98,7 +99,8 @@ def measure_run(
     """
     if not run.rows:
         raise invalid("run", str(run.folder), "one with a finished epoch: `train` goes on with it")
-    loader = evaluation_loader(run, dataset)
+    given = isinstance(dataset, Loaders)
+    loader = dataset.loaders[1] if given else evaluation_loader(run, dataset)
     last = run.rows[-1]
     images = batch_size_of(run.config, len(dataset.train)) * int(last["step"])
     with _samples_bar(f"measuring {run.config.variant}", dataset) as progress:
@@ -250,7 +252,7 @@ def energy(settings: EnergyConfig) -> None:
 
 
 @contextmanager
-def _samples_bar(what: str, dataset: Dataset) -> Iterator[Callable[[int, int], None]]:
+def _samples_bar(what: str, dataset: Dataset | Loaders) -> Iterator[Callable[[int, int], None]]:
     """A progress bar over the test split, and what `record_activity` moves it with."""
     with progress_bar(True) as bar:
         task = bar.add_task(what, total=len(dataset.test))

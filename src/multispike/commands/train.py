@@ -8,16 +8,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from lightning.fabric.loggers.logger import Logger
 from rich.console import Console
 
 from multispike.commands.evaluate import measure_run
 from multispike.config import CompareConfig, TrainConfig
 from multispike.config.begun import same_run
+from multispike.datasets.dataset import Dataset
 from multispike.device import device_for
+from multispike.models.network import Network
 from multispike.report.page import write_report
 from multispike.report.terminal import comparison_table
 from multispike.results import RunResult, check_folder, read_result, write_result, write_runs
 from multispike.training import RESULT, Interrupted, fit, load_data, load_run
+from multispike.training.loaders import Loaders
+from multispike.training.loop import Callback
 from multispike.training.run import read_settings
 
 IN_HAND = "MULTISPIKE_RUN"
@@ -72,9 +77,14 @@ def stopped(config: TrainConfig, advice: str) -> int:
     return 130
 
 
-def train_run(config: TrainConfig, profiles: Sequence[str] = ()) -> RunResult | None:
+def train_run(
+    config: TrainConfig, profiles: Sequence[str] = (), network: Network | None = None,
+    data: Dataset | Loaders | None = None, callbacks: Sequence[Callback] = (),
+    loggers: Sequence[Logger] = (),
+) -> RunResult | None:  # fmt: skip
     """Train a run to its end and measure it, also under further energy `profiles`; one that is
-    finished is only read. None in a process that has nothing to report.
+    finished is only read. None in a process that has nothing to report. `fit` says what further
+    arguments are.
 
     Raises:
         Interrupted: after Ctrl-C or SIGTERM, with last.ckpt written.
@@ -91,12 +101,13 @@ def train_run(config: TrainConfig, profiles: Sequence[str] = ()) -> RunResult | 
         result = read_result(finished)
         if {*profiles} <= {*(result.energy_nj_profiles or ())}:
             return result
-    reports = fit(config)
+    reports = fit(config, network, data, callbacks, loggers)
     if not reports:
         if started:
             raise SystemExit(0)  # Lightning starts new processes for the next run
         return None
-    run = load_run(folder, device=device_for(config.accelerator))
-    result = measure_run(run, load_data(config, config.timesteps), profiles=profiles)
+    data = load_data(config, config.timesteps) if data is None else data
+    run = load_run(folder, device=device_for(config.accelerator), model=network)
+    result = measure_run(run, data, profiles=profiles)
     write_result(finished, result)
     return result

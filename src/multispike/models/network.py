@@ -54,7 +54,8 @@ class Network(nn.Module):
         Raises:
             InputError: for another rank, number of channels or number of timesteps.
         """
-        self._check(inputs)
+        if isinstance(inputs, Tensor):  # torch.fx, which `convert` asks, goes through with none
+            self._check(inputs)
         x = self.body(self._encoded(inputs))
         logits = self.classifier(self.pool(x).flatten(1))
         if self.timesteps == 1:
@@ -63,7 +64,7 @@ class Network(nn.Module):
 
     def _encoded(self, inputs: Tensor) -> Tensor:
         """What the first neuron layer sends, [T*B, C, H, W]; potentials where there is none."""
-        if inputs.dim() == 5:
+        if isinstance(inputs, Tensor) and inputs.dim() == 5:
             return self.encoder(self.stem(inputs.flatten(0, 1)))
         drive = self.stem(inputs)
         if self.timesteps == 1:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from multispike import plugins
 from multispike.errors import InputError, invalid
 from multispike.models.network import Network
+from multispike.models.table import ARCHITECTURES
 from multispike.neurons import MultiLevelIF
 
 
@@ -70,6 +71,13 @@ def own_network(config: dict[str, Any]) -> OwnNetwork:
     if not isinstance(module, nn.Module):
         raise invalid("arch", arch, f"a function that returns an nn.Module, not {module!r}")
     return OwnNetwork(config, module)
+
+
+def wrapped(config: dict[str, Any], module: nn.Module) -> Network:
+    """A module as the network of a configuration."""
+    if isinstance(module, Network) and config["arch"] in ARCHITECTURES:
+        return module
+    return OwnNetwork(config, module.module if isinstance(module, OwnNetwork) else module)
 
 
 def check_taken(arch: str, given: Mapping[str, Any]) -> None:

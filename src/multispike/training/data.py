@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -9,12 +10,13 @@ import torch
 
 from multispike.config import OF_DATA, Recipe
 from multispike.config.types import parse_sensor
-from multispike.datasets import load_dataset, source_of
+from multispike.datasets import DATASETS, load_dataset, source_of
 from multispike.datasets.augment import Augmentation
 from multispike.datasets.dataset import Dataset
 from multispike.datasets.loader import BatchLoader
 from multispike.device import device_of
 from multispike.errors import InputError, invalid
+from multispike.training.loaders import EpochLoader, Loaders
 from multispike.training.run import Run
 
 EVALUATION_BATCH = 250
@@ -49,7 +51,8 @@ def batch_size_of(recipe: Recipe, images: int) -> int:
 def augmentation_of(recipe: Recipe, dataset: Dataset) -> Augmentation:
     """The recipe's augmentation; by default `Source.mirrored` sets flip, and all shift by 1/16."""
     _, height, width = dataset.input_shape
-    flip = recipe.flip or ("random" if source_of(dataset.name).mirrored else "none")
+    source = DATASETS.get(dataset.name)
+    flip = recipe.flip or ("random" if source is not None and source.mirrored else "none")
     shift = max(1, min(height, width) // 16) if recipe.shift is None else recipe.shift
     flips = flip if flip == "alternate" else flip == "random"
     return Augmentation(flips, shift, recipe.cutout, recipe.mixup, recipe.drop)
@@ -71,6 +74,23 @@ def training_loader(
         seed=recipe.seed, num_classes=dataset.num_classes, channels_last=recipe.channels_last,
         rank=rank, world_size=world_size, device=device,
     )  # fmt: skip
+
+
+def loaders_of(
+    recipe: Recipe, data: Dataset | Loaders, rank: int, world_size: int, device: torch.device
+) -> tuple[BatchLoader | EpochLoader, Iterable[Any]]:
+    """The batches of one of `world_size` processes: those of the training, on the device, and those
+    that each epoch is judged by."""
+    if isinstance(data, Loaders):
+        if world_size > 1:
+            allowed = "1 with loaders of torch; several processes can share a multispike Dataset"
+            raise invalid("devices", world_size, allowed)
+        return EpochLoader(data.loaders[0], data.batch_size, recipe.seed, device), data.loaders[1]
+    judge = BatchLoader(
+        data.validation or data.test, 500, mean=data.mean, std=data.std,
+        channels_last=recipe.channels_last, rank=rank, world_size=world_size, device=device,
+    )  # fmt: skip
+    return training_loader(recipe, data, rank, world_size, device), judge
 
 
 def data_of(run: Run, data_dir: str | None = None, limit_test: int | None = None) -> Dataset:

@@ -28,8 +28,9 @@ from multispike.models.network import Network
 from multispike.models.own import check_taken
 from multispike.models.table import ARCHITECTURES
 from multispike.plugins import failed, label
-from multispike.training.data import augmentation_of, batch_size_of, load_data, training_loader
-from multispike.training.loop import train
+from multispike.training.data import augmentation_of, batch_size_of, load_data, loaders_of
+from multispike.training.loaders import Loaders
+from multispike.training.loop import Callback, train
 from multispike.training.optim import peak_lr
 from multispike.training.run import checkpoint_of, load_weights, open_run, read_checkpoint
 
@@ -40,8 +41,17 @@ EPSILON = 5e-4
 """Added to the eigenvalues (inputs of unit variance), so that no noise is blown up."""
 
 
-def fit(config: TrainConfig) -> bool:
+def fit(
+    config: TrainConfig, network: Network | None = None, data: Dataset | Loaders | None = None,
+    callbacks: Sequence[Callback] = (), loggers: Sequence[Logger] = (),
+) -> bool:  # fmt: skip
     """Train `config`'s run, or go on with it; leaves last.ckpt, best.ckpt and metrics.csv.
+
+    Args:
+        config: says what the network and the data are, unless they are given; a network that is
+            given starts from the weights it has.
+        callbacks: as for `multispike.training.loop.train`.
+        loggers: Lightning's, in place of the one that `config` names.
 
     Returns:
         Whether this process is the one that reports (rank 0).
@@ -54,19 +64,15 @@ def fit(config: TrainConfig) -> bool:
     config = config.resolved()
     folder = Path(config.folder)
     check_machine(config)
-    dataset = load_data(config, config.timesteps)
+    dataset = load_data(config, config.timesteps) if data is None else data
     if len(dataset.train) < 2:
         raise invalid("limit_train", len(dataset.train), "at least 2 images, for batch norm")
-    network = build_network(config, dataset)
-    goes_on = config.resume and (folder / "last.ckpt").exists()
-    if config.init and not goes_on:
-        init = checkpoint_of(config.init, "init")
-        for line in load_weights(network, read_checkpoint(init), init, new_head=True):
-            print(line, file=sys.stderr)
-    check_fit(network, dataset)
-    if config.whiten and not config.init and not goes_on:
-        whiten_stem(network, dataset)
-    fabric = make_fabric(config, make_loggers(config))
+    if network is None:
+        assert isinstance(dataset, Dataset)
+        network = _started(config, dataset)
+    else:
+        check_fit(network, dataset)
+    fabric = make_fabric(config, loggers or make_loggers(config))
     with _launched(fabric):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         if config.threads or "OMP_NUM_THREADS" not in os.environ:
@@ -74,11 +80,7 @@ def fit(config: TrainConfig) -> bool:
         torch.backends.cudnn.benchmark = fabric.device.type == "cuda"
         place: dict[str, Any] = {"rank": fabric.global_rank, "world_size": fabric.world_size}
         place["device"] = fabric.device
-        loader = training_loader(config, dataset, **place)
-        judge = BatchLoader(
-            dataset.validation or dataset.test, 500, mean=dataset.mean, std=dataset.std,
-            channels_last=config.channels_last, **place,
-        )  # fmt: skip
+        loader, judge = loaders_of(config, dataset, **place)
         # All settings have proved good: now a run that is to be overwritten may be deleted.
         start = _of_rank_0(fabric, lambda: open_run(config, automatic(config, dataset)))
         about = {
@@ -95,7 +97,7 @@ def fit(config: TrainConfig) -> bool:
                 "events": dataset.timesteps is not None,
             },
         }
-        train(fabric, network, loader, judge, config, folder, about, start)
+        train(fabric, network, loader, judge, config, folder, about, start, callbacks)
         for logger in fabric.loggers:
             logger.finalize("success")
     return fabric.is_global_zero
@@ -111,6 +113,20 @@ def check_machine(recipe: Recipe) -> None:
     by_hand = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
     if tasks != "1" and not by_hand and started.isdisjoint(os.environ):
         raise invalid("SLURM_NTASKS", tasks, "1, or srun in front of the command")
+
+
+def _started(config: TrainConfig, dataset: Dataset) -> Network:
+    """The network of a run that is to begin, or to be gone on with."""
+    network = build_network(config, dataset)
+    goes_on = config.resume and Path(config.folder, "last.ckpt").exists()
+    if config.init and not goes_on:
+        init = checkpoint_of(config.init, "init")
+        for line in load_weights(network, read_checkpoint(init), init, new_head=True):
+            print(line, file=sys.stderr)
+    check_fit(network, dataset)
+    if config.whiten and not config.init and not goes_on:
+        whiten_stem(network, dataset)
+    return network
 
 
 def make_loggers(config: TrainConfig) -> list[Logger]:
@@ -181,7 +197,7 @@ OF_NETWORK = (
 """Settings that networks of the table take."""
 
 
-def build_network(config: TrainConfig, dataset: Dataset) -> Network:
+def build_network(config: TrainConfig, dataset: Dataset | Loaders) -> Network:
     """The untrained network of a run, its weights drawn from `config.seed`; `InputError` for a
     setting that a network of one's own does not take."""
     config = config.resolved()
@@ -200,20 +216,20 @@ def build_network(config: TrainConfig, dataset: Dataset) -> Network:
     )
 
 
-def automatic(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
+def automatic(recipe: Recipe, dataset: Dataset | Loaders) -> dict[str, Any]:
     """The values used of settings that a recipe leaves open."""
     batch_size = batch_size_of(recipe, len(dataset.train))
-    augmentation = augmentation_of(recipe, dataset)
-    used = {
-        "batch_size": batch_size,
-        "lr": peak_lr(recipe, batch_size * recipe.accumulate),
-        "flip": "random" if augmentation.flip else "none",
-        "shift": augmentation.shift,
-    }
+    used = {"batch_size": batch_size, "lr": peak_lr(recipe, batch_size * recipe.accumulate)}
+    if isinstance(dataset, Dataset):
+        augmentation = augmentation_of(recipe, dataset)
+        used |= {
+            "flip": "random" if augmentation.flip else "none",
+            "shift": augmentation.shift,
+        }
     return {name: value for name, value in used.items() if getattr(recipe, name) is None}
 
 
-def check_fit(network: Network, dataset: Dataset) -> None:
+def check_fit(network: Network, dataset: Dataset | Loaders) -> None:
     """Run two samples through a network: `InputError` if the data do not fit it."""
     shape = list(dataset.input_shape)
     sample = torch.zeros(2, *shape)

@@ -7,7 +7,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -27,6 +27,7 @@ from multispike.datasets.loader import BatchLoader
 from multispike.device import device_of
 from multispike.errors import InputError
 from multispike.progress import progress_bar
+from multispike.training.loaders import EpochLoader
 from multispike.training.objective import Objective
 from multispike.training.optim import make_optimizer, make_schedule
 from multispike.training.run import (
@@ -44,13 +45,19 @@ PAUSE_STEPS, PAUSE_SECONDS = 50, 1.0
 answered, and rank 0 tells the other processes."""
 
 
+Callback = Callable[[dict[str, float], nn.Module], Any]
+"""Is given an epoch's row of metrics.csv and the network that was evaluated; True ends the
+training."""
+
+
 class Interrupted(Exception):
     """The user or the scheduler asked for an end; the state is saved."""
 
 
 def train(
-    fabric: Fabric, network: nn.Module, train_loader: BatchLoader, judge_loader: BatchLoader,
-    recipe: Recipe, folder: Path, about: dict[str, Any], start: Path | None,
+    fabric: Fabric, network: nn.Module, train_loader: BatchLoader | EpochLoader,
+    judge_loader: Iterable[Any], recipe: Recipe, folder: Path, about: dict[str, Any],
+    start: Path | None, callbacks: Sequence[Callback] = (),
 ) -> None:  # fmt: skip
     """Train a network, any module from inputs to logits [B, classes], by a recipe.
 
@@ -62,6 +69,7 @@ def train(
         about: what checkpoints tell of the run; "data" has to be the same on going on, and its
             "validation" says that epochs are judged by a split of that name, not by the test.
         start: a last.ckpt to go on from.
+        callbacks: called after each epoch, once it is saved.
     """
     if recipe.channels_last:
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -83,7 +91,7 @@ def train(
     saved_at = time.monotonic()
 
     display = Display(folder.name, recipe.epochs, batches, state.step, show=fabric.is_global_zero)
-    with _stop_requests() as asked, display.bar:
+    with _stop_requests() as asked, display.bar, objective:
         for epoch in range(state.step // batches, recipe.epochs):
             if recipe.patience and (stalled := _stalled(state.rows, recipe.patience)):
                 display.tell(f"stopped after epoch {epoch} of {recipe.epochs}: {stalled}")
@@ -156,18 +164,24 @@ def train(
             _save(fabric, state, epoch, folder, is_best)
             saved_at = time.monotonic()
             display.end_epoch(row)
-            if fabric.broadcast(bool(asked)):
+            answers = [call(row, state.tested) for call in callbacks if fabric.is_global_zero]
+            stop, enough = fabric.broadcast((bool(asked), True in answers))
+            if stop:
                 raise Interrupted
+            if enough:
+                display.tell(f"stopped after epoch {epoch + 1} of {recipe.epochs} by a callback")
+                break
     if fabric.is_global_zero:  # again: a kill may have come between last.ckpt and this file
         write_rows(folder / "metrics.csv", state.rows)
 
 
 @torch.no_grad()
-def evaluate(fabric: Fabric, network: nn.Module, loader: BatchLoader) -> tuple[float, float]:
+def evaluate(fabric: Fabric, network: nn.Module, loader: Iterable[Any]) -> tuple[float, float]:
     """Mean loss and accuracy over all processes, in float32 as `multispike evaluate` measures."""
     network.eval()
     results: list[tuple[Tensor, Tensor, int]] = []
-    for inputs, targets in loader:
+    for batch in loader:
+        inputs, targets = fabric.to_device(batch)
         logits = network(inputs)
         loss = F.cross_entropy(logits, targets, reduction="sum")
         results.append((loss, (logits.argmax(1) == targets).sum(), len(targets)))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
 from multispike.config import Recipe
 from multispike.neurons import MultiLevelIF
@@ -19,7 +20,8 @@ and one such batch, of digits, made it 7,900: the threshold would leave all boun
 
 class Objective:
     """The loss of a network; with an activity penalty it keeps the spikes of every forward call.
-    Gradients of learned thresholds are bounded as well, times the scale of `scaler`."""
+    Gradients of learned thresholds are bounded as well, times the scale of `scaler`. After a `with`
+    the network is as before."""
 
     def __init__(
         self, network: nn.Module, recipe: Recipe, scaler: torch.amp.GradScaler | None = None
@@ -28,13 +30,21 @@ class Objective:
         self.activity_penalty = recipe.activity_penalty
         self._spikes: list[Tensor] = []
         self._scaler = scaler
+        self._hooks: list[RemovableHandle] = []
         for name, parameter in network.named_parameters():
-            if name.endswith("threshold"):
-                parameter.register_hook(self._bounded)
+            if name.endswith("threshold") and parameter.requires_grad:
+                self._hooks.append(parameter.register_hook(self._bounded))
         if recipe.activity_penalty:
             for module in network.modules():
                 if isinstance(module, MultiLevelIF):
-                    module.register_forward_hook(self._keep_spikes)
+                    self._hooks.append(module.register_forward_hook(self._keep_spikes))
+
+    def __enter__(self) -> Objective:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
 
     def __call__(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What to minimise, the loss without the penalty, and the number of right answers, of the

@@ -37,15 +37,19 @@ def make_optimizer(model: nn.Module, recipe: Recipe, batch_size: int) -> torch.o
     decay; BN, biases and thresholds don't."""
     matrices, decayed, biases, others = [], [], [], []
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    seen = set[Tensor]()
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
+            if parameter in seen:  # thresholds may be shared, and weights of others' networks
+                continue
+            seen.add(parameter)
             if name == "weight" and recipe.optimizer == "muon" and module in convolutions[1:]:
                 matrices.append(parameter)
             elif name == "weight" and isinstance(module, (nn.Conv2d, nn.Linear)):
                 decayed.append(parameter)
             elif name == "bias" and isinstance(module, nn.BatchNorm2d):
                 biases.append(parameter)
-            elif not any(parameter is other for other in others):  # thresholds may be shared
+            else:
                 others.append(parameter)
     peak = peak_lr(recipe, batch_size)
     lr = _PEAK["sgd"] * batch_size / 250 if recipe.optimizer == "muon" else peak

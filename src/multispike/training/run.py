@@ -27,6 +27,7 @@ from multispike.errors import InputError, RunError, invalid
 from multispike.files import read_yaml, replacing, write_text, yaml_text
 from multispike.models import create_model
 from multispike.models.network import Network
+from multispike.models.own import wrapped
 from multispike.pretrained import find
 
 RESULT = "result.json"
@@ -76,7 +77,10 @@ class _Saved(BaseModel):
 
 
 def load_run(
-    folder: str | Path, checkpoint: str = "last.ckpt", device: torch.device | None = None
+    folder: str | Path,
+    checkpoint: str = "last.ckpt",
+    device: torch.device | None = None,
+    model: nn.Module | None = None,
 ) -> Run:
     """Read a run back.
 
@@ -84,6 +88,7 @@ def load_run(
         folder: RUN, with config.yaml and checkpoints in it; or a checkpoint by itself.
         checkpoint: "last.ckpt" or "best.ckpt"; of no meaning where `folder` is a file.
         device: where the network goes; by default it stays on the CPU.
+        model: one like the run's, which gets its weights, where the run can't make it again.
 
     Raises:
         InputError: if there is no run, or the checkpoint is damaged or of another architecture.
@@ -93,10 +98,12 @@ def load_run(
     saved = content["multispike"]
     try:
         _Saved.model_validate(saved, strict=True)
+        about = saved["model"]
+        network = create_model(**about) if model is None else wrapped(about, model)
         run = Run(
             folder=path.parent,
             config=TrainConfig(**saved["config"]),
-            network=create_model(**saved["model"]).eval(),
+            network=network.cpu().eval(),
             data=saved["data"],
             rows=saved["rows"],
             train_seconds=saved["train_seconds"],
