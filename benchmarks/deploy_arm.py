@@ -45,7 +45,8 @@ def row(run: Run, images: int, folder: Path) -> dict[str, Any]:
         ["arm-none-eabi-size", "model-mps2.elf"],
         cwd=folder, check=True, capture_output=True, text=True,
     )  # fmt: skip
-    logits = np.array([line.split() for line in done.stdout.splitlines()], dtype=np.int64)
+    numbers = (line.split("\t")[0] for line in done.stdout.splitlines())
+    logits = np.array([line.split() for line in numbers], dtype=np.int64)
     text, data, bss = map(int, sizes.stdout.splitlines()[1].split()[:3])
     return {
         "arch": network.arch,

@@ -151,7 +151,8 @@ def network_row(run_folder: str, data_dir: str | None, images: int, folder: Path
             program = compiled(folder, "main.c", [*flags, *define], f"model-{kind}-{build}")
             path = str(folder / "images.npy")
             done = subprocess.run([program, path], capture_output=True, text=True, check=True)
-            got = np.array([line.split() for line in done.stdout.splitlines()], dtype=np.int64)
+            numbers = (line.split("\t")[0] for line in done.stdout.splitlines())
+            got = np.array([line.split() for line in numbers], dtype=np.int64)
             if not np.array_equal(got, reference):
                 raise SystemExit(f"{program.name}: logits differ from the reference")
             counted = instructions(program, path, inside="model_run")

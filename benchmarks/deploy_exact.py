@@ -94,7 +94,8 @@ def c_program(
             [folder / "c" / name, folder / "samples.npy"],
             check=True, capture_output=True, text=True,
         )  # fmt: skip
-        logits[target] = np.array([line.split() for line in done.stdout.splitlines()], np.int64)
+        numbers = (line.split("\t")[0] for line in done.stdout.splitlines())
+        logits[target] = np.array([line.split() for line in numbers], dtype=np.int64)
         for kind, layer, *values in (line.split() for line in done.stderr.splitlines()):
             counted[kind, layer] = [*map(int, values)]
     counts = count(network, as_input(network, samples))

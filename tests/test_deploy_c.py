@@ -1,8 +1,10 @@
 """The C program against the integer reference: bit for bit, sanitized, without warnings."""
 
+import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -26,6 +28,38 @@ needs_cc = pytest.mark.skipif(
 )
 
 
+STRICT = (
+    "-Weverything",
+    "-Wno-declaration-after-statement",  # C90's rule; the programs are C99
+    "-Wno-padded",  # holes in structs of constants cost nothing
+    "-Wno-unsafe-buffer-usage",  # of clang 16 and later: all of C's pointers
+    "-Wno-unknown-warning-option",  # for earlier ones, which don't know the last
+)
+"""All warnings of clang but these."""
+
+CPP = """\
+#include <cstdio>
+#include "kernels.h"
+#include "model.h"
+int main()
+{
+    static uint8_t input[MODEL_INPUT_BYTES];
+    int32_t logits[MODEL_CLASSES];
+    static const char *const names[] = MODEL_CLASS_NAMES;
+    while (std::fread(input, 1, sizeof input, stdin) == sizeof input) {
+        int best = 0;
+        if (model_run(input, sizeof input, logits, MODEL_CLASSES) != MODEL_OK)
+            return 1;
+        for (int i = 0; i < MODEL_CLASSES; ++i) {
+            std::printf("%ld ", static_cast<long>(logits[i]));
+            best = logits[i] > logits[best] ? i : best;
+        }
+        std::printf("\\t%s\\n", names[best]);
+    }
+}
+"""
+
+
 def small(arch, timesteps=1, levels=4, events=False, **options):
     """An integer network, with inputs that reach every layer."""
     model = realistic(arch, timesteps, levels, **options)
@@ -47,7 +81,10 @@ def run(program, *arguments, stdin=None):
 
 def logits(done) -> np.ndarray:
     assert done.returncode == 0, done.stderr
-    return np.array([line.split() for line in done.stdout.splitlines()], dtype=np.int64)
+    lines = [line.split(b"\t") for line in done.stdout.splitlines()]
+    values = np.array([numbers.split() for numbers, _ in lines], dtype=np.int64)
+    assert [int(name) for _, name in lines] == values.argmax(1).tolist()  # unnamed: numbers
+    return values
 
 
 @needs_cc
@@ -69,6 +106,54 @@ def test_c_equals_the_reference_and_counts_the_same(arch, options, timesteps, le
         counted[kind, name] = [*map(int, values)]
     assert counted == {name: values.tolist() for name, values in counts.items()}
     assert all(values[0] > 0 for (kind, _), values in counts.items() if kind == "neurons")
+
+
+@needs_cc
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+@pytest.mark.parametrize(("arch", "options"), CASES, ids=NAMES)
+def test_a_program_in_cpp_links_it(arch, options, tmp_path):
+    network = small(arch, **options)
+    export_c(network, tmp_path)
+    (tmp_path / "main.cpp").write_text(CPP)
+    (tmp_path / "main.c").unlink()
+    sources = sorted(path.name for path in tmp_path.glob("*.c") if path.name != "mps2.c")
+    flags = ["-O0", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run(["cc", "-std=c99", *flags, "-c", *sources], cwd=tmp_path, check=True)
+    objects = [source.replace(".c", ".o") for source in sources]
+    command = ["g++", *flags, "-pedantic", "main.cpp", *objects, "-o", "run"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    pixels = images(2, seed=4)
+    done = run(tmp_path / "run", stdin=pixels.numpy().tobytes())
+    assert np.array_equal(logits(done), network.forward(pixels))
+
+
+@pytest.mark.skipif(not shutil.which("clang"), reason="needs clang")
+@pytest.mark.parametrize("timesteps", [1, 3])
+@pytest.mark.parametrize(("arch", "options"), CASES, ids=NAMES)
+def test_clang_has_nothing_to_say(arch, options, timesteps, tmp_path):
+    export_c(small(arch, timesteps, **options), tmp_path)
+    sources = sorted(path.name for path in tmp_path.glob("*.c") if path.name != "mps2.c")
+    for build in ("-DPLAIN", "-DDENSE", "-DCOUNT"):
+        command = ["clang", "-std=c99", "-fsyntax-only", "-Werror", *STRICT, build, *sources]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+@needs_cc
+def test_names_of_classes_are_printed_whatever_they_are(tmp_path):
+    names = ('a "b" %d \\', "*/ ??/", "café", "", "two\nlines")
+    network = replace(small("sparse_resnet"), classes=names)
+    export_c(network, tmp_path)
+    pixels = images(20, seed=4)
+    done = run(make(tmp_path, "model"), stdin=pixels.numpy().tobytes())
+    printed = [line.split("\t")[1] for line in done.stdout.decode().splitlines()]
+    wanted = [names[i].replace("\n", " ") for i in network.forward(pixels).argmax(1)]
+    assert printed == wanted
+    readme = (tmp_path / "README.md").read_text()
+    assert json.dumps(names, ensure_ascii=False) in readme
+    assert "mean [0.4, 0.5], std [0.2, 0.3]" in (tmp_path / "model.h").read_text()
+    with pytest.raises(InputError, match=r"^classes: got '2 of them', allowed: 5, or none"):
+        replace(network, classes=("a", "b"))
 
 
 @needs_cc

@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,12 +22,14 @@ from multispike.config import TrainConfig
 from multispike.config.commands import ExportConfig
 from multispike.datasets import DATASETS, load_dataset
 from multispike.errors import InputError
-from multispike.export.formats import FORMATS, NETWORK, filling
+from multispike.export.formats import FORMATS, NETWORK, description, filling
+from multispike.export.onnx import openvino_package
 from multispike.export.serialize import load
 from multispike.training.launch import fit
 from multispike.training.run import load_run
 
 PACKAGES = {"c": (), "onnx": ("onnx",), "openvino": ("onnx", "openvino"), "nir": ("nir",)}
+RUNTIMES = {"onnx": ("onnxruntime",), "openvino": (), "nir": ()}
 
 
 def trained(folder, **changes) -> str:
@@ -70,6 +74,61 @@ def test_every_format_is_written_beside_the_integer_network(run, format, tmp_pat
     # int8 weights move levels here and there: the logits stay the same but for that.
     error = network.forward(pixels) * network.logit_scale - floats
     assert np.corrcoef(error.ravel() + floats.ravel(), floats.ravel())[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("format", ["nir", "onnx", "openvino"])
+def test_a_graph_says_what_it_takes_and_the_readme_runs_it(run, format, tmp_path, monkeypatch):
+    if any(find_spec(package) is None for package in (*PACKAGES[format], *RUNTIMES[format])):
+        pytest.skip(f"needs {format}'s packages")
+    export_run(run, format, tmp_path)
+    readme = (tmp_path / "README.md").read_text()
+    network = load(tmp_path / "network.npz")
+    assert network.classes == tuple("0123456789")
+    facts = description(network)
+    assert facts["channels"] == "grey"
+    assert facts["resize"] == "images are scaled (bicubic) to cover 8 x 8 and cut at the centre"
+    assert f"mean {list(network.mean)}, std {list(network.std)}" in facts["normalisation"]
+    assert all(f"- {name}: {fact}\n" in readme for name, fact in facts.items())
+    if format == "onnx":
+        import onnx
+
+        held = onnx.load(tmp_path / "model.onnx").metadata_props
+        assert {entry.key: entry.value for entry in held} == facts
+    elif format == "openvino":
+        model = openvino_package().Core().read_model(tmp_path / "model.xml")
+        held = {name: model.get_rt_info(["multispike", name]).value for name in facts}
+        assert {name: str(value) for name, value in held.items()} == facts
+    else:
+        held = import_module("nir").read(tmp_path / "model.nir").metadata
+        assert {name: held[name] for name in facts} == facts
+
+    monkeypatch.chdir(tmp_path)
+    found: dict = {}
+    exec(re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[0], found)
+    expected = network.forward(np.zeros((1, 1, 8, 8), np.uint8))
+    scale = 1 if format == "nir" else network.logit_scale
+    assert np.array_equal(np.round(np.asarray(found["logits"]) / scale), expected)
+
+
+@pytest.mark.skipif(not (shutil.which("cc") and shutil.which("make")), reason="needs a C compiler")
+def test_a_picture_goes_into_the_c_program_by_predict(run, tmp_path, capsys):
+    digits = load_dataset("digits", progress=False).test.inputs[:3, 0].numpy()
+    for index, pixels in enumerate(digits):
+        large = Image.fromarray(pixels).resize((32, 24))
+        large.save(tmp_path / f"{index}.{'jpg' if index else 'png'}")
+    paths = sorted(map(str, tmp_path.iterdir()))
+    export_run(run, "c", tmp_path / "c")
+    network = str(tmp_path / "c" / "network.npz")
+    for source in (run, network):
+        assert main(["predict", source, *paths, "--as-input", str(tmp_path / "in.bin")]) == 0
+        raw = (tmp_path / "in.bin").read_bytes()
+        assert len(raw) == 3 * 64
+    subprocess.run(["make", "-s", "-C", tmp_path / "c", "CFLAGS=-O0"], check=True)
+    done = subprocess.run([tmp_path / "c" / "model", tmp_path / "in.bin"], capture_output=True)
+    names = [line.split("\t")[1] for line in done.stdout.decode().splitlines()]
+    assert names == [line.split()[1] for line in capsys.readouterr().out.splitlines()][3:]
+    assert main(["predict", run, *paths, "--as-input", str(tmp_path / "absent" / "x")]) == 2
+    assert "as_input: got" in capsys.readouterr().err
 
 
 def test_evaluation_counts_what_both_networks_get_right(run, tmp_path):
@@ -209,7 +268,7 @@ def test_an_interrupted_overwrite_leaves_nothing_mixed_that_builds(
 
 
 def test_another_format_replaces_the_earlier_one(tmp_path):
-    own = {"note.txt": "mine", "weights_mine.c": "mine", "README.md": "mine"}
+    own = {"note.txt": "mine", "weights_mine.c": "mine"}
     for name, text in own.items():
         (tmp_path / name).write_text(text)
     (tmp_path / "build").mkdir()
@@ -219,7 +278,6 @@ def test_another_format_replaces_the_earlier_one(tmp_path):
     assert contents(tmp_path) == {"model.onnx": "new", NETWORK: "new", **own}
     filled(tmp_path, "c", "weights0.c", "weights1.c", "README.md")
     filled(tmp_path, "c", "weights0.c", "README.md", content="newer")
-    own.pop("README.md")  # the C export's name
     assert set(contents(tmp_path)) == {"model.c", "weights0.c", "README.md", NETWORK, *own}
     filled(tmp_path, "nir")
     assert contents(tmp_path) == {"model.nir": "new", NETWORK: "new", **own}

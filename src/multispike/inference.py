@@ -87,8 +87,16 @@ class Trained:
         Raises:
             InputError: for what can't be read, or has another shape.
         """
+        return self.normalised(self.pixels(source, sensor))
+
+    def pixels(self, source: Source, sensor: str | None = None) -> np.ndarray:
+        """The same before it is normalised, uint8 in C order: what exported programs read."""
         pixels = self._frames(source, sensor) if self.events else self._image(source)
-        sample = torch.from_numpy(np.array(pixels))
+        return np.array(pixels, order="C")
+
+    def normalised(self, pixels: np.ndarray) -> Tensor:
+        """Pixels or counts as the network takes them."""
+        sample = torch.from_numpy(pixels)
         if isinstance(self.network, IntegerNetwork):
             return sample
         if not self.mean:
@@ -181,7 +189,7 @@ def load_run(
     if path.suffix == ".npz":
         network = load_integer(path)
         row = PRETRAINED.get(str(run))
-        classes = row.classes.split() if row else map(str, range(network.layers[-1].shape[0]))
+        classes = row.classes.split() if row else network.class_names
         return Trained(network, tuple(classes), network.input_shape, (), (), network.events)
     if not path.exists():
         allowed = ", ".join(("a run folder", "a .ckpt file", *PRETRAINED))

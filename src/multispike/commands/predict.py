@@ -14,7 +14,7 @@ from multispike.datasets.image_sets import SUFFIXES as IMAGES
 from multispike.device import device_for
 from multispike.errors import InputError, invalid
 from multispike.events.read import SUFFIXES as RECORDINGS
-from multispike.files import write_json
+from multispike.files import replacing, write_json
 from multispike.inference import BATCH, load_run
 
 
@@ -24,12 +24,15 @@ def predict(settings: PredictConfig) -> int:
     paths = list(files_of(settings.files, RECORDINGS if run.events else IMAGES))
     written: list[dict[str, Any]] = []
     unread = 0
+    raw: list[bytes] = []
     for start in range(0, len(paths), BATCH):
         samples: dict[str, Tensor] = {}
         for path in paths[start : start + BATCH]:
             try:
                 source = sys.stdin.buffer.read() if path == "-" else path
-                samples[path] = run.preprocess(source, settings.sensor)
+                pixels = run.pixels(source, settings.sensor)
+                samples[path] = run.normalised(pixels)
+                raw.append(pixels.tobytes() if settings.as_input else b"")
             except InputError as error:
                 print(f"multispike: {error}", file=sys.stderr)
                 unread += 1
@@ -39,6 +42,9 @@ def predict(settings: PredictConfig) -> int:
             written.append({"file": path, **top[0], "top": top})
             if settings.json != "-":
                 print(path, *(f"{name} {p:.4f}" for name, p in prediction.top), sep="  ")
+    if settings.as_input:
+        with replacing(settings.as_input) as temporary:
+            temporary.write_bytes(b"".join(raw))
     if settings.json:
         write_json(settings.json, written)
     return 2 if unread else 0

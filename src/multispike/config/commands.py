@@ -30,6 +30,7 @@ from multispike.config.types import (
 )
 from multispike.datasets import DATASETS
 from multispike.errors import invalid, unknown
+from multispike.files import check_target
 from multispike.models.table import ARCHITECTURES, ResNet
 from multispike.pretrained import find
 
@@ -66,9 +67,12 @@ class PredictConfig(Settings):
     Args:
         files: Images or recordings, folders of them, or - for one on standard input.
         top: Show this many classes, the most likely first.
+        as_input: Also write the files, scaled and cut, one behind the other as the raw bytes that
+            an exported program reads: ./model FILE.
 
     Examples:
         multispike predict cifar10-fastnet image.png
+        multispike predict RUN image.png --as-input image.bin
         multispike predict RUN photos --top 3 --json classes.json
         camera | multispike predict RUN -
     """
@@ -80,11 +84,14 @@ class PredictConfig(Settings):
     checkpoint: CheckpointName = "last.ckpt"
     top: Count = 1
     sensor: Sensor | None = None
+    as_input: str | None = None
     accelerator: Accelerator = "auto"
     json: JsonFile | None = None
 
     def check(self) -> None:
         super().check()
+        if self.as_input:
+            check_target("as_input", self.as_input)
         for path in self.files:
             if path != "-" and not Path(path).exists():
                 raise invalid("files", path, "files or folders that exist, or -")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from importlib.resources import files
 from pathlib import Path
 from textwrap import indent
@@ -12,7 +13,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from multispike.export.c_program import Program
-from multispike.export.formats import check_free, filling
+from multispike.export.formats import check_free, description, filling
 from multispike.export.layers import Synapses
 from multispike.export.network import IntegerNetwork
 from multispike.export.validate import identifier
@@ -69,9 +70,13 @@ def write_c(network: IntegerNetwork, main: Path) -> Program:
     )  # fmt: skip
     environment.filters |= {
         "commas": "{:,}".format, "indented": indent, "initialiser": _initialiser,
+        "literal": _literal,
     }  # fmt: skip
+    facts = description(network)
+    about = [(name, facts[name]) for name in ("input", "channels", "resize", "normalisation")]
     for name, template in _TEMPLATES.items():
-        words = {"program": program, "network": network, "weights": sources}
+        words = {"program": program, "network": network, "weights": sources, "about": about,
+                 "facts": facts.items()}  # fmt: skip
         write_text(main.with_name(name), environment.get_template(template).render(words))
     return program
 
@@ -104,3 +109,15 @@ def _initialiser(values: NDArray[np.integer]) -> str:
     texts = flat.astype(str).tolist()
     lines = (", ".join(texts[i : i + 16]) for i in range(0, len(texts), 16))
     return "{\n    " + ",\n    ".join(lines) + "\n}"
+
+
+def _literal(text: str) -> str:
+    """A C string of the UTF-8 of `text`, on one line; what could mean something else in octal.
+
+    >>> print(_literal('a "caf\u00e9"?'))
+    "a \\042caf\\303\\251\\042\\077"
+    """
+    plain = rb"[A-Za-z0-9 _.,:;+-]"
+    codes = text.encode("utf-8", "replace")
+    parts = (chr(c) if re.match(plain, bytes([c])) else f"\\{max(c, 32):03o}" for c in codes)
+    return f'"{"".join(parts)}"'

@@ -5,6 +5,7 @@ Importing this loads no torch.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from multispike.errors import invalid
+from multispike.files import write_text
 
 if TYPE_CHECKING:
     from multispike.export.network import IntegerNetwork
@@ -34,20 +36,38 @@ class Format:
         others: a pattern of the names of the others.
         writer: "module:function" of `multispike.export`, called with the network and the path of
             the main file in an empty folder.
+        use: Python for its README.md; "" where the writer writes that.
     """
 
     main: str
     others: str
     writer: str
+    use: str = ""
 
 
+_ONNX = """\
+import onnxruntime
+session = onnxruntime.InferenceSession("model.onnx")
+logits = session.run(["logits"], {"image": pixels})[0]  # float32 [B, classes]
+"""
+_OPENVINO = """\
+import openvino
+exact = {"INFERENCE_PRECISION_HINT": "f32"}  # processors with bfloat16 would round sums to it
+model = openvino.Core().compile_model("model.xml", "CPU", exact)
+logits = model(pixels)[0]  # float32 [B, classes]
+"""
+_NIR = """\
+import torch
+from multispike.export.nir import load
+logits = load("model.nir")(torch.from_numpy(pixels))  # whole numbers [B, classes]
+"""
 _C = r"model\.h|main\.c|kernels\.[ch]|mps2\.(c|ld)|weights\d+\.c|Makefile|README\.md"
 
 FORMATS = {
     "c": Format("model.c", _C, "c:write_c"),
-    "nir": Format("model.nir", "", "nir:export_nir"),
-    "onnx": Format("model.onnx", "", "onnx:export_onnx"),
-    "openvino": Format("model.xml", r"model\.bin", "onnx:export_openvino"),
+    "nir": Format("model.nir", r"README\.md", "nir:export_nir", _NIR),
+    "onnx": Format("model.onnx", r"README\.md", "onnx:export_onnx", _ONNX),
+    "openvino": Format("model.xml", r"model\.bin|README\.md", "onnx:export_openvino", _OPENVINO),
 }
 """A new format is a new row."""
 
@@ -64,8 +84,45 @@ def write(network: IntegerNetwork, format: str, folder: Path) -> dict[str, int]:
     with progress_bar(True) as bar, filling(folder) as temporary:
         bar.add_task(f"writing {format}", total=None)
         writer(network, temporary / FORMATS[format].main)
+        if FORMATS[format].use:
+            write_text(temporary / "README.md", readme(network, FORMATS[format]))
         save(network, temporary / NETWORK)
         return {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
+
+
+def readme(network: IntegerNetwork, format: Format) -> str:
+    """What lies beside a graph: what it takes and gives, and how it is called."""
+    facts = "\n".join(f"- {name}: {fact}" for name, fact in description(network).items())
+    pixels = f"import numpy\npixels = numpy.zeros({_batch(network)}, numpy.uint8)  # yours\n"
+    code = f"```python\n{pixels}{format.use}```\n"
+    return f"# {network.arch}, {format.main}\n\n{facts}\n\n{code}"
+
+
+def description(network: IntegerNetwork) -> dict[str, str]:
+    """What a user of any format has to know, as one line each."""
+    (channels, rows, columns), frames = network.input_shape, network.events
+    layout = "[timestep][channel][row][column]" if frames else "[channel][row][column]"
+    sizes = " x ".join(map(str, (*([network.timesteps] if frames else []), *network.input_shape)))
+    colours = {1: "grey", 3: "red, green, blue"}.get(channels, f"{channels} of the training")
+    if frames:
+        what, colours = "event counts", "less light, more light, a pair a bin of time"
+        resize = f"recordings are counted in {rows} x {columns} places"
+    else:
+        what = "pixels"
+        resize = f"images are scaled (bicubic) to cover {rows} x {columns} and cut at the centre"
+    rule = f"({what} / 255 - mean) / std, mean {list(network.mean)}, std {list(network.std)}"
+    return {
+        "input": f"uint8 {layout}, {sizes}, raw {what}",
+        "channels": colours,
+        "resize": resize,
+        "normalisation": f"{rule if network.mean else 'of the training'}; it is folded in",
+        "classes": json.dumps(network.class_names, ensure_ascii=False),
+        "logit_scale": repr(network.logit_scale),
+    }
+
+
+def _batch(network: IntegerNetwork) -> tuple[int, ...]:
+    return (*([network.timesteps] if network.events else []), 1, *network.input_shape)
 
 
 def check_free(argument: str, folder: Path, overwrite: bool, option: str = "overwrite") -> None:
@@ -99,7 +156,7 @@ def filling(folder: Path) -> Iterator[Path]:
 
 
 def _earlier(folder: Path, written: set[str]) -> list[Path]:
-    """Files of earlier exports; a README.md beside a model.onnx is somebody's own."""
+    """Files of earlier exports."""
     names = {NETWORK, *written}
     for format in FORMATS.values():
         if (folder / format.main).is_file():

@@ -58,6 +58,8 @@ class IntegerNetwork:
         events: inputs are event frames `[T, B, C, H, W]`, else images `[B, C, H, W]`.
         layers: in the order of execution; the last is the readout.
         logit_scale: one unit of a logit in the float network's units.
+        classes: names in the order of the logits; none where they are not known.
+        mean, std: of the training's normalisation, which is folded in; a value a channel, or none.
     """
 
     arch: str
@@ -66,9 +68,16 @@ class IntegerNetwork:
     events: bool
     layers: tuple[Layer, ...]
     logit_scale: float
+    classes: tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         check(self.arch, self.input_shape, self.timesteps, self.logit_scale, self.layers)
+        for name, size in (("classes", len(self.classes)), ("mean", len(self.mean))):
+            allowed = self.readout.shape[0] if name == "classes" else self.input_shape[0]
+            if size not in (0, allowed):
+                raise invalid(name, f"{size} of them", f"{allowed}, or none")
         _ = self.bounds
 
     @cached_property
@@ -86,6 +95,11 @@ class IntegerNetwork:
         last = self.layers[-1]
         assert isinstance(last, Readout)
         return last
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """As in `classes`; their numbers where these are not known."""
+        return self.classes or tuple(map(str, range(self.readout.shape[0])))
 
     @property
     def synapses(self) -> tuple[Synapses, ...]:

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from multispike.errors import InputError, invalid
 from multispike.export.folding import Floats
+from multispike.export.formats import description
 from multispike.export.layers import (
     IMAGE,
     POINT,
@@ -87,7 +88,7 @@ def nir_graph(network: IntegerNetwork) -> Any:
         raise invalid("timesteps", network.timesteps, "1 (NIR has no soft reset)")
     writer = _Writer(network)
     prove_float32(network.layers, network.outputs, network.timesteps)
-    metadata = {"logit_scale": network.logit_scale, "arch": network.arch}
+    metadata = {"arch": network.arch, **description(network)}
     return writer.nir.NIRGraph(nodes=writer.nodes, edges=writer.edges, metadata=metadata)
 
 
@@ -228,8 +229,14 @@ class _Writer:
         if window.before != window.after:
             allowed = "the same on both sides (NIR has no other)"
             raise invalid(name, f"padding {window.before} and {window.after}", allowed)
+        square = _square(window, shape)
+        if square.reach(shape) != window.reach(shape):
+            allowed = "a square, or sides whose difference is even (nir reads no other)"
+            raise invalid(name, f"a kernel of {window.kernel}", allowed)
+        room = [b - a for a, b in zip(window.kernel, square.kernel, strict=True)]
+        weight = np.pad(weight, [(0, 0), (0, 0), *((-(-r // 2), r // 2) for r in room)])
         biases = np.full(len(weight), bias, np.float32)
-        parts = (window.stride, window.before, window.dilation, groups, biases)
+        parts = (square.stride, square.before, square.dilation, groups, biases)
         node = self.nir.Conv2d(shape[1:], weight.astype(np.float32), *parts)
         return self.add(name, node, sources)
 
@@ -259,6 +266,17 @@ class _Writer:
         self.nodes[logits].bias[:] = layer.bias.values[0, 0]
         output = self.nir.Output(output_type={"output": np.array(layer.shape)})
         return self.add("logits", output, [logits])
+
+
+def _square(window: Window, shape: Shape) -> Window:
+    """The window with a square kernel around it, since nir 1.0.8 takes every kernel for square."""
+    side = max(window.kernel)
+    wider = (-(-(side - k) // 2) * d for k, d in zip(window.kernel, window.dilation, strict=True))
+    rows, columns = (b + more for b, more in zip(window.before, wider, strict=True))
+    places = zip(window.reach(shape), window.stride, strict=True)
+    down, across = (side if place == 1 else stride for place, stride in places)
+    ends = rows, columns
+    return Window((side, side), (down, across), ends, ends, window.dilation)
 
 
 def load(path: str | os.PathLike[str]) -> nn.Module:

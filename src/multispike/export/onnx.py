@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from multispike.errors import InputError, invalid
+from multispike.export.formats import description
 from multispike.export.layers import (
     IMAGE,
     POTENTIAL_END,
@@ -72,6 +73,8 @@ def export_openvino(network: IntegerNetwork, path: str | os.PathLike[str]) -> No
     target = _target(path, ".xml")
     openvino = openvino_package()
     model = openvino.Core().read_model(build(network).SerializeToString())
+    for name, fact in description(network).items():
+        model.set_rt_info(fact, ["multispike", name])
     with TemporaryDirectory() as folder:
         # OpenVINO insists on the suffix; the weights come first, so that no .xml lacks its .bin.
         made = Path(folder) / "model.xml"
@@ -139,7 +142,7 @@ def build(network: IntegerNetwork) -> ModelProto:
         ir_version=8,
         producer_name="multispike",
     )
-    helper.set_model_props(model, {"logit_scale": repr(network.logit_scale)})
+    helper.set_model_props(model, description(network))
     checker.check_model(model, full_check=True)
     return model
 

@@ -71,9 +71,10 @@ class Quantiser:
 
 def quantise(
     model: nn.Module, mean: Sequence[float], std: Sequence[float], input_shape: Shape,
-    events: bool = False,
+    events: bool = False, classes: Sequence[str] = (),
 ) -> IntegerNetwork:  # fmt: skip
-    """The integer network of a trained `model`; arguments and errors as of `Quantiser`.
+    """The integer network of a trained `model`; arguments and errors as of `Quantiser`, `classes`
+    names for its logits.
 
     >>> from multispike.models import create_model
     >>> model = create_model("sparse_resnet20", in_channels=1)
@@ -83,8 +84,10 @@ def quantise(
     """
     made = Quantiser(model, mean, std, input_shape, events)
     walk = made.walk()
-    layers = tuple(walk.builder.layers)
-    return IntegerNetwork(made.arch, input_shape, made.timesteps, events, layers, walk.logit_unit)
+    return IntegerNetwork(
+        made.arch, input_shape, made.timesteps, events, tuple(walk.builder.layers),
+        walk.logit_unit, tuple(classes), tuple(map(float, mean)), tuple(map(float, std)),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,11 @@ def quantise_run(run: Run) -> IntegerNetwork:
     """The integer network of a run; errors as of `Quantiser`."""
     data = run.data
     events = data["events"] if "events" in data else source_of(data["name"]).events
-    return quantise(run.network, data["mean"], data["std"], tuple(data["input_shape"]), events)
+    shape, classes = (
+        tuple(data["input_shape"]),
+        [str(name).encode("utf-8", "replace").decode() for name in data["classes"]],
+    )
+    return quantise(run.network, data["mean"], data["std"], shape, events, classes)
 
 
 def compare(run: Run, integer: IntegerNetwork, loader: BatchLoader) -> Accuracy:

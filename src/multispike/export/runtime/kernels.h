@@ -11,6 +11,10 @@
 
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef struct {
     int channels, rows, columns;
 } shape_t;
@@ -120,6 +124,10 @@ typedef struct {
 } counts_t;
 
 extern counts_t synapse_counts[], neuron_counts[];
+#endif
+
+#ifdef __cplusplus
+}
 #endif
 
 #endif

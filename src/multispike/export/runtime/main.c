@@ -1,4 +1,4 @@
-/* Classify uint8 images: one line of logits an image.
+/* Classify uint8 images: one line an image, its logits and, behind a tab, the name of its class.
  *
  *     model [FILE]        FILE, or standard input: raw bytes, image after image,
  *                         [channel][row][column] each (event frames: [timestep] first),
@@ -68,8 +68,14 @@ static const char *skip_npy_header(FILE *file)
 
 static void print_logits(void)
 {
-    for (int i = 0; i < MODEL_CLASSES; ++i)
-        printf(i + 1 < MODEL_CLASSES ? "%ld " : "%ld\n", (long)logits[i]);
+    static const char *const names[] = MODEL_CLASS_NAMES;
+    int best = 0;
+    for (int i = 0; i < MODEL_CLASSES; ++i) {
+        printf(i + 1 < MODEL_CLASSES ? "%ld " : "%ld", (long)logits[i]);
+        if (logits[i] > logits[best])
+            best = i;
+    }
+    printf("\t%s\n", names[best]);
 }
 
 #ifdef COUNT
