@@ -511,10 +511,30 @@ def test_energy_of_an_architecture(tmp_path, capsys):
     ("arguments", "expected"),
     [
         ("vgg17", "target: got 'vgg17', nearest: vgg16"),
-        ("runs/gone", "target: got 'runs/gone', allowed: a run's folder, fastnet,"),
+        ("runs/gone", "target: got 'runs/gone', allowed: FILE.py:FUNCTION, MODULE:FUNCTION, a"),
         ("vgg16 --limit-test 10", "limit_test: got 10, allowed: only with a run"),
         ("here --levels 8", "levels: got 8, allowed: only with an architecture, a run has its own"),
-        ("vgg16 --size 100000", "size: got 100000, allowed: an integer in [1, 4096]"),
+        ("vgg16 --input-shape 3,0,32", "input_shape: got '3,0,32', allowed: sizes from 1 to 99999"),
+        ("vgg16 --against vgg17", "against: got 'vgg17', nearest: vgg16"),
+        ("gone.py:build", "target: got 'gone.py:build', allowed: a function of a file that exists"),
+        (
+            "vgg16 --data digits --classes 4",
+            "classes: got 4, allowed: only with what is no run",
+        ),
+        ("here --data digits", "data: got 'digits', allowed: only with an architecture"),
+        (
+            "net.py:Plain --levels 2",
+            "levels: got 2, allowed: the default, since net-Plain",
+        ),
+        (
+            "net.py:Plain --density 0.1 --input-shape 1,8,8",
+            "density: got 0.1, allowed: only with spiking neurons",
+        ),
+        ("net.py:Plain --input-shape 1,8", "model: forward failed on batch 0, inputs [1, 1, 8]"),
+        (
+            "net.py:lazy",
+            "model: got 'lazy layers without weights', allowed: a model that was",
+        ),
         ("vgg16 --json .", "json: got '.', allowed: a file in a folder that exists"),
         ("vgg16 --json gone/out.json", "json: got 'gone/out.json'"),
         ("vgg16 --profile lemaire", "profile: got 'lemaire'"),
@@ -527,7 +547,66 @@ def test_bad_energy_requests_are_one_line(arguments, expected, capsys, tmp_path,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken.yaml").write_text("name: x\n")
     (tmp_path / "here").mkdir()
+    (tmp_path / "net.py").write_text(NETS)
     assert expected in refused(capsys, "energy", *arguments.split())
+
+
+NETS = """
+from torch import nn
+from multispike import MultiLevelIF
+
+class Plain(nn.Module):
+    def __init__(self, width=8):
+        super().__init__()
+        self.conv = nn.Conv2d(1, width, 3, padding=1)
+        self.linear = nn.Linear(width * 64, 7)
+
+    def forward(self, x):
+        return self.linear(self.conv(x).relu().flatten(1)), "whatever"
+
+def build(num_classes, in_channels):
+    conv = nn.Conv2d(in_channels, 8, 3, padding=1)
+    return nn.Sequential(conv, MultiLevelIF(3), nn.Flatten(), nn.Linear(8 * 64, num_classes))
+
+def lazy():
+    return nn.LazyLinear(3)
+"""
+
+
+def test_energy_of_any_network(tmp_path, capsys, monkeypatch):
+    """A class with defaults of its own, and outputs that are no logits; against a spiking one."""
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(NETS)
+    json_file = ["--json", "out.json"]
+    assert main(["energy", "net.py:Plain", "--input-shape", "1,8,8", *json_file]) == 0
+    alone = json.loads(Path("out.json").read_text())
+    assert [layer["name"] for layer in alone["layers"]] == ["conv", "linear"]
+    assert alone["layers"][1]["record"]["geometry"]["out_shape"] == [7]
+    assert alone["assumed_density"] is None
+    capsys.readouterr()
+    words = ["net.py:build", "--against", "net.py:Plain", "--input-shape", "1,8,8"]
+    assert main(["energy", *words, "--density", "0.1"]) == 2
+    assert main(["energy", *words, *json_file]) == 0
+    both = json.loads(Path("out.json").read_text())
+    assert both["assumed_density"] == 0.2
+    assert both["against"]["energy_nj"] == alone["energy_nj"]
+    rows = capsys.readouterr().out.splitlines()
+    [mine] = [row.split() for row in rows if row.split()[:3] == ["net", "T1", "N3"]]
+    [other] = [row.split() for row in rows if row.split()[:2] == ["net-Plain", "ANN"]]
+    assert mine[-1] == "1.00"
+    assert float(other[-1]) == pytest.approx(
+        alone["energy_nj"]["total"] / both["energy_nj"]["total"], abs=0.005
+    )
+
+
+def test_energy_of_any_network_on_data(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(NETS)
+    words = ["net.py:build", "--data", "digits", "--limit-test", "20", "--json", "-"]
+    assert main(["energy", *words]) == 0
+    priced = json.loads(capsys.readouterr().out)
+    assert (priced["data"], priced["samples"]) == ("digits", 20)
+    assert priced["neuron"] == "multilevel"
 
 
 def test_train_refuses_a_used_folder(comparison, capsys):

@@ -10,6 +10,7 @@ import torch
 from accelerator import THERE, Accelerator, There
 from lightning.fabric import Fabric
 from lightning.fabric.accelerators import CPUAccelerator
+from lightning.fabric.plugins import MixedPrecision
 from lightning.fabric.strategies import SingleDeviceStrategy
 from PIL import Image
 from torch.utils._python_dispatch import _disable_current_modes
@@ -17,10 +18,21 @@ from torch.utils._python_dispatch import _disable_current_modes
 from multispike import create_model, load_run
 from multispike.activity import record_activity
 from multispike.cli import main
+from multispike.commands.avalanche import study
 from multispike.config import TrainConfig
-from multispike.device import ACCELERATORS
+from multispike.config.commands import AvalancheConfig
+from multispike.datasets import loader as loader_module
+from multispike.datasets.augment import Augmentation
+from multispike.datasets.dataset import Split
+from multispike.datasets.loader import BatchLoader
+from multispike.device import ACCELERATORS, device_for
+from multispike.environment import driver
+from multispike.errors import InputError
+from multispike.events.stream import FrameClassifier
 from multispike.export import graph, quantise
+from multispike.export.bench import torch_call
 from multispike.training import fit, launch, loop
+from multispike.training.run import read_checkpoint
 
 TINY = TrainConfig(
     data="digits", arch="fastnet", limit_train=64, limit_test=32, batch_size=32, epochs=2,
@@ -113,22 +125,15 @@ def test_a_training_is_the_same_on_any_device(accelerator, run, tmp_path, recipe
 
 def test_the_host_waits_for_no_step(accelerator, tmp_path, monkeypatch):
     """Between two pauses nothing of the device is read."""
-    steps = []
-    make = launch.training_loader
+    steps, make = [], BatchLoader._make
 
-    def counted(*args, **place):
-        made = make(*args, **place)
-        batches = made._make
-
-        def one(*batch):
+    def made(loader, *batch):
+        if loader.shuffle:
             steps.append(batch)
             accelerator.waits = False  # until the pause, which reads the losses
-            return batches(*batch)
+        return make(loader, *batch)
 
-        made._make = one
-        return made
-
-    monkeypatch.setattr(launch, "training_loader", counted)
+    monkeypatch.setattr(BatchLoader, "_make", made)
     reads = loop.State.add_up
 
     def add_up(*given):
@@ -180,3 +185,138 @@ def test_commands_compute_the_same_on_any_device(accelerator, run, tmp_path, com
         assert main([*words, "--accelerator", name, "--json", str(target)]) == 0
         found.append(told(target))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("timesteps", [None, 3])
+def test_a_set_that_the_device_can_not_hold_is_moved_by_batches(
+    accelerator, monkeypatch, timesteps
+):
+    pixels = torch.randint(0, 9, (8, *[timesteps] * bool(timesteps), 2, 6, 6), dtype=torch.uint8)
+    split = Split(pixels, torch.arange(8) % 3)
+    options = {
+        "mean": [0.1, 0.2], "std": [1.0, 2.0], "shuffle": True, "num_classes": 3,
+        "augmentation": Augmentation(True, 1, 2, 0.3, 0.2 if timesteps else 0.0),
+    }  # fmt: skip
+    expected = list(BatchLoader(split, 4, **options))
+    for fits in (True, False):
+        monkeypatch.setattr(loader_module, "fits", lambda device, size, fits=fits: fits)
+        made = BatchLoader(split, 4, **options, device=THERE)
+        assert isinstance(made.split.inputs, There) is fits
+        for batch, same in zip(made, expected, strict=True):
+            assert all(isinstance(x, There) for x in batch)
+            assert all(torch.equal(x.cpu(), y) for x, y in zip(batch, same, strict=True))
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate RUN", "predict RUN FILE", "energy vgg16",
+                                     "avalanche", "report RUN", "bench RUN", "export RUN",
+                                     "stream RUN FILE", "reproduce table-cifar10"])  # fmt: skip
+def test_an_absent_accelerator_is_told_before_any_work(run, tmp_path, command, capsys, monkeypatch):
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    monkeypatch.chdir(tmp_path)
+    image = tmp_path / "image.png"
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(image)
+    words = [{"RUN": str(run), "FILE": str(image)}.get(word, word) for word in command.split()]
+    assert main([*words, "--accelerator", "gpu"]) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    allowed = "allowed: auto or cpu, as this machine has it"
+    assert told[-1] == f"multispike: accelerator: got 'gpu', {allowed}"
+    assert [path.name for path in tmp_path.iterdir()] == ["image.png"]
+
+
+def test_devices_by_torchs_names():
+    assert device_for("auto").type in ("cpu", "cuda", "mps")
+    assert device_for("meta") == device_for(torch.device("meta")) == THERE
+    with pytest.raises(InputError, match=r"^device: got 'abacus', allowed: auto or "):
+        load_run("cifar10-fastnet", device="abacus")
+
+
+def test_frames_are_classified_where_the_network_is(accelerator):
+    network = create_model("fastnet", in_channels=2, timesteps=2).eval()
+    frames = np.random.default_rng(0).integers(0, 3, (2, 2, 8, 8), np.uint8)
+    described = [*map(str, range(10))], (2, 2, 8, 8), "time", [0.0, 0.0], [0.1, 0.2]
+    here = FrameClassifier(copy.deepcopy(network), *described)(frames)
+    assert (FrameClassifier(network.to(THERE), *described)(frames) == here).all()
+
+
+def test_bench_times_torch_where_the_network_is(accelerator):
+    network = create_model("fastnet", in_channels=1).eval()
+    images = np.random.default_rng(0).integers(0, 256, (3, 1, 8, 8), np.uint8)
+    here = torch_call(copy.deepcopy(network), [0.3], [0.2], 1)(images)
+    assert (torch_call(network.to(THERE), [0.3], [0.2], 1)(images) == here).all()
+
+
+def test_avalanche_is_the_same_on_any_device(accelerator):
+    settings = AvalancheConfig(arch="sparse_resnet20", limit=4, timesteps=2, batch_size=2)
+    here = list(study(replace(settings, accelerator="cpu")))
+    assert list(study(replace(settings, accelerator="gpu"))) == here
+
+
+def test_the_driver_is_what_linux_tells(tmp_path):
+    file = tmp_path / "version"
+    assert driver(file) is None
+    for kind in ("UNIX x86_64 Kernel Module", "UNIX Open Kernel Module for x86_64"):
+        file.write_text(f"NVRM version: NVIDIA {kind}  550.54.15  Tue\nGCC version: gcc 12.2.0")
+        assert driver(file) == "550.54.15"
+
+
+def test_half_precision_is_scaled_and_goes_on_bit_for_bit(tmp_path, monkeypatch):
+    """16-mixed, on the CPU for once: the scale is a part of last.ckpt, and bounds of gradients of
+    thresholds know it."""
+
+    def fabric(**wanted):
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3)
+        wanted["plugins"] = MixedPrecision("16-mixed", "cpu", scaler)
+        return Fabric(**{k: v for k, v in wanted.items() if k != "precision"})
+
+    monkeypatch.setattr(launch, "Fabric", fabric)
+    config = replace(TINY, learn_threshold="layer")
+    assert fit(replace(config, out=str(tmp_path / "whole")))
+    halves = replace(config, out=str(tmp_path / "halves"))
+    with monkeypatch.context() as stopped:
+        saved = loop._save
+
+        def save_and_stop(fabric, state, *args):
+            saved(fabric, state, *args)
+            if state.step == 2:
+                raise loop.Interrupted
+
+        stopped.setattr(loop, "_save", save_and_stop)
+        with pytest.raises(loop.Interrupted):
+            fit(halves)
+    assert fit(replace(halves, resume=True))
+    whole, parts = (read_checkpoint(tmp_path / name / "last.ckpt") for name in ("whole", "halves"))
+    assert whole["scaler"] == parts["scaler"]
+    assert whole["scaler"]["scale"] == 2048.0
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(value, parts["state_dict"][name])
+
+
+def test_half_precision_needs_an_accelerator():
+    with pytest.raises(InputError, match=r"^precision: got '16-mixed', allowed: 32-true or bf16"):
+        fit(replace(TINY, precision="16-mixed"))
+
+
+def test_bounds_of_gradients_are_scaled_with_them():
+    network = torch.nn.Module()
+    network.threshold = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    loop.Objective(network, TINY, scaler)
+    (network.threshold * torch.tensor([100.0, 4.0])).sum().backward()
+    assert network.threshold.grad.tolist() == [8.0, 4.0]
+
+
+@pytest.mark.parametrize("more", [{}, {"NTASKS_PER_NODE": "2"}], ids=str)
+def test_tasks_that_srun_did_not_start_are_told_in_one_line(monkeypatch, capsys, more, tmp_path):
+    for name, value in {"NTASKS": "2", "JOB_NAME": "job", **more}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert main(arguments("train", replace(TINY, out=str(tmp_path / "run")))) == 2
+    told = "multispike: SLURM_NTASKS: got '2', allowed: 1, or srun in front of the command"
+    assert capsys.readouterr().err.splitlines() == [told]
+
+
+def test_what_lightning_refuses_of_slurm_is_one_line(monkeypatch, tmp_path):
+    for name, value in {"NTASKS": "2", "JOB_NAME": "job", "STEP_ID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    with pytest.raises(InputError, match=r"^accelerator: got .*--ntasks-per-node=2"):
+        fit(replace(TINY, out=str(tmp_path / "run")))

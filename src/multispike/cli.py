@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, type[Settings]]] = {
     "train": ("multispike.commands.train:train", TrainConfig),
     "evaluate": ("multispike.commands.evaluate:evaluate", commands.EvaluateConfig),
     "report": ("multispike.commands.evaluate:report", commands.ReportConfig),
-    "energy": ("multispike.commands.evaluate:energy", EnergyConfig),
+    "energy": ("multispike.commands.energy:energy", EnergyConfig),
     "avalanche": ("multispike.commands.avalanche:avalanche", commands.AvalancheConfig),
     "export": ("multispike.commands.export:export", commands.ExportConfig),
     "bench": ("multispike.commands.export:bench", commands.BenchConfig),

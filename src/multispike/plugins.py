@@ -22,6 +22,7 @@ from typing import Any
 from multispike.errors import InputError, invalid, unknown
 
 GROUPS = {"arch": "multispike.models", "data": "multispike.datasets"}
+GROUPS |= {"target": GROUPS["arch"], "against": GROUPS["arch"]}
 """Entry points by what they are for."""
 
 

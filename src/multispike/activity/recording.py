@@ -66,6 +66,8 @@ def record_activity(
     if not isinstance(loader, Iterable):
         raise invalid("loader", type(loader).__name__, "an iterable of (inputs, targets)")
     model = getattr(model, "_orig_mod", model)  # a compiled module calls no hooks
+    if any(map(nn.parameter.is_lazy, model.parameters())):
+        raise invalid("model", "lazy layers without weights", "a model that was called before")
     if timesteps is None:  # neurons of one timestep may be stepped through more
         neurons = [m.timesteps for m in model.modules() if isinstance(m, MultiLevelIF)]
         told = [getattr(model, "timesteps", None), *(count for count in neurons if count > 1)]

@@ -12,29 +12,23 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from multispike.activity import record_activity
 from multispike.config.commands import EvaluateConfig, ReportConfig
-from multispike.config.energy import EnergyConfig
 from multispike.config.types import split_names
 from multispike.datasets import load_dataset
 from multispike.datasets.dataset import Dataset
 from multispike.device import device_for, device_of
-from multispike.energy.profiles import list_profiles
 from multispike.energy.twins import price_run
 from multispike.environment import environment
 from multispike.errors import invalid
 from multispike.export.serialize import load as load_integer
-from multispike.layer_record import with_density
-from multispike.models import create_model
 from multispike.models.own import code_of
 from multispike.plugins import label
 from multispike.pretrained import PRETRAINED, find
 from multispike.profiling import evaluate_run
 from multispike.progress import progress_bar
-from multispike.report.comparison import alternatives
-from multispike.report.document import give, terminal_table
+from multispike.report.document import give
 from multispike.report.page import write_report
-from multispike.report.terminal import comparison_table, energy_notes, energy_table, twins_table
+from multispike.report.terminal import comparison_table
 from multispike.results import (
     Environment,
     RunResult,
@@ -74,7 +68,7 @@ def evaluate_integer(settings: EvaluateConfig) -> None:
     row, network = PRETRAINED[settings.run], load_integer(find(settings.run))
     data = load_dataset(row.data, settings.data_dir, limit_test=settings.limit_test)
     correct, total = 0, len(data.test)
-    with _samples_bar(f"measuring {settings.run}", data) as progress:
+    with samples_bar(f"measuring {settings.run}", data) as progress:
         for start in range(0, total, EVALUATION_BATCH):
             part = slice(start, start + EVALUATION_BATCH)
             answers = network.forward(data.test.inputs[part].numpy()).argmax(1)
@@ -103,7 +97,7 @@ def measure_run(
     loader = dataset.loaders[1] if given else evaluation_loader(run, dataset)
     last = run.rows[-1]
     images = batch_size_of(run.config, len(dataset.train)) * int(last["step"])
-    with _samples_bar(f"measuring {run.config.variant}", dataset) as progress:
+    with samples_bar(f"measuring {run.config.variant}", dataset) as progress:
         measured = evaluate_run(
             run.network, loader, profile, bits, profiles=profiles, progress=progress
         )
@@ -201,58 +195,8 @@ def told_apart(results: Sequence[Any], places: Sequence[Path]) -> list[str]:
     ]
 
 
-def energy(settings: EnergyConfig) -> None:
-    """Price a run or an architecture, layer by layer, beside its ANN and quantised twins."""
-    device = device_for(settings.accelerator)
-    if find(settings.target).exists():
-        run = load_run(settings.target, device=device)
-        tell_unfinished(run)
-        network, data, density = run.network, label(run.data["name"]), settings.density
-        dataset = data_of(run, settings.data_dir, settings.limit_test)
-        with _samples_bar("activity", dataset) as progress:
-            activity = record_activity(network, evaluation_loader(run, dataset), progress=progress)
-    else:
-        network = create_model(
-            settings.target,
-            num_classes=settings.classes,
-            in_channels=settings.channels,
-            neuron=settings.neuron,
-            levels=settings.levels,
-            timesteps=settings.timesteps,
-        ).to(device)
-        image = torch.ones(1, settings.channels, settings.size, settings.size)
-        activity = record_activity(network, [(image, torch.zeros(1, dtype=torch.long))])
-        data, density = None, None
-        if settings.neuron != "relu":
-            density = 0.2 if settings.density is None else settings.density
-    records = activity.records if density is None else with_density(activity.records, density)
-    prices = price_run(
-        records,
-        settings.profile,
-        settings.bits,
-        spiking=activity.spiking,
-        fanout=settings.fanout,
-        graded_op=settings.graded_op,
-        not_counted=activity.not_counted,
-        profiles=list_profiles(),
-    )
-    code, samples = code_of(network), activity.samples if data else None
-    measured = {"data": data, "samples": samples, "assumed_density": density}
-    kind = "ANN" if code["neuron"] == "relu" else f"T{code['timesteps']} N{code['levels']}"
-    name = f"{code['arch']} {kind}"
-    tables = [energy_table(prices, name)]
-    if prices.crossover:
-        verdict = terminal_table(alternatives(prices), "What the verdict turns on")
-        tables += [twins_table(prices), verdict]
-    events = f"measured on {data} (n = {activity.samples:,})"
-    if density is not None:
-        events = f"assumed, density {density:g}"
-    priced = {**code, **measured, **prices.to_json()}
-    give(settings.json, priced, *tables, *energy_notes(prices, name, events))
-
-
 @contextmanager
-def _samples_bar(what: str, dataset: Dataset | Loaders) -> Iterator[Callable[[int, int], None]]:
+def samples_bar(what: str, dataset: Dataset | Loaders) -> Iterator[Callable[[int, int], None]]:
     """A progress bar over the test split, and what `record_activity` moves it with."""
     with progress_bar(True) as bar:
         task = bar.add_task(what, total=len(dataset.test))

@@ -118,7 +118,7 @@ def openvino_request(
 def torch_call(model: Network, mean: list[float], std: list[float], threads: int) -> Call:
     """The float network where it is, normalisation included, channels last as oneDNN likes it."""
     device = device_of(model)
-    centre, scale = (torch.tensor(x, device=device).view(-1, 1, 1) for x in (mean, std))
+    centre, scale = (torch.tensor(x).view(-1, 1, 1).to(device) for x in (mean, std))
     layout = torch.channels_last
     model = model.eval().to(memory_format=layout)  # pyright: ignore[reportCallIssue]
 

@@ -3,7 +3,8 @@
     def build(num_classes, in_channels): ...  # -> nn.Module
 
 in a file or an installed module (`multispike.plugins`); it may take any other argument of
-`create_model` by its name as well, such as `neuron`, `levels` and `timesteps`.
+`create_model` by its name as well, such as `neuron`, `levels` and `timesteps`. Arguments without a
+default are those two; a function or class with defaults alone builds what it builds.
 """
 
 from __future__ import annotations
@@ -63,9 +64,12 @@ def own_network(config: dict[str, Any]) -> OwnNetwork:
     """
     arch = config["arch"]
     build = plugins.load("arch", arch)
-    further = {name: config[name] for name in _taken(build) if name in config}
+    parameters = inspect.signature(build).parameters.values()
+    required = [p for p in parameters if p.default is p.empty and p.kind <= p.POSITIONAL_OR_KEYWORD]
+    given = [config["num_classes"], config["in_channels"]][: len(required)]
+    taken = [p.name for p in parameters if p not in required[:2]]
     try:
-        module = build(config["num_classes"], config["in_channels"], **further)
+        module = build(*given, **{name: config[name] for name in taken if name in config})
     except Exception as error:  # whatever the code of others raises
         raise plugins.failed("arch", arch, "built", error) from error
     if not isinstance(module, nn.Module):
@@ -82,16 +86,11 @@ def wrapped(config: dict[str, Any], module: nn.Module) -> Network:
 
 def check_taken(arch: str, given: Mapping[str, Any]) -> None:
     """Raise `InputError` for the first setting that a function does not take."""
-    taken = _taken(plugins.load("arch", arch))
+    taken = inspect.signature(plugins.load("arch", arch)).parameters
     for name, value in given.items():
         if name not in taken:
             allowed = f"the default, since {plugins.label(arch)} takes no argument {name}"
             raise invalid(name, value, allowed)
-
-
-def _taken(build: Any) -> list[str]:
-    """The arguments beyond the number of classes and of channels."""
-    return list(inspect.signature(build).parameters)[2:]
 
 
 def code_of(network: nn.Module) -> dict[str, Any]:

@@ -69,6 +69,25 @@ def energy_table(prices: RunPrices, name: str) -> TerminalTable:
     return terminal_table(table, title, footer=["total", "", *parts(energy)], narrow=True)
 
 
+def networks_table(networks: Sequence[tuple[str, RunPrices]]) -> TerminalTable:
+    """Networks side by side, one row each, and how many times the first one's energy it needs."""
+    own = networks[0][1].energy_nj
+    unit, size, spec = scale(max(prices.total_nj for _, prices in networks), layers=True)
+    parts = [(key, category.heading) for key, category in CATEGORIES.items()]
+    table = table_of(
+        networks,
+        "",
+        ("network", "", lambda item: item[0]),
+        *(
+            (heading, spec, lambda item, key=key: getattr(item[1].energy_nj, key) / size or None)
+            for key, heading in (*parts, ("total", "total"))
+        ),
+        ("times", ".2f", lambda item: item[1].total_nj / own.total if own.total else None),
+    )
+    title = f"{unit} per inference, {own.profile} {own.bits} bit"
+    return terminal_table(table, title, narrow=True)
+
+
 def twins_table(prices: RunPrices) -> TerminalTable:
     """The same layers as ANNs: their energy, and below which density the SNN needs less."""
     assert prices.baselines is not None
