@@ -22,7 +22,7 @@ from multispike.config.parser import Parser
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-TUTORIALS = [page for page in PAGES if page.parent.name == "tutorials"]
+TUTORIALS = [p for p in PAGES if p.parent.name == "tutorials" or p.stem == "own-network"]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 WORDS = r"(?:.*\\\n)*.*"
 COMMAND = re.compile(

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from multispike import MultiLevelIF, create_model, list_models
+from multispike import MultiLevelIF, create_model, list_models, load_run
 from multispike.errors import InputError
 from multispike.models.blocks import Merge, ResidualBlock
+from multispike.pretrained import PRETRAINED
 
 SMALL = dict(num_classes=10, in_channels=3)
 NEURONS = {
@@ -261,3 +262,34 @@ def test_every_learned_threshold_is_one_of_a_neuron_or_a_product(arch):
     model = create_model(arch, **SMALL, **neuron, learn_threshold="channel")
     model(torch.randn(4, 3, 8, 8)).sum().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("name", ["cifar10-sparse-resnet20", "cifar10-sew-resnet20"])
+def test_shipped_weights(name):
+    row = PRETRAINED[name]
+    images = torch.rand(2, 3, 32, 32)
+    expected = load_run(name).network(images)
+    for given in (True, name):
+        model = create_model(row.arch, pretrained=given, num_classes=10)
+        assert torch.equal(model.eval()(images), expected)
+
+
+@pytest.mark.parametrize(
+    ("arch", "given", "expected"),
+    [
+        (
+            "fastnet",
+            {"pretrained": True},
+            "pretrained: got True, allowed: none of fastnet; ship",
+        ),
+        ("vgg11", {"pretrained": "cifar10-sew-resnet20"}, "none of vgg11; shipped are cifar10-sp"),
+        ("sew_resnet20", {"pretrained": "mine"}, "pretrained: got 'mine', allowed: none of sew"),
+        ("sew_resnet20", {"pretrained": True, "num_classes": 7}, "num_classes: got 7, allowed: 10"),
+        ("sew_resnet20", {"pretrained": True, "levels": 8}, "levels: got 8, allowed: 4, which cif"),
+    ],
+)
+def test_weights_that_are_not_shipped_are_one_line(arch, given, expected):
+    with pytest.raises(InputError) as caught:
+        create_model(arch, **given)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -251,3 +251,29 @@ def test_listing_counts_what_is_finished(whole, tmp_path, capsys):
         printed = capsys.readouterr().out
         assert expected in printed
         assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_conversion_of_an_ann(study, tmp_path, monkeypatch, capsys):
+    """Rows before and after an epoch of training, from an ANN of its own or from a run's."""
+    small = {**TINY, "arch": "fastnet", "limit_train": 320, "lr": 0.02, "epochs": 3}
+    (study / "small.yaml").write_text(yaml.safe_dump(small))
+    entry = STUDIES["conversion"]
+    monkeypatch.setitem(STUDIES, "conversion", replace(entry, recipe="small"))
+    words = ["reproduce", "conversion", "--work", str(tmp_path / "work"), "--results"]
+    rows = "ann,converted-multilevel-T1-N16,tuned-multilevel-T1-N16"
+    assert main([*words, str(tmp_path / "results"), "--rows", rows]) == 0
+    runs = json.loads((tmp_path / "results" / "conversion.json").read_text())["runs"]
+    assert [(run["name"], run["levels"]) for run in runs] == [
+        ("ann", 0), ("converted-multilevel-T1-N16", 16), ("tuned-multilevel-T1-N16", 16),
+    ]  # fmt: skip
+    ann, converted, tuned = (run["accuracy"] for run in runs)
+    assert ann > 0.5
+    assert abs(converted - ann) < 0.15
+    assert tuned > ann - 0.15
+    assert load_run(tmp_path / "work/conversion/tuned-multilevel-T1-N16-s0").config.epochs == 1
+    given = ["--init", str(tmp_path / "work/conversion/ann-s0"), "--rows", rows.rpartition(",")[0]]
+    assert main([*words, str(tmp_path / "given"), *given]) == 0
+    again = json.loads((tmp_path / "given" / "conversion.json").read_text())["runs"]
+    assert [run["accuracy"] for run in again] == [ann, converted]
+    assert main(["reproduce", "families", *given[:2]]) == 2
+    assert "init: got" in capsys.readouterr().err

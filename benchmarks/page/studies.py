@@ -65,6 +65,18 @@ def cifar100(content: StudyRuns) -> list[str]:
     ]
 
 
+def conversion(content: StudyRuns) -> list[str]:
+    """`conversion`."""
+    rows = rows_of(content)
+    lines = [
+        f"N = {group.first.levels}, {label.split('-')[0]}: {points(group, rows['ann']):+.2f} points"
+        " beside the ANN."
+        for label, group in rows.items()
+        if label != "ann" and "ann" in rows
+    ]
+    return [columns(rows, _USUAL), study_source(content, rows), bullets(lines)]
+
+
 def dvs(content: StudyRuns) -> list[str]:
     """`table-dvs`."""
     rows = rows_of(content)

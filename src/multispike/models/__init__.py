@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from inspect import signature
+from typing import TYPE_CHECKING, Any
 
 from multispike.errors import invalid, is_count, unknown
 from multispike.models.table import ARCHITECTURES, NEURONS, STEMS, Vgg
 from multispike.plugins import check_name
+from multispike.pretrained import PRETRAINED
 
 if TYPE_CHECKING:
     from multispike.models.network import Network
@@ -43,6 +45,7 @@ def create_model(
     beta: float = 1.0,
     detach_reset: bool = True,
     learn_threshold: str = "no",
+    pretrained: bool | str = False,
 ) -> Network:
     """A network of the table, with ReLU, binary or multi-level neurons; or somebody else's.
 
@@ -56,6 +59,8 @@ def create_model(
         stem: "cifar" (3x3, stride 1) or "imagenet" (7x7, stride 2, max-pool).
         classifier: "linear", or "mlp" for VGGs (two hidden layers of 512).
         learn_threshold: "no", "layer" or "channel".
+        pretrained: True, or a name of `multispike pretrained`: with the weights and the settings of
+            that network, which travels with the package.
         threshold, surrogate, alpha, v_init, beta, detach_reset: see `MultiLevelIF`.
 
     Raises:
@@ -66,6 +71,8 @@ def create_model(
     >>> model(torch.rand(3, 1, 8, 8)).shape
     torch.Size([3, 10])
     """
+    if pretrained:
+        return _pretrained(arch, pretrained, {**locals()})
     check_name("arch", arch, ARCHITECTURES)
     if neuron not in NEURONS:
         raise unknown("neuron", neuron, NEURONS)
@@ -111,3 +118,25 @@ def create_model(
     if isinstance(row, Vgg):
         return build_vgg(row, config, neurons)
     return build_resnet(row, config, neurons)
+
+
+def _pretrained(arch: str, name: bool | str, given: dict[str, Any]) -> Network:
+    """The network of a checkpoint that travels with the package; `InputError` for other settings
+    than it was trained with."""
+    import torch
+
+    floats = {key: row for key, row in PRETRAINED.items() if row.file.endswith(".ckpt")}
+    key = next((k for k, row in floats.items() if row.arch == arch and name in (True, k)), None)
+    if key is None:
+        shipped = ", ".join(f"{key} of {row.arch}" for key, row in floats.items())
+        raise invalid("pretrained", name, f"none of {arch}; shipped are {shipped}")
+    content = torch.load(floats[key].path, weights_only=True)
+    config = content["multispike"]["model"]
+    for setting, parameter in signature(create_model).parameters.items():
+        value, trained = given[setting], config.get(setting)
+        if setting in config and value not in (parameter.default, trained):
+            raise invalid(setting, value, f"{trained!r}, which {key} was trained with")
+    network = create_model(**config)
+    weights = content["state_dict"].items()
+    network.load_state_dict({name.removeprefix("network."): value for name, value in weights})
+    return network

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,14 @@ import torch
 from rich.console import Console
 
 from multispike.commands.avalanche import study
+from multispike.commands.evaluate import measure_run
 from multispike.commands.train import stopped, train_run
 from multispike.config import TrainConfig
 from multispike.config.begun import differing
 from multispike.config.commands import AvalancheConfig
+from multispike.conversion import convert
+from multispike.datasets.loader import BatchLoader
+from multispike.device import device_for, device_of
 from multispike.environment import environment
 from multispike.errors import invalid
 from multispike.files import write_json
@@ -24,7 +29,9 @@ from multispike.neurons import MultiLevelIF
 from multispike.report.terminal import avalanche_table, comparison_table
 from multispike.reproduce.archive import Archive
 from multispike.reproduce.studies import STUDIES, ReproduceConfig
-from multispike.training import Interrupted
+from multispike.results import RunResult
+from multispike.training import Interrupted, load_data, load_run
+from multispike.training.launch import build_network
 from multispike.training.run import read_checkpoint, read_settings, weights_of, write_checkpoint
 
 FURTHER_PROFILES = ("castagnetti2025",)
@@ -43,10 +50,13 @@ TRAINED = "families"
 """The study whose networks the avalanche is measured in."""
 
 IMAGES = 1000
+"""That the avalanche is measured on, and that thresholds are calibrated by."""
 
 
-def train_rows(name: str, settings: ReproduceConfig) -> int:
-    """Train what is missing of a study's rows; gives the exit code."""
+def train_rows(
+    name: str, settings: ReproduceConfig, make: Callable[..., RunResult | None] = train_run
+) -> int:
+    """Train, or `make` otherwise, what is missing of a study's rows; gives the exit code."""
     archive = Archive(settings.results, name)
     runs = list(settings.planned())
     for row, config in runs:
@@ -61,7 +71,7 @@ def train_rows(name: str, settings: ReproduceConfig) -> int:
         print(title, file=sys.stderr)
         config = _opened(config)
         try:
-            result = train_run(config, FURTHER_PROFILES)
+            result = make(config, FURTHER_PROFILES)
         except Interrupted:
             without = " without --retrain" if settings.retrain else ""
             return stopped(config, f"the same command{without} goes on")
@@ -89,7 +99,10 @@ def _opened(config: TrainConfig) -> TrainConfig:
 def _keep_weights(target: Path, config: TrainConfig) -> None:
     """Keep the weights at the end of a run, and only them, if they are small: a file for `load_run`
     whose settings leave out paths of this machine."""
-    content = read_checkpoint(Path(config.folder) / "last.ckpt")
+    last = Path(config.folder) / "last.ckpt"
+    if not last.exists():  # nothing was trained
+        return
+    content = read_checkpoint(last)
     size = sum(v.numel() * v.element_size() for v in content["state_dict"].values())
     if size > CHECKPOINT_BYTES:
         target.unlink(missing_ok=True)
@@ -98,6 +111,35 @@ def _keep_weights(target: Path, config: TrainConfig) -> None:
     kept = weights_of(content) | {"multispike": {**content["multispike"], "config": portable}}
     target.parent.mkdir(parents=True, exist_ok=True)
     write_checkpoint(target, kept)
+
+
+def conversion(name: str, settings: ReproduceConfig) -> int:
+    """Train an ANN, or take that of `settings.init`; measure it, what `convert` makes of it for
+    every N, and that after an epoch of training. Nothing is chosen by a test image."""
+    kept = Archive(settings.results, name).checkpoint("ann", 0)
+
+    def make(config: TrainConfig, profiles: tuple[str, ...]) -> RunResult | None:
+        if config.neuron == "relu" and not settings.init:
+            return train_run(config, profiles)
+        trained = kept if kept.exists() else Path(settings.work, name, "ann-s0")
+        ann = load_run(settings.init or trained, device=device_for(config.accelerator))
+        about, data = ann.network.config, load_data(config)
+        if (about["arch"], about["neuron"]) != (config.arch, "relu"):
+            raise invalid("init", settings.init, f"a run of {config.arch} with neuron relu")
+        if config.neuron == "relu":
+            return measure_run(ann, data, profiles=profiles)
+        some = data.limited(min(IMAGES, len(data.train))).train
+        images = BatchLoader(some, 250, mean=data.mean, std=data.std)
+        assert config.levels is not None
+        snn = convert(ann.network, images, levels=config.levels, learn_threshold=True)
+        network = build_network(config, data)
+        network.load_state_dict(snn.state_dict())
+        if (config.name or "").startswith("tuned"):
+            return train_run(config, profiles, network, data)
+        made = replace(ann, network=network.to(device_of(ann.network)).eval(), config=config)
+        return measure_run(made, data, profiles=profiles)
+
+    return train_rows(name, settings, make)
 
 
 def transfer(name: str, settings: ReproduceConfig) -> int:

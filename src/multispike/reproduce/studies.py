@@ -10,6 +10,7 @@ from typing import Any
 from multispike.config import TrainConfig, parse_variant, recipe
 from multispike.config.types import Accelerator, Count, Settings, split_names
 from multispike.errors import invalid, unknown
+from multispike.pretrained import find
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,28 @@ STUDIES: dict[str, Study] = {
         headline="multilevel-T1-N4",
         epoch_seconds=25,
     ),
+    "conversion": Study(
+        "Conversion",
+        make="conversion",
+        recipe="cifar10-table",
+        rows=(
+            row("ann"),
+            *(
+                row(
+                    f"multilevel-T1-N{levels}",
+                    prefix=prefix,
+                    learn_threshold="layer",
+                    whiten=False,
+                    epochs=1,
+                    lr=0.03,
+                )
+                for levels in (2, 4, 8, 16)
+                for prefix in ("converted-", "tuned-")
+            ),
+        ),
+        headline="ann",
+        epoch_seconds=120,
+    ),
     "transfer": Study("Transfer function", make="transfer"),
     "avalanche": Study("Spike avalanche", make="avalanche"),
 }
@@ -163,6 +186,7 @@ class ReproduceConfig(Settings):
         work: Folder of the runs, WORK/STUDY/LABEL-sSEED; a run begun there goes on.
         rows: Labels of the rows to make, comma-separated; by default all.
         seeds: At most this many seeds a row.
+        init: Of conversion: the run whose ANN is converted, in place of one that is trained.
         retrain: Forget what is there of these rows first.
 
     Examples:
@@ -180,6 +204,7 @@ class ReproduceConfig(Settings):
     work: str = "runs/reproduce"
     rows: str | None = None
     seeds: Count | None = None
+    init: str | None = None
     retrain: bool = False
     accelerator: Accelerator = "auto"
 
@@ -197,7 +222,7 @@ class ReproduceConfig(Settings):
                 out = f"{self.work}/{self.study}/{row.label}-s{seed}"
                 config = study.settings(row, seed)
                 places = {"data_dir": self.data_dir, "accelerator": self.accelerator, "out": out}
-                yield row, replace(config, **places, download=self.download)
+                yield row, replace(config, **places, download=self.download, init=self.init)
 
     def check(self) -> None:
         if self.study is None:
@@ -210,3 +235,5 @@ class ReproduceConfig(Settings):
                 raise unknown("rows", label, known)
         if known and not self.labels:
             raise invalid("rows", self.rows, f"some of {', '.join(known)}")
+        if self.init and (self.study != "conversion" or not find(self.init).exists()):
+            raise invalid("init", self.init, "a run folder or a .ckpt file, with conversion only")
