@@ -144,13 +144,14 @@ def test_evaluation_counts_what_both_networks_get_right(run, tmp_path):
         "float": (floats == test.labels).float().mean().item(),
         "integer": (integers == test.labels.numpy()).mean(),
         "same_class": (integers == floats.numpy()).mean(),
+        "split": "test",
     }
     assert summary.finetuned is None
 
 
 def test_fine_tuning_from_the_command_line(run, tmp_path, capsys):
     assert main(["export", run, "--out", str(tmp_path / "plain")]) == 0
-    assert "not measured, --evaluate does" in capsys.readouterr().out
+    assert "accuracy on 32 test samples: float 0." in capsys.readouterr().out
     options = ["--finetune", "2", "--limit-test", "20", "--json", str(tmp_path / "tuned.json")]
     assert main(["export", run, "--out", str(tmp_path / "tuned"), *options]) == 0
     out = capsys.readouterr().out
@@ -201,7 +202,11 @@ def test_missing_data_are_named_before_anything_is_written(tmp_path):
     moved = str(tmp_path / "moved")
     summary = export_run(run, "c", tmp_path / "out", evaluate=True, data_dir=moved)
     assert summary.accuracy.images == 8
-    export_run(run, "c", tmp_path / "out2")  # without an evaluation no data are needed
+    assert export_run(run, "c", tmp_path / "out2").accuracy is None  # nothing needs them
+    assert "data are not there" in export.accuracy_lines(None, None, 0)[0]
+    unasked = export_run(run, "c", tmp_path / "out3", data_dir=moved).accuracy
+    assert unasked.split == "validation"
+    assert 0 < unasked.images < 64
 
 
 def test_a_data_set_that_is_no_longer_in_the_table_is_needed_for_evaluation_only(

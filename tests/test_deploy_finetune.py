@@ -8,7 +8,7 @@ from test_deploy_integer import CASES, MEAN, NAMES, SHAPE, STD, images, normalis
 from multispike.datasets import load_dataset
 from multispike.errors import RunError
 from multispike.export import rounding
-from multispike.export.quantise import Quantiser, finetune, quantise
+from multispike.export.quantise import Quantiser, finetune, quantise, rounded_to
 from multispike.models import create_model
 
 
@@ -18,10 +18,11 @@ def test_rounded_weights_are_those_of_the_integer_network(arch, options):
     model = realistic(arch, **options)
     network = quantise(model, MEAN, STD, SHAPE)
     with torch.no_grad():
-        for name, values in Quantiser(model, MEAN, STD, SHAPE).walk().builder.rounded.items():
+        for name, grid in Quantiser(model, MEAN, STD, SHAPE).walk().builder.grids.items():
             weight = model.get_parameter(name)
-            assert not torch.equal(weight, torch.from_numpy(values).to(weight).view_as(weight))
-            weight.copy_(torch.from_numpy(values).view_as(weight))
+            rounded = rounded_to(grid, weight)
+            assert not torch.equal(weight, rounded)
+            weight.copy_(rounded)
     again = quantise(model, MEAN, STD, SHAPE)
     same = []
     for before, after in zip(network.layers, again.layers, strict=True):
@@ -42,6 +43,14 @@ def test_fine_tuning_leaves_unrounded_weights_and_statistics():
     after = model.state_dict()
     assert len(losses) == 1
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_the_network_is_walked_once(monkeypatch):
+    walks, walk = [], Quantiser.walk
+    monkeypatch.setattr(Quantiser, "walk", lambda self: walks.append(1) or walk(self))
+    batch = (normalised(images(4)), torch.arange(4) % 5)
+    assert len(finetune(realistic("sparse_resnet"), [batch] * 3, MEAN, STD, SHAPE)) == 3
+    assert len(walks) == 1
 
 
 def test_a_loss_that_is_not_finite_says_what_an_export_can_do_instead():

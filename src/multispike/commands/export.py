@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from multispike.config.commands import BenchConfig, ExportConfig
 from multispike.device import device_for, device_of
 from multispike.environment import environment
+from multispike.errors import InputError
 from multispike.export.bench import engines_of, race
 from multispike.export.formats import check_free, write
 from multispike.export.quantise import Accuracy, as_input, compare, finetune_run, quantise_run
@@ -18,6 +19,9 @@ from multispike.training.run import load_run, tell_unfinished
 
 WORTH_FINETUNING = 0.003
 """Loss of accuracy by rounding from which on a short fine-tuning is advised."""
+
+SAMPLES = 1000
+"""So many of the validation or test split tell without --evaluate what rounding costs."""
 
 BENCH_IMAGES = 256
 """Test samples that the engines take turns through."""
@@ -56,20 +60,31 @@ def export_run(settings: ExportConfig) -> Exported:
     trained = load_run(run, settings.checkpoint, device_for(settings.accelerator))
     tell_unfinished(trained)
     network = quantise_run(trained)
-    accuracy = finetuned = None
-    if not (settings.evaluate or settings.finetune):
-        files = write(network, format, folder)
-    else:
-        dataset = data_of(trained, settings.data_dir, settings.limit_test)
+    accuracy = finetuned = dataset = loader = None
+    split, wanted = "test", settings.evaluate or settings.finetune
+    try:
+        config = trained.config
+        if not wanted:
+            config = replace(config, download=False)
+        offline = replace(trained, config=config)
+        dataset = data_of(offline, settings.data_dir, settings.limit_test)
+        if not wanted:
+            split = "validation" if dataset.validation else split
+            few = dataset.validation or dataset.test
+            dataset = replace(dataset, test=few.limited("limit_test", min(SAMPLES, len(few))))
         loader = evaluation_loader(trained, dataset)
-        files = write(network, format, folder)
-        accuracy = compare(trained, network, loader)
-        if settings.finetune:
-            finetune_run(trained, dataset, settings.finetune)
-            tuned = quantise_run(trained)
-            finetuned = compare(trained, tuned, loader)
-            if finetuned.integer >= accuracy.integer:
-                network, files = tuned, write(tuned, format, folder)
+    except InputError:
+        if wanted:
+            raise
+    files = write(network, format, folder)
+    if loader is not None:
+        accuracy = replace(compare(trained, network, loader), split=split)
+    if settings.finetune and dataset and loader and accuracy:
+        finetune_run(trained, dataset, settings.finetune)
+        tuned = quantise_run(trained)
+        finetuned = compare(trained, tuned, loader)
+        if finetuned.integer >= accuracy.integer:
+            network, files = tuned, write(tuned, format, folder)
     return Exported(
         arch=network.arch,
         format=format,
@@ -108,10 +123,12 @@ def accuracy_lines(before: Accuracy | None, after: Accuracy | None, epochs: int)
     rounding costs more than 0.3 points: --finetune 1 trains an epoch with rounded weights
     """
     if before is None:
-        return ["accuracy of the integers: not measured, --evaluate does"]
+        return [
+            "accuracy of the integers: not measured, as the run's data are not there: --data-dir"
+        ]
     points = 100 * (before.integer - before.float)
     lines = [
-        f"accuracy on {before.images:,} test samples: float {before.float:.4f}, integer"
+        f"accuracy on {before.images:,} {before.split} samples: float {before.float:.4f}, integer"
         f" {before.integer:.4f} ({points:+.2f} points), same class {before.same_class:.4f}"
     ]
     if after is not None:

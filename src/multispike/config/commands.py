@@ -205,7 +205,8 @@ class ExportConfig(Settings):
         format: c (C99, event-driven), onnx, openvino or nir.
         out: Folder to write to, new or empty; by default RUN/FORMAT.
         overwrite: Replace files of the format's names there, and what exports of others left.
-        evaluate: Measure the integer network on the test set, beside the float one.
+        evaluate: Measure the integer network on the whole test set, beside the float one; else it
+            is on up to 1,000 samples of the validation or test set, if the run's data are there.
         finetune: Epochs of training with rounded weights, on the run's own data, before the export;
             advised where rounding costs more than 0.3 points. Implies --evaluate.
 

@@ -17,6 +17,8 @@ from multispike.datasets.dataset import Dataset
 from multispike.datasets.loader import BatchLoader
 from multispike.device import device_of
 from multispike.errors import RunError, invalid
+from multispike.export import rounding
+from multispike.export.folding import Floats
 from multispike.export.graph import Walk, batch_of, trace
 from multispike.export.layers import Shape
 from multispike.export.network import IntegerNetwork
@@ -92,7 +94,7 @@ def quantise(
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Shares in [0, 1] of `images` test samples.
+    """Shares in [0, 1] of `images` samples of a split, "test" or "validation".
 
     Attributes:
         float, integer: classified rightly by each network.
@@ -103,6 +105,7 @@ class Accuracy:
     float: float
     integer: float
     same_class: float
+    split: str = "test"
 
 
 def quantise_run(run: Run) -> IntegerNetwork:
@@ -138,6 +141,13 @@ def as_input(integer: IntegerNetwork, samples: Tensor) -> Tensor:
     return samples.transpose(0, 1) if integer.events else samples
 
 
+def rounded_to(grid: Floats, weight: Tensor) -> Tensor:
+    """Weights as their integers say them, in units of `grid`, without a gradient."""
+    unit = torch.from_numpy(grid).to(weight).view_as(weight)
+    units = (weight.detach() / unit).round().clamp(-rounding.WEIGHT_MAX, rounding.WEIGHT_MAX)
+    return torch.where(unit == 0, 0, units * unit)
+
+
 def finetune_run(run: Run, dataset: Dataset, epochs: int) -> list[float]:
     """`finetune` of `run.network` on the run's own training samples, augmented as they were."""
     normalised = replace(dataset, mean=run.data["mean"], std=run.data["std"])
@@ -163,9 +173,9 @@ def finetune(
 ) -> list[float]:  # fmt: skip
     """Train `model` in place for one pass over `batches`, where rounding costs accuracy.
 
-    The loss is taken with the weights that `quantise` would write, and its gradient moves the
-    unrounded ones (straight-through, Bengio et al. 2013, arXiv 1308.3432). Batch norm keeps its
-    statistics, since it has been folded.
+    The loss is taken with weights rounded to the units that `quantise` has at the start, and its
+    gradient moves the unrounded ones (straight-through, Bengio et al. 2013, arXiv 1308.3432). Batch
+    norm keeps its statistics, since it has been folded.
 
     Args:
         model: trained; left in evaluation mode.
@@ -183,14 +193,14 @@ def finetune(
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr, momentum=0.9)
     model.eval()
-    quantiser = Quantiser(model, mean, std, input_shape)
+    grids = Quantiser(model, mean, std, input_shape).walk().builder.grids
     losses = []
     for step, (inputs, labels) in enumerate(batches):
         optimizer.zero_grad()
-        rounded = {}
-        for name, values in quantiser.walk().builder.rounded.items():
-            exact = model.get_parameter(name)
-            rounded[name] = torch.from_numpy(values).to(exact).view_as(exact).requires_grad_()
+        rounded = {
+            name: rounded_to(grid, model.get_parameter(name)).requires_grad_()
+            for name, grid in grids.items()
+        }
         logits = torch.func.functional_call(model, rounded, (inputs,))
         loss = torch.nn.functional.cross_entropy(logits, labels)
         loss.backward()

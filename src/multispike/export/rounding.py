@@ -57,8 +57,8 @@ class LayerBuilder:
 
     Attributes:
         layers: so far.
-        rounded: the float network's own weights, rounded as the integers are, by the name of the
-            parameter. Those that no scale lets through (a batch norm's of 0) are 0.
+        grids: by the name of a parameter of the float network, what one unit of its integers is
+            worth there, weight by weight; 0 where no scale lets it through (a batch norm's of 0).
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class LayerBuilder:
         neurons: Sequence[Firing],
     ) -> None:  # fmt: skip
         self.layers: list[Layer] = []
-        self.rounded: dict[str, Floats] = {}
+        self.grids: dict[str, Floats] = {}
         self.timesteps = timesteps
         self.outputs = outputs_of((), input_shape)
         worth, zero = 1 / (255 * np.array(std, np.float64)), 255 * np.array(mean, np.float64)
@@ -198,9 +198,9 @@ class LayerBuilder:
             raise invalid(name, f"weights up to {largest:.4g} levels", allowed)
         weight = np.round(weight).clip(-WEIGHT_MAX, WEIGHT_MAX).astype(WEIGHT)
         if drive.parameter is not None and drive.factor is not None:
-            worth, factor = weight * unit, drive.factor
-            blank = np.zeros_like(worth)
-            self.rounded[drive.parameter] = np.divide(worth, factor, out=blank, where=factor != 0)
+            worth, factor = np.broadcast_to(unit, weight.shape), drive.factor
+            blank = np.zeros(weight.shape)
+            self.grids[drive.parameter] = np.divide(worth, factor, out=blank, where=factor != 0)
         return Synapses(name, source.name, weight, None, drive.window, drive.groups, shift)
 
     def bias(
