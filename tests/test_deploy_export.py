@@ -25,6 +25,7 @@ from multispike.errors import InputError
 from multispike.export.formats import FORMATS, NETWORK, description, filling
 from multispike.export.onnx import openvino_package
 from multispike.export.serialize import load
+from multispike.files import replacing
 from multispike.training.launch import fit
 from multispike.training.run import load_run
 
@@ -236,6 +237,18 @@ def test_a_format_that_fails_leaves_no_folder(run, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space left"):
         export_run(run, "c", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_names_the_file_that_was_to_be_written(tmp_path):
+    def fill() -> None:
+        with filling(tmp_path / "out") as temporary, replacing(temporary / "model.c"):
+            Path("/dev/full").write_text("int")
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        fill()
+    assert caught.value.filename == str(tmp_path / "out" / "model.c")
+    assert not list(tmp_path.iterdir())
 
 
 def filled(folder, format: str, *names: str, content: str = "new") -> None:

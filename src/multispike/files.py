@@ -16,6 +16,17 @@ from multispike.errors import InputError, invalid
 
 
 @contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Give an `OSError` of no file, as of a full disk, the name of the one that was written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from error
+
+
+@contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path`, else it is removed.
 
@@ -28,15 +39,17 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         with TemporaryDirectory() as folder:
             temporary = Path(folder) / Path(path).name
             yield temporary
-            Path(path).write_bytes(temporary.read_bytes())
+            with naming(path):
+                Path(path).write_bytes(temporary.read_bytes())
         return
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        with open(temporary, "rb+") as stream:
-            os.fsync(stream.fileno())
-        os.replace(temporary, target)
+        with naming(path):
+            yield temporary
+            with open(temporary, "rb+") as stream:
+                os.fsync(stream.fileno())
+            os.replace(temporary, target)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()

@@ -149,9 +149,13 @@ def filling(folder: Path) -> Iterator[Path]:
                 path.unlink()
             for path in reversed(_main_first(Path(name).iterdir())):
                 os.replace(path, folder / path.name)
-    except BaseException:
+    except BaseException as error:
         if made:
             shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError) and error.filename:  # as it would be called, not temporarily
+            place = Path(os.fsdecode(error.filename))
+            if place.parent.parent == folder:
+                error.filename = str(folder / place.name)
         raise
 
 
