@@ -12,6 +12,7 @@ from multispike.errors import InputError
 from multispike.reproduce.studies import STUDIES
 from multispike.results import read_json
 from page import learning, machine, neurons, speed, studies
+from page.referee import referee
 from page.rows import read_study
 
 
@@ -79,6 +80,9 @@ SECTIONS: dict[str, tuple[Part, ...]] = {
         Part("energy_overhead.json", "python benchmarks/energy_overhead.py DIR",
              machine.overhead),
         Part("neurobench.json", "sh benchmarks/neurobench.sh FOLDER", machine.neurobench),
+    ),
+    "Networks of others": (
+        Part("referee.json", "sh benchmarks/referee.sh FOLDER", referee),
     ),
 }  # fmt: skip
 

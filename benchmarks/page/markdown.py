@@ -38,7 +38,7 @@ def source(file: str, command: str, remarks: Iterable[str], *environments: Any) 
 
 _VERSIONS = (
     "multispike", "torch", "onnxruntime", "openvino", "nncf", "spikingjelly", "snntorch",
-    "neurobench",
+    "neurobench", "timm", "norse", "sinabs",
 )  # fmt: skip
 
 
