@@ -20,6 +20,7 @@ from multispike.config import TrainConfig
 from multispike.datasets.loader import BatchLoader
 from multispike.errors import InputError, RunError
 from multispike.neurons import MultiLevelIF
+from multispike.progress import progress_bar
 from multispike.results import read_runs
 from multispike.training import Interrupted, fit, launch, load_data, load_run, loop
 from multispike.training.data import evaluation_loader, training_loader
@@ -991,3 +992,14 @@ def test_no_channel_of_one_value_blows_up_the_first_gradients(neuron, timesteps)
     assert min(deviations) > 0.01
     gradients = [p.grad.norm() for p in network.parameters() if p.grad is not None and p.dim() == 4]
     assert max(gradients) < 20
+
+
+def test_the_time_left_is_known_where_a_step_takes_a_minute():
+    now = [0.0]
+    bar = progress_bar(show=False)
+    bar.get_time = lambda: now[0]
+    task = bar.add_task("training", total=10)
+    for step in range(1, 4):
+        now[0] += 60
+        bar.update(task, completed=step)
+    assert bar.tasks[0].time_remaining == 7 * 60

@@ -21,6 +21,7 @@ def progress_bar(show: bool) -> Progress:
         progress.MofNCompleteColumn(),
         progress.TimeRemainingColumn(),
         console=console.Console(stderr=True),
+        speed_estimate_period=600,  # s: a slow epoch may move the bar once a minute
         transient=True,
         disable=not (show and sys.stderr.isatty()),
     )
