@@ -80,7 +80,7 @@ def train(
     objective = Objective(network, recipe, scaler)
     optimizer = make_optimizer(network, recipe, train_loader.batch_size * recipe.accumulate)
     schedule = make_schedule(optimizer, recipe, recipe.epochs * -(-batches // recipe.accumulate))
-    state = State(network, average, optimizer, schedule, scaler, about)
+    state = State(network, average, optimizer, schedule, about, scaler=scaler)
     judge = "val" if about["data"].get("validation") else "test"
     if start is not None:
         state.load(start, first=fabric.is_global_zero)
@@ -252,12 +252,12 @@ class State:
     average: nn.Module | None
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
-    scaler: torch.amp.GradScaler | None
     about: dict[str, Any]
     step: int = 0
     rows: list[dict[str, float]] = field(default_factory=list)
     train_seconds: float = 0.0
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    scaler: torch.amp.GradScaler | None = None
 
     @property
     def tested(self) -> nn.Module:
