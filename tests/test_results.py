@@ -88,3 +88,9 @@ def test_the_schema_follows_from_the_types():
 def test_a_confusion_matrix_is_square_also_in_python(run):
     with pytest.raises(ValueError, match=r"run\.confusion is not square"):
         replace(run, confusion=((1, 0),))
+
+
+def test_numbers_of_thousands_of_digits_are_one_line(tmp_path):
+    (tmp_path / "results.json").write_text('{"format": ' + "1" * 5000 + "}")
+    with pytest.raises(InputError, match=r"^results: got .*which is no JSON"):
+        read_runs(tmp_path / "results.json")

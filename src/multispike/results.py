@@ -297,7 +297,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"results: got {str(path)!r}, which does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # no JSON, no UTF-8, a number of thousands of digits
         raise InputError(f"results: got {str(path)!r}, which is no JSON ({error})") from error
     if not isinstance(content, dict):
         raise InputError(f"results: got {str(path)!r}, allowed: a JSON object")
