@@ -345,8 +345,9 @@ def test_loggers_of_other_packages(tmp_path, monkeypatch, logger):
         return
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.chdir(tmp_path)
     fit(config)
-    assert any((tmp_path / "run" / logger).iterdir())
+    assert any((tmp_path / ("run/wandb" if logger == "wandb" else "mlruns")).iterdir())
     fit(replace(config, overwrite=True))
 
 

@@ -113,8 +113,8 @@ class Recipe(Settings):
         num_nodes: Machines that take part in the training.
         threads: CPU threads of a process; by default all cores shared among the processes.
         checkpoint_seconds: Save last.ckpt this often within an epoch.
-        logger: Where each epoch's row of metrics.csv goes besides: tensorboard, wandb or mlflow;
-            csv is that file alone.
+        logger: Where each epoch's row of metrics.csv goes besides: tensorboard, wandb or mlflow
+            (./mlruns); csv is that file alone.
     """
 
     sections: ClassVar = {

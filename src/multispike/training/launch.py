@@ -100,6 +100,8 @@ def fit(
         train(fabric, network, loader, judge, config, folder, about, start, callbacks)
         for logger in fabric.loggers:
             logger.finalize("success")
+            if hasattr(logger, "use_artifact"):  # else the next goes on
+                logger.experiment.finish()  # pyright: ignore[reportAttributeAccessIssue]
     return fabric.is_global_zero
 
 
@@ -140,8 +142,7 @@ def make_loggers(config: TrainConfig) -> list[Logger]:
 
     if config.logger == "wandb":
         return [loggers.WandbLogger(config.variant, folder, project=project)]
-    place = f"{folder}/mlflow"
-    return [loggers.MLFlowLogger("multispike", config.variant, save_dir=place)]
+    return [loggers.MLFlowLogger("multispike", config.variant)]  # ./mlruns, of all runs
 
 
 def make_fabric(recipe: Recipe, loggers: Sequence[Logger] = ()) -> Fabric:

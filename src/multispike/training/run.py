@@ -36,7 +36,7 @@ RESULT = "result.json"
 _FILES = ("config.yaml", "last.ckpt", "next.ckpt", "best.ckpt", "metrics.csv", RESULT)
 """What a run may hold; next.ckpt was a part of saving in versions that trained by the Trainer."""
 
-_FOLDERS = ("tensorboard", "wandb", "mlflow", "c", "nir", "onnx", "openvino")
+_FOLDERS = ("tensorboard", "wandb", "c", "nir", "onnx", "openvino")
 """The log of the training, and where exports go unless told otherwise."""
 
 
