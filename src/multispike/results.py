@@ -30,7 +30,7 @@ from pydantic import TypeAdapter, ValidationError
 from multispike.energy.pricing import LayerEnergy
 from multispike.energy.twins import RunPrices
 from multispike.errors import InputError, invalid
-from multispike.files import plain_fields, to_plain, write_json
+from multispike.files import known_fields, plain_fields, to_plain, write_json
 from multispike.layer_record import LayerRecord
 
 FORMAT = 1
@@ -200,6 +200,10 @@ class Environment:
     """Its memory."""
     driver: str | None = None
     date: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As its file has it; what is None is left out."""
+        return known_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
