@@ -395,7 +395,7 @@ def test_a_further_process_trains_the_run_that_it_was_started_for(tmp_path, monk
     from multispike.commands import train
 
     fitted = []
-    monkeypatch.setattr(train, "fit", lambda config: fitted.append(config.folder))
+    monkeypatch.setattr(train, "fit", lambda config, *_: fitted.append(config.folder))
     first, second = (TrainConfig(out=str(tmp_path / name)) for name in ("first", "second"))
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.setenv(train.IN_HAND, "")

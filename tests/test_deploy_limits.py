@@ -99,7 +99,7 @@ def test_nir_thresholds_are_halves_that_float32_holds():
     pytest.importorskip("nir")
     edge = 2 * 11  # the second level's
     graph = nir_graph(biased(edge - 2**23))
-    assert graph.nodes["neuron_level2"].threshold.item() == 2**23 - 0.5
+    assert graph.nodes["neuron_level2"].v_threshold.item() == 2**23 - 0.5
     with pytest.raises(InputError, match=r"^neuron: got 'a threshold of 8388608.5'.*float32"):
         nir_graph(biased(edge - 2**23 - 1))
     with pytest.raises(InputError, match=r"^neuron: got 'sums up to 16777216'"):

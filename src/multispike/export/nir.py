@@ -274,7 +274,7 @@ def _square(window: Window, shape: Shape) -> Window:
     wider = (-(-(side - k) // 2) * d for k, d in zip(window.kernel, window.dilation, strict=True))
     rows, columns = (b + more for b, more in zip(window.before, wider, strict=True))
     places = zip(window.reach(shape), window.stride, strict=True)
-    down, across = (side if place == 1 else stride for place, stride in places)
+    down, across = (max(side, stride) if place == 1 else stride for place, stride in places)
     ends = rows, columns
     return Window((side, side), (down, across), ends, ends, window.dilation)
 

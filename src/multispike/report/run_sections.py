@@ -232,8 +232,9 @@ def versions(data: Comparison) -> Section:
         ("run", "", lambda run: run.name),
         ("seed", "", lambda run: str(run.seed)),
         *(
-            (part.name, "", lambda run, name=part.name: str(getattr(run.environment, name)))
+            (part.name, "", lambda run, name=part.name: getattr(run.environment, name))
             for part in fields(Environment)
+            if any(getattr(run.environment, part.name) is not None for run in data.runs)
         ),
     )
     settings = table_of(
