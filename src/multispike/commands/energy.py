@@ -10,7 +10,7 @@ import torch
 from multispike.activity import record_activity
 from multispike.commands.evaluate import samples_bar
 from multispike.config import TrainConfig
-from multispike.config.energy import OF_NETWORK, EnergyConfig
+from multispike.config.energy import OF_CODE, EnergyConfig
 from multispike.datasets.loader import BatchLoader
 from multispike.device import device_for
 from multispike.energy.profiles import list_profiles
@@ -123,7 +123,7 @@ def _built(target: str, settings: EnergyConfig) -> tuple[torch.nn.Module, Activi
         )
         dataset = load_data(source, settings.timesteps)
         shape, classes = dataset.input_shape, dataset.num_classes
-    options = {name: getattr(settings, name) for name in OF_NETWORK}
+    options = {name: getattr(settings, name) for name in OF_CODE}
     if target not in ARCHITECTURES:
         changed = {n: v for n, v in options.items() if v != getattr(EnergyConfig, n)}
         check_taken(target, changed)

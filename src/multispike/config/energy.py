@@ -24,8 +24,8 @@ from multispike.models.table import ARCHITECTURES
 from multispike.plugins import check_name, check_there
 from multispike.pretrained import find
 
-OF_NETWORK = ("neuron", "levels", "timesteps")
-"""Settings of a network that is built."""
+OF_CODE = ("neuron", "levels", "timesteps")
+"""Settings of a network that is built: its neurons, levels and timesteps."""
 
 InputShape = Annotated[
     str,
@@ -103,7 +103,7 @@ class EnergyConfig(Settings):
         if self.data is not None:
             check_name("data", self.data, DATASETS)
         built, measured = len(runs) < len(names), bool(runs) or self.data is not None
-        refused = {name: "an architecture, a run has its own" for name in OF_NETWORK if not built}
+        refused = {name: "an architecture, a run has its own" for name in OF_CODE if not built}
         if not built or self.data is not None:
             refused |= dict.fromkeys(("input_shape", "classes"), "what is no run and has no data")
         if not built:

@@ -96,16 +96,14 @@ class _Writer:
     """Writes layers in order; `units` has, per layer, the nodes whose sum is what it sends."""
 
     def __init__(self, network: IntegerNetwork) -> None:
-        self.nir = import_module("nir")
+        self.nir = _package()
         self.network = network
         shape = np.array(network.input_shape)
         self.nodes: dict[str, Any] = {IMAGE: self.nir.Input(input_type={"input": shape})}
         self.edges: list[tuple[str, str]] = []
         self.units: dict[str, list[str]] = {IMAGE: [IMAGE]}
         self.sums: set[str] = set()
-        self.means: dict[
-            str, Shape
-        ] = {}  # sums over an image of that shape, left to what reads them
+        self.means: dict[str, Shape] = {}  # images whose sum is left to what reads it
         for layer in network.layers:
             self.units[layer.name] = self.layer(layer)
 

@@ -52,7 +52,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe, batch_size: int) -> torch.o
             else:
                 others.append(parameter)
     peak = peak_lr(recipe, batch_size)
-    lr = _PEAK["sgd"] * batch_size / 250 if recipe.optimizer == "muon" else peak
+    lr = peak_lr(Recipe(), batch_size) if recipe.optimizer == "muon" else peak
     groups: list[dict[str, Any]] = [
         {"params": matrices, "lr": peak, "weight_decay": 0.0, "orthogonal": True},
         {"params": decayed, "lr": lr, "weight_decay": recipe.weight_decay},
