@@ -1,11 +1,11 @@
 """How fast are neurons, training steps and inference, against ReLU and against other libraries?
 
-    python benchmarks/speed.py [--peers FOLDER] [--parts neuron,training,inference,memory,tensors]
-                               [--repeats 30] [--threads 2] [--tune-peers]
+    python benchmarks/speed.py [--peers FOLDER | --before CHECKOUT] [--repeats 30] [--threads 2]
+                               [--parts neuron,training,inference,memory,tensors] [--tune-peers]
                                [--out FILE.json [--merge]]
 
 Our cases run in one process, those of SpikingJelly and snnTorch (with --peers, an environment made
-by peers.sh) in another. Their repetitions take turns, one of each case at a time, so that whatever
+by peers.sh) or our own at another commit (with --before, a checkout of it) in another. Their repetitions take turns, one of each case at a time, so that whatever
 else the machine does meets all of them alike. A ratio is the median over repetitions of the time of
 a case by that of its reference in the same repetition, with its quartiles. Our process keeps freed
 memory (`multispike.environment`), as `multispike train` does; that of the peers runs as their users
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from speed_cases import BATCH, IN_MIB, PARTS
 
 CASES = Path(__file__).with_name("speed_cases.py")
 PROCESSES = 3  # in which the memory of a case is measured
+BEFORE = " before"  # ends the name of a case at the other commit
 
 LIMITS = [  # case, reference, largest ratio that the project promises
     ("neuron/ste T=1 N=4", "neuron/relu T=1", 1.5),
@@ -51,21 +53,31 @@ LIMITS = [  # case, reference, largest ratio that the project promises
     ("memory/vgg11 T=4 N=1", "memory/spikingjelly vgg11 T=4", 0.6),
     ("tensors/vgg11 T=4 N=1", "tensors/spikingjelly vgg11 T=4", 0.6),
 ]
+AGAINST_BEFORE = {"memory": 1.05, "tensors": 1.05}
+"""Part -> largest ratio to the commit before; 1.03 for times."""
 
 
 class Worker:
     """A process that runs cases on demand."""
 
-    def __init__(self, command: list[str]) -> None:
+    def __init__(self, command: list[str], checkout: str | None = None) -> None:
         self.command = command
+        self.checkout = checkout
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command,
+            env=os.environ | {"PYTHONPATH": f"{checkout}/src"} if checkout else None,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
+
+    def cases(self) -> list[str]:
+        return [name + BEFORE if self.checkout else name for name in self("list")]
 
     def __call__(self, message: str) -> Any:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        print(message, file=self.process.stdin, flush=True)
+        print(message.removesuffix(BEFORE), file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
         if not answer:
             raise SystemExit(f"{self.command[0]} ended at {message!r}, see above")
@@ -77,7 +89,7 @@ class Worker:
 
 def measure(workers: list[Worker], parts: list[str], repeats: int) -> dict[str, list[float]]:
     """Seconds (or MiB, for memory and tensors) of every case, one entry a repetition."""
-    homes = {name: worker for worker in workers for name in worker("list")}
+    homes = {name: worker for worker in workers for name in worker.cases()}
     found: dict[str, list[float]] = {}
     for part in parts:
         names = [name for name in homes if name.startswith(f"{part}/")]
@@ -85,7 +97,7 @@ def measure(workers: list[Worker], parts: list[str], repeats: int) -> dict[str, 
             found |= {name: [] for name in names}
             for done in range(PROCESSES):
                 for name in names:
-                    found[name].append(peak(homes[name].command, name))
+                    found[name].append(peak(homes[name], name))
                 print(f"\r{part}: {done + 1}/{PROCESSES}", end="", file=sys.stderr)
             print(file=sys.stderr)
             continue
@@ -105,9 +117,9 @@ def measure(workers: list[Worker], parts: list[str], repeats: int) -> dict[str, 
     return found
 
 
-def peak(command: list[str], name: str) -> float:
+def peak(home: Worker, name: str) -> float:
     """Peak memory of training steps in a process of their own, in MiB."""
-    worker = Worker(command)
+    worker = Worker(home.command, home.checkout)
     worker(f"prepare {name}")
     for _ in range(2):
         worker(f"run {name}")
@@ -138,7 +150,10 @@ def summary(found: dict[str, list[float]]) -> dict[str, Any]:
         if name.startswith(("training/", "inference/")):
             cases[name]["images_per_second"] = round(BATCH / statistics.median(values), 1)
     ratios = []
-    for case, reference, limit in LIMITS:
+    before = [
+        (name, name + BEFORE, AGAINST_BEFORE.get(name.partition("/")[0], 1.03)) for name in found
+    ]
+    for case, reference, limit in LIMITS + before:
         if case in found and reference in found:
             row = {"case": case, "reference": reference, "limit": round(limit, 3)}
             row |= {k: round(v, 3) for k, v in ratio(found[case], found[reference]).items()}
@@ -201,7 +216,9 @@ def show(result: dict[str, Any]) -> None:
         for row in result["ratios"]:
             if row["case"].startswith(f"{part}/"):
                 ratios.add_row(
-                    *(row[side].partition("/")[2] for side in ("case", "reference")),
+                    row["case"].partition("/")[2],
+                    "before" if row["reference"] == row["case"] + BEFORE
+                    else row["reference"].partition("/")[2],
                     f"{row['median']:.3f}", f"{row['low']:.3f}-{row['high']:.3f}",
                     f"{row['limit']:.3f}", "yes" if row["holds"] else "NO",
                 )  # fmt: skip
@@ -212,6 +229,7 @@ def show(result: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--peers", help="environment made by peers.sh")
+    parser.add_argument("--before", metavar="CHECKOUT", help="a checkout of another commit")
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--threads", type=int, default=2)
@@ -232,6 +250,10 @@ def main() -> None:
         pythons["peers"] = str(Path(arguments.peers) / "bin" / "python")
     rest = ["--threads", str(arguments.threads)] + ["--tune"] * arguments.tune_peers
     workers = [Worker([p, str(CASES), kind, *rest]) for kind, p in pythons.items()]
+    if arguments.before:
+        cases = f"{arguments.before}/benchmarks/speed_cases.py"
+        pythons["before"] = sys.executable
+        workers.append(Worker([sys.executable, cases, "ours", *rest], arguments.before))
     result = summary(measure(workers, parts, arguments.repeats))
     versions: dict[str, Any] = {}
     for kind, worker in zip(pythons, workers, strict=True):
@@ -241,6 +263,7 @@ def main() -> None:
     from multispike.environment import environment
 
     command = ["python benchmarks/speed.py", *["--peers FOLDER"] * bool(arguments.peers)]
+    command += ["--before CHECKOUT"] * bool(arguments.before)
     for name in ("parts", "repeats", "threads"):
         value = getattr(arguments, name)
         command += [f"--{name} {value}"] * (value != parser.get_default(name))
