@@ -5,12 +5,13 @@
                                [--out FILE.json [--merge]]
 
 Our cases run in one process, those of SpikingJelly and snnTorch (with --peers, an environment made
-by peers.sh) or our own at another commit (with --before, a checkout of it) in another. Their repetitions take turns, one of each case at a time, so that whatever
-else the machine does meets all of them alike. A ratio is the median over repetitions of the time of
-a case by that of its reference in the same repetition, with its quartiles. Our process keeps freed
-memory (`multispike.environment`), as `multispike train` does; that of the peers runs as their users
-have it, unless --tune-peers gives it the same setting. Memory is the peak of three training steps
-in a fresh process, less what it held before the model was made; three processes a case. How blocks
+by peers.sh) or our own at another commit (with --before, a checkout of it) in another. Their
+repetitions take turns, one of each case at a time, so that whatever else the machine does meets all
+of them alike. A ratio is the median over repetitions of the time of a case by that of its reference
+in the same repetition, with its quartiles. Our process keeps freed memory
+(`multispike.environment`), as `multispike train` does; that of the peers runs as their users have
+it, unless --tune-peers gives it the same setting. Memory is the peak of three training steps in a
+fresh process, less what it held before the model was made; three processes a case. How blocks
 happen to fit into gaps of others is part of it. Tensors are the most bytes that the tensors of one
 step need at once, by torch's own account, the same every time. Parts may be measured one after the
 other: --merge keeps what FILE holds of the others, if the machine and all versions are the same.

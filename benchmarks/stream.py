@@ -39,7 +39,6 @@ import torch
 from tools import resident_mb
 
 from multispike.commands.stream import frame_classifier
-from multispike.config import TrainConfig
 from multispike.datasets import load_dataset
 from multispike.environment import environment
 from multispike.events.emulator import emulate_frames
@@ -47,8 +46,8 @@ from multispike.events.frames import event_frames, slices
 from multispike.events.read import EVENT, read_events
 from multispike.events.stream import classify_stream
 from multispike.files import write_json
+from multispike.inference import Trained
 from multispike.models import create_model
-from multispike.training import Run
 
 SENSOR = (640, 480)
 SIZE = 64
@@ -115,7 +114,7 @@ def write_large(path: Path, size: int) -> None:
             events["t"] += 1_000_000
 
 
-def fastnet_run() -> Run:
+def fastnet_run() -> Trained:
     """A run as if trained: fastnet for two channels of 64x64."""
     torch.manual_seed(0)
     network = create_model("fastnet", in_channels=2, levels=4, timesteps=1)
@@ -129,14 +128,9 @@ def fastnet_run() -> Run:
     with torch.no_grad():
         for _ in range(3):
             network.train()((counts / scale).transpose(0, 1))
-    data = {
-        "name": "made",
-        "mean": [0.0, 0.0],
-        "std": [scale / 255] * 2,
-        "classes": [str(label) for label in range(10)],
-        "input_shape": [2, SIZE, SIZE],
-    }
-    return Run(Path("made"), network.eval(), TrainConfig(), data, [], 0.0)
+    network.eval().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    classes, std = tuple(map(str, range(10))), (scale / 255,) * 2
+    return Trained(network, classes, (2, SIZE, SIZE), (0.0, 0.0), std, True)
 
 
 def measure_frames(folder: Path, seconds: float) -> dict[str, float]:

@@ -28,9 +28,9 @@ from multispike.datasets.loader import BatchLoader
 from multispike.device import ACCELERATORS, device_for
 from multispike.environment import driver
 from multispike.errors import InputError
-from multispike.events.stream import FrameClassifier
 from multispike.export import graph, quantise
 from multispike.export.bench import torch_call
+from multispike.inference import Trained
 from multispike.training import fit, launch, loop
 from multispike.training.run import read_checkpoint
 
@@ -234,9 +234,9 @@ def test_devices_by_torchs_names():
 def test_frames_are_classified_where_the_network_is(accelerator):
     network = create_model("fastnet", in_channels=2, timesteps=2).eval()
     frames = np.random.default_rng(0).integers(0, 3, (2, 2, 8, 8), np.uint8)
-    described = [*map(str, range(10))], (2, 2, 8, 8), "time", [0.0, 0.0], [0.1, 0.2]
-    here = FrameClassifier(copy.deepcopy(network), *described)(frames)
-    assert (FrameClassifier(network.to(THERE), *described)(frames) == here).all()
+    described = tuple(map(str, range(10))), (2, 8, 8), (0.0, 0.0), (0.1, 0.2), True
+    here = Trained(copy.deepcopy(network), *described).probabilities(frames)
+    assert (Trained(network.to(THERE), *described).probabilities(frames) == here).all()
 
 
 def test_bench_times_torch_where_the_network_is(accelerator):

@@ -40,8 +40,9 @@ from multispike.events.stream import (
     classify_stream,
 )
 from multispike.events.view import LiveView, half_blocks
+from multispike.inference import load_run
 from multispike.models import create_model
-from multispike.training import fit, load_run
+from multispike.training import fit
 
 SIZE = 16
 
@@ -73,7 +74,7 @@ def untrained(run, arch: str = "fastnet", size: int = SIZE, **options):
     """The run with another network, whose weights are random."""
     torch.manual_seed(0)
     network = create_model(arch, in_channels=2, levels=4, **options).eval()
-    return replace(run, network=network, data={**run.data, "input_shape": [2, size, size]})
+    return replace(run, network=network, input_shape=(2, size, size))
 
 
 def noise(count: int, microseconds: int, seed: int = 0) -> np.ndarray:
@@ -101,7 +102,7 @@ class Collected(queue.Queue):
 def streamed(run, classifier, source, sensor=None, **options):
     """Predictions and summary."""
     sink = Collected()
-    config = StreamConfig(str(run.folder), str(source), **options)
+    config = StreamConfig(str(run.run.folder), str(source), **options)
     config.check()
     recording = read_events(source, sensor=sensor)
     summary = classify_stream(classifier, recording, config.realtime, [sink], **config.slicing)
@@ -157,7 +158,7 @@ def test_a_prediction_is_direct_inference_on_the_same_frames(folder, classifier,
     assert [p.events for p in predictions] == [len(part.events) for part in cut]
     frames = np.stack([event_frames(part.events, (128, 128), size=SIZE) for part in cut])
     split = Split(torch.from_numpy(frames), torch.zeros(len(frames), dtype=torch.long))
-    mean, std = run.data["mean"], run.data["std"]
+    mean, std = run.mean, run.std
     for (inputs, _), prediction in zip(
         BatchLoader(split, 1, mean=mean, std=std, channels_last=True), predictions, strict=True
     ):
@@ -166,7 +167,7 @@ def test_a_prediction_is_direct_inference_on_the_same_frames(folder, classifier,
         torch.testing.assert_close(
             torch.from_numpy(prediction.probabilities), expected, **FLOAT_SUM
         )
-        assert prediction.name == run.data["classes"][int(expected.argmax())]
+        assert prediction.name == run.classes[int(expected.argmax())]
         assert prediction.confidence == prediction.probabilities.max()
 
 
@@ -181,7 +182,7 @@ def test_timesteps_divide_the_time_of_a_slice(run, tmp_path):
     assert prediction.frames[3].sum() == 0  # the recording ends before the slice does
     assert summary["timesteps"] == 4
     with torch.no_grad():
-        scale = torch.tensor(run.data["std"]).view(2, 1, 1) * 255
+        scale = torch.tensor(run.std).view(2, 1, 1) * 255
         logits = slow.network(torch.from_numpy(np.stack(expected))[:, None] / scale)
     torch.testing.assert_close(
         torch.from_numpy(prediction.probabilities), logits[0].softmax(0), **FLOAT_SUM
@@ -197,7 +198,7 @@ def test_a_run_of_time_bins_streams(tmp_path, capsys):
         "--accelerator", "cpu", "--out", str(out),
     ]) == 0  # fmt: skip
     run = load_run(out)
-    assert run.data["input_shape"] == [6, SIZE, SIZE]
+    assert run.input_shape == (6, SIZE, SIZE)
     assert run.network.timesteps == 1
     events = ramp(90)
     path = stored(tmp_path / "a.raw", evt2(events))
@@ -215,7 +216,8 @@ def test_bins_are_those_of_the_training(run):
     events["t"][60:] += 500
     content = evt2(events)
     for by, expected in (("time", [60, 10, 21]), ("count", [31, 30, 30])):
-        trained = replace(slow, config=replace(run.config, by=by))
+        settings = replace(run.run, config=replace(run.run.config, by=by))
+        trained = replace(slow, run=settings)
         (part,) = slices(read_events(io.BytesIO(content)), window_us=1800)
         frames = frame_classifier(trained).frames(part, (128, 128))
         assert frames.sum((1, 2, 3)).tolist() == expected
@@ -336,9 +338,9 @@ def test_what_can_not_be_streamed(name, content, options, message, pace, folder,
 
 
 def test_runs_of_images_are_refused(run):
-    data = {**run.data, "name": "cifar10", "input_shape": [3, 32, 32]}
+    of_images = replace(run.run, data={**run.run.data, "name": "cifar10"})
     with pytest.raises(InputError, match="trained on cifar10 with 3 channels"):
-        frame_classifier(replace(run, data=data))
+        frame_classifier(replace(run, run=of_images, events=False, input_shape=(3, 32, 32)))
 
 
 def test_unknown_runs_are_refused(capsys):

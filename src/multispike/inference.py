@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import torch
@@ -19,8 +20,8 @@ from multispike.datasets.event_sets import LYING
 from multispike.datasets.source_files import fitted, open_rgb
 from multispike.device import device_for, device_of, moved
 from multispike.errors import InputError, invalid
-from multispike.events.frames import event_frames
-from multispike.events.read import read_events
+from multispike.events.frames import Binning, event_frames
+from multispike.events.read import Recording, read_events
 from multispike.export.network import IntegerNetwork
 from multispike.export.serialize import load as load_integer
 from multispike.models.network import Network
@@ -74,6 +75,16 @@ class Trained:
     events: bool
     run: Run | None = None
 
+    @property
+    def frames_shape(self) -> tuple[int, int, int, int]:
+        """(T, 2K, H, W) of event frames."""
+        return (self.network.timesteps, *self.input_shape)
+
+    @property
+    def by(self) -> Binning:
+        """How events are divided into the T·K bins."""
+        return (self.run and self.run.config.by) or "time"
+
     def preprocess(self, source: Source, sensor: str | None = None) -> Tensor:
         """One sample as the network takes it: an image scaled to cover the frame, its centre cut
         out; a recording counted into frames, whole.
@@ -101,8 +112,12 @@ class Trained:
             return sample
         if not self.mean:
             raise invalid("run", str(self.run and self.run.folder), ASK_NETWORK)
-        scale, offset = scale_and_offset(self.mean, self.std)
+        scale, offset = self._scaling
         return torch.addcmul(offset, sample.float(), scale)
+
+    @cached_property
+    def _scaling(self) -> tuple[Tensor, Tensor]:
+        return scale_and_offset(self.mean, self.std)
 
     def predict(self, sources: Source | Iterable[Source], top: int = 1) -> list[Prediction]:
         """The `top` most likely classes of each; the network runs where it is."""
@@ -116,18 +131,26 @@ class Trained:
         found = []
         for start in range(0, len(samples), BATCH):
             batch = torch.stack(list(samples[start : start + BATCH]), 1 if self.events else 0)
-            if isinstance(self.network, IntegerNetwork):
-                integers = self.network.forward(batch.numpy())
-                logits = torch.from_numpy(integers) * self.network.logit_scale
-            else:
-                batch = moved(batch, device_of(self.network))
-                layout = batch if self.events else batch.to(memory_format=torch.channels_last)
-                logits = self.network(layout)
-            values, indices = logits.cpu().double().softmax(1).topk(min(top, len(self.classes)))
+            odds = self._logits(batch).double().softmax(1)
+            values, indices = odds.topk(min(top, len(self.classes)))
             for row, places in zip(values.tolist(), indices.tolist(), strict=True):
                 names = [self.classes[place] for place in places]
                 found.append(Prediction(tuple(zip(names, row, strict=True))))
         return found
+
+    @torch.inference_mode()
+    def probabilities(self, frames: np.ndarray) -> np.ndarray:
+        """Of the classes, float32 [classes], for event frames uint8 [T, 2K, H, W]."""
+        return self._logits(self.normalised(frames).unsqueeze(1))[0].float().softmax(0).numpy()
+
+    def _logits(self, batch: Tensor) -> Tensor:
+        """Of inputs [B, C, H, W], or [T, B, C, H, W] of events; on the CPU."""
+        if isinstance(self.network, IntegerNetwork):
+            integers = self.network.forward(batch.numpy())
+            return torch.from_numpy(integers) * self.network.logit_scale
+        frames = moved(batch, device_of(self.network)).flatten(0, -4)
+        laid_out = frames.to(memory_format=torch.channels_last)
+        return self.network(laid_out.unflatten(0, batch.shape[:-3])).cpu()
 
     def _image(self, source: Source) -> np.ndarray:
         channels, height, width = self.input_shape
@@ -144,26 +167,28 @@ class Trained:
         return fitted(grey.convert("RGB"), height, width)[:channels]
 
     def _frames(self, source: Source, sensor: str | None) -> np.ndarray:
-        channels, height, width = self.input_shape
-        timesteps = self.network.timesteps
+        timesteps, channels, height, width = self.frames_shape
         if isinstance(source, np.ndarray):
-            if source.dtype != np.uint8 or source.shape != (timesteps, *self.input_shape):
+            if source.dtype != np.uint8 or source.shape != self.frames_shape:
                 given = f"an array {source.dtype} {list(source.shape)}"
-                raise invalid("frames", given, f"uint8 {[timesteps, *self.input_shape]}")
+                raise invalid("frames", given, f"uint8 {list(self.frames_shape)}")
             return source
         if isinstance(source, Image.Image):
             raise invalid("image", "an image", "a recording, since the network takes events")
-        config = self.run.config if self.run else None
-        recording = read_events(
-            io.BytesIO(source) if isinstance(source, bytes) else source,
-            sensor=parse_sensor(sensor) if sensor else None,
-            lying=LYING.get(config.data, ()) if config else (),
-        )
+        recording = self.open(io.BytesIO(source) if isinstance(source, bytes) else source, sensor)
         events = np.concatenate(list(recording))
         return event_frames(
             events, recording.known_sensor(), timesteps=timesteps, bins=channels // 2,
-            size=(height, width), by=(config and config.by) or "time",
+            size=(height, width), by=self.by,
         )  # fmt: skip
+
+    def open(self, source: str | Path | BinaryIO, sensor: str | None = None) -> Recording:
+        """A recording as this network's were read: of sets whose camera lay, set upright."""
+        return read_events(
+            source,
+            sensor=parse_sensor(sensor) if sensor else None,
+            lying=LYING.get(self.run.data["name"], ()) if self.run else (),
+        )
 
 
 def load_run(
@@ -199,7 +224,7 @@ def load_run(
     found = read(path, checkpoint, there, model)
     data = found.data
     return Trained(
-        network=found.network,
+        network=found.network.to(memory_format=torch.channels_last),
         classes=tuple(map(str, data["classes"])),
         input_shape=tuple(data["input_shape"]),  # pyright: ignore[reportArgumentType]
         mean=tuple(data["mean"]),

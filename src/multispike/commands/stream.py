@@ -16,10 +16,8 @@ from rich.console import Console
 
 from multispike.config.commands import VIEWS, StreamConfig, ViewConfig
 from multispike.config.types import parse_sensor
-from multispike.datasets.event_sets import LYING
 from multispike.device import device_for
 from multispike.errors import RunError, invalid
-from multispike.events.read import read_events
 from multispike.events.stream import FrameClassifier, Prediction, classify_stream
 from multispike.events.view import (
     LiveView,
@@ -29,7 +27,7 @@ from multispike.events.view import (
     read_view,
     write_view,
 )
-from multispike.training import Run, load_run
+from multispike.inference import Trained, load_run
 
 
 def stream(config: StreamConfig) -> int:
@@ -42,16 +40,13 @@ def stream(config: StreamConfig) -> int:
         torch.set_num_threads(config.threads)
     classifier = frame_classifier(run)
     if run.network.timesteps > 1:
-        bins = "with equally many events" if run.config.by == "count" else "of equal time"
+        bins = "with equally many events" if run.by == "count" else "of equal time"
         print(
             f"multispike: T = {run.network.timesteps}: a slice is split into bins {bins}",
             file=sys.stderr,
         )
-    recording = read_events(
-        config.events if config.events != "-" else _standard_input(),
-        sensor=parse_sensor(config.sensor) if config.sensor else None,
-        lying=LYING.get(run.data["name"], ()),
-    )
+    events = config.events if config.events != "-" else _standard_input()
+    recording = run.open(events, config.sensor)
     lines = JsonLines(config.json) if config.json else None
     sinks: list[Callable[[Prediction, int], None]] = []
     with ExitStack() as at_end:
@@ -77,21 +72,14 @@ def stream(config: StreamConfig) -> int:
     return 0
 
 
-def frame_classifier(run: Run) -> FrameClassifier:
+def frame_classifier(run: Trained) -> FrameClassifier:
     """A run's network for frames of events; `InputError` if it was not trained on events."""
-    channels, height, width = run.data["input_shape"]
-    if channels % 2:
-        given = f"{run.folder}, trained on {run.data['name']} with {channels} channels"
-        raise invalid("run", given, "a run trained on events, which have 2 a bin")
-    return FrameClassifier(
-        run.network,
-        [str(name) for name in run.data["classes"]],
-        (run.network.timesteps, channels, height, width),
-        run.config.by or "time",
-        run.data["mean"],
-        run.data["std"],
-        run.config.channels_last,
-    )
+    channels = run.input_shape[0]
+    if not run.events or channels % 2:
+        given = f"one trained on {run.run.data['name'] if run.run else 'images'}"
+        allowed = "a run trained on events, which have 2 a bin"
+        raise invalid("run", f"{given} with {channels} channels", allowed)
+    return FrameClassifier(run.probabilities, run.classes, run.frames_shape, run.by)
 
 
 def _standard_input() -> BinaryIO:

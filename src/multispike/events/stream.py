@@ -18,13 +18,9 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
-from multispike.device import device_of, moved
 from multispike.events.frames import Binning, Slice, event_frames, slices
 from multispike.events.read import Recording
-from multispike.models.normalisation import scale_and_offset
 
 WARM_UP = 3
 """Inferences before the source is opened: libraries choose and prepare their kernels in them."""
@@ -57,32 +53,22 @@ class Prediction:
 
 
 class FrameClassifier:
-    """A network as a function from frames to probabilities, where it is, and warmed up.
+    """A function from frames uint8 `[T, 2K, H, W]` to probabilities `[classes]`, warmed up.
 
-    network: in evaluation mode, from `[T, 1, 2K, H, W]` to logits `[1, classes]`.
-    classes: their names; shape: `(T, 2K, H, W)` of the frames; by: how events are divided into
-    the T·K bins; mean, std: of the training's pixels, a value a channel.
+    classes: their names; shape: of the frames; by: how events are divided into the T·K bins.
     """
 
     def __init__(
         self,
-        network: nn.Module,
+        probabilities: Callable[[np.ndarray], np.ndarray],
         classes: Sequence[str],
         shape: tuple[int, int, int, int],
         by: Binning,
-        mean: Sequence[float],
-        std: Sequence[float],
-        channels_last: bool = True,
     ) -> None:
-        self.classes, self.shape = classes, shape
+        self.probabilities, self.classes, self.shape = probabilities, classes, shape
         self.by: Binning = by
-        self._layout = torch.channels_last if channels_last else torch.contiguous_format
-        self._network = network.to(memory_format=self._layout)  # pyright: ignore[reportCallIssue]
-        self._device = device_of(network)
-        scale, offset = scale_and_offset(mean, std)
-        self._scale, self._offset = scale.to(self._device), offset.to(self._device)
         for _ in range(WARM_UP):
-            self(np.zeros(shape, np.uint8))
+            probabilities(np.zeros(shape, np.uint8))
 
     def frames(self, part: Slice, sensor: tuple[int, int]) -> np.ndarray:
         """Frames uint8 `[T, 2K, H, W]` of a slice; bins of equal time divide all of it."""
@@ -92,14 +78,6 @@ class FrameClassifier:
             part.events, sensor, timesteps=timesteps, bins=channels // 2, size=(height, width),
             by=self.by, span=(part.start_us, part.stop_us) if by_time else None,
         )  # fmt: skip
-
-    @torch.inference_mode()
-    def __call__(self, frames: np.ndarray) -> np.ndarray:
-        """Softmax of the logits, float32 `[classes]`, of frames uint8 `[T, 2K, H, W]`."""
-        there = moved(torch.from_numpy(frames), self._device)
-        pixels = there.to(torch.float32, memory_format=self._layout)
-        torch.addcmul(self._offset, pixels, self._scale, out=pixels)
-        return self._network(pixels.unsqueeze(1))[0].softmax(0).cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -210,7 +188,7 @@ def classify_stream(
         sensor = recording.known_sensor()
         for part, available in arrivals:
             frames = classifier.frames(part, sensor)
-            probabilities = classifier(frames)
+            probabilities = classifier.probabilities(frames)
             label = int(probabilities.argmax())
             latencies.append(1000 * (time.perf_counter() - available))
             prediction = Prediction(
