@@ -66,12 +66,18 @@ def evaluate(settings: EvaluateConfig) -> None:
 def evaluate_integer(settings: EvaluateConfig) -> None:
     """Print the accuracy of an integer network that travels with the package."""
     row, network = PRETRAINED[settings.run], load_integer(find(settings.run))
-    data = load_dataset(row.data, settings.data_dir, limit_test=settings.limit_test)
+    channels, size, _ = network.input_shape
+    framing = {"timesteps": network.timesteps, "bins": channels // 2, "size": size}
+    data = load_dataset(
+        row.data, settings.data_dir, limit_test=settings.limit_test,
+        **(framing if network.events else {}),
+    )  # fmt: skip
     correct, total = 0, len(data.test)
     with samples_bar(f"measuring {settings.run}", data) as progress:
         for start in range(0, total, EVALUATION_BATCH):
             part = slice(start, start + EVALUATION_BATCH)
-            answers = network.forward(data.test.inputs[part].numpy()).argmax(1)
+            inputs = data.test.inputs[part].numpy()
+            answers = network.forward(inputs.swapaxes(0, 1) if network.events else inputs).argmax(1)
             correct += int((answers == data.test.labels[part].numpy()).sum())
             progress(0, start + len(answers))
     accuracy = correct / total

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
+DIGITS = "0 1 2 3 4 5 6 7 8 9"
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,11 @@ PRETRAINED = {
     ),
     "cifar10-sew-resnet20": Pretrained(
         "cifar10-sew-resnet20.ckpt", "sew_resnet20", "cifar10", 0.8708, 1_420_443.4
+    ),
+    # results/table-nmnist.json, bins10-multilevel-T1-N4: the ten time bins of a recording are its
+    # channels; trained on 1,000 recordings, measured on 100
+    "nmnist-fastnet": Pretrained(
+        "nmnist-fastnet.npz", "fastnet", "nmnist", 0.98, 11_203_912.7, DIGITS
     ),
 }
 

@@ -152,11 +152,12 @@ STUDIES: dict[str, Study] = {
         make="conversion",
         recipe="cifar10-table",
         rows=(
-            row("ann"),
+            row("ann", precision="32-true"),
             *(
                 row(
                     f"multilevel-T1-N{levels}",
                     prefix=prefix,
+                    precision="32-true",
                     learn_threshold="layer",
                     whiten=False,
                     epochs=1,
