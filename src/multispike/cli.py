@@ -9,7 +9,7 @@ from contextlib import suppress
 from importlib import import_module
 
 from multispike import __version__
-from multispike.config import CompareConfig, TrainConfig, commands
+from multispike.config import CompareConfig, commands
 from multispike.config.energy import EnergyConfig
 from multispike.config.parser import Parser
 from multispike.config.types import Settings
@@ -22,7 +22,7 @@ COMMANDS: dict[str, tuple[str, type[Settings]]] = {
     "models": ("multispike.commands.models:models", commands.ModelsConfig),
     "pretrained": ("multispike.commands.models:pretrained", commands.PretrainedConfig),
     "predict": ("multispike.commands.predict:predict", commands.PredictConfig),
-    "train": ("multispike.commands.train:train", TrainConfig),
+    "train": ("multispike.commands.train:train", commands.TrainRuns),
     "evaluate": ("multispike.commands.evaluate:evaluate", commands.EvaluateConfig),
     "report": ("multispike.commands.evaluate:report", commands.ReportConfig),
     "energy": ("multispike.commands.energy:energy", EnergyConfig),

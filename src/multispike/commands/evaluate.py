@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
+from multispike.config.begun import deciding
 from multispike.config.commands import EvaluateConfig, ReportConfig
 from multispike.config.types import split_names
 from multispike.datasets import load_dataset
@@ -28,6 +29,7 @@ from multispike.profiling import evaluate_run
 from multispike.progress import progress_bar
 from multispike.report.document import give
 from multispike.report.page import write_report
+from multispike.report.seeds import grouped, summary
 from multispike.report.terminal import comparison_table
 from multispike.results import (
     Environment,
@@ -118,6 +120,7 @@ def measure_run(
         train_seconds=run.train_seconds,
         images_per_second=images / max(last["train_seconds"], 1e-9),
         best_accuracy=max(map(judged_accuracy, run.rows)),
+        settings=deciding(asdict(run.config)),
         environment=Environment(**environment(device_of(run.network))),
         **vars(measured),
     )
@@ -149,7 +152,7 @@ def report(settings: ReportConfig) -> None:
             raise invalid("runs", f"{place} on {data}", f"runs on {known}, as the first")
     names = told_apart(results, places)
     results = [replace(result, name=name) for result, name in zip(results, names, strict=True)]
-    write_runs(folder / "results.json", results)
+    write_runs(folder / "results.json", results, **summary(results))
     folders = (place if place.is_dir() else place.parent for place in places)
     path = write_report(folder, dict(zip(names, folders, strict=True)))
     Console().print(comparison_table(results))
@@ -186,19 +189,27 @@ def _priced(place: Path, settings: ReportConfig) -> RunResult:
 
 def told_apart(results: Sequence[Any], places: Sequence[Path]) -> list[str]:
     """Names of runs in one table: with the architecture if there are several, with the place if
-    that is not enough.
+    that is not enough, and with the seed where nothing else differs.
 
-    >>> from types import SimpleNamespace
-    >>> runs = [SimpleNamespace(name="ann", arch=arch) for arch in ("vgg11", "vgg16", "vgg16")]
+    >>> from types import SimpleNamespace as Run
+    >>> runs = [Run(name="ann", arch=arch, seed=0, settings={"arch": arch})
+    ...         for arch in ("vgg11", "vgg16", "vgg16")]
     >>> told_apart(runs, [Path("a"), Path("b"), Path("c/best.ckpt")])
     ['vgg11 ann', 'vgg16 ann (b)', 'vgg16 ann (c/best.ckpt)']
+    >>> told_apart([Run(name="ann", arch="vgg11", seed=seed, settings={"arch": "vgg11"})
+    ...             for seed in (0, 1)], [Path("a"), Path("b")])
+    ['ann-s0', 'ann-s1']
     """
-    several = len({result.arch for result in results}) > 1
-    names = [f"{r.arch} {r.name}" if several else r.name for r in results]
-    return [
-        f"{name} ({'/'.join(place.parts[-2:])})" if names.count(name) > 1 else name
-        for name, place in zip(names, places, strict=True)
-    ]
+    place_of = {id(result): place for result, place in zip(results, places, strict=True)}
+    several, groups = len({result.arch for result in results}) > 1, grouped(results)
+    names = [f"{g.runs[0].arch} {g.name}" if several else g.name for g in groups]
+    found = {}
+    for group, name in zip(groups, names, strict=True):
+        if names.count(name) > 1:
+            name = f"{name} ({'/'.join(place_of[id(group.runs[0])].parts[-2:])})"
+        for run in group.runs:
+            found[id(run)] = f"{name}-s{run.seed}" if len(group.runs) > 1 else name
+    return [found[id(result)] for result in results]
 
 
 @contextmanager

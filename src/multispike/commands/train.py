@@ -14,10 +14,12 @@ from rich.console import Console
 from multispike.commands.evaluate import measure_run
 from multispike.config import CompareConfig, TrainConfig
 from multispike.config.begun import same_run
+from multispike.config.commands import TrainRuns
 from multispike.datasets.dataset import Dataset
 from multispike.device import device_for
 from multispike.models.network import Network
 from multispike.report.page import write_report
+from multispike.report.seeds import summary
 from multispike.report.terminal import comparison_table
 from multispike.results import RunResult, check_folder, read_result, write_result, write_runs
 from multispike.training import RESULT, Interrupted, fit, load_data, load_run
@@ -32,41 +34,49 @@ which begin the same command anew."""
 STARTED_FOR = os.environ.get(IN_HAND)
 
 
-def train(config: TrainConfig) -> int:
-    """Train one run, measure it and print its row."""
-    if config.resume and not (Path(config.folder) / "last.ckpt").exists():
+def train(config: TrainRuns) -> int:
+    """Train one run, or one from each seed, measure and print them."""
+    runs = config.runs()
+    if config.resume and not any((Path(run.folder) / "last.ckpt").exists() for run in runs):
         print(f"{config.folder} holds no last.ckpt: the training starts anew", file=sys.stderr)
-    try:
-        result = train_run(config)
-    except Interrupted:
-        instead = " instead of --overwrite" if config.overwrite else ""
-        return stopped(config, f"the same command with --resume{instead} goes on")
-    if result:
-        Console().print(comparison_table([result]))
-        print(f"run: {config.folder}", file=sys.stderr)
-    return 0
+    instead = " instead of --overwrite" if config.overwrite else ""
+    folder = Path(config.folder) if len(runs) > 1 else None
+    return train_all(runs, folder, f"the same command with --resume{instead} goes on")
 
 
 def compare(config: CompareConfig) -> int:
-    """Train every variant that is not finished; then results.json, report.html and the table."""
-    folder = Path(config.folder)
-    check_folder("out", folder, [run.variant for run in config.runs()])
+    """Train every run that is not finished; then results.json, report.html and the table."""
+    runs = [
+        replace(
+            run,
+            resume=(Path(run.folder) / "config.yaml").exists() and not config.overwrite,
+            overwrite=config.overwrite,
+        )
+        for run in config.runs()
+    ]
+    without = " without --overwrite" if config.overwrite else ""
+    return train_all(runs, Path(config.folder), f"the same command{without} goes on")
+
+
+def train_all(runs: Sequence[TrainConfig], folder: Path | None, advice: str) -> int:
+    """Train runs one after the other and print their table; their results.json, written after each,
+    and report.html go to `folder`. `advice`: how to go on if they are stopped."""
+    if folder:
+        check_folder("out", folder, [run.variant for run in runs])
     results = []
-    for run in config.runs():
-        begun = (Path(run.folder) / "config.yaml").exists()
-        run = replace(run, resume=begun and not config.overwrite, overwrite=config.overwrite)
+    for run in runs:
         try:
             result = train_run(run)
         except Interrupted:
-            without = " without --overwrite" if config.overwrite else ""
-            return stopped(run, f"the same command{without} goes on")
+            return stopped(run, advice)
         if result:
             results.append(result)
-            write_runs(folder / "results.json", results)
+            if folder:
+                write_runs(folder / "results.json", results, **summary(results))
     if results:  # none in a process that has nothing to report
-        report = write_report(folder)
+        made = f"report: {write_report(folder)}" if folder else f"run: {runs[0].folder}"
         Console().print(comparison_table(results))
-        print(f"report: {report}", file=sys.stderr)
+        print(made, file=sys.stderr)
     return 0
 
 

@@ -7,6 +7,7 @@ since jsonargparse imports what stands in it. The first line of a class is its c
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib.util import find_spec
@@ -22,11 +23,13 @@ from multispike.config.types import (
     NonNegative,
     Positive,
     Seed,
+    Seeds,
     Sensor,
     Settings,
     Share,
     Threads,
     Where,
+    parse_seeds,
     split_names,
 )
 from multispike.datasets import DATASETS
@@ -119,7 +122,7 @@ class Recipe(Settings):
 
     sections: ClassVar = {
         "arch": "network", "data": "data", "epochs": "optimisation", "flip": "augmentation",
-        "threshold": "neuron", "neuron": "neuron", "variants": "neuron",
+        "threshold": "neuron", "neuron": "neuron", "variants": "neuron", "seeds": "optimisation",
         "precision": "hardware", "logger": "output", "name": "output", "out": "output",
     }  # fmt: skip
 
@@ -207,7 +210,7 @@ class Recipe(Settings):
 
 @dataclass(frozen=True)
 class TrainConfig(Recipe):
-    """Train one network.
+    """One run: a recipe and a neuron.
 
     Args:
         neuron: relu (the ANN), binary (levels 1) or multilevel.
@@ -217,11 +220,6 @@ class TrainConfig(Recipe):
         out: Folder of the run; by default runs/DATA-ARCH-NAME.
         resume: Go on with the run in that folder.
         overwrite: Delete the run in that folder and start anew.
-
-    Examples:
-        multispike train --arch fastnet --data digits --epochs 10
-        multispike train --arch vgg16 --data cifar10 --data-dir DIR --levels 4 --out RUN
-        multispike train --config RUN/config.yaml --out RUN --resume
     """
 
     neuron: Literal["relu", "binary", "multilevel"] = "multilevel"
@@ -281,6 +279,14 @@ class TrainConfig(Recipe):
         return replace(self, levels=levels, surrogate=surrogate)
 
 
+def seeded(run: TrainConfig, seeds: Sequence[int], folder: str) -> list[TrainConfig]:
+    """A run with each of several seeds, in FOLDER/NAME-sSEED; of one seed it is as it was."""
+    if len(seeds) < 2:
+        return [replace(run, seed=seed) for seed in seeds] or [run]
+    names = {seed: f"{run.variant}-s{seed}" for seed in seeds}
+    return [replace(run, seed=s, name=name, out=f"{folder}/{name}") for s, name in names.items()]
+
+
 _VARIANT = re.compile(r"(ann|binary|multilevel)(?:-T([1-9]\d*))?(?:-N([1-9]\d*))?")
 
 
@@ -318,9 +324,11 @@ class CompareConfig(Recipe):
     Examples:
         multispike compare --arch fastnet --data digits --epochs 10 --out DIR
         multispike compare --data cifar10 --data-dir DIR --variants ann,multilevel-T1-N4
+        multispike compare --data digits --epochs 10 --seeds 0,1,2 --out DIR
     """
 
     variants: str = "ann,binary-T4,multilevel-T1-N4"
+    seeds: Seeds | None = None
     out: str | None = None
     overwrite: bool = False
 
@@ -330,15 +338,19 @@ class CompareConfig(Recipe):
         return self.out or f"runs/compare-{label(self.data)}-{label(self.arch)}"
 
     def runs(self) -> list[TrainConfig]:
-        """One run a variant, in the order given; a finished or begun one is resumed."""
+        """One run a variant, in the order given, and then with the next seed; a finished or begun
+        one is resumed."""
         names = split_names(self.variants)
         if not names or len(names) < sum(bool(name.strip()) for name in self.variants.split(",")):
             raise invalid("variants", self.variants, "one or more different names, comma-separated")
         shared = {field.name: getattr(self, field.name) for field in fields(Recipe)}
-        return [
+        variants = [
             TrainConfig(**shared, **parse_variant(name), name=name, out=f"{self.folder}/{name}")
             for name in names
         ]
+        seeds = parse_seeds(self.seeds)
+        every = [seeded(variant, seeds, self.folder) for variant in variants]
+        return [run for of_one_seed in zip(*every, strict=True) for run in of_one_seed]
 
     def check(self) -> None:
         super().check()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
+from multispike.config import TrainConfig, seeded
 from multispike.config.types import (
     Accelerator,
     BatchSize,
@@ -21,11 +22,13 @@ from multispike.config.types import (
     ProfileName,
     RunPath,
     Seed,
+    Seeds,
     Sensor,
     Settings,
     TestLimit,
     Threads,
     Where,
+    parse_seeds,
     split_names,
 )
 from multispike.datasets import DATASETS
@@ -35,6 +38,33 @@ from multispike.models.table import ARCHITECTURES, ResNet
 from multispike.pretrained import find
 
 RecordingPath = Annotated[str, Where("a file that exists", lambda p: Path(p).exists(), late=True)]
+
+
+@dataclass(frozen=True)
+class TrainRuns(TrainConfig):
+    """Train one network, or one from each of several seeds.
+
+    Args:
+        out: Folder of the run, or with several seeds of the runs, OUT/NAME-sSEED, their
+            results.json and report.html; by default runs/DATA-ARCH-NAME.
+
+    Examples:
+        multispike train --arch fastnet --data digits --epochs 10
+        multispike train --arch vgg16 --data cifar10 --data-dir DIR --levels 4 --out RUN
+        multispike train --config RUN/config.yaml --out RUN --resume
+        multispike train --arch fastnet --data digits --epochs 10 --seeds 0,1,2 --out DIR
+    """
+
+    seeds: Seeds | None = None
+
+    def check(self) -> None:
+        for run in self.runs():
+            run.check()
+
+    def runs(self) -> list[TrainConfig]:
+        """One run a seed, in the order given."""
+        one = TrainConfig(**{f.name: getattr(self, f.name) for f in fields(TrainConfig)})
+        return seeded(one, parse_seeds(self.seeds), self.folder)
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,8 @@ class Parser(ArgumentParser):
                 words[place + 1] = self._config(words[place + 1])
         given = self.parse_args(words).as_dict()
         del given["config"]
+        if {"--seed", "--seeds"} <= {word.partition("=")[0] for word in words}:
+            raise invalid("seeds", given["seeds"], "one of --seed and --seeds, not both")
         return self.settings(**given)
 
     def _config(self, path: str) -> str:

@@ -56,10 +56,29 @@ def parse_sensor(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def parse_seeds(text: str | None) -> list[int]:
+    """Comma-separated seeds; `InputError` for what is none, or there twice.
+
+    >>> parse_seeds("0,1,2"), parse_seeds(None)
+    ([0, 1, 2], [])
+    """
+    words = [word.strip() for word in text.split(",")] if text is not None else []
+    seeds = [int(word) for word in words if re.fullmatch(r"\d{1,10}", word)]
+    if len({*seeds}) < len(words) or any(seed >= 2**32 for seed in seeds):
+        raise invalid("seeds", text, "different integers in [0, 2^32), comma-separated")
+    return seeds
+
+
 Count = Annotated[int, Where("an integer >= 1", lambda n: n >= 1)]
 Natural = Annotated[int, Where("an integer >= 0", lambda n: n >= 0)]
 BatchSize = Annotated[int, Where("an integer >= 2", lambda n: n >= 2)]
 Seed = Annotated[int, Where("an integer in [0, 2^32)", lambda n: 0 <= n < 2**32)]
+Seeds = Annotated[
+    str,
+    lambda _, text: parse_seeds(text),
+    "One run each, comma-separated, such as 0,1,2, in place of --seed: tables and report have the"
+    " mean and the sample standard deviation.",
+]
 Threads = Annotated[int, Where("an integer in [1, 1024]", lambda n: 1 <= n <= 1024)]
 Positive = Annotated[float, Where("a number > 0", lambda x: 0 < x < math.inf)]
 NonNegative = Annotated[float, Where("a number >= 0", lambda x: 0 <= x < math.inf)]

@@ -6,7 +6,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from rich import box
 from rich.console import Console
@@ -21,6 +22,18 @@ Cell = str | float | int | None
 Item = TypeVar("Item")
 
 
+class Mean(float):
+    """The mean of a number over runs that differ in their seed."""
+
+    spread: float
+    """Their sample standard deviation."""
+
+    def __new__(cls, values: Sequence[float]) -> Self:
+        mean = super().__new__(cls, fmean(values))
+        mean.spread = stdev(values)
+        return mean
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of a table; `spec` is the format of its numbers, empty for a column of text."""
@@ -33,10 +46,17 @@ class Column:
 
         >>> Column("accuracy", ".1%").show(0.9434), Column("energy", ",.1f").show(None)
         ('94.3%', '–')
+        >>> Column("accuracy", ".1%").show(Mean([0.9, 0.92]))
+        '91.0 ± 1.4%'
         """
         if value is None:
             return missing
-        return format(value, self.spec) if self.spec and not isinstance(value, str) else str(value)
+        if not self.spec or isinstance(value, str):
+            return str(value)
+        text = format(value, self.spec)
+        if isinstance(value, Mean):
+            text = f"{text.removesuffix('%')} ± {value.spread:{self.spec}}"
+        return text
 
 
 @dataclass(frozen=True)
@@ -131,15 +151,17 @@ class Section:
 def number(value: float) -> str:
     """A number for running text: four digits at most, thousands grouped.
 
-    >>> number(1234567.8), number(12.3456), number(0.004217)
-    ('1,234,568', '12.35', '0.004217')
+    >>> number(1234567.8), number(12.3456), number(0.004217), number(Mean([1.0, 3.0]))
+    ('1,234,568', '12.35', '0.004217', '2 ± 1.414')
     """
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{text} ± {number(value.spread)}" if isinstance(value, Mean) else text
 
 
 def percent(value: float) -> str:
     """A share in percent, two digits after the point: 0.9434 -> '94.34 %'."""
-    return f"{100 * value:.2f} %"
+    spread = f" ± {100 * value.spread:.2f}" if isinstance(value, Mean) else ""
+    return f"{100 * value:.2f}{spread} %"
 
 
 def listed(parts: Sequence[str]) -> str:

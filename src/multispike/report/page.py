@@ -23,7 +23,7 @@ from multispike.files import write_json, write_text
 from multispike.report import energy_sections, run_sections
 from multispike.report.avalanche import avalanche, study_sections
 from multispike.report.comparison import Comparison, read_comparison
-from multispike.report.document import Section
+from multispike.report.document import Section, listed
 from multispike.report.style import DASHES, PAGE, SYMBOLS, dark_colours
 
 SECTIONS: tuple[Callable[[Comparison], Section | None], ...] = (
@@ -64,13 +64,14 @@ def write_report(folder: str | Path, places: Mapping[str, Path] | None = None) -
     runs, first = data.runs, data.runs[0]
 
     def all_of(key: str) -> str:
-        return " and ".join(dict.fromkeys(str(getattr(run, key)) for run in runs))
+        return listed(list(dict.fromkeys(str(getattr(run, key)) for run in runs)))
 
+    several = len({run.seed for run in runs}) > 1
     tested = f" {first.samples:,} test images." if first.samples else ""
     lead = (
-        f"{len(runs)} run{'s' if len(runs) > 1 else ''} of {all_of('arch')}, seed {all_of('seed')},"
-        f" {all_of('epochs')} epochs.{tested} Energy by the model {first.energy_nj.profile} at"
-        f" {first.energy_nj.bits} bit."
+        f"{len(runs)} run{'s' if len(runs) > 1 else ''} of {all_of('arch')},"
+        f" seed{'s' if several else ''} {all_of('seed')}, {all_of('epochs')} epochs.{tested}"
+        f" Energy by the model {first.energy_nj.profile} at {first.energy_nj.bits} bit."
     )
     sections = [section for build in SECTIONS if (section := build(data))]
     footer = f"Measured with multispike {first.environment.version}, {first.environment.date}."

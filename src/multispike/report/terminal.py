@@ -11,6 +11,7 @@ from multispike.energy.pricing import Energy
 from multispike.energy.twins import TWINS, RunPrices
 from multispike.report.comparison import MEANING, verdict
 from multispike.report.document import Cell, Column, Table, short_name, table_of, terminal_table
+from multispike.report.seeds import grouped, table_of_runs
 from multispike.report.style import CATEGORIES
 from multispike.results import RunResult
 
@@ -31,22 +32,29 @@ def scale(nj: float, *, layers: bool = False) -> tuple[str, float, str]:
 
 
 def comparison_table(runs: Sequence[RunResult]) -> TerminalTable:
-    """One row a run: accuracy, activity, energy, speed. Fits 80 columns."""
-    energy = runs[0].energy_nj
+    """One row a run, or one a group of seeds: accuracy, activity, energy, and without seeds speed.
+    Fits 80 columns."""
+    groups, energy = grouped(runs), runs[0].energy_nj
+    seeds = len(groups) < len(runs)
     archs = ", ".join(dict.fromkeys(run.arch for run in runs))
     samples = ", ".join(dict.fromkeys(f"{run.samples:,}" for run in runs if run.samples))
     tested = f" (n = {samples})" if samples else ""
     unit, size, spec = scale(max(run.energy_nj.total for run in runs))
-    table = table_of(
-        runs,
-        "events and energy per inference; density per neuron and timestep",
-        ("variant", "", lambda run: run.name),
+    speed = (
+        ("s/epoch", ".1f", lambda run: run.train_seconds / run.epochs),
+        ("images/s", ",.0f", lambda run: run.images_per_second),
+    )
+    meaning = "events and energy per inference; density per neuron and timestep"
+    table = table_of_runs(
+        groups,
+        f"{meaning}{'; mean ± sample standard deviation over n seeds' if seeds else ''}",
         ("accuracy", ".4f", lambda run: run.accuracy),
         ("events", ",.0f", lambda run: run.events_per_inference if run.spiking else None),
         ("density", ".3f", lambda run: run.density),
         (f"energy {unit}", spec, lambda run: run.energy_nj.total / size),
-        ("s/epoch", ".1f", lambda run: run.train_seconds / run.epochs),
-        ("images/s", ",.0f", lambda run: run.images_per_second),
+        *(() if seeds else speed),
+        heading="variant",
+        count=True,
     )
     title = f"{archs} on {runs[0].data}{tested}, {energy.profile} {energy.bits} bit"
     return terminal_table(table, title, narrow=True)

@@ -1,0 +1,148 @@
+"""Runs of one setting that differ in their seed: as one group, with means and spreads.
+
+Groups are derived where tables are made; results.json keeps every run.
+
+    groups = grouped(read_runs(Path("DIR/results.json")))
+    groups[0].name, groups[0].seeds                    # 'ann', [0, 1, 2]
+    accuracy = groups[0].of(lambda run: run.accuracy)  # a number: a `Mean` if there are several
+    accuracy.spread                                    # sample standard deviation
+    groups[0].mean                                     # all of it, as a RunResult
+    table_of_runs(groups, "Accuracy", ("accuracy", ".2%", lambda run: run.accuracy))
+    write_runs(path, runs, **summary(runs))            # means and spreads beside the runs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property
+from itertools import zip_longest
+from typing import Any, TypeVar
+
+from multispike.config.begun import deciding
+from multispike.report.document import Cell, Mean, Table, table_of
+from multispike.results import RunResult
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one setting, by seed."""
+
+    name: str
+    """Theirs without -sSEED."""
+    runs: tuple[RunResult, ...]
+
+    @property
+    def seeds(self) -> list[int]:
+        return [run.seed for run in self.runs]
+
+    def of(self, read: Callable[[RunResult], Item]) -> Item:
+        """What `read` finds in the run, or the average of what it finds in the runs: of a number a
+        `Mean`; of tuples, dicts and dataclasses that of their parts; of other integers the largest,
+        and None where one is None."""
+        return averaged([read(run) for run in self.runs])
+
+    @cached_property
+    def mean(self) -> RunResult:
+        """The group as one result."""
+        return self.of(lambda run: replace(run, name=self.name))
+
+
+def averaged(values: Sequence[Any]) -> Any:
+    """One value for those of several seeds, see `Group.of`.
+
+    >>> averaged([{"a": (1.0, 3)}, {"a": (2.0, 5)}]), averaged([0.5]), averaged([0.5, None])
+    ({'a': (1.5, 5)}, 0.5, None)
+    """
+    first = values[0]
+    if len(values) == 1:
+        return first
+    if any(value is None for value in values):
+        return None
+    if isinstance(first, float):
+        return Mean(values)
+    if isinstance(first, dict):
+        shared = [key for key in first if all(key in value for value in values)]
+        return {key: averaged([value[key] for value in values]) for key in shared}
+    if isinstance(first, (tuple, list)):  # of unequal length: shares of levels that one did not see
+        return type(first)(map(averaged, zip_longest(*values, fillvalue=0.0)))
+    if all(value == first for value in values):
+        return first
+    if is_dataclass(first) and not isinstance(first, type):
+        names = [field.name for field in fields(first)]
+        parts = {name: averaged([getattr(value, name) for value in values]) for name in names}
+        return replace(first, **parts)
+    return max(values) if isinstance(first, int) else first
+
+
+def grouped(runs: Iterable[RunResult]) -> list[Group]:
+    """Runs in groups, in the order of their first ones: together are those whose settings are equal
+    but for the seed, and whose names are but for -sSEED. A run whose file does not say its
+    settings, or whose seed the group has, is alone.
+
+    >>> from types import SimpleNamespace as Run
+    >>> runs = [Run(name=f"ann-s{seed}", seed=seed, settings={"lr": 0.1, "seed": seed})
+    ...         for seed in (0, 1)]
+    >>> [(group.name, group.seeds) for group in grouped(runs)]
+    [('ann', [0, 1])]
+    """
+    found: dict[Hashable, list[RunResult]] = {}
+    for run in runs:
+        key: Hashable = id(run)
+        if run.settings:
+            key = base_name(run), str({**deciding(run.settings), "seed": None})
+        if run.seed in [other.seed for other in found.get(key, ())]:
+            key = id(run)
+        found.setdefault(key, []).append(run)
+    return [
+        Group(base_name(one[0]), tuple(sorted(one, key=lambda run: run.seed)))
+        for one in found.values()
+    ]
+
+
+def base_name(run: RunResult) -> str:
+    """The name of a run's group."""
+    return run.name.removesuffix(f"-s{run.seed}")
+
+
+def table_of_runs(
+    groups: Sequence[Group],
+    caption: str,
+    *columns: tuple[str, str, Callable[[RunResult], Cell]],
+    heading: str = "run",
+    count: bool = False,
+) -> Table:
+    """A row a group, under its name; a column is a title, a format, and what a run has there. With
+    `count`, a column n where a group has several runs."""
+    several = count and any(len(group.runs) > 1 for group in groups)
+    return table_of(
+        groups,
+        caption,
+        (heading, "", lambda group: group.name),
+        *([("n", "d", lambda group: len(group.runs))] if several else []),
+        *((title, spec, lambda group, read=read: group.of(read)) for title, spec, read in columns),
+    )
+
+
+_SUMMED_UP = (
+    "accuracy", "loss", "events_per_inference", "amplitude_per_inference", "density",
+    "train_seconds", "images_per_second", "total_nj",
+)  # fmt: skip
+
+
+def summary(runs: Sequence[RunResult]) -> dict[str, Any]:
+    """What results.json has beside its runs where there are several seeds of one setting: name,
+    seeds, and of each number {"mean", "spread"}."""
+    found = []
+    for group in grouped(runs):
+        numbers = {name: group.of(lambda run, name=name: getattr(run, name)) for name in _SUMMED_UP}
+        means = {
+            name: {"mean": float(number), "spread": number.spread}
+            for name, number in numbers.items()
+            if isinstance(number, Mean)
+        }
+        if means:
+            found.append({"name": group.name, "seeds": group.seeds, **means})
+    return {"groups": found} if found else {}
