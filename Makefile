@@ -12,7 +12,7 @@ demo: $(VENV)/installed
 	@echo "The report: runs/demo/report.html"
 
 test: $(VENV)/installed-test lint
-	$(RUN)/pytest -q -n auto
+	$(RUN)/pytest -q -n auto --dist worksteal
 
 lint: $(VENV)/installed-test
 	$(RUN)/ruff check .

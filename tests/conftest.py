@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+os.environ["OMP_NUM_THREADS"] = "1"  # of processes too: two runners share two cores
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # else a pool of processes that load torch
+
 import pytest
 import torch
 from hypothesis import settings
@@ -16,8 +19,11 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
-    """Decoded data of the tests stays in their own folder."""
-    os.environ["MULTISPIKE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    """Decoded data and compiled kernels stay in one folder of the test run, of all its runners."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    os.environ["MULTISPIKE_CACHE"] = str(base / "cache")
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,13 @@ import re
 import numpy as np
 import torch
 
+from multispike.models.table import FAMILIES
+
+KINDS = ("fastnet", "fastnet_l", "vgg11", *(f"{name}_resnet20" for name in FAMILIES),
+         "sparse_resnet34")  # fmt: skip
+"""Every block and wiring of the table, and one deep network of four stages; what else is in it
+repeats the same blocks in other numbers and widths."""
+
 FLOAT_SUM = dict(rtol=1e-5, atol=1e-6)
 """A few hundred float32 additions in another order."""
 

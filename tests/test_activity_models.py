@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from helpers import KINDS
 from torch import nn
 from torch.nn import functional as F
 
-from multispike import MultiLevelIF, create_model, list_models, profile
+from multispike import MultiLevelIF, create_model, profile
 from multispike.activity import record_activity
 from multispike.energy.count import count_layer
 from multispike.energy.pricing import price_layers
@@ -16,7 +17,7 @@ def record(model, *batches):
     return record_activity(model, [(x, torch.zeros(len(x), dtype=torch.long)) for x in batches])
 
 
-@pytest.mark.parametrize("arch", list_models())
+@pytest.mark.parametrize("arch", KINDS)
 @pytest.mark.parametrize("neuron", ["relu", "binary", "multilevel"])
 def test_every_model_of_ours_is_recorded_whole(arch, neuron):
     torch.manual_seed(0)

@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from test_deploy_integer import CASES, MEAN, NAMES, SHAPE, STD, images, normalised, realistic
+from test_deploy_integer import (
+    CASES,
+    MEAN,
+    NAMES,
+    SHAPE,
+    STD,
+    images,
+    integer,
+    normalised,
+    realistic,
+)
 
 from multispike.datasets import load_dataset
 from multispike.errors import RunError
@@ -15,8 +25,7 @@ from multispike.models import create_model
 @pytest.mark.parametrize(("arch", "options"), CASES, ids=NAMES)
 def test_rounded_weights_are_those_of_the_integer_network(arch, options):
     """Put into the float network, they quantise to the same integers again."""
-    model = realistic(arch, **options)
-    network = quantise(model, MEAN, STD, SHAPE)
+    model, network = realistic(arch, **options), integer(arch, **options)
     with torch.no_grad():
         for name, grid in Quantiser(model, MEAN, STD, SHAPE).walk().builder.grids.items():
             weight = model.get_parameter(name)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -59,19 +60,24 @@ CASES = [
 NAMES = [f"{arch}-{'-'.join(options.values())}" for arch, options in CASES]
 
 
+def thin(arch: str, **options) -> Network:
+    """A network of `THIN`."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, row in THIN.items():
+            patch.setitem(ARCHITECTURES, name, row)
+        return create_model(arch, **options)
+
+
 def realistic(arch: str, timesteps: int = 1, levels: int = 4, **options) -> Network:
     """A network whose statistics, thresholds and signs are neither trivial nor dead."""
     if "and" in arch:
         levels = 1
-    kind = "binary" if levels == 1 else "multilevel"
     torch.manual_seed(len(arch))
-    with pytest.MonkeyPatch.context() as patch:
-        for name, row in THIN.items():
-            patch.setitem(ARCHITECTURES, name, row)
-        model = create_model(
-            arch, num_classes=5, in_channels=SHAPE[0], neuron=kind, levels=levels,
-            timesteps=timesteps, learn_threshold="channel", v_init=0.25, **options,
-        )  # fmt: skip
+    model = thin(
+        arch, num_classes=5, in_channels=SHAPE[0], levels=levels,
+        neuron="binary" if levels == 1 else "multilevel",
+        timesteps=timesteps, learn_threshold="channel", v_init=0.25, **options,
+    )  # fmt: skip
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "threshold" in name:
@@ -85,6 +91,16 @@ def realistic(arch: str, timesteps: int = 1, levels: int = 4, **options) -> Netw
         for _ in range(8):
             model.train()(normalised(images(16)))
     return model.eval()
+
+
+def integer(arch: str, timesteps: int = 1, levels: int = 4, **options) -> IntegerNetwork:
+    """The integer network of `realistic`, made once."""
+    return _integer(arch, timesteps, levels, **options)
+
+
+@cache
+def _integer(*network, **options) -> IntegerNetwork:
+    return quantise(realistic(*network, **options), MEAN, STD, SHAPE)
 
 
 def layer_of(network: IntegerNetwork, name: str) -> Layer:
@@ -225,7 +241,7 @@ def test_equals_the_float_network_as_weights_get_finer(
 
 def test_padding_means_the_normalised_zero():
     """Away from and at the border the drive is sum w (p - 255 mean), with nothing outside."""
-    network = quantise(realistic("fastnet"), MEAN, STD, SHAPE)
+    network = integer("fastnet")
     encoder = layer_of(network, "encoder")
     assert isinstance(encoder, Neurons)
     weight = torch.from_numpy(encoder.synapses[0].weight).double()
@@ -286,7 +302,7 @@ def test_float_convolutions_are_exact(largest):
 @pytest.mark.parametrize("arch", ["sparse_resnet", "ms_resnet"])
 def test_every_backend_gives_the_same_logits(arch, backend):
     """From a batch of 16 on, NNPACK would stand in for oneDNN; autocast would take bfloat16."""
-    network = quantise(realistic(arch), MEAN, STD, SHAPE)
+    network = integer(arch)
     pixels = images(64, seed=3)
     expected = network.forward(pixels)
     assert torch._C._get_mkldnn_enabled()
@@ -345,7 +361,7 @@ def largest_partial_sum(layer, inputs: dict[str, np.ndarray], timesteps: int) ->
 @pytest.mark.parametrize("arch", [*THIN, "shift"])
 def test_no_sum_exceeds_the_proven_bound_and_the_bound_is_close(arch, timesteps, levels):
     made = shifts() if arch == "shift" else None
-    network = made or quantise(realistic(arch, timesteps, levels), MEAN, STD, SHAPE)
+    network = made or integer(arch, timesteps, levels)
     inputs = fullest(network)
     for name, bound in network.bounds.items():
         reached = largest_partial_sum(layer_of(network, name), inputs, network.timesteps)
@@ -359,7 +375,7 @@ def test_overflow_is_refused_with_the_layer_named():
 
 def test_levels_beyond_a_byte_are_refused():
     with pytest.raises(InputError, match="merge: got levels up to 270, allowed: <= 255"):
-        quantise(realistic("sew_resnet", levels=90), MEAN, STD, SHAPE)
+        integer("sew_resnet", levels=90)
 
 
 @pytest.mark.parametrize(
@@ -401,7 +417,7 @@ def test_bad_arguments_are_named(change, message):
     ],
 )
 def test_wrong_input_is_refused(wrong):
-    network = quantise(realistic("fastnet"), MEAN, STD, SHAPE)
+    network = integer("fastnet")
     with pytest.raises(InputError, match=r"^images: got .*allowed: uint8 \[B, 2, 9, 7\]"):
         network.forward(wrong)
 
@@ -417,7 +433,7 @@ def test_constant_event_frames_equal_a_still_image():
 
 
 def test_batches_do_not_matter():
-    network = quantise(realistic("fastnet", timesteps=2, levels=2), MEAN, STD, SHAPE)
+    network = integer("fastnet", timesteps=2, levels=2)
     pixels = images(5)
     one_by_one = np.concatenate([network.forward(pixels[i : i + 1]) for i in range(5)])
     assert np.array_equal(network.forward(pixels), one_by_one)
@@ -425,7 +441,7 @@ def test_batches_do_not_matter():
 
 def test_sew_levels_grow_and_sparse_ones_do_not():
     for arch, most in (("sew_resnet", 3 * 4), ("sparse_resnet", 4)):
-        network = quantise(realistic(arch), MEAN, STD, SHAPE)
+        network = integer(arch)
         largest = {name: sent.largest for name, sent in network.outputs.items()}
         assert max(value for name, value in largest.items() if name not in (IMAGE, "pool")) == most
 
@@ -449,7 +465,7 @@ def test_fan_out_is_the_number_of_weights_an_event_meets(rows, columns, kernel, 
 
 
 def test_counts_are_sums_over_images_and_time():
-    network = quantise(realistic("sew_resnet", timesteps=2, levels=2), MEAN, STD, SHAPE)
+    network = integer("sew_resnet", timesteps=2, levels=2)
     pixels = images(3)
     whole, parts = count(network, pixels), [count(network, pixels[i : i + 1]) for i in range(3)]
     for name, counts in whole.items():
@@ -464,7 +480,7 @@ def test_counts_are_sums_over_images_and_time():
 
 @pytest.mark.parametrize("arch", ["fastnet", "ms_resnet", "sew_iand_resnet"])
 def test_saved_networks_come_back_the_same(arch, tmp_path):
-    network = quantise(realistic(arch), MEAN, STD, SHAPE)
+    network = integer(arch)
     save(network, tmp_path / "network.npz")
     again = load(tmp_path / "network.npz")
     pixels = images(4)

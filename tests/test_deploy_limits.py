@@ -5,7 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_deploy_integer import MEAN, SHAPE, STD, images, layer_of, normalised, realistic, tiny
+from test_deploy_integer import (
+    MEAN,
+    SHAPE,
+    STD,
+    images,
+    integer,
+    layer_of,
+    normalised,
+    realistic,
+    tiny,
+)
 
 from multispike.errors import InputError
 from multispike.export.bench import onnxruntime_session
@@ -65,7 +75,7 @@ def test_a_channel_without_weights_leaves_room_for_its_shortcut_at_every_timeste
 def test_a_folded_convolution_is_refused_where_its_bias_blurs_the_edges():
     """D and the bias in the scale of a sum: exact up to (N+1) * D + |bias| < 2^21."""
     pytest.importorskip("onnx")
-    network = quantise(realistic("vgg"), MEAN, STD, SHAPE)
+    network = integer("vgg")
     name = "body.neuron1"
     layer = layer_of(network, name)
 
@@ -124,7 +134,7 @@ def test_potentials_of_many_levels_fit_their_16_bits(levels):
 
 def test_few_levels_keep_their_unit():
     for levels in (1, 4, 8):
-        network = quantise(realistic("ms_resnet", levels=levels), MEAN, STD, SHAPE)
+        network = integer("ms_resnet", levels=levels)
         gains = [
             one.gain
             for layer in network.layers

@@ -1,6 +1,7 @@
 """The NIR file, as `load` and as nirtorch make a module of it, against the reference."""
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -44,6 +45,7 @@ def by_nirtorch(path, neuron=Fires) -> torch.nn.Module:
     return nirtorch.nir_to_torch(path, {nir.IF: neuron})
 
 
+@cache
 def network_of(arch, timesteps=1, levels=4, **options):
     model = realistic(arch, timesteps, levels, **options)
     with torch.no_grad():

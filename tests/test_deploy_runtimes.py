@@ -1,13 +1,12 @@
 """ONNX Runtime and OpenVINO against the integer reference."""
 
 import os
-import subprocess
-import sys
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from test_deploy_integer import CASES, MEAN, NAMES, SHAPE, STD, images, realistic
+from processes import started
+from test_deploy_integer import CASES, MEAN, NAMES, SHAPE, STD, images, integer, realistic
 
 from multispike.errors import InputError
 from multispike.export import onnx as onnx_export
@@ -33,7 +32,7 @@ def units(logits: np.ndarray, network) -> np.ndarray:
 @pytest.mark.parametrize(("arch", "options"), CASES, ids=NAMES)
 def test_onnx_runtime_gives_the_reference_logits(arch, options, timesteps, levels, tmp_path):
     pytest.importorskip("onnxruntime")
-    network = quantise(realistic(arch, timesteps, levels, **options), MEAN, STD, SHAPE)
+    network = integer(arch, timesteps, levels, **options)
     export_onnx(network, tmp_path / "model.onnx")
     run = onnxruntime_session(tmp_path / "model.onnx", threads=1)
     for batch in (1, 32):
@@ -45,7 +44,7 @@ def test_onnx_runtime_gives_the_reference_logits(arch, options, timesteps, level
 @pytest.mark.parametrize(("arch", "options"), CASES, ids=NAMES)
 def test_openvino_gives_the_reference_logits(arch, options, timesteps, levels, tmp_path):
     needs_openvino()
-    network = quantise(realistic(arch, timesteps, levels, **options), MEAN, STD, SHAPE)
+    network = integer(arch, timesteps, levels, **options)
     export_openvino(network, tmp_path / "model.xml")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "model.xml"]
     run = openvino_request(tmp_path / "model.xml", threads=1)
@@ -61,7 +60,7 @@ def test_openvino_is_exact_on_several_streams(arch, options, levels, tmp_path):
     computes in bfloat16 then.
     """
     needs_openvino()
-    network = quantise(realistic(arch, 1, levels, **options), MEAN, STD, SHAPE)
+    network = integer(arch, 1, levels, **options)
     export_openvino(network, tmp_path / "model.xml")
     pixels = images(8, seed=7).numpy()
     core = openvino_package().Core()
@@ -84,7 +83,7 @@ def test_event_frames(tmp_path):
 
 
 def test_weights_stay_8_bit_and_the_batch_is_free():
-    network = quantise(realistic("sew_resnet"), MEAN, STD, SHAPE)
+    network = integer("sew_resnet")
     model = build(network)
     kinds = {node.op_type for node in model.graph.node}
     assert {"Conv", "QuantizeLinear", "DequantizeLinear", "Clip"} <= kinds
@@ -98,7 +97,7 @@ def test_weights_stay_8_bit_and_the_batch_is_free():
 @pytest.mark.parametrize(("levels", "wide"), [(4, {"stem"}), (129, {"stem"}), (130, None)])
 def test_weights_that_16_bits_could_not_pair_are_float32(levels, wide):
     """Pixels, and levels from 130 on: 2 * 127 * 130 > 2^15 - 1 (x86 before VNNI)."""
-    network = quantise(realistic("vgg", levels=levels), MEAN, STD, SHAPE)
+    network = integer("vgg", levels=levels)
     kinds = {
         initializer.name: initializer.data_type
         for initializer in build(network).graph.initializer
@@ -114,14 +113,19 @@ def test_weights_that_16_bits_could_not_pair_are_float32(levels, wide):
 
 def test_openvino_leaves_no_identifier_in_the_home_folder(tmp_path):
     needs_openvino()
-    code = "from multispike.export.onnx import openvino_package; openvino_package()"
-    environment = {**os.environ, "HOME": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    process = started(import_openvino, tmp_path)
+    process.join()
+    assert process.exitcode == 0
     assert not list(tmp_path.iterdir())
 
 
+def import_openvino(home):
+    os.environ["HOME"] = str(home)
+    openvino_package()
+
+
 def test_wrong_names_and_missing_packages_are_named(tmp_path, monkeypatch):
-    network = quantise(realistic("fastnet"), MEAN, STD, SHAPE)
+    network = integer("fastnet")
     with pytest.raises(InputError, match=r"^path: got .*model.bin.*\.onnx"):
         export_onnx(network, tmp_path / "model.bin")
     monkeypatch.setattr(onnx_export, "find_spec", lambda name: None)

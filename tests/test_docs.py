@@ -7,7 +7,6 @@ A block that is not to be run is written indented, without ```python.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -17,7 +16,7 @@ from pathlib import Path
 import pytest
 from jsonargparse import ActionYesNo
 
-from multispike.cli import COMMANDS
+from multispike.cli import COMMANDS, main
 from multispike.config.parser import Parser
 
 ROOT = Path(__file__).parent.parent
@@ -59,17 +58,20 @@ STEP = re.compile(r"^```(python|bash)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 @pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
 def test_tutorials_run(page, tmp_path, monkeypatch):
-    """All blocks of a page in one folder, in order; those of Python share their names."""
+    """All blocks of a page in one folder, in order; those of Python share their names. Commands run
+    in this process, which has loaded torch."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
-    monkeypatch.setenv("MULTISPIKE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # other tests keep the cores busy
     names = {"__name__": "tutorial"}
     for language, text in STEP.findall(page.read_text(encoding="utf-8")):
         if language == "python":
             exec(compile(text, page.name, "exec"), names)
         else:
-            subprocess.run(["bash", "-euc", text], check=True)
+            for line in text.replace("\\\n", " ").splitlines():
+                program, *words = shlex.split(line)
+                if program == "multispike":
+                    assert main(words) == 0, line
+                else:
+                    subprocess.run([program, *words], check=True)
 
 
 def test_the_site_builds_without_a_warning(tmp_path):

@@ -1,4 +1,4 @@
-"""Every architecture of the table, with every neuron."""
+"""Every kind of network of the table, with every neuron (all of it: `test_cli.py`)."""
 
 import copy
 import io
@@ -6,10 +6,11 @@ import re
 
 import pytest
 import torch
+from helpers import KINDS
 from torch import nn
 from torch.testing import assert_close
 
-from multispike import MultiLevelIF, create_model, list_models, load_run
+from multispike import MultiLevelIF, create_model, load_run
 from multispike.errors import InputError
 from multispike.models.blocks import Merge, ResidualBlock
 from multispike.pretrained import PRETRAINED
@@ -22,7 +23,7 @@ NEURONS = {
 }
 
 
-@pytest.mark.parametrize("arch", list_models())
+@pytest.mark.parametrize("arch", KINDS)
 @pytest.mark.parametrize("neuron", NEURONS)
 def test_trains_a_step_and_keeps_nothing(arch, neuron):
     torch.manual_seed(0)
@@ -173,7 +174,7 @@ def test_merges_hold_a_learned_threshold_where_its_neurons_do(kind, shape):
     assert (threshold.grad != 0).all()
 
 
-@pytest.mark.parametrize("arch", list_models())
+@pytest.mark.parametrize("arch", KINDS)
 def test_weights_from_when_neurons_were_wrapped_are_read(arch):
     """All but the encoder were the child `neuron` of a module that split the axis of time."""
     torch.manual_seed(0)
@@ -254,7 +255,7 @@ def test_images_that_are_bytes_are_refused():
         create_model("fastnet")(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
 
 
-@pytest.mark.parametrize("arch", list_models())
+@pytest.mark.parametrize("arch", KINDS)
 def test_every_learned_threshold_is_one_of_a_neuron_or_a_product(arch):
     """One that nothing reads would get no gradient, and DDP would refuse it."""
     torch.manual_seed(0)

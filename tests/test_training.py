@@ -7,7 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from processes import let_go, started, train, wait_until
 
 from multispike.config import TrainConfig
 from multispike.datasets.loader import BatchLoader
@@ -34,14 +36,6 @@ TINY = TrainConfig(
     arch="sparse_resnet20", data="digits", limit_train=160, limit_test=40, batch_size=32,
     epochs=3, threads=1, accelerator="cpu",
 )  # fmt: skip
-
-
-def command(config: TrainConfig, **changes) -> list[str]:
-    """The same run as a process of its own, through the public Python function."""
-    config = replace(config, **changes)
-    imports = "from multispike.config import TrainConfig; from multispike.training import fit"
-    code = f"{imports}; fit({config!r})"
-    return [sys.executable, "-c", code]
 
 
 def state(folder: Path) -> dict[str, torch.Tensor]:
@@ -80,16 +74,24 @@ def straight(tmp_path_factory) -> Path:
     return folder
 
 
-def wait_for_step(folder: Path, process: subprocess.Popen, step: int) -> None:
+def wait_for_step(folder: Path, alive: Callable[[], bool], step: int) -> None:
     """Until last.ckpt has reached `step`; it is replaced whole, so it can be read at any time."""
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "the run ended before it could be killed"
-        last = folder / "last.ckpt"
-        if last.exists() and read_checkpoint(last)["global_step"] >= step:
-            return
-        time.sleep(0.01)
-    raise TimeoutError
+    last, seen = folder / "last.ckpt", 0
+
+    def reached() -> bool:
+        nonlocal seen
+        before, seen = seen, last.stat().st_mtime_ns if last.exists() else 0
+        return seen != before and read_checkpoint(last)["global_step"] >= step
+
+    wait_until(reached, alive)
+
+
+def killed(config: TrainConfig, step: int) -> None:
+    """The run as a process of its own, killed soon after that step."""
+    process = started(train, config, step + 1)
+    wait_for_step(Path(config.folder), process.is_alive, step)
+    process.kill()
+    process.join()
 
 
 @pytest.mark.parametrize("steps", [(2,), (7, 11)], ids=["mid-epoch 1", "mid-epochs 2 and 3"])
@@ -97,10 +99,7 @@ def test_kill_9_and_resume_is_bit_exact(straight, tmp_path, steps):
     folder = tmp_path / "run"
     config = replace(TINY, out=str(folder), checkpoint_seconds=0.0)
     for count, step in enumerate(steps):
-        process = subprocess.Popen(command(config, resume=count > 0))
-        wait_for_step(folder, process, step)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        killed(replace(config, resume=count > 0), step)
         assert read_checkpoint(folder / "last.ckpt")["global_step"] < 15
     assert fit(replace(config, resume=True))
     assert_same(straight, folder)
@@ -112,11 +111,13 @@ def test_kill_9_and_resume_is_bit_exact(straight, tmp_path, steps):
 def test_ctrl_c_saves_and_resumes(straight, tmp_path):
     folder = tmp_path / "run"
     config = replace(TINY, out=str(folder), checkpoint_seconds=0.0)
-    process = subprocess.Popen(command(config), stderr=subprocess.PIPE, text=True)
-    wait_for_step(folder, process, 1)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert "Interrupted" in errors
+    process = started(train, config, 2)
+    wait_for_step(folder, process.is_alive, 1)
+    os.kill(process.pid, signal.SIGINT)
+    let_go(folder)
+    process.join()
+    assert process.exitcode == 130
+    assert read_checkpoint(folder / "last.ckpt")["global_step"] < 15
     assert fit(replace(config, resume=True))
     assert_same(straight, folder)
 
@@ -250,10 +251,7 @@ def test_variants_resume_bit_exactly(tmp_path, changes):
     config = replace(TINY, **changes, epochs=2, checkpoint_seconds=0.0)
     fit(replace(config, out=str(tmp_path / "a")))
     interrupted = replace(config, out=str(tmp_path / "b"))
-    process = subprocess.Popen(command(interrupted))
-    wait_for_step(tmp_path / "b", process, 3)
-    process.kill()
-    process.wait()
+    killed(interrupted, 3)
     fit(replace(interrupted, resume=True))
     assert_same(tmp_path / "a", tmp_path / "b")
 
@@ -384,53 +382,53 @@ def test_run_folder_and_reload(straight):
     assert not list(straight.glob(".*tmp"))
 
 
-def launched(config, launcher: str, script: Path) -> list[str]:
-    """The command that trains in two processes."""
-    script.write_text(
-        "from multispike.config import TrainConfig\nfrom multispike.training import fit\n"
-        f"reports = fit({config!r})\nprint('rank 0' if reports else 'other rank')\n"
+JOB = """\
+import os, sys
+from pathlib import Path
+sys.path.append({tests!r})
+from multispike.config import TrainConfig
+from multispike.training import fit
+from processes import hold
+Path({folder!r}, f"{{os.getpid()}}.pid").touch()
+hold(Path({config.out!r}), {step})
+print("rank 0" if fit({config!r}) else "other rank")
+"""
+
+
+def launched(config: TrainConfig, folder: Path, *launcher: str, step: int = 99) -> list[str]:
+    """The command that trains in two processes, which wait at a step for their end."""
+    script, tests = folder / "job.py", str(Path(__file__).parent)
+    script.write_text(JOB.format(tests=tests, folder=str(folder), config=config, step=step))
+    return [sys.executable, *launcher, str(script)]
+
+
+def test_two_processes_train_one_network_and_go_on(tmp_path):
+    """DDP over gloo, started by Lightning and killed in its first epoch; torchrun's go on to the
+    end, and only rank 0 writes."""
+    folder = tmp_path / "run"
+    config = replace(
+        TINY, out=str(folder), devices=2, strategy="ddp", epochs=2, checkpoint_seconds=0.0
     )
-    return {
-        "lightning": [sys.executable, str(script)],
-        "torchrun": [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2",
-                     "--master-port=29517", str(script)],
-    }[launcher]  # fmt: skip
-
-
-@pytest.mark.parametrize("launcher", ["lightning", "torchrun"])
-def test_two_processes_train_one_network(tmp_path, launcher):
-    """DDP over gloo: both ranks end with the same weights, only rank 0 writes."""
-    config = replace(TINY, out=str(tmp_path / "run"), devices=2, strategy="ddp", epochs=2)
-    run = launched(config, launcher, tmp_path / "job.py")
-    done = subprocess.run(run, capture_output=True, text=True, timeout=240)
+    process = subprocess.Popen(launched(config, tmp_path, step=4))
+    wait_for_step(folder, lambda: process.poll() is None, 3)
+    process.kill()
+    process.wait()
+    for path in tmp_path.glob("*.pid"):
+        with suppress(ProcessLookupError):
+            os.kill(int(path.stem), signal.SIGKILL)
+    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29517")
+    resumed = launched(replace(config, resume=True), tmp_path, *torchrun)
+    done = subprocess.run(resumed, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("rank 0") == 1
     assert done.stdout.count("other rank") == 1
-    run = load_run(tmp_path / "run")
-    assert int(run.rows[-1]["step"]) == 2 * 5
-    assert processed(metrics(tmp_path / "run")) == pytest.approx([160, 160]), "of both processes"
-    assert len(list((tmp_path / "run" / "tensorboard").glob("events*"))) == 1
-
-
-@pytest.mark.parametrize("launcher", ["lightning", "torchrun"])
-def test_two_processes_go_on(tmp_path, launcher):
-    config = replace(
-        TINY, out=str(tmp_path / "run"), devices=2, strategy="ddp", epochs=2, checkpoint_seconds=0.0
-    )
-    process = subprocess.Popen(
-        launched(config, launcher, tmp_path / "job.py"), start_new_session=True
-    )
-    wait_for_step(tmp_path / "run", process, 3)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    resumed = launched(replace(config, resume=True), launcher, tmp_path / "job.py")
-    done = subprocess.run(resumed, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert [int(row["step"]) for row in load_run(tmp_path / "run").rows] == [5, 10]
+    assert [int(row["step"]) for row in load_run(folder).rows] == [5, 10]
+    assert processed(metrics(folder)) == pytest.approx([160, 160]), "of both processes"
+    assert len(list((folder / "tensorboard").glob("events*"))) == 1
 
 
 def test_two_processes_compare(tmp_path):
-    """The second variant starts processes of its own."""
+    """Started by Lightning; the second variant starts processes of its own, and one reports."""
     given = f"--devices 2 --strategy ddp --epochs 1 --threads 1 --out {tmp_path / 'both'}"
     data = "--arch fastnet --data digits --limit-train 160 --limit-test 40 --accelerator cpu"
     names = ["ann", "multilevel-T1-N4"]
@@ -440,6 +438,10 @@ def test_two_processes_compare(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert [result.name for result in read_runs(tmp_path / "both" / "results.json")] == names
+    for name in names:
+        assert done.stdout.count(name) == 1
+        rows = metrics(tmp_path / "both" / name)
+        assert processed(rows) == pytest.approx([160]), "of both processes"
 
 
 def test_other_settings_are_refused_on_resume(straight):
@@ -518,10 +520,7 @@ def test_a_checkpoint_of_the_trainer_goes_on_bit_exactly(straight, tmp_path):
     """Versions before trained by Lightning's Trainer, whose checkpoints name no version of ours."""
     shutil.copytree(straight, tmp_path / "run")
     config = replace(TINY, out=str(tmp_path / "run"), checkpoint_seconds=0.0, overwrite=True)
-    process = subprocess.Popen(command(config))
-    wait_for_step(tmp_path / "run", process, 7)
-    process.kill()
-    process.wait()
+    killed(config, 7)
     content = read_checkpoint(tmp_path / "run" / "last.ckpt")
     del content["rng_states"], content["multispike"]["version"]
     content |= {"loops": {"fit_loop": {}}, "callbacks": {"RunFiles": {}}}
