@@ -41,7 +41,10 @@ SECTIONS: dict[str, tuple[Part, ...]] = {
     "CIFAR-100": (_study("table-cifar100", studies.cifar100),),
     "Residual families": (_study("families", studies.families),),
     "VGG-16": (_study("table-vgg16", studies.vgg16),),
-    "Conversion": (_study("conversion", studies.conversion),),
+    "Conversion": (
+        _study("conversion", studies.conversion),
+        _study("conversion-digits", studies.conversion, ""),
+    ),
     "Event data": (_study("table-dvs", studies.dvs),),
     "Recorded events": (
         _study("table-nmnist", studies.nmnist),

@@ -53,7 +53,8 @@ class Archive:
         others = [run for run in self.runs if (run.name, run.seed) != (label, seed)]
         runs = sorted([*others, *instead], key=lambda run: (run.name, run.seed))
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        command = f"multispike reproduce {self.study} --data-dir DIR"
+        folder = "" if runs and runs[0].data == "digits" else " --data-dir DIR"
+        command = f"multispike reproduce {self.study}{folder}"
         write_runs(self.path, runs, study=self.study, command=command)
 
     def checkpoint(self, label: str, seed: int) -> Path:

@@ -84,6 +84,25 @@ class Study:
         return sorted(((row, seed) for row in self.rows for seed in range(row.seeds)), key=place)
 
 
+_CONVERTED = (
+    row("ann", precision="32-true"),
+    *(
+        row(
+            f"multilevel-T1-N{levels}",
+            prefix=prefix,
+            precision="32-true",
+            learn_threshold="layer",
+            whiten=False,
+            epochs=1,
+            lr=0.03,
+        )
+        for levels in (2, 4, 8, 16)
+        for prefix in ("converted-", "tuned-")
+    ),
+)
+"""An ANN, what `convert` makes of it, and that after an epoch of training."""
+
+
 STUDIES: dict[str, Study] = {
     "table-cifar10": Study(
         "CIFAR-10",
@@ -151,24 +170,17 @@ STUDIES: dict[str, Study] = {
         "Conversion",
         make="conversion",
         recipe="cifar10-table",
-        rows=(
-            row("ann", precision="32-true"),
-            *(
-                row(
-                    f"multilevel-T1-N{levels}",
-                    prefix=prefix,
-                    precision="32-true",
-                    learn_threshold="layer",
-                    whiten=False,
-                    epochs=1,
-                    lr=0.03,
-                )
-                for levels in (2, 4, 8, 16)
-                for prefix in ("converted-", "tuned-")
-            ),
-        ),
+        rows=_CONVERTED,
         headline="ann",
-        epoch_seconds=120,
+        epoch_seconds=240,
+    ),
+    "conversion-digits": Study(
+        "Conversion of a small network",
+        make="conversion",
+        recipe="digits",
+        rows=_CONVERTED,
+        headline="ann",
+        epoch_seconds=1,
     ),
     "transfer": Study("Transfer function", make="transfer"),
     "avalanche": Study("Spike avalanche", make="avalanche"),
