@@ -175,7 +175,7 @@ STUDIES: dict[str, Study] = {
         epoch_seconds=240,
     ),
     "conversion-digits": Study(
-        "Conversion of a small network",
+        "Conversion",
         make="conversion",
         recipe="digits",
         rows=_CONVERTED,
