@@ -8,18 +8,21 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from helpers import unpacked
+from processes import started, wait_until
 from rich.console import Console
 
 from multispike import __version__, list_models
 from multispike.cli import COMMANDS, main
 from multispike.config import CompareConfig, TrainConfig, parse_variant
 from multispike.errors import InputError
+from multispike.models.table import ARCHITECTURES, Vgg
 
 QUICK = ["--limit-train", "200", "--limit-test", "50", "--epochs", "2", "--threads", "1"]
 
@@ -100,6 +103,11 @@ def test_a_training_starts_with_a_line(capsys, monkeypatch, tmp_path):
     with telling("loading"):
         assert capsys.readouterr().err == "loading ...\r"
     assert capsys.readouterr().err == "\x1b[K"
+
+
+def test_the_command_that_is_installed_is_main():
+    [script] = entry_points(group="console_scripts", name="multispike")
+    assert script.load() is main
 
 
 def test_help_and_version(capsys):
@@ -238,7 +246,7 @@ def test_models(tmp_path, capsys):
     assert listed["vgg16"]["macs"] == 313_201_664
 
 
-@pytest.mark.parametrize("arch", ["fastnet", "vgg11", "vgg16", "ms_resnet20", "sparse_resnet34"])
+@pytest.mark.parametrize("arch", list_models())
 def test_sizes_from_the_table_are_those_of_the_network(arch):
     """Parameters, and multiply-accumulates of convolutions and linear layers."""
     from multispike import create_model
@@ -377,11 +385,10 @@ def test_compare_goes_on_after_a_kill(comparison, tmp_path):
     """Killed in its second variant, it finishes with the results of the run that was not."""
     folder = tmp_path / "dir"
     arguments = ["compare", "--arch", "fastnet", *QUICK, "--out", str(folder)]
-    process = subprocess.Popen([sys.executable, "-m", "multispike.cli", *arguments])
-    while not (folder / "binary-T4" / "config.yaml").exists():
-        assert process.poll() is None
+    process = started(main, arguments)
+    wait_until((folder / "binary-T4" / "config.yaml").exists, process.is_alive)
     process.kill()
-    process.wait()
+    process.join()
     assert main(arguments) == 0
     one, two = (json.loads((f / "results.json").read_text())["runs"] for f in (comparison, folder))
     for first, second in zip(one, two, strict=True):
@@ -440,13 +447,17 @@ def test_energy_of_a_run_equals_its_result(comparison, tmp_path, capsys):
     "arguments",
     [
         ["evaluate", "RUN"], ["energy", "RUN"], ["energy", "fastnet"], ["models"],
-        ["bench", "RUN", "--seconds", "0.05"],
+        ["bench", "TINY", "--seconds", "0.05"],
     ],
     ids=lambda arguments: " ".join(arguments[:2]),
 )  # fmt: skip
-def test_json_on_standard_output_stands_alone(arguments, comparison, capsys):
-    run = str(comparison / "multilevel-T1-N4")
-    arguments = [run if argument == "RUN" else argument for argument in arguments]
+def test_json_on_standard_output_stands_alone(arguments, comparison, capsys, tmp_path, monkeypatch):
+    places = {"RUN": str(comparison / "multilevel-T1-N4"), "TINY": str(tmp_path / "run")}
+    if "TINY" in arguments:  # whose program compiles at once
+        monkeypatch.setitem(ARCHITECTURES, "tiny", Vgg((6, "M", 8)))
+        assert main(["train", "--arch", "tiny", *QUICK, "--out", places["TINY"]]) == 0
+        capsys.readouterr()
+    arguments = [places.get(argument, argument) for argument in arguments]
     assert main([*arguments, "--json", "-"]) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out)

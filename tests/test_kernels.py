@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import started
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -619,19 +620,18 @@ def test_unwritable_cache(afresh, monkeypatch):
 
 def test_processes_build_at_once(tmp_path, quick_compiler):
     """Three processes with one empty cache: all of them compute, one library stays, no litter."""
-    code = "import torch; from multispike import MultiLevelIF; import warnings;"
-    code += "warnings.simplefilter('error'); print(MultiLevelIF(4)(torch.ones(1, 1, 1)).item())"
-    environment = {
-        **os.environ, "MULTISPIKE_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1",
-        "CC": quick_compiler,
-    }  # fmt: skip
-    running = [
-        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE)
-        for _ in range(3)
-    ]
-    assert [process.communicate()[0].decode().strip() for process in running] == ["1.0"] * 3
+    running = [started(compute_with, tmp_path, quick_compiler) for _ in range(3)]
+    for process in running:
+        process.join()
+    assert [process.exitcode for process in running] == [0] * 3
     files = [path.suffix for path in tmp_path.rglob("*") if path.is_file()]
     assert files == [".so"]
+
+
+def compute_with(cache, compiler):
+    os.environ |= {"MULTISPIKE_CACHE": str(cache), "CC": compiler}
+    warnings.simplefilter("error")
+    assert MultiLevelIF(4)(torch.ones(1, 1, 1)).item() == 1.0
 
 
 def test_a_broken_library_does_not_stop_the_neurons(afresh):

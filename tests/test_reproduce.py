@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from processes import hold, let_go, started, wait_until
 
 from multispike import config
 from multispike.cli import main
@@ -25,19 +25,6 @@ RECIPES = sorted(path.stem for path in config.RECIPES.glob("*.yaml"))
 
 TINY = {"arch": "sparse_resnet20", "epochs": 2, "limit_train": 96, "limit_test": 40, "threads": 1}
 
-INJECTED = """
-import sys
-from dataclasses import replace
-from pathlib import Path
-from multispike import config
-from multispike.cli import main
-from test_reproduce import tiny
-config.RECIPES = Path(sys.argv[1])
-tiny()
-sys.exit(main(sys.argv[2:]))
-"""
-"""Runs the command line in another process with the tiny study in its table."""
-
 
 def tiny() -> None:
     """Put a study into the table that trains in seconds."""
@@ -45,6 +32,14 @@ def tiny() -> None:
         "Tiny", recipe="tiny", rows=(row("ann"), row("multilevel-T1-N4", seeds=2)),
         headline="multilevel-T1-N4", epoch_seconds=1,
     )  # fmt: skip
+
+
+def run_held(recipes: Path, words: list[str], run: Path) -> None:
+    """The command line in another process with the tiny study in its table; it waits in a run."""
+    config.RECIPES = recipes
+    tiny()
+    hold(run, 1)
+    sys.exit(main(words))
 
 
 @pytest.fixture(scope="module")
@@ -214,16 +209,13 @@ def test_retrain_forgets_what_is_there(whole, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_goes_on_after_a_kill(study, whole, tmp_path, number):
     """Stopped in its second row, the same command ends with what it would have had."""
-    command = [sys.executable, "-c", INJECTED, str(study), *arguments(tmp_path)]
-    here = Path(__file__).parent
-    path = os.pathsep.join([str(here), str(here.parent / "src")])
-    environment = {**os.environ, "PYTHONPATH": path}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
-    while not (tmp_path / "work/tiny/ann-s0/last.ckpt").exists():
-        assert process.poll() is None, process.stderr.read().decode()
-    process.send_signal(number)
-    error = process.communicate()[1].decode()
-    assert process.returncode == (130 if number == signal.SIGINT else -number), error
+    run = tmp_path / "work/tiny/ann-s0"
+    process = started(run_held, study, arguments(tmp_path), run)
+    wait_until((run / "last.ckpt").exists, process.is_alive)
+    os.kill(process.pid, number)
+    let_go(run)
+    process.join()
+    assert process.exitcode == (130 if number == signal.SIGINT else -number)
     assert [(run["name"], run["seed"]) for run in results(tmp_path)] == [("multilevel-T1-N4", 0)]
     assert main(arguments(tmp_path)) == 0
     for one, two in zip(results(tmp_path), results(whole), strict=True):
