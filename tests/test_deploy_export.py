@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import import_module
 from importlib.util import find_spec
@@ -26,6 +27,7 @@ from multispike.export.formats import FORMATS, NETWORK, description, filling
 from multispike.export.onnx import openvino_package
 from multispike.export.serialize import load
 from multispike.files import replacing
+from multispike.models.table import ARCHITECTURES, Vgg
 from multispike.training.launch import fit
 from multispike.training.run import load_run
 
@@ -53,6 +55,19 @@ def export_run(run, format, out, **more) -> export.Exported:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> str:
     return trained(tmp_path_factory.mktemp("run") / "run", epochs=3, limit_train=None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_network() -> Iterator[None]:
+    """For what does not depend on the network, a row of two convolutions in the table."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ARCHITECTURES, "tiny", Vgg((6, "M", 8)))
+        yield
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_network, tmp_path_factory) -> str:
+    return trained(tmp_path_factory.mktemp("tiny") / "run", arch="tiny")
 
 
 @pytest.mark.parametrize("format", sorted(FORMATS))
@@ -132,9 +147,9 @@ def test_a_picture_goes_into_the_c_program_by_predict(run, tmp_path, capsys):
     assert "as_input: got" in capsys.readouterr().err
 
 
-def test_evaluation_counts_what_both_networks_get_right(run, tmp_path):
-    summary = export_run(run, "c", tmp_path / "out", evaluate=True)
-    trained_run = load_run(run)
+def test_evaluation_counts_what_both_networks_get_right(tiny, tmp_path):
+    summary = export_run(tiny, "c", tmp_path / "out", evaluate=True)
+    trained_run = load_run(tiny)
     test = load_dataset("digits", progress=False, limit_test=32).test
     mean, std = trained_run.data["mean"][0], trained_run.data["std"][0]
     with torch.no_grad():
@@ -150,11 +165,11 @@ def test_evaluation_counts_what_both_networks_get_right(run, tmp_path):
     assert summary.finetuned is None
 
 
-def test_fine_tuning_from_the_command_line(run, tmp_path, capsys):
-    assert main(["export", run, "--out", str(tmp_path / "plain")]) == 0
+def test_fine_tuning_from_the_command_line(tiny, tmp_path, capsys):
+    assert main(["export", tiny, "--out", str(tmp_path / "plain")]) == 0
     assert "accuracy on 32 test samples: float 0." in capsys.readouterr().out
     options = ["--finetune", "2", "--limit-test", "20", "--json", str(tmp_path / "tuned.json")]
-    assert main(["export", run, "--out", str(tmp_path / "tuned"), *options]) == 0
+    assert main(["export", tiny, "--out", str(tmp_path / "tuned"), *options]) == 0
     out = capsys.readouterr().out
     summary = json.loads((tmp_path / "tuned.json").read_text())
     before, after = summary["accuracy"], summary["finetuned"]
@@ -165,13 +180,13 @@ def test_fine_tuning_from_the_command_line(run, tmp_path, capsys):
     pixels = load_dataset("digits", progress=False).test.inputs[:8]
     assert not np.array_equal(plain.forward(pixels), tuned.forward(pixels))
     # The run itself stays as it was trained.
-    assert main(["export", run, "--out", str(tmp_path / "again")]) == 0
+    assert main(["export", tiny, "--out", str(tmp_path / "again")]) == 0
     again = load(tmp_path / "again" / "network.npz")
     assert np.array_equal(plain.forward(pixels), again.forward(pixels))
 
 
 @pytest.mark.parametrize("helps", [False, True])
-def test_a_fine_tuning_that_makes_it_worse_is_not_written(run, helps, tmp_path, monkeypatch):
+def test_a_fine_tuning_that_makes_it_worse_is_not_written(tiny, helps, tmp_path, monkeypatch):
     """Worse: all weights of the classifier are turned. As good: nothing is changed."""
 
     def tune(trained, dataset, epochs):
@@ -179,8 +194,8 @@ def test_a_fine_tuning_that_makes_it_worse_is_not_written(run, helps, tmp_path, 
             trained.network.get_submodule("classifier.linear").weight.mul_(1 if helps else -1)
 
     monkeypatch.setattr("multispike.commands.export.finetune_run", tune)
-    summary = export_run(run, "c", tmp_path / "tuned", finetune=1)
-    export_run(run, "c", tmp_path / "plain")
+    summary = export_run(tiny, "c", tmp_path / "tuned", finetune=1)
+    export_run(tiny, "c", tmp_path / "plain")
     assert (summary.finetuned.integer == summary.accuracy.integer) == helps
     for path in (tmp_path / "plain").iterdir():
         assert (tmp_path / "tuned" / path.name).read_bytes() == path.read_bytes()
@@ -195,7 +210,8 @@ def test_missing_data_are_named_before_anything_is_written(tmp_path):
                 noise = np.random.default_rng(index).integers(0, 256, (8, 8, 3), np.uint8)
                 Image.fromarray(noise).save(folder / f"{index}.png")
     data = {"data": "imagefolder", "data_dir": str(tmp_path / "images"), "size": 8}
-    run = trained(tmp_path / "run", limit_train=None, limit_test=None, batch_size=16, **data)
+    settings = {"arch": "tiny", "limit_train": None, "limit_test": None, "batch_size": 16}
+    run = trained(tmp_path / "run", **settings, **data)
     (tmp_path / "images").rename(tmp_path / "moved")
     with pytest.raises(InputError, match=r"^data_dir: got"):
         export_run(run, "c", tmp_path / "out", evaluate=True)
@@ -215,27 +231,27 @@ def test_a_data_set_that_is_no_longer_in_the_table_is_needed_for_evaluation_only
 ):
     with monkeypatch.context() as patch:
         patch.setitem(DATASETS, "mine", DATASETS["digits"])
-        run = trained(tmp_path / "run", data="mine")
-    assert export_run(run, "c", tmp_path / "out").arch == "sparse_resnet20"
+        run = trained(tmp_path / "run", arch="tiny", data="mine")
+    assert export_run(run, "c", tmp_path / "out").arch == "tiny"
     with pytest.raises(InputError, match=r"^data: got 'mine', .*digits"):
         export_run(run, "c", tmp_path / "out2", evaluate=True)
     assert not (tmp_path / "out2").exists()
 
 
-def test_a_place_that_cannot_be_written_is_one_line(run, tmp_path, capsys):
+def test_a_place_that_cannot_be_written_is_one_line(tiny, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert main(["export", run, "--out", str(tmp_path / "file" / "x")]) == 1
+    assert main(["export", tiny, "--out", str(tmp_path / "file" / "x")]) == 1
     assert capsys.readouterr().err == f"multispike: {tmp_path / 'file' / 'x'}: Not a directory\n"
 
 
-def test_a_format_that_fails_leaves_no_folder(run, tmp_path, monkeypatch):
+def test_a_format_that_fails_leaves_no_folder(tiny, tmp_path, monkeypatch):
     def fails(network, main):
         main.with_name("half.c").write_text("int")
         raise OSError("no space left on device")
 
     monkeypatch.setattr("multispike.export.c.write_c", fails)
     with pytest.raises(OSError, match="no space left"):
-        export_run(run, "c", tmp_path / "out")
+        export_run(tiny, "c", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -307,15 +323,15 @@ def test_files_that_no_export_wrote_stay(tmp_path):
     assert contents(tmp_path)["weights9.c"] == "mine"
 
 
-def test_full_folders_unknown_formats_and_missing_runs_are_refused(run, tmp_path):
+def test_full_folders_unknown_formats_and_missing_runs_are_refused(tiny, tmp_path):
     with pytest.raises(InputError, match=r"^format: got 'tflite', .*onnx, openvino"):
-        export_run(run, "tflite", tmp_path / "out")
+        export_run(tiny, "tflite", tmp_path / "out")
     with pytest.raises(InputError, match=r"^run: got"):
         export_run(tmp_path / "absent", "c", tmp_path / "out")
     (tmp_path / "note.txt").write_text("mine")
     with pytest.raises(InputError, match=r"^out: got .*--overwrite"):
-        export_run(run, "c", tmp_path)
-    summary = export_run(run, "c", tmp_path, overwrite=True)
+        export_run(tiny, "c", tmp_path)
+    summary = export_run(tiny, "c", tmp_path, overwrite=True)
     assert (tmp_path / "note.txt").read_text() == "mine"
     assert "note.txt" not in summary.files
 
