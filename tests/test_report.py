@@ -271,7 +271,7 @@ def test_layers_stand_in_the_order_of_their_own_network(data: Comparison) -> Non
     mixed = many(data, 2)
     first = mixed.runs[0]
     turned = replace(first, name="turned", neurons=first.neurons[::-1])
-    mixed = replace(mixed, runs=[*mixed.runs, turned])
+    mixed = replace(mixed, every=[*mixed.runs, turned])
     [plot] = next(s for s in sections(mixed) if s.title == "Density").plots
     orders = {name: list(figure.layout.xaxis.categoryarray) for name, figure in plot.panels.items()}
     names = [short_name(row.name) for row in first.neurons]

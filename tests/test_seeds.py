@@ -15,8 +15,10 @@ import pytest
 from test_cli import QUICK, refused
 
 from multispike.cli import main
+from multispike.report.comparison import Comparison, findings, read_comparison
 from multispike.report.document import Mean
-from multispike.report.seeds import grouped, summary
+from multispike.report.page import SECTIONS
+from multispike.report.seeds import count, grouped, summary
 from multispike.results import RunResult, read_runs
 
 DEMO = read_runs(Path(__file__).parent.parent / "results" / "demo.json")
@@ -126,7 +128,7 @@ def test_the_table_has_mean_and_spread(folder: Path, capsys: Any) -> None:
     assert main(["compare", *words]) == 0
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 80
-    rows = re.findall(r"(ann|multilevel-T1-N4) +(\d) +(0\.\d{4}) ± (0\.\d{4}) ", printed)
+    rows = re.findall(r"(ann|multilevel-T1-N4) +(\d) +(0\.\d{4})±(0\.\d{4}) ", printed)
     ann, graded = grouped(read_runs(folder / "results.json"))
     assert rows == [
         (group.name, "2", f"{mean:.4f}", f"{mean.spread:.4f}")
@@ -135,12 +137,54 @@ def test_the_table_has_mean_and_spread(folder: Path, capsys: Any) -> None:
     ]
 
 
+def said(*runs: RunResult) -> str:
+    kinds = findings(Comparison(list(runs), {}, {}))
+    return "\n".join(finding.text for kind in kinds for finding in kind)
+
+
+def test_findings_are_of_the_means_and_name_what_is_within_the_spread() -> None:
+    anns = [made(ANN, accuracy, seed) for seed, accuracy in enumerate((0.98, 0.99, 0.97))]
+    close = said(*anns, *SEEDS)
+    leads = "ann leads with 98.00 ± 1.00 %, 1.00 points above multilevel-T1-N4"
+    assert f"{leads}, within the spread of the seeds and less than twice the sampling" in close
+    assert "multilevel-T1-N4 is 1.00 points less accurate than ann" in close
+    assert close.count("no proof of a difference") == 2
+    far = [replace(run, accuracy=run.accuracy - 0.05) for run in SEEDS]
+    assert "within the spread" not in said(*anns, *far)
+    assert "within the spread" not in said(anns[0], SEEDS[0])  # one seed has none
+    costly = replace(ANN.energy_nj, ops=ANN.energy_nj.ops + 1e3)
+    other = [replace(run, name=f"other-s{run.seed}", energy_nj=costly) for run in anns]
+    other[0] = replace(other[0], energy_nj=replace(costly, ops=costly.ops + 1e4))
+    assert "against other (within the spread of the seeds)" in said(*anns, *other)
+
+
+def test_the_report_shows_means_with_error_bars(folder: Path) -> None:
+    data = read_comparison(folder)
+    assert [(run.name, count(run)) for run in data.runs] == [("ann", 2), ("multilevel-T1-N4", 2)]
+    sections = {section.title: section for build in SECTIONS if (section := build(data))}
+    [table] = sections["Results"].tables
+    cells = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    shown = [{column.title: column.show(v) for column, v in row.items()} for row in cells]
+    for row in shown:
+        assert row["n"] == "2"
+        assert re.fullmatch(r"\d+\.\d\d ± \d+\.\d\d%", row["accuracy"])
+    assert [" ± " in row["energy, µJ"] for row in shown] == [False, True]  # an ANN's is always one
+    for title in ("Results", "Energy by category", "Energy by layer", "Against ANNs", "Density",
+                  "Information", "Training"):  # fmt: skip
+        panels = [one for plot in sections[title].plots for one in plot.panels.values()]
+        assert any('"error_' in one.to_json() for one in panels), title
+    environment, settings = sections["Environment"].tables
+    assert [row[1] for row in environment.rows] == ["0", "0", "1", "1"]
+    assert ("seed", "0, 1", "0, 1") in settings.rows
+    assert "all seeds" in sections["Confusion"].paragraphs[0]
+
+
 def test_train_with_seeds_leaves_what_report_reads(tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "dir"
     words = ["train", "--neuron", "relu", *QUICK, "--seeds", "3,5", "--out", str(out)]
     assert main(words) == 0
     captured = capsys.readouterr()
-    assert re.search(r"ann +2 +0\.\d{4} ± 0\.\d{4} ", captured.out)
+    assert re.search(r"ann +2 +0\.\d{4}±0\.\d{4} ", captured.out)
     assert f"report: {out / 'report.html'}" in captured.err
     assert "allowed: another folder, or --resume, or --overwrite" in refused(capsys, *words)
     assert main([*words, "--resume"]) == 0
@@ -148,7 +192,7 @@ def test_train_with_seeds_leaves_what_report_reads(tmp_path: Path, capsys: Any) 
     for words in (["report", str(out), "--out", str(tmp_path / "whole")], again):
         capsys.readouterr()
         assert main(words) == 0
-        assert re.search(r"ann +2 +0\.\d{4} ± 0\.\d{4} ", capsys.readouterr().out)
+        assert re.search(r"ann +2 +0\.\d{4}±0\.\d{4} ", capsys.readouterr().out)
         runs = read_runs(Path(words[-1]) / "results.json")
         assert [(run.name, run.seed) for run in runs] == [("ann-s3", 3), ("ann-s5", 5)]
         assert "seeds 3 and 5" in (Path(words[-1]) / "report.html").read_text(encoding="utf-8")

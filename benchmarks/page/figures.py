@@ -26,7 +26,7 @@ def front(content: StudyRuns) -> Figure:
     for label, mark in marks(list(rows)).items():
         group = rows[label]
         look = paper_line(mark) | {"linestyle": "none", "markersize": 8}
-        spread = group.deviation if len(group.runs) > 1 else None
+        spread = getattr(group.accuracy, "spread", None)
         panel.errorbar(group.energy(FIRST), group.accuracy, yerr=spread, capsize=3, **look)
     graded = rows.get("multilevel-T1-N4")
     if graded is not None:
@@ -53,7 +53,7 @@ def densities(content: StudyRuns) -> Figure:
     figure = blank(7, 4.2)
     panel: Axes = figure.subplots()
     for label, mark in marks(list(rows)).items():
-        layers = rows[label].first.neurons
+        layers = rows[label].runs[0].neurons
         names = [short_name(layer.name) for layer in layers]
         panel.plot(names, [layer.density for layer in layers], **paper_line(mark))
     panel.set_ylim(bottom=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from multispike.config.begun import deciding, differing
 from multispike.energy.twins import Execution, FurtherPrices
 from multispike.files import plain_fields
+from multispike.report import document, seeds
 from multispike.report.comparison import sampling_error
 from multispike.reproduce.studies import STUDIES
 from multispike.results import RunResult, read_json, read_runs
@@ -46,52 +46,26 @@ def read_study(path: Path) -> StudyRuns:
     return StudyRuns(path.stem, read_json(path)["command"], runs)
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(seeds.Group):
     """The runs of one row, by seed."""
-
-    label: str
-    runs: tuple[RunResult, ...]
-
-    def mean(self, name: str) -> float:
-        """Mean of an attribute over the seeds."""
-        return statistics.fmean(getattr(run, name) for run in self.runs)
-
-    @property
-    def first(self) -> RunResult:
-        """The run of the lowest seed."""
-        return self.runs[0]
-
-    @property
-    def spiking(self) -> bool:
-        """False for an ANN."""
-        return self.first.spiking
 
     @property
     def accuracy(self) -> float:
-        """Mean, in per cent."""
-        return 100 * self.mean("accuracy")
-
-    @property
-    def deviation(self) -> float:
-        """Standard deviation of the accuracy over the seeds, points; 0 for one seed."""
-        values = [100 * run.accuracy for run in self.runs]
-        return statistics.stdev(values) if len(values) > 1 else 0.0
+        """In per cent."""
+        return 100 * self.of(lambda run: run.accuracy)
 
     @property
     def largest(self) -> int:
         """The largest level that any layer or sum sent."""
-        return max(layer.max_level for run in self.runs for layer in run.neurons)
+        return max(layer.max_level for layer in self.mean.neurons)
 
     def energy(self, profile: str, part: str = "total") -> float:
-        """µJ per inference, mean over the seeds."""
-        prices = (priced(run, profile).energy_nj for run in self.runs)
-        return statistics.fmean(getattr(energy, part) for energy in prices) / 1e3
+        """µJ per inference."""
+        return self.of(lambda run: getattr(priced(run, profile).energy_nj, part)) / 1e3
 
     def baseline(self, profile: str, twin: Execution) -> float:
-        """µJ of an ANN or quantised twin, mean over the seeds."""
-        twins = (priced(run, profile).baselines or {} for run in self.runs)
-        return statistics.fmean(energies[twin].total for energies in twins) / 1e3
+        """µJ of an ANN or quantised twin."""
+        return self.of(lambda run: (priced(run, profile).baselines or {})[twin].total) / 1e3
 
 
 def priced(run: RunResult, profile: str) -> RunResult | FurtherPrices:
@@ -105,25 +79,18 @@ Rows = dict[str, Group]
 def rows_of(content: StudyRuns) -> Rows:
     """The finished rows in the study's order; runs of older settings are rows of their own, with
     which nothing is compared."""
+    found = {}
+    for group in seeds.grouped(content.runs):
+        older = " (older settings)" if changes(group.runs[0], content.study) else ""
+        found[group.name + older] = Group(group.name + older, group.runs)
     labels = [row.label for row in STUDIES[content.study].rows]
-    found: dict[str, list[RunResult]] = {
-        name: [] for label in labels for name in (label, f"{label} (older settings)")
-    }
-    for run in content.runs:
-        if run.name in labels:
-            older = " (older settings)" if changes(run, content.study) else ""
-            found[run.name + older].append(run)
-    return {
-        label: Group(label, tuple(sorted(runs, key=lambda run: run.seed)))
-        for label, runs in found.items()
-        if runs
-    }
+    names = [name for label in labels for name in (label, f"{label} (older settings)")]
+    return {name: found[name] for name in names if name in found}
 
 
 def accuracy(group: Group) -> str:
     """Per cent, with the standard deviation where there are several seeds."""
-    spread = f" ± {group.deviation:.2f}" if len(group.runs) > 1 else ""
-    return f"{group.accuracy:.2f}{spread}"
+    return document.Column("", ".2f").show(group.accuracy)
 
 
 Column = tuple[str, Callable[[Group], str]]
@@ -131,23 +98,23 @@ Column = tuple[str, Callable[[Group], str]]
 COLUMNS: dict[str, Column] = {
     "accuracy": ("accuracy %", accuracy),
     "n": ("n", lambda g: str(len(g.runs))),
-    "density": ("density", lambda g: f"{g.mean('density'):.3f}"),
+    "density": ("density", lambda g: f"{g.mean.density:.3f}"),
     "events": (
         "events",
-        lambda g: whole(g.mean("events_per_inference")) if g.spiking else "-",
+        lambda g: whole(g.mean.events_per_inference) if g.mean.spiking else "-",
     ),
     "amplitude": (
         "amplitude Σz",
-        lambda g: whole(g.mean("amplitude_per_inference")) if g.spiking else "-",
+        lambda g: whole(g.mean.amplitude_per_inference) if g.mean.spiking else "-",
     ),
-    "largest": ("largest z", lambda g: str(g.largest) if g.spiking else "-"),
+    "largest": ("largest z", lambda g: str(g.largest) if g.mean.spiking else "-"),
     "energy": (f"µJ {FIRST}", lambda g: whole(g.energy(FIRST))),
     "energy2": (f"µJ {SECOND}", lambda g: whole(g.energy(SECOND))),
     "skip": (
         f"µJ zero-skipping QANN, {FIRST}",
-        lambda g: whole(g.baseline(FIRST, "qann_skip")) if g.spiking else "-",
+        lambda g: whole(g.baseline(FIRST, "qann_skip")) if g.mean.spiking else "-",
     ),
-    "seconds": ("training s", lambda g: whole(g.mean("train_seconds"))),
+    "seconds": ("training s", lambda g: whole(g.mean.train_seconds)),
 }
 
 
@@ -161,7 +128,7 @@ def lead(one: Group, other: Group) -> str:
     text = f"{points(one, other):+.2f} points"
     if len(one.runs) == len(other.runs):
         return text
-    alone = 100 * (one.first.accuracy - other.first.accuracy)
+    alone = 100 * (one.runs[0].accuracy - other.runs[0].accuracy)
     return f"{text} (n = {len(one.runs)} and {len(other.runs)}; the first seed alone {alone:+.2f})"
 
 
@@ -180,7 +147,7 @@ def study_source(content: StudyRuns, rows: Rows) -> str:
     study = content.study
     runs = [run for group in rows.values() for run in group.runs]
     several = [
-        f"{g.label} with seeds {', '.join(str(run.seed) for run in g.runs)}"
+        f"{g.name} with seeds {', '.join(map(str, g.seeds))}"
         for g in rows.values()
         if len(g.runs) > 1
     ]
@@ -226,7 +193,7 @@ def unfinished(study: str, rows: Rows) -> list[str]:
     missing = [
         f"{row.label} seed {seed}"
         for row, seed in STUDIES[study].order()
-        if row.label not in rows or seed not in [run.seed for run in rows[row.label].runs]
+        if row.label not in rows or seed not in rows[row.label].seeds
     ]
     return [f"not finished yet: {', '.join(missing)}"] if missing else []
 

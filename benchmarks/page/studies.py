@@ -30,7 +30,7 @@ def columns(rows: Rows, names: Sequence[str]) -> str:
     chosen = [COLUMNS[name] for name in names]
     return table(
         ["row", *(heading for heading, _ in chosen)],
-        [[group.label, *(show(group) for _, show in chosen)] for group in rows.values()],
+        [[group.name, *(show(group) for _, show in chosen)] for group in rows.values()],
     )
 
 
@@ -69,7 +69,7 @@ def conversion(content: StudyRuns) -> list[str]:
     """`conversion`."""
     rows = rows_of(content)
     lines = [
-        f"N = {group.first.levels}, {label.split('-')[0]}: {points(group, rows['ann']):+.2f} points"
+        f"N = {group.mean.levels}, {label.split('-')[0]}: {points(group, rows['ann']):+.2f} points"
         " beside the ANN."
         for label, group in rows.items()
         if label != "ann" and "ann" in rows
@@ -154,14 +154,16 @@ def _against_binary(rows: Rows, binary: str, share: float, share_name: str) -> l
                 ratio <= share,
             )
         )
-    events = graded.mean("events_per_inference") / other.mean("events_per_inference")
+    events = graded.mean.events_per_inference / other.mean.events_per_inference
     return [*lines, f"It sends {events:.2f} times the events of {binary}."]
 
 
 def _penalised(rows: Rows, binary: str) -> list[str]:
     """The aims of the activity penalty: the binary SNN's accuracy at a share of what it spends."""
     other = rows.get(binary)
-    graded = [group for group in rows.values() if (group.first.settings or {})["activity_penalty"]]
+    graded = [
+        group for group in rows.values() if (group.runs[0].settings or {})["activity_penalty"]
+    ]
     if other is None or not graded:
         return []
     kept = [g for g in graded if points(g, other) >= -ACCURATE]
@@ -172,7 +174,7 @@ def _penalised(rows: Rows, binary: str) -> list[str]:
         return verdict(
             f"with the activity penalty, {what} of {binary} at an accuracy within {ACCURATE}"
             " points or above",
-            f"{ratio:.2f} times with {points(best, other):+.2f} points, {best.label}",
+            f"{ratio:.2f} times with {points(best, other):+.2f} points, {best.name}",
             bool(kept) and ratio <= share,
         )
 
@@ -187,7 +189,7 @@ def _penalised(rows: Rows, binary: str) -> list[str]:
         else "No row is as accurate: each of these aims names the one that spends least"
     )
     return [
-        aim("a third of the events", 1 / 3, lambda g: g.mean("events_per_inference")),
+        aim("a third of the events", 1 / 3, lambda g: g.mean.events_per_inference),
         *energies,
         f"{chosen}; {binary} itself was trained without one.",
     ]
@@ -211,7 +213,7 @@ def _where_it_loses(rows: Rows) -> list[str]:
             lines.append(
                 f"Against the ANN: {label} is {accurate} multilevel-T1-N4, at {energies}{remark}."
             )
-    first, crossover = graded.first, graded.first.crossover or {}
+    first, crossover = graded.runs[0], graded.runs[0].crossover or {}
     wins = (
         f"the SNN needs less energy than the {TWINS[k]} {c.where}" for k, c in crossover.items()
     )
@@ -219,7 +221,7 @@ def _where_it_loses(rows: Rows) -> list[str]:
         *lines,
         *(quantised(graded, profile) for profile in PROFILES),
         f"Crossovers ({FIRST}): {'; '.join(wins)}. What"
-        f" {graded.label} needs, it would need at an even density of"
+        f" {graded.name} needs, it would need at an even density of"
         f" {first.even_density:.3f}.",
     ]
 
@@ -232,7 +234,7 @@ def quantised(graded: Group, profile: str) -> str:
     winner = "the SNN wins" if own < skip else "**the SNN loses**"
     return (
         f"Against the quantised ANN that skips zeros (the same network and activity, no neurons'"
-        f" memory), {profile}: it needs {skip / own:.3f} times the energy of {graded.label},"
+        f" memory), {profile}: it needs {skip / own:.3f} times the energy of {graded.name},"
         f" {winner}; the dense one {dense / own:.3f} times."
     )
 
@@ -264,7 +266,8 @@ def _sparse_against_sew(rows: Rows, variant: str) -> list[str]:
         return []
     more = points(sparse, sew)
     ratios = {
-        name: sparse.mean(f"{name}_per_inference") / sew.mean(f"{name}_per_inference")
+        name: getattr(sparse.mean, f"{name}_per_inference")
+        / getattr(sew.mean, f"{name}_per_inference")
         for name in ("amplitude", "events")
     }
     energies = ", ".join(
@@ -290,7 +293,7 @@ def vgg16(content: StudyRuns) -> list[str]:
     """`table-vgg16`."""
     rows = rows_of(content)
     parts = [
-        [f"{group.label}, {profile}", *(whole(group.energy(profile, part)) for part in _PARTS)]
+        [f"{group.name}, {profile}", *(whole(group.energy(profile, part)) for part in _PARTS)]
         for profile in PROFILES
         for group in rows.values()
     ]

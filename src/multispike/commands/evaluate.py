@@ -196,9 +196,6 @@ def told_apart(results: Sequence[Any], places: Sequence[Path]) -> list[str]:
     ...         for arch in ("vgg11", "vgg16", "vgg16")]
     >>> told_apart(runs, [Path("a"), Path("b"), Path("c/best.ckpt")])
     ['vgg11 ann', 'vgg16 ann (b)', 'vgg16 ann (c/best.ckpt)']
-    >>> told_apart([Run(name="ann", arch="vgg11", seed=seed, settings={"arch": "vgg11"})
-    ...             for seed in (0, 1)], [Path("a"), Path("b")])
-    ['ann-s0', 'ann-s1']
     """
     place_of = {id(result): place for result, place in zip(results, places, strict=True)}
     several, groups = len({result.arch for result in results}) > 1, grouped(results)

@@ -217,7 +217,8 @@ class TrainConfig(Recipe):
         levels: N, the largest level of a spike; 4 for multilevel unless given.
         timesteps: T.
         name: Name of the run in tables; by default from neuron, T and N.
-        out: Folder of the run; by default runs/DATA-ARCH-NAME.
+        out: Folder of the run, or of several seeds' runs, NAME-sSEED, and their report; by default
+            runs/DATA-ARCH-NAME.
         resume: Go on with the run in that folder.
         overwrite: Delete the run in that folder and start anew.
     """

@@ -44,10 +44,6 @@ RecordingPath = Annotated[str, Where("a file that exists", lambda p: Path(p).exi
 class TrainRuns(TrainConfig):
     """Train one network, or one from each of several seeds.
 
-    Args:
-        out: Folder of the run, or with several seeds of the runs, OUT/NAME-sSEED, their
-            results.json and report.html; by default runs/DATA-ARCH-NAME.
-
     Examples:
         multispike train --arch fastnet --data digits --epochs 10
         multispike train --arch vgg16 --data cifar10 --data-dir DIR --levels 4 --out RUN

@@ -57,16 +57,15 @@ def parse_sensor(text: str) -> tuple[int, int]:
 
 
 def parse_seeds(text: str | None) -> list[int]:
-    """Comma-separated seeds; `InputError` for what is none, or there twice.
+    """Comma-separated seeds; none at all where one of them is no seed, or there twice.
 
-    >>> parse_seeds("0,1,2"), parse_seeds(None)
-    ([0, 1, 2], [])
+    >>> parse_seeds("0,1,2"), parse_seeds("0,0"), parse_seeds(None)
+    ([0, 1, 2], [], [])
     """
-    words = [word.strip() for word in text.split(",")] if text is not None else []
-    seeds = [int(word) for word in words if re.fullmatch(r"\d{1,10}", word)]
-    if len({*seeds}) < len(words) or any(seed >= 2**32 for seed in seeds):
-        raise invalid("seeds", text, "different integers in [0, 2^32), comma-separated")
-    return seeds
+    words = (text or "").split(",")
+    found = (int(word) for word in words if re.fullmatch(r" *\d{1,10} *", word))
+    seeds = list(dict.fromkeys(seed for seed in found if seed < 2**32))
+    return seeds if len(seeds) == len(words) else []
 
 
 Count = Annotated[int, Where("an integer >= 1", lambda n: n >= 1)]
@@ -75,7 +74,7 @@ BatchSize = Annotated[int, Where("an integer >= 2", lambda n: n >= 2)]
 Seed = Annotated[int, Where("an integer in [0, 2^32)", lambda n: 0 <= n < 2**32)]
 Seeds = Annotated[
     str,
-    lambda _, text: parse_seeds(text),
+    Where("different integers in [0, 2^32), comma-separated", lambda text: bool(parse_seeds(text))),
     "One run each, comma-separated, such as 0,1,2, in place of --seed: tables and report have the"
     " mean and the sample standard deviation.",
 ]

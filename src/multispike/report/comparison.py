@@ -14,6 +14,7 @@ from multispike.energy.twins import TWINS, RunPrices
 from multispike.errors import InputError
 from multispike.files import read_yaml
 from multispike.report.document import Column, Finding, Item, Key, Table, listed, number, percent
+from multispike.report.seeds import Group, Mean, grouped
 from multispike.report.style import marks
 from multispike.results import RunResult, read_runs
 
@@ -25,11 +26,20 @@ MICRO = 1e-3
 class Comparison:
     """Runs of one comparison, in the order of results.json."""
 
-    runs: list[RunResult]
+    every: list[RunResult]
     settings: dict[str, dict[str, Any]]
     """Name -> config.yaml; without an entry where the run's folder is gone."""
     histories: dict[str, list[dict[str, float]]]
     """Name -> rows of metrics.csv, one an epoch."""
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        return grouped(self.every)
+
+    @cached_property
+    def runs(self) -> list[RunResult]:
+        """One for each group of seeds, with their means."""
+        return [group.mean for group in self.groups]
 
     @cached_property
     def marks(self) -> dict[str, Key]:
@@ -166,16 +176,25 @@ def sampling_error(accuracy: float, images: int) -> float:
 
 
 def _noise(a: RunResult, b: RunResult) -> str:
-    """A remark where two accuracies differ by less than chance explains."""
-    if not (a.samples and b.samples):
-        return ""
-    error = math.hypot(*(sampling_error(run.accuracy, run.samples) for run in (a, b)))
-    if not 0 < abs(a.accuracy - b.accuracy) < 2 * error:
-        return ""
-    return (
-        f", less than twice the sampling error of {a.samples:,} test images"
-        f" ({100 * error:.2f} points): no proof of a difference"
-    )
+    """A remark where two accuracies differ by less than chance explains, that of the seeds or that
+    of the images."""
+    reasons = []
+    if _spread(a.accuracy, b.accuracy):
+        reasons.append("within the spread of the seeds")
+    if a.samples and b.samples:
+        error = math.hypot(*(sampling_error(run.accuracy, run.samples) for run in (a, b)))
+        if 0 < abs(a.accuracy - b.accuracy) < 2 * error:
+            reasons.append(
+                f"less than twice the sampling error of {a.samples:,} test images"
+                f" ({100 * error:.2f} points)"
+            )
+    return f", {' and '.join(reasons)}: no proof of a difference" if reasons else ""
+
+
+def _spread(a: float, b: float) -> str:
+    """A remark where two means differ by less than their standard deviations together."""
+    spreads = sum(value.spread for value in (a, b) if isinstance(value, Mean))
+    return " (within the spread of the seeds)" if 0 < abs(a - b) < spreads else ""
 
 
 def _points(difference: float) -> str:
@@ -231,7 +250,9 @@ def _energy(runs: Sequence[RunResult]) -> Finding:
     least, *others = sorted(runs, key=energy_uj)
     figure = f"{number(energy_uj(least))} µJ"
     ratios = [
-        f"{energy_uj(run) / max(energy_uj(least), 1e-300):.2f} against {run.name}" for run in others
+        f"{energy_uj(run) / max(energy_uj(least), 1e-300):.2f} against {run.name}"
+        f"{_spread(energy_uj(run), energy_uj(least))}"
+        for run in others
     ]
     text = f"It needs {figure} per inference."
     if others:
@@ -255,9 +276,10 @@ def _against_ann(run: RunResult, ann: RunResult) -> Finding:
         outcome = "it wins accuracy and loses energy" if gap else "it loses energy"
     return Finding(
         energy,
-        f"energy {link} {ann.name}, {100 * gap:+.2f} points: {run.name}, {outcome}",
+        f"energy {link} {ann.name}, {100 * gap:+.2f} points{_spread(run.accuracy, ann.accuracy)}:"
+        f" {run.name}, {outcome}",
         f"{run.name} {accuracy if gap else 'is as accurate as'} {ann.name} and needs {energy}"
-        f" energy: {outcome}{_noise(run, ann)}.",
+        f" energy{_spread(energy_uj(run), energy_uj(ann))}: {outcome}{_noise(run, ann)}.",
     )
 
 
@@ -269,8 +291,10 @@ def _one_timestep(run: RunResult, binary: RunResult) -> Finding:
     accuracy = f"{100 * (run.accuracy - binary.accuracy):+.2f} points"
     return Finding(
         figure,
-        f"energy than {binary.name}, {accuracy}: {run.name}, in one timestep",
-        f"{run.name} against {binary.name}: {figure} energy, {abs(events):.0%}"
+        f"energy than {binary.name}, {accuracy}{_spread(run.accuracy, binary.accuracy)}:"
+        f" {run.name}, in one timestep",
+        f"{run.name} against {binary.name}: {figure} energy"
+        f"{_spread(energy_uj(run), energy_uj(binary))}, {abs(events):.0%}"
         f" {'fewer' if events >= 0 else 'more'} events, accuracy {accuracy}{_noise(run, binary)}.",
     )
 

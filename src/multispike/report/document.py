@@ -23,15 +23,37 @@ Item = TypeVar("Item")
 
 
 class Mean(float):
-    """The mean of a number over runs that differ in their seed."""
+    """The mean of a number over runs that differ in their seed. Sums of means, and their products
+    with plain numbers, are means as well; a difference or a ratio of two is a plain number."""
 
-    spread: float
-    """Their sample standard deviation."""
+    values: Sequence[float]
 
     def __new__(cls, values: Sequence[float]) -> Self:
         mean = super().__new__(cls, fmean(values))
-        mean.spread = stdev(values)
+        mean.values = values
         return mean
+
+    def __getnewargs__(self) -> tuple[Sequence[float]]:  # of a copy, as plotly makes
+        return (self.values,)
+
+    @property
+    def spread(self) -> float:
+        """Sample standard deviation."""
+        return stdev(self.values)
+
+    def __add__(self, other: float) -> Mean:
+        others = other.values if isinstance(other, Mean) else [other] * len(self.values)
+        return Mean([a + b for a, b in zip(self.values, others, strict=True)])
+
+    def __mul__(self, factor: float) -> Mean:
+        return Mean([value * factor for value in self.values])
+
+    def __truediv__(self, divisor: float) -> float:
+        if isinstance(divisor, Mean):
+            return float(self) / float(divisor)
+        return Mean([value / divisor for value in self.values])
+
+    __radd__, __rmul__ = __add__, __mul__
 
 
 @dataclass(frozen=True)
@@ -160,8 +182,7 @@ def number(value: float) -> str:
 
 def percent(value: float) -> str:
     """A share in percent, two digits after the point: 0.9434 -> '94.34 %'."""
-    spread = f" ± {100 * value.spread:.2f}" if isinstance(value, Mean) else ""
-    return f"{100 * value:.2f}{spread} %"
+    return f"{Column('', '.2f').show(100 * value)} %"
 
 
 def listed(parts: Sequence[str]) -> str:
@@ -191,7 +212,8 @@ def terminal_table(
 ) -> TerminalTable:
     """A table as rich prints it, numbers whole and to the right.
 
-    A row of one cell is a heading of those below. `narrow` saves a blank between columns.
+    A row of one cell is a heading of those below. `narrow` saves a blank between columns, and those
+    around ±.
     """
     printed = TerminalTable(
         box=box.SIMPLE_HEAD,
@@ -211,8 +233,8 @@ def terminal_table(
             printed.add_section()
             printed.add_row(f"[bold]{row[0]}[/]")
         else:
-            cells = zip(table.columns, row, strict=True)
-            printed.add_row(*(column.show(value, "-") for column, value in cells))
+            cells = [c.show(value, "-") for c, value in zip(table.columns, row, strict=True)]
+            printed.add_row(*(cell.replace(" ± ", "±") if narrow else cell for cell in cells))
     return printed
 
 

@@ -131,7 +131,7 @@ def twins(data: Comparison) -> Section | None:
             " measured. At T = 1 the last computes exactly what the SNN does.",
         ],
         [plot],
-        [crossover, *_turning_points(runs)],
+        [crossover, *_turning_points(data)],
         points=[
             *(f"{run.name}: {verdict(run)}." for run in runs),
             f"{MEANING[0].upper()}{MEANING[1:]}.",
@@ -139,19 +139,24 @@ def twins(data: Comparison) -> Section | None:
     )
 
 
-def _turning_points(runs: list[RunResult]) -> list[Table]:
+def _turning_points(data: Comparison) -> list[Table]:
     """How the verdict turns on profile and execution, for every run that can be priced again."""
-    hardest, every = {}, []
-    for run in runs:
+
+    def priced(run: RunResult) -> Table:
         used = run.assumptions
-        if run.records is None or used is None:
-            continue
+        assert run.records is not None
+        assert used is not None
         choices: Choices = {"fanout": used.fanout, "graded_op": used.graded_op}
-        bits, profiles = run.energy_nj.bits, list_profiles()
-        priced = price_run(run.records, bits=bits, profiles=profiles, **choices)
-        table = alternatives(replace(run, energy_nj_profiles=priced.energy_nj_profiles))
-        hardest[run.name] = {row[0]: row[-1] for row in table.rows}
-        caption = f"{run.name} by profile and execution, and all of its ANNs in times of it"
+        again = price_run(run.records, bits=run.energy_nj.bits, profiles=list_profiles(), **choices)
+        return alternatives(replace(run, energy_nj_profiles=again.energy_nj_profiles))
+
+    hardest, every = {}, []
+    for group in data.groups:
+        if group.mean not in data.priced or not (group.mean.records and group.mean.assumptions):
+            continue
+        table = group.of(priced)
+        hardest[group.name] = {row[0]: row[-1] for row in table.rows}
+        caption = f"{group.name} by profile and execution, and all of its ANNs in times of it"
         every.append(replace(table, caption=caption, folded=True))
     if not every:
         return []

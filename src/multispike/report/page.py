@@ -61,16 +61,17 @@ GLOSSARY = {
 def write_report(folder: str | Path, places: Mapping[str, Path] | None = None) -> Path:
     """Write DIR/report.html; arguments and errors as of `read_comparison`."""
     data = read_comparison(folder, places)
-    runs, first = data.runs, data.runs[0]
+    runs, first = data.every, data.every[0]
 
     def all_of(key: str) -> str:
         return listed(list(dict.fromkeys(str(getattr(run, key)) for run in runs)))
 
     several = len({run.seed for run in runs}) > 1
+    means = " Mean ± sample standard deviation over seeds." if len(data.runs) < len(runs) else ""
     tested = f" {first.samples:,} test images." if first.samples else ""
     lead = (
         f"{len(runs)} run{'s' if len(runs) > 1 else ''} of {all_of('arch')},"
-        f" seed{'s' if several else ''} {all_of('seed')}, {all_of('epochs')} epochs.{tested}"
+        f" seed{'s' if several else ''} {all_of('seed')}, {all_of('epochs')} epochs.{means}{tested}"
         f" Energy by the model {first.energy_nj.profile} at {first.energy_nj.bits} bit."
     )
     sections = [section for build in SECTIONS if (section := build(data))]

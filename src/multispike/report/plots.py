@@ -38,6 +38,17 @@ def canvas(data: Iterable[Any], x: str, y: str, height: int) -> go.Figure:
     return figure
 
 
+def spreads(values: Iterable[Any]) -> list[float]:
+    """Half the length of error bars; 0 for what is not the mean of several seeds."""
+    return [getattr(value, "spread", 0.0) for value in values]
+
+
+def _errors(axis: str, values: Iterable[Any], **look: Any) -> dict[str, Any]:
+    """Error bars along an axis, if any value is a mean."""
+    bars = {"type": "data", "array": spreads(values), "thickness": 1.5, "width": 4, **look}
+    return {f"error_{axis}": bars} if any(bars["array"]) else {}
+
+
 def column_of(table: Table, title: str) -> list[Any]:
     index = [column.title for column in table.columns].index(title)
     return [row[index] for row in table.rows]
@@ -101,20 +112,22 @@ def _panels(table: Table, names: Sequence[str], layers: bool) -> Panels:
     return found
 
 
-def _points(table: Table, name: str, layers: bool) -> dict[str, list[Any]]:
+def _points(table: Table, name: str, layers: bool) -> dict[str, Any]:
     """Coordinates of the rows in which a column has a value, as exact as a drawing can show: a page
     of many panels has many of them."""
     places = [_layer(row[0]) if layers else row[0] for row in table.rows]
     pairs = zip(places, column_of(table, name), strict=True)
     known = [(place, value) for place, value in pairs if value is not None]
     values = [float(f"{y:.5g}") if isinstance(y, float) else y for _, y in known]
-    return {"x": [place for place, _ in known], "y": values}
+    bars = _errors("y", [value for _, value in known])
+    return {"x": [place for place, _ in known], "y": values, **bars}
 
 
 def _line(table: Table, name: str, layers: bool, mark: Key | None = None) -> dict[str, Any]:
     """A line as its mark says, with its points if they are few; without a mark, in grey."""
     line = {"type": "scatter", **_points(table, name, layers), "mode": "lines"}
     if mark is None:
+        line.pop("error_y", None)
         return {**line, "line": {"color": PAGE["line"][0], "width": 1}, "hoverinfo": "skip"}
     [spec] = [column.spec for column in table.columns if column.title == name]
     return {
@@ -213,20 +226,25 @@ def _bars(
     here, there = ("y", "x") if lying else ("x", "y")
     names = [label(str(row[place])) if lying else _layer(row[place]) for row in table.rows]
     traces = []
+    total = [column.title for column in table.columns if column.title.startswith("total")]
     for column in table.columns:
         if column.title in colours:
             name, _, unit = column.title.partition(", ")
+            values = column_of(table, column.title)
             shown = f"%{{{here}}}<br>{name}: %{{{there}:{column.spec}}} {unit}<extra></extra>"
             traces.append(
                 {
                     "type": "bar",
                     here: names,
-                    there: column_of(table, column.title),
+                    there: values,
                     "orientation": "h" if lying else "v",
                     "marker": {"color": colours[column.title]},
                     "hovertemplate": shown,
+                    **({} if total else _errors(there, values, color=PAGE["text"][0])),
                 }
             )
+    if total:  # of parts on each other, the bar of all of them
+        traces[-1] |= _errors(there, column_of(table, total[0]), color=PAGE["text"][0])
     return traces
 
 
@@ -251,8 +269,8 @@ def points(
         }
     ]
     for name, (cost, share) in places.items():
-        at = (cost - left) / max(right - left, 1e-300)
-        side = "right" if at < 1 / 3 else "left" if at > 2 / 3 else "center"
+        bars, at = _errors("y", [share]), (cost - left) / max(right - left, 1e-300)
+        side = "right" if at < 1 / 3 else "left" if at > 2 / 3 or bars else "center"
         traces.append(
             {
                 "type": "scatter",
@@ -264,6 +282,8 @@ def points(
                 "cliponaxis": False,
                 "marker": {"color": marks[name].colour, "symbol": marks[name].symbol, "size": 13},
                 "hovertemplate": f"{label(name)}<br>%{{x:,.2f}} µJ<br>%{{y:.2f}} %<extra></extra>",
+                **_errors("x", [cost]),
+                **bars,
             }
         )
     figure = canvas(traces, f"{x} (logarithmic)" if wide else x, y, 400)
@@ -273,8 +293,10 @@ def points(
         if wide
         else {"range": [max(left - room, 0), right + room]}
     )
-    room = max((max(ys) - min(ys)) * 0.25, 0.5)
-    figure.update_yaxes(range=[min(ys) - room, max(ys) + room])
+    bars = list(zip(ys, spreads(ys), strict=True))
+    low, high = min(y - bar for y, bar in bars), max(y + bar for y, bar in bars)
+    room = max((high - low) * 0.25, 0.5)
+    figure.update_yaxes(range=[low - room, high + room])
     return figure
 
 

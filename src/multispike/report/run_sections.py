@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Any
 
 from multispike.activity.information import information as of_layers
 from multispike.report.comparison import Comparison, energy_uj, findings, pareto_front
@@ -18,17 +19,20 @@ from multispike.report.document import (
     table_of,
 )
 from multispike.report.plots import ByPlace, along_depth, heat_map, lines, points
+from multispike.report.seeds import Group, count
 from multispike.results import Environment, RunResult
 
 
 def overview(data: Comparison) -> Section:
     """What the runs say in cards, losses included; accuracy against energy; the headline table."""
     priced, kinds = data.runs[0].energy_nj, findings(data)
+    several = len(data.runs) < len(data.every)
     table = table_of(
         data.runs,
         f"Energy, events and density per inference; energy by {priced.profile},"
         f" {priced.bits} bit; images/s in training",
         ("run", "", lambda run: run.name),
+        *([("n", "d", count)] if several else []),
         ("T", "d", lambda run: run.timesteps),
         ("N", "d", lambda run: run.levels if run.spiking else None),
         ("accuracy", ".2%", lambda run: run.accuracy),
@@ -103,10 +107,11 @@ def training(data: Comparison) -> Section | None:
 
 
 def _curve(data: Comparison, key: str, title: str, axis: str, factor: float, spec: str) -> Plot:
-    histories = {
-        name: {int(row["epoch"]): factor * row[key] for row in rows}
-        for name, rows in data.histories.items()
-    }
+    def history(run: RunResult) -> dict[int, float]:
+        return {int(row["epoch"]): factor * row[key] for row in data.histories[run.name]}
+
+    known = [g for g in data.groups if data.histories.keys() >= {run.name for run in g.runs}]
+    histories = {group.name: group.of(history) for group in known}
     ends = [
         f"{name} {history[min(history)]:{spec}} to {history[max(history)]:{spec}}"
         for name, history in histories.items()
@@ -158,6 +163,8 @@ def confusion(data: Comparison) -> Section | None:
     )
     title, summary = "Confusion matrix", f"{'; '.join(sentences)}."
     text = "Rows are true classes; every row adds up to 100 %."
+    if len(data.runs) < len(data.every):
+        text += " The images of all seeds are counted together."
     return Section("Confusion", [text], [Plot(title, summary, table, panels)])
 
 
@@ -173,7 +180,12 @@ _QUANTITIES = (
 
 def information(data: Comparison) -> Section | None:
     """Entropy per neuron and per event, levels in use, and the error against the ReLU."""
-    layers = {run.name: of_layers(run.neurons) for run in data.spiking}
+    keys = ("name", "events", "neurons", *(key for key, *_ in _QUANTITIES))
+
+    def told(run: RunResult) -> list[dict[str, Any]]:
+        return [{key: getattr(row, key) for key in keys} for row in of_layers(run.neurons)]
+
+    layers = {group.name: group.of(told) for group in data.groups}
     runs = [run for run in data.spiking if layers[run.name]]
     if not runs:
         return None
@@ -182,7 +194,7 @@ def information(data: Comparison) -> Section | None:
         values: dict[str, ByPlace] = {}
         means = []
         for run in runs:
-            known = {row.name: getattr(row, key) for row in layers[run.name]}
+            known = {row["name"]: row[key] for row in layers[run.name]}
             known = {name: value for name, value in known.items() if value is not None}
             values[run.name] = known
             if known:
@@ -192,11 +204,12 @@ def information(data: Comparison) -> Section | None:
             plots.append(along_depth(data.marks, values, title, axis, spec, summary))
 
     def events(run: RunResult) -> float:
-        return sum(row.events for row in layers[run.name])
+        return sum(row["events"] for row in layers[run.name])
 
     def bits(run: RunResult) -> float | None:
-        told = [row.bits * row.neurons for row in layers[run.name] if row.bits is not None]
-        return sum(told) if len(told) == len(layers[run.name]) else None
+        rows = layers[run.name]
+        known = all(row["bits"] is not None for row in rows)
+        return sum(row["bits"] * row["neurons"] for row in rows) if known else None
 
     def bits_per_event(run: RunResult) -> Cell:
         sent, paid = bits(run), events(run)
@@ -227,7 +240,7 @@ def information(data: Comparison) -> Section | None:
 def versions(data: Comparison) -> Section:
     """Machine and versions of every run, and all of its settings."""
     table = table_of(
-        data.runs,
+        data.every,
         "What each run was trained and measured with",
         ("run", "", lambda run: run.name),
         ("seed", "", lambda run: str(run.seed)),
@@ -237,14 +250,16 @@ def versions(data: Comparison) -> Section:
             if any(getattr(run.environment, part.name) is not None for run in data.runs)
         ),
     )
+
+    def values(group: Group, key: str) -> str | None:
+        own = [data.settings.get(run.name, {}).get(key) for run in group.runs]
+        return ", ".join(dict.fromkeys(str(value) for value in own if value is not None)) or None
+
     settings = table_of(
         dict.fromkeys(key for config in data.settings.values() for key in config),
         "All settings",
         ("setting", "", lambda key: key),
-        *(
-            (name, "", lambda key, own=own: None if own.get(key) is None else str(own[key]))
-            for name, own in data.settings.items()
-        ),
+        *((g.name, "", lambda key, group=g: values(group, key)) for g in data.groups),
         folded=True,
     )
     return Section("Environment", tables=[table, settings] if data.settings else [table])

@@ -3,24 +3,22 @@
 Groups are derived where tables are made; results.json keeps every run.
 
     groups = grouped(read_runs(Path("DIR/results.json")))
-    groups[0].name, groups[0].seeds                    # 'ann', [0, 1, 2]
-    accuracy = groups[0].of(lambda run: run.accuracy)  # a number: a `Mean` if there are several
-    accuracy.spread                                    # sample standard deviation
-    groups[0].mean                                     # all of it, as a RunResult
-    table_of_runs(groups, "Accuracy", ("accuracy", ".2%", lambda run: run.accuracy))
-    write_runs(path, runs, **summary(runs))            # means and spreads beside the runs
+    groups[0].name, groups[0].seeds          # 'ann', [0, 1, 2]
+    groups[0].mean                           # a RunResult; its numbers, `Mean` if there are several
+    groups[0].mean.accuracy.spread           # sample standard deviation
+    write_runs(path, runs, **summary(runs))  # means and spreads beside the runs
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, is_dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
 from typing import Any, TypeVar
 
 from multispike.config.begun import deciding
-from multispike.report.document import Cell, Mean, Table, table_of
+from multispike.report.document import Mean
 from multispike.results import RunResult
 
 Item = TypeVar("Item")
@@ -46,8 +44,13 @@ class Group:
 
     @cached_property
     def mean(self) -> RunResult:
-        """The group as one result."""
-        return self.of(lambda run: replace(run, name=self.name))
+        """The group as one result; its confusion matrix has the images of all runs."""
+        mean = self.of(lambda run: replace(run, name=self.name))
+        if mean.confusion:
+            counts = zip(*(run.confusion or () for run in self.runs), strict=True)
+            rows = (tuple(map(sum, zip(*rows, strict=True))) for rows in counts)
+            mean = replace(mean, confusion=tuple(rows))
+        return mean
 
 
 def averaged(values: Sequence[Any]) -> Any:
@@ -70,10 +73,8 @@ def averaged(values: Sequence[Any]) -> Any:
         return type(first)(map(averaged, zip_longest(*values, fillvalue=0.0)))
     if all(value == first for value in values):
         return first
-    if is_dataclass(first) and not isinstance(first, type):
-        names = [field.name for field in fields(first)]
-        parts = {name: averaged([getattr(value, name) for value in values]) for name in names}
-        return replace(first, **parts)
+    if is_dataclass(first):
+        return type(first)(**averaged([vars(value) for value in values]))
     return max(values) if isinstance(first, int) else first
 
 
@@ -88,42 +89,20 @@ def grouped(runs: Iterable[RunResult]) -> list[Group]:
     >>> [(group.name, group.seeds) for group in grouped(runs)]
     [('ann', [0, 1])]
     """
-    found: dict[Hashable, list[RunResult]] = {}
+    found: dict[tuple[str, str | int], list[RunResult]] = {}
     for run in runs:
-        key: Hashable = id(run)
-        if run.settings:
-            key = base_name(run), str({**deciding(run.settings), "seed": None})
-        if run.seed in [other.seed for other in found.get(key, ())]:
-            key = id(run)
+        name = run.name.removesuffix(f"-s{run.seed}")
+        key = name, str({**deciding(run.settings or {}), "seed": None})
+        if not run.settings or run.seed in [other.seed for other in found.get(key, ())]:
+            key = name, id(run)
         found.setdefault(key, []).append(run)
-    return [
-        Group(base_name(one[0]), tuple(sorted(one, key=lambda run: run.seed)))
-        for one in found.values()
-    ]
+    by_seed = [(name, sorted(same, key=lambda run: run.seed)) for (name, _), same in found.items()]
+    return [Group(name, tuple(same)) for name, same in by_seed]
 
 
-def base_name(run: RunResult) -> str:
-    """The name of a run's group."""
-    return run.name.removesuffix(f"-s{run.seed}")
-
-
-def table_of_runs(
-    groups: Sequence[Group],
-    caption: str,
-    *columns: tuple[str, str, Callable[[RunResult], Cell]],
-    heading: str = "run",
-    count: bool = False,
-) -> Table:
-    """A row a group, under its name; a column is a title, a format, and what a run has there. With
-    `count`, a column n where a group has several runs."""
-    several = count and any(len(group.runs) > 1 for group in groups)
-    return table_of(
-        groups,
-        caption,
-        (heading, "", lambda group: group.name),
-        *([("n", "d", lambda group: len(group.runs))] if several else []),
-        *((title, spec, lambda group, read=read: group.of(read)) for title, spec, read in columns),
-    )
+def count(mean: RunResult) -> int:
+    """How many runs a group's mean is of."""
+    return len(mean.accuracy.values) if isinstance(mean.accuracy, Mean) else 1
 
 
 _SUMMED_UP = (
@@ -137,12 +116,8 @@ def summary(runs: Sequence[RunResult]) -> dict[str, Any]:
     seeds, and of each number {"mean", "spread"}."""
     found = []
     for group in grouped(runs):
-        numbers = {name: group.of(lambda run, name=name: getattr(run, name)) for name in _SUMMED_UP}
-        means = {
-            name: {"mean": float(number), "spread": number.spread}
-            for name, number in numbers.items()
-            if isinstance(number, Mean)
-        }
-        if means:
-            found.append({"name": group.name, "seeds": group.seeds, **means})
+        numbers = {name: getattr(group.mean, name) for name in _SUMMED_UP}
+        known = {name: number for name, number in numbers.items() if isinstance(number, Mean)}
+        means = {name: {"mean": float(m), "spread": m.spread} for name, m in known.items()}
+        found += [{"name": group.name, "seeds": group.seeds, **means}] if means else []
     return {"groups": found} if found else {}

@@ -11,7 +11,7 @@ from multispike.energy.pricing import Energy
 from multispike.energy.twins import TWINS, RunPrices
 from multispike.report.comparison import MEANING, verdict
 from multispike.report.document import Cell, Column, Table, short_name, table_of, terminal_table
-from multispike.report.seeds import grouped, table_of_runs
+from multispike.report.seeds import count, grouped
 from multispike.report.style import CATEGORIES
 from multispike.results import RunResult
 
@@ -32,29 +32,29 @@ def scale(nj: float, *, layers: bool = False) -> tuple[str, float, str]:
 
 
 def comparison_table(runs: Sequence[RunResult]) -> TerminalTable:
-    """One row a run, or one a group of seeds: accuracy, activity, energy, and without seeds speed.
+    """One row a run: accuracy, activity, energy, speed; or one a group of seeds, without speed.
     Fits 80 columns."""
-    groups, energy = grouped(runs), runs[0].energy_nj
-    seeds = len(groups) < len(runs)
+    means, energy = [group.mean for group in grouped(runs)], runs[0].energy_nj
+    several = len(means) < len(runs)
     archs = ", ".join(dict.fromkeys(run.arch for run in runs))
     samples = ", ".join(dict.fromkeys(f"{run.samples:,}" for run in runs if run.samples))
     tested = f" (n = {samples})" if samples else ""
     unit, size, spec = scale(max(run.energy_nj.total for run in runs))
+    meaning = "events and energy per inference; density per neuron and timestep"
     speed = (
         ("s/epoch", ".1f", lambda run: run.train_seconds / run.epochs),
         ("images/s", ",.0f", lambda run: run.images_per_second),
     )
-    meaning = "events and energy per inference; density per neuron and timestep"
-    table = table_of_runs(
-        groups,
-        f"{meaning}{'; mean ± sample standard deviation over n seeds' if seeds else ''}",
+    table = table_of(
+        means,
+        f"{meaning}; mean±sample standard deviation of n seeds" if several else meaning,
+        ("variant", "", lambda run: run.name),
+        *([("n", "d", count)] if several else []),
         ("accuracy", ".4f", lambda run: run.accuracy),
         ("events", ",.0f", lambda run: run.events_per_inference if run.spiking else None),
         ("density", ".3f", lambda run: run.density),
         (f"energy {unit}", spec, lambda run: run.energy_nj.total / size),
-        *(() if seeds else speed),
-        heading="variant",
-        count=True,
+        *(() if several else speed),
     )
     title = f"{archs} on {runs[0].data}{tested}, {energy.profile} {energy.bits} bit"
     return terminal_table(table, title, narrow=True)
