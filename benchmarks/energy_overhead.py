@@ -6,8 +6,9 @@
 DIR is the folder with CIFAR-10. Writes results/energy_overhead.json: for each of `NETWORKS`, not
 trained but with batch norms that have seen a batch, the seconds of both over the 10,000 test images
 and their ratio pair by pair; the peak memory of passes of the first over 1,000 and 10,000 images,
-in processes of their own; and `one_image`: for each of `SINGLE`, seconds and memory beyond the
-network's own of one forward and of `profile` on a batch of one. The second form prints that alone.
+in processes of their own; and `one_image`: for each of `SINGLE` (those of timm where it is
+installed), CPU seconds and memory beyond the network's own of one forward and of `profile` on a
+batch of one, on one thread. The second form measures that alone, and leaves the rest of the file.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +47,18 @@ NETWORKS = {
 SINGLE = {
     "ResNet-18 (ReLU), 224x224": ("spiking_resnet18", {"neuron": "relu", "stem": "imagenet"}, 224),
     "ResNet-18, N=4, 224x224": ("spiking_resnet18", {"levels": 4, "stem": "imagenet"}, 224),
-    "ResNet-18 (ReLU), 1024x1024": (
-        *("spiking_resnet18", {"neuron": "relu", "stem": "imagenet"}, 1024),
-    ),
     "fastnet, N=4, 32x32": ("fastnet", {"levels": 4}, 32),
-    "fastnet, N=4, 224x224": ("fastnet", {"levels": 4}, 224),
-}
-"""Architecture, options, height and width of one image."""
-SINGLE_PAIRS = 15
+    **{
+        f"timm {name}, 224x224": (name, None, 224)
+        for name in (
+            "mobilenetv3_large_100", "efficientnet_b0", "densenet121", "convnext_tiny",
+            "vit_small_patch16_224", "swin_tiny_patch4_window7_224",
+        )
+        if find_spec("timm")
+    },
+}  # fmt: skip
+"""Architecture, options (None: timm's), height and width of one image."""
+SINGLE_PAIRS = 9
 
 
 def prepared(folder: str, name: str, images: int | None = None):
@@ -109,12 +117,15 @@ def single(name: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """One forward of one image, and `profile` on it."""
     arch, options, size = SINGLE[name]
     torch.manual_seed(0)
-    network, image = create_model(arch, **options), torch.randn(1, 3, size, size)
-    with torch.no_grad():
-        network(torch.randn(2, 3, 32, 32))
+    if options is None:
+        network = import_module("timm").create_model(arch, pretrained=False)
+    else:
+        network = create_model(arch, **options)
+        with torch.no_grad():
+            network(torch.randn(2, 3, 32, 32))  # statistics of batch norms
     network.eval()
-    label = torch.zeros(1, dtype=torch.long)
-    profile(network, [(image[..., :32, :32], label)])  # what is loaded once
+    image, label = torch.randn(1, 3, size, size), torch.zeros(1, dtype=torch.long)
+    profile(torch.nn.Linear(4, 2), [(torch.ones(1, 4), label)])  # what is loaded once
     loader = [(image, label)]
 
     def forward() -> Tensor:
@@ -124,24 +135,26 @@ def single(name: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
     return forward, lambda: profile(network, loader)
 
 
-def added_mb(name: str, which: int) -> float:
-    """Peak memory of one of both beyond what the process had before, in one of its own."""
-    command = [sys.executable, __file__, "one-image", name, str(which)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def added_mb(name: str) -> list[float]:
+    """Peak memory of a forward, then of `profile`, beyond what the process had before."""
+    command = [sys.executable, __file__, "one-image", name]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return [float(line) for line in done.stdout.splitlines()]
 
 
 def one_image(name: str) -> dict[str, Any]:
-    """Seconds of both in turns, the ratio pair by pair, and the memory of each."""
+    """CPU seconds of both in turns, the ratio pair by pair, and the memory of each."""
+    torch.set_num_threads(1)
     runs = single(name)
     seconds: tuple[list[float], list[float]] = ([], [])
     for number in range(SINGLE_PAIRS + 1):
         for run, times in zip(runs, seconds, strict=True):
-            since = time.perf_counter()
+            since = time.process_time()
             run()
             if number:  # the first of each warms up
-                times.append(time.perf_counter() - since)
+                times.append(time.process_time() - since)
     ratio = spread([counted / plain for plain, counted in zip(*seconds, strict=True)])
-    memory = [added_mb(name, which) for which in (0, 1)]
+    memory = added_mb(name)
     print(f"{name}: {ratio['median']:.2f} times, {memory[1] / memory[0]:.2f} times the memory",
           file=sys.stderr)  # fmt: skip
     return {
@@ -161,22 +174,30 @@ def main(folder: str) -> None:
         "n": PAIRS,
         "networks": {name: measured(folder, name) for name in NETWORKS},
         "peak_mb": peaks,
-        "one_image": {name: one_image(name) for name in SINGLE},
         "environment": environment(),
     }
     write_json(TARGET, result)
-    print(json.dumps(result, indent=2))
+    write_one_image()
+
+
+def write_one_image() -> None:
+    result = json.loads(TARGET.read_text(encoding="utf-8"))
+    result["one_image"] = {name: one_image(name) for name in SINGLE}
+    libraries = {"timm": version("timm")} if find_spec("timm") else {}
+    result["one_image_environment"] = {**environment(), **libraries}
+    write_json(TARGET, result)
 
 
 if __name__ == "__main__":
     keep_freed_memory()  # as the command line does
-    folder, images, *which = [*sys.argv[1:], ""]
+    folder, images, *_ = [*sys.argv[1:], ""]
     if folder == "one-image" and images:
-        run, before = single(images)[int(which[0])], resident_mb("VmRSS")
-        run()
-        print(resident_mb("VmHWM") - before)
+        runs, before = single(images), resident_mb("VmRSS")
+        for run in runs:
+            run()
+            print(resident_mb("VmHWM") - before)
     elif folder == "one-image":
-        print(json.dumps({name: one_image(name) for name in SINGLE}, indent=2))
+        write_one_image()
     elif images:
         record(*prepared(folder, next(iter(NETWORKS)), int(images)))
         print(resident_mb("VmHWM"))

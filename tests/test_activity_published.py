@@ -367,42 +367,115 @@ def test_a_recurrent_network_has_rows_by_module():
     assert by_name["inner"].timesteps == by_name["out"].timesteps == 40
 
 
-class Current(nn.Module):
-    """A synaptic current and a potential, both returned."""
+class Cell(nn.Module):
+    """A potential and synaptic currents, all returned; a decay, or one for each neuron."""
 
-    def __init__(self, beta=0.9):
+    def __init__(self, currents=0, beta=0.9, **parts):
         super().__init__()
-        self.beta = beta
+        self.currents, self.beta = currents, beta
+        for name, part in parts.items():
+            setattr(self, name, part)
 
     def forward(self, x, state=None):
-        current, v = state or (torch.zeros_like(x), torch.zeros_like(x))
-        current = 0.8 * current + x
-        v = self.beta * v + current
+        *currents, v = state or [torch.zeros_like(x)] * (self.currents + 1)
+        currents = [0.8 * current + x for current in currents]
+        v = self.beta * v + sum(currents, x)
         spikes = (v >= 0.4).float()
-        return spikes, (current, v - 0.4 * spikes)
+        return spikes, (*currents, v - 0.4 * spikes)
 
 
-def test_a_second_state_variable_is_named():
-    class Net(nn.Module):
+class OverTime(nn.Module):
+    def __init__(self, cell):
+        super().__init__()
+        self.fc, self.fire, self.last = nn.Linear(4, 6), cell, nn.Linear(6, 2)
+
+    def forward(self, x):
+        state, total = None, 0
+        for x_t in x.unbind(1):
+            spikes, state = self.fire(self.fc(x_t), state)
+            total = total + self.last(spikes)
+        return total
+
+
+def first_layer(cell):
+    torch.manual_seed(0)
+    report = profile(OverTime(cell), labelled(torch.rand(3, 5, 4)))
+    return report.layers[0], report.not_counted
+
+
+@pytest.mark.parametrize("currents", [1, 2])
+def test_further_state_variables_are_read_decayed_added_and_written(currents):
+    """As in Synaptic, Alpha, CUBA and cells with a current: 5 timesteps of 6 neurons."""
+    (one, _), (many, notes) = first_layer(Cell()), first_layer(Cell(currents))
+    sent = many.record.output.events - one.record.output.events
+    assert many.record.neuron.states == 1 + currents
+    assert many.counts.mul - one.counts.mul == currents * 30
+    assert many.counts.ac - one.counts.ac == pytest.approx(currents * 30 + sent)
+    assert many.counts.read_potential - one.counts.read_potential == currents * 30
+    assert many.counts.write_potential - one.counts.write_potential == currents * 30
+    assert not [line for line in notes if line.startswith("neuron at")]
+
+
+def test_parameters_of_each_neuron_are_read():
+    own = nn.Parameter(torch.full((6,), 0.9))
+    (one, _), (many, _) = first_layer(Cell()), first_layer(Cell(beta=own))
+    assert many.record.neuron.parameters == (6,)
+    assert many.counts.read_bias - one.counts.read_bias == 30
+    assert many.memories["bias"].elements - one.memories["bias"].elements == 6
+
+
+def test_an_event_that_is_fed_back_is_one_more_addition():
+    (one, _), (fed, _) = first_layer(Cell()), first_layer(Cell(recurrent=nn.Identity()))
+    sent = one.record.output.events
+    assert sent > 0
+    assert fed.counts.ac - one.counts.ac == pytest.approx(sent)
+    reads = fed.counts.read_potential - one.counts.read_potential
+    assert reads == pytest.approx(sent)
+
+
+def test_state_around_a_recurrent_layer_is_named_with_its_size():
+    class Recurrent(nn.Module):
+        """As RSynaptic."""
+
         def __init__(self):
             super().__init__()
-            self.fc, self.fire, self.last = nn.Linear(4, 6), Current(), nn.Linear(6, 2)
+            self.recurrent = nn.Linear(6, 6)
+
+        def forward(self, x, state=None):
+            current, v, sent = state or [torch.zeros_like(x)] * 3
+            current = 0.8 * current + x + self.recurrent(sent)
+            v = 0.9 * v + current
+            sent = (v >= 0.4).float() * 1.0
+            return sent, (current, v - 0.4 * sent, sent)
+
+    _, notes = first_layer(Recurrent())
+    line = (
+        "neuron at fire: its leak and 2 state variables are not counted: 6 multiplications, reads"
+    )
+    assert [note for note in notes if note.startswith(line)]
+
+
+def test_a_neuron_written_out_in_the_forward_names_what_it_hides():
+    class Written(OverTime):
+        def __init__(self, keeps):
+            super().__init__(None)
+            self.keeps = keeps
 
         def forward(self, x):
-            state = None
-            for _ in range(3):
-                spikes, state = self.fire(self.fc(x), state)
-            return self.last(spikes)
+            v, total = 0, 0
+            for x_t in x.unbind(1):
+                v = self.keeps * v + self.fc(x_t)
+                spikes = (v >= 0.4).float()
+                v, total = self.keeps * (v - 0.4 * spikes), total + self.last(spikes)
+            return total
 
     torch.manual_seed(0)
-    activity = record_activity(Net(), labelled(torch.rand(3, 4)))
-    assert (
-        "neuron at fire: 2 state variables, of which one potential is counted"
-        in activity.not_counted
-    )
+    notes = record_activity(Written(0.9), labelled(torch.rand(3, 5, 4))).not_counted
+    (line,) = (line for line in notes if line.startswith("neuron at"))
+    assert "only its events are counted, of " in line
 
 
-def test_state_that_is_kept_beside_time_is_named():
+def test_state_that_is_kept_beside_time_is_counted():
     class Kept(nn.Module):
         """As sinabs: [B, T, F], buffers of one timestep."""
 
@@ -425,8 +498,34 @@ def test_state_that_is_kept_beside_time_is_named():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 6), Kept(), nn.Linear(6, 2))
     activity = record_activity(model, labelled(torch.rand(3, 5, 4)))
-    named = [line for line in activity.not_counted if line.startswith("neuron at 1")]
-    assert named == ["neuron at 1: 2 state variables, of which one potential is counted"]
+    assert activity.records[0].neuron.states == 2
+    assert not [line for line in activity.not_counted if line.startswith("neuron at 1")]
+
+
+@pytest.mark.parametrize("spiking", [False, True])
+def test_embeddings_read_rows_and_multiply_nothing(spiking):
+    class Words(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.each, self.bag = nn.Embedding(50, 4), nn.EmbeddingBag(50, 3)
+            self.fire = Step(0.0) if spiking else nn.ReLU()
+            self.last = nn.Linear(31, 2)
+
+        def forward(self, words):
+            found = torch.cat([self.each(words).flatten(1), self.bag(words)], 1)
+            return self.last(self.fire(found))
+
+    torch.manual_seed(0)
+    report = profile(Words(), labelled(torch.randint(0, 50, (5, 7))))
+    each, bag, *_ = report.layers
+    for layer, rows, size in ((each, 7, 4), (bag, 1, 3)):
+        assert layer.counts.mac == 0
+        assert layer.counts.read_input == 7
+        assert layer.counts.read_weights == 7 * size
+        assert layer.memories["weights"].elements == 50 * size
+        assert layer.counts.ac == (7 * size if spiking else (7 - rows) * size)
+    assert report.layers[-1].counts.read_weights <= 62
+    assert report.synops.dense == 62
 
 
 def test_leaks_of_other_libraries_by_name():

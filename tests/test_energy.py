@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -486,3 +488,14 @@ def test_energy_is_positive_and_grows_with_events(network, one, other):
         )
         for name in ("total", "ops", "addressing", "weights", "potentials", "bias", "io"):
             assert 0 <= getattr(fewer, name) <= getattr(more, name) * (1 + CLOSE)
+
+
+def test_tables_of_the_page_are_what_its_programs_print(capsys):
+    page = Path(__file__).parent.parent.joinpath("docs", "energy.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    for block in blocks:
+        if 'print(f"| ' in block:
+            exec(block, {})
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 7 + len(list_profiles())
+    assert not [line for line in printed if line not in page.splitlines()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import median
 from typing import Any
 
 from page.markdown import bullets, source, table, verdict, whole
@@ -242,7 +243,41 @@ def overhead(content: dict[str, Any], file: str) -> list[str]:
             [f"n = {content['n']} pairs over {content['images']:,} images"],
             content["environment"],
         ),
+        *(_one_image(content, file) if "one_image" in content else []),
     ]
+
+
+def _one_image(content: dict[str, Any], file: str) -> list[str]:
+    rows = content["one_image"]
+    worst = max(row["ratio"]["median"] for row in rows.values())
+    memory = max(row["profile_mb"] / row["forward_mb"] for row in rows.values())
+    return [
+        "`profile` of one image, beside one forward:",
+        table(
+            ["network", "forward", "`profile`", "times", "memory"],
+            [
+                [
+                    name,
+                    f"{1e3 * median(row['forward_seconds']):.0f} ms",
+                    f"{1e3 * median(row['profile_seconds']):.0f} ms",
+                    f"{row['ratio']['median']:.2f} ({row['ratio']['min']:.2f} to"
+                    f" {row['ratio']['max']:.2f})",
+                    f"{row['profile_mb'] / row['forward_mb']:.2f} times",
+                ]
+                for name, row in rows.items()
+            ],
+        ),
+        source(
+            file,
+            "python benchmarks/energy_overhead.py one-image",
+            ["CPU seconds of one thread, n = 9 pairs"],
+            content["one_image_environment"],
+        ),
+        bullets([
+            verdict("at most twice the time", f"{worst:.2f} times at most", worst <= 2),
+            verdict("at most twice the memory", f"{memory:.2f} times at most", memory <= 2),
+        ]),
+    ]  # fmt: skip
 
 
 _CONVENTION = ("effective_acs", "effective_macs", "dense")

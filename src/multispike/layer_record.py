@@ -134,6 +134,12 @@ class Neuron:
     """The layer's; more only behind a stem under direct coding, whose result is held."""
     leak: bool = False
     """One multiplication per neuron and timestep."""
+    states: int = 1
+    """Variables of each neuron: beside its potential they are read, decay, are added, written."""
+    parameters: tuple[int, ...] = ()
+    """Elements of the parameters that neurons don't share, each read per neuron and timestep."""
+    feedback: bool = False
+    """An event is also added to the neuron's own potential at the next timestep."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +158,9 @@ class _Layer:
     def __post_init__(self) -> None:
         for part, value, holds, allowed in _rules(self):
             if not holds:
+                if not isinstance(allowed, str):
+                    least, most = allowed
+                    allowed = f"{least:g} to {most:g}" if least else f"at most {most:g}"
                 raise invalid(f"{self.name}.{part}", value, allowed)
 
     def entry(self) -> dict[str, Any]:
@@ -205,6 +214,8 @@ class Synapses(_Layer):
     kind: Literal["conv", "linear", "matmul"]
     input: Input = Input()
     bias: bool = False
+    table: int = 0
+    """Rows of an embedding's table, whose indices are the inputs; 0 for all other layers."""
 
     @property
     def channels(self) -> tuple[int, int]:
@@ -220,12 +231,12 @@ class Synapses(_Layer):
     @property
     def weights(self) -> int:
         """Weights stored, without bias."""
-        return self.channels[0] * self.fan * self.geometry.kernel_size
+        return (self.table or self.channels[0]) * self.fan * self.geometry.kernel_size
 
     @property
     def synapses(self) -> int:
-        """Multiplications of one dense evaluation, padding included."""
-        if self.geometry.transposed:
+        """Weights that one dense evaluation meets, padding included: its multiplications."""
+        if self.geometry.transposed or self.table:
             return self.in_size * self.fan * self.geometry.kernel_size
         return self.out_size * (self.weights // self.channels[1])
 
@@ -312,7 +323,7 @@ def checked(records: Sequence[LayerRecord]) -> tuple[LayerRecord, ...]:
     return tuple(records)
 
 
-Rule = tuple[str, Any, bool, str]  # a part, its value, whether that may be, what may be
+Rule = tuple[str, Any, bool, str | tuple[float, float]]  # part, value, may it be, what may be
 
 
 def _rules(record: Any) -> Iterator[Rule]:
@@ -386,4 +397,4 @@ def _stream_rules(name: str, stream: Stream, places: int) -> Iterator[Rule]:
 
 def _between(part: str, value: float, least: float, most: float) -> Rule:
     inside = least * (1 - _ROUNDING) <= value <= most * (1 + _ROUNDING)
-    return part, value, inside, f"{least:g} to {most:g}" if least else f"at most {most:g}"
+    return part, value, inside, (least, most)

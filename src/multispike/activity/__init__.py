@@ -12,7 +12,7 @@ output: {0..N} or {-1, 0, 1} times one step. What it assumes:
 - Time comes first in stacked timesteps, [T, B, ...] or [T*B, ...], and in event frames; frames
   [B, T, C, H, W] are recognised, features [B, T, F] are not: they look like tokens.
 - Neurons of other libraries leak if they have a `tau` or finite `tau_mem`, or a `beta`, `decay` or
-  `leak` below 1; they have one potential, and what else they keep is named.
+  `leak` below 1; state variables are what they keep or return for each of their outputs.
 - A layer that reads the same image at every timestep, also a shifted and scaled one, computes the
   same: it is counted once.
 - A layer that runs k times in a forward runs at k timesteps: twins of the network count it once.

@@ -15,7 +15,7 @@ MAX_LEVELS = 255
 """More levels than this are taken for analog values."""
 COUNTED_LEVELS = 31
 """Up to this many levels are counted one by one, into a histogram."""
-_SAMPLE = 65536  # elements looked at before a tensor is searched for a step
+_SAMPLES = 1024, 65536  # elements looked at before a tensor is searched for a step
 _TOLERANCE = 1e-3  # of a step: float sums of steps, not other values
 _WIDEST = 0.2  # of a step: levels of a half-precision type, which are rounded to it
 
@@ -83,11 +83,11 @@ def find_grid(x: Tensor) -> Grid | None:
     >>> find_grid(torch.tensor([0.0, 1.0, 1.41])) is None
     True
     """
-    flat, signed = x.detach().flatten().float(), bool((x < 0).any())
-    flat = flat.abs() if signed else flat
-    sample = flat[:: max(1, flat.numel() // _SAMPLE)]
-    if sample.unique().numel() > MAX_LEVELS + 1:
-        return None
+    flat = x.detach().flatten()
+    for size in _SAMPLES:
+        if flat[:: max(1, flat.numel() // size)].abs().unique().numel() > MAX_LEVELS + 1:
+            return None
+    flat, signed = flat.float().abs(), bool((x < 0).any())
     top = flat.max().item()
     least = torch.where(flat > 0, flat, math.inf).min().item()
     for divisor in range(1, 9):  # 2 and 3 steps are seen before 1
@@ -219,13 +219,15 @@ def count_decoded(x: Tensor, shape: tuple[int, ...], grid: Grid) -> Tensor:
     return _histogram(z, levels)
 
 
+_NONE = torch.zeros((), dtype=torch.float64)
+
+
 class Tally:
     """The sum of `Stats` over all calls and batches; histograms count levels of `step`."""
 
     def __init__(self) -> None:
         self.elements = 0
-        self.events: Tensor = torch.zeros((), dtype=torch.float64)
-        self.amplitude: Tensor = torch.zeros((), dtype=torch.float64)  # in values
+        self.events = self.amplitude = _NONE  # the latter in values
         self.histogram: Tensor | None = None
         self.decoded: Tensor | None = None
         self.step = 0.0
@@ -268,7 +270,7 @@ class Magnitudes:
     def __init__(self) -> None:
         self.elements = 0
         self.nonzero = 0
-        self.total = self.top = torch.zeros((), dtype=torch.float64)  # then [*shape]
+        self.total = self.top = _NONE  # then [*shape]
 
     def add(self, x: Tensor, shape: tuple[int, ...]) -> None:
         rows = x.reshape(-1, *shape).abs()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from multispike.activity.counting import Grid, joined_grids
 from multispike.activity.layout import Window
-from multispike.activity.provenance import Carries, Effect, Node, Signal, Unknown, aligned
+from multispike.activity.provenance import Carries, Effect, Layer, Node, Signal, Unknown, aligned
 from multispike.activity.signals import Rule, Signals
 from multispike.layer_record import Kind
 
@@ -87,10 +87,15 @@ class PassThrough(Effect):
 
 @dataclass(frozen=True)
 class Carry(Effect):
-    """The result, or `target`, carries that signal: the same values, or some that cost no more."""
+    """The result, or `target`, carries that signal: the same values, or some that cost no more.
+
+    folds: the layer that a batch norm is part of; the result is finite if its constants are.
+    """
 
     signal: Signal | None
     target: Tensor | None = None
+    folds: Layer | None = None
+    finite: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -259,17 +264,13 @@ def write(signals: Signals, target: Tensor, index: Any, value: Any = None) -> Ef
     return Carry(signal and Signal(signal.node), target)
 
 
-def pad(
-    signals: Signals, input: Tensor, pad: Any, mode: str = "constant", value: Any = None
-) -> Effect:
+def pad(signals, input, pad, mode="constant", value=None) -> Effect:
     """Zeros at the border change no event."""
     copies = mode != "constant" or value
     return Reorder(note="copies of values at the border" if copies else "")
 
 
-def dropout(
-    signals: Signals, input: Tensor, p: float = 0.5, training: bool = True, *_: Any, **__: Any
-) -> Effect:
+def dropout(signals, input, p=0.5, training=True, *_, **__) -> Effect:
     return Unknown() if training else unchanged(signals, input)
 
 

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from multispike.activity.elementwise_rules import Activation, PassThrough, always
+from multispike.activity.elementwise_rules import Activation, Carry, PassThrough, always
 from multispike.activity.layout import Shape, Window
-from multispike.activity.provenance import Effect, Layer, Node, Signal, Unknown
+from multispike.activity.provenance import Effect, Node, Signal, Unknown
 from multispike.activity.signals import Rule, Signals
 from multispike.layer_record import Kind
 
@@ -41,12 +41,14 @@ class Synapses(Effect):
     sizes: inputs and outputs of a linear layer, where the axes of its operands don't tell.
     rows: of a matmul of two operands of the network, those of the one that `of` is of.
     weight: what tells apart layers of one place; None for weights that are computed at each call.
+    table: rows of an embedding's table, whose inputs are indices of them.
     """
 
     axes: int = 0
     sizes: tuple[int, int] | None = None
     rows: int | None = None
     weight: Hashable = None
+    table: int = 0
     bias: bool = field(default=False, compare=False)
     kernel: Kernel = _POINT
     groups: int = 1
@@ -70,15 +72,6 @@ class Parts(Effect):
     """Nothing by itself: `run` does it by operations that have rules of their own."""
 
     run: Callable[[], Any]
-
-
-@dataclass(frozen=True)
-class Fold(Effect):
-    """A batch norm, part of `layer`, which the values that it reads come from."""
-
-    signal: Signal
-    layer: Layer
-    constants: tuple[Tensor, ...]
 
 
 # --- layers with weights ------------------------------------------------------------------------
@@ -111,6 +104,17 @@ def linear(signals: Signals, input: Tensor, weight: Tensor, bias: Tensor | None 
 def _identity(weight: Tensor) -> int | None:
     """What tells one weight from another; None for those that are computed anew for every call."""
     return id(weight) if isinstance(weight, nn.Parameter) else None
+
+
+def embedding(bags, signals, input, weight, *_, per_sample_weights=None, **__) -> Effect | None:
+    """A row for each index, or the sum of those of a bag; the same at every inference if the
+    indices are."""
+    if signals.signal(input) is None:
+        return None
+    if bags and (input.dim() != 2 or per_sample_weights is not None):
+        return Unknown()
+    sizes = (input.shape[1] if bags else 1, weight.shape[1])
+    return Synapses(sizes=sizes, table=len(weight), weight=_identity(weight))
 
 
 def matmul(signals: Signals, input: Tensor, other: Tensor, *_: Any, **__: Any) -> Effect:
@@ -186,9 +190,7 @@ def multi_head_attention(signals: Signals, *args: Any, **kwargs: Any) -> Effect:
     return Parts(partial(run, *args, **kwargs))
 
 
-def recurrent(
-    name: str, signals: Signals, input: Tensor, hx: Any, params: Any, *options: Any
-) -> Effect:
+def recurrent(name, signals, input, hx, params, *options) -> Effect:
     """LSTM, GRU, RNN: of each layer and direction two linear layers; their gates are noted."""
     function, cell = getattr(torch._VF, name), name.endswith("_cell")
     if signals.inside_neuron or not (cell or isinstance(params, (tuple, list))):
@@ -246,7 +248,8 @@ def batch_norm(
         why = "its statistics are not constant"
     else:
         constants = (running_mean, running_var, weight, bias)
-        return Fold(signal, below, tuple(value for value in constants if value is not None))
+        finite = tuple(value for value in constants if value is not None)
+        return Carry(Signal(signal.node), folds=below, finite=finite)
     return PassThrough(carries="potential", note=why)
 
 
@@ -273,6 +276,8 @@ LAYER_RULES: tuple[tuple[str, Rule, str], ...] = (
     ("conv", conv, "conv1d conv2d conv3d"),
     ("conv", conv_transpose, "conv_transpose1d conv_transpose2d conv_transpose3d"),
     ("linear", linear, "linear"),
+    ("embedding", partial(embedding, False), "embedding"),
+    ("embedding_bag", partial(embedding, True), "embedding_bag"),
     ("matmul", matmul, "matmul __matmul__ __rmatmul__ mm bmm mv"),
     ("matmul", add_matmul, "addmm baddbmm"),
     ("einsum", einsum, "einsum"),

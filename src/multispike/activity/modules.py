@@ -6,7 +6,7 @@ counted. Hooks on every module tell the tracer where it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -20,10 +20,11 @@ from multispike.activity.counting import Errors, Grid, count_decoded, sum_of_his
 from multispike.activity.elementwise_rules import Activation
 from multispike.activity.provenance import Frame, Node, Signal, Source, is_function, is_sum
 from multispike.activity.tracing import Tracer
+from multispike.layer_record import Neuron
 from multispike.neurons import MIN_THRESHOLD, MultiLevelIF
 
 LAYERS = (
-    *(conv._ConvNd, nn.Linear, nn.Bilinear, nn.Embedding, nn.MultiheadAttention),
+    *(conv._ConvNd, nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.MultiheadAttention),
     *(batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.RMSNorm),
     *(pooling._MaxPoolNd, pooling._AvgPoolNd, pooling._LPPoolNd, pooling._AdaptiveAvgPoolNd),
     *(pooling._AdaptiveMaxPoolNd, rnn.RNNBase, rnn.RNNCellBase),
@@ -31,21 +32,27 @@ LAYERS = (
 """A module that contains one of these is not a neuron."""
 
 
-def is_weightless(module: nn.Module) -> bool:
-    """Whether a module may be a neuron: no layers inside, no parameters but one per channel."""
-    vectors = all(sum(size > 1 for size in p.shape) <= 1 for p in module.parameters())
-    return vectors and not any(isinstance(part, LAYERS) for part in module.modules())
+def are_weightless(module: nn.Module, found: dict[nn.Module, bool]) -> dict[nn.Module, bool]:
+    """Whether a module and its parts may be neurons, added to what was `found` of others: no layers
+    inside, no parameters but one per channel."""
+    if module not in found:
+        found[module] = True  # also where a part holds the whole
+        parts = [are_weightless(part, found)[part] for part in module.children()]
+        own = [p for p in module._parameters.values() if p is not None]
+        vectors = all(sum(size > 1 for size in p.shape) <= 1 for p in own)
+        found[module] = vectors and all(parts) and not isinstance(module, LAYERS)
+    return found
 
 
 @contextmanager
 def hooks(model: nn.Module, tracer: Tracer, errors: bool) -> Iterator[None]:
     """Tell the tracer which module runs; every hook is removed at the end whatever happens."""
-    seen = Modules(model, tracer, errors)
+    seen, weightless = Modules(model, tracer, errors), are_weightless(model, {})
     with ExitStack() as stack, seen.untraced:
         for name, module in model.named_modules():
             if isinstance(module, torch.jit.ScriptModule):
                 continue  # takes no hooks; what reads its output notes that
-            frame = partial(Frame, module, name, is_weightless(module))
+            frame = partial(Frame, module, name, weightless[module])
             if isinstance(module, MultiLevelIF):
                 vars(module)["step"] = partial(seen.step, frame, module, module.step)
                 stack.callback(vars(module).pop, "step")
@@ -65,7 +72,6 @@ class Modules:
         self._activations: dict[tuple[str, int], Node] = {}
         """Outputs of modules that were activation functions so far."""
         self._neurons: dict[tuple[str, int], Source] = {}
-        self._told: set[Hashable] = set()
         self.untraced = ExitStack()
         """Open while a neuron of ours runs and is counted: its operations are not traced."""
 
@@ -135,43 +141,45 @@ class Modules:
             if (signal is not None and not is_function(signal.node)) or not x.numel():
                 if signal is not None and isinstance(signal.node.effect, Activation):
                     self._activations[frame.name, index] = signal.node
+                if signal is not None and signal.node.spiking:
+                    self._name_state(frame, outputs, x)
                 break
             source = signal if frame.source is None or not frame.atomic else frame.source
             before = self._activations.get((frame.name, index))
             if before is not None and source is not None and before.inputs == (source.node,):
                 self._tracer.send(before, x, x, before.shape)  # a ReLU in the first step
                 return
-            make = partial(Source, leak=_leaks(frame.module))
-            neuron = self._neuron(frame.name, source, x, index, make)
+            neuron = self._neuron(frame.name, source, x, index, Source)
             if neuron.spiking:
-                self._note_state(frame, outputs, x)
+                self._look_into(neuron, frame, outputs, x)
                 return
             if signal is None:
                 kind = type(frame.module).__name__
                 self._tracer.notes[f"{kind} at {frame.name}: what it computes was not seen"] = None
         self._tracer.notes.update(dict.fromkeys(frame.notes))
 
-    def _note_state(self, frame: Frame, outputs: Any, spikes: Tensor) -> None:
-        """Name what a foreign neuron keeps beside one potential, which is all that is counted."""
-        if (frame.name, spikes.shape) in self._told:
-            return
-        self._told.add((frame.name, spikes.shape))
-        shape = tuple(spikes.shape)
-        like = (shape, shape[1:], shape[:1] + shape[2:])  # whole, or of one timestep
-        kept = [x for part in frame.module.modules() for x in own_tensors(part).values()]
-        states = 0
-        for found in (kept, outputs):
-            alike = [x for x in tree_leaves(found) if isinstance(x, Tensor) and x.shape in like]
-            values = [x for x in alike if not bool(((x == 0) | (x == 1)).all()) and x is not spikes]
-            states = max(states, len(values))
-        own = [name for name, x in frame.module.named_parameters() if x.numel() > 1]
-        missing = []
-        if states > 1:
-            missing.append(f"{states} state variables, of which one potential is counted")
-        if own and frame.weightless:
-            each = "one a neuron or channel"
-            missing.append(f"reads of its {', '.join(own)}, {each}, are not counted")
-        self._tracer.notes.update({f"neuron at {frame.name}: {line}": None for line in missing})
+    def _look_into(self, neuron: Source, frame: Frame, outputs: Any, spikes: Tensor) -> None:
+        """See what a foreign neuron keeps for each of its outputs, and has of its own."""
+        module, was = frame.module, neuron.keeps
+        vectors: list[Tensor] = []
+        if frame.weightless:
+            own = [x for part in module.modules() for x in own_tensors(part).values()]
+            vectors = [x for x in (*own, *module.parameters()) if not _is_state(x, spikes)]
+        sizes = [x.numel() for x in vectors if x.numel() == max(x.shape, default=0) > 1]
+        states = max(was.states, _states(frame, outputs, spikes))
+        feedback = frame.weightless and getattr(module, "recurrent", None) is not None
+        neuron.keeps = Neuron(1, was.leak or _leaks(module), states, tuple(sizes), feedback)
+
+    def _name_state(self, frame: Frame, outputs: Any, spikes: Tensor) -> None:
+        """Note what a neuron keeps that has a recurrent layer inside, which was counted."""
+        names = (*frame.module._modules, *frame.module._parameters)
+        recurrent = any(name.startswith("recurrent") for name in names)
+        if recurrent and (states := _states(frame, outputs, spikes)):
+            size = f"{spikes.numel() // self._tracer.layout.batch:,} multiplications, reads, writes"
+            line = (
+                f"its leak and {states} state variables are not counted: {size} each at a timestep"
+            )
+            self._tracer.notes[f"neuron at {frame.name}: {line}"] = None
 
     def _neuron(
         self, name: str, source: Signal | None, output: Tensor, index: int, make: Any
@@ -209,6 +217,24 @@ class Modules:
         return neuron if now & before and neuron in inputs[0].ancestors() else None
 
 
+def _is_state(x: Tensor, spikes: Tensor) -> bool:
+    """Whether x may be a state variable of the neurons that sent `spikes`, whole or of one step."""
+    like, shape = tuple(x.shape), tuple(spikes.shape)
+    one = len(shape) > 2 and like in (shape[1:], shape[:1] + shape[2:])
+    return one or (len(like) == len(shape) > 1 and like[1:] == shape[1:])
+
+
+def _states(frame: Frame, outputs: Any, spikes: Tensor) -> int:
+    """Variables, neither binary nor the spikes, that a module keeps or returns for each spike."""
+    parts = frame.module.modules() if frame.weightless else (frame.module,)
+    counts = []
+    for found in ([x for m in parts for x in own_tensors(m).values()], tree_leaves(outputs)):
+        each = {id(x): x for x in found if isinstance(x, Tensor) and x is not spikes}
+        alike = [x for x in each.values() if _is_state(x, spikes)]
+        counts.append(sum(not bool(((x == 0) | (x == 1)).all()) for x in alike))
+    return max(counts)
+
+
 _LEAKS = ("beta", "_beta", "decay", "mem_decay", "leak")
 """Names of the share of a potential that is left after a step."""
 
@@ -229,7 +255,13 @@ def _leaks(module: nn.Module) -> bool:
     return False
 
 
+def holders(module: nn.Module) -> list[dict[str, Any]]:
+    """Where a module keeps what is no weight; SpikingJelly has a dict of it."""
+    own = vars(module)
+    return [own, module._buffers, *([own["_memories"]] if "_memories" in own else [])]
+
+
 def own_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """What a module keeps that is no weight; SpikingJelly has a dict of it."""
-    own = vars(module) | module._buffers | vars(module).get("_memories", {})
-    return {name: x for name, x in own.items() if isinstance(x, Tensor) and x.dim()}
+    """What a module keeps that is no weight."""
+    pairs = (pair for held in holders(module) for pair in held.items())
+    return {name: x for name, x in pairs if isinstance(x, Tensor) and x.dim()}

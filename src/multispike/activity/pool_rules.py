@@ -14,7 +14,7 @@ from multispike.activity.elementwise_rules import PassThrough, always
 from multispike.activity.layer_rules import Kernel, channels_and_places, per_axis
 from multispike.activity.layout import Window, adaptive_reads
 from multispike.activity.provenance import Carries, Effect, Node, Unknown
-from multispike.activity.signals import Rule, Signals
+from multispike.activity.signals import Rule
 from multispike.layer_record import Kind
 
 
@@ -70,19 +70,11 @@ def max_pool(axes, signals, input, kernel_size, stride=None, padding=0, dilation
     return Pool(axes, False, _windows(axes, kernel_size, stride, padding, dilation))
 
 
-def avg_pool(
-    axes: int,
-    signals: Signals,
-    input: Tensor,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Effect:
+def avg_pool(axes, signals, input, kernel_size, stride=None, padding=0, *further, **named):
+    _, padded, divisor = (*further, *(False, True, None)[len(further) :])
     kernel = _windows(axes, kernel_size, stride, padding)
-    full = divisor_override is None and (count_include_pad or not any(kernel.padding))
+    padded = named.get("count_include_pad", padded) or not any(kernel.padding)
+    full = padded and named.get("divisor_override", divisor) is None
     return Pool(axes, True, kernel, full)
 
 
@@ -101,9 +93,7 @@ def _windows(axes: int, size: Any, stride: Any, padding: Any = 0, dilation: Any 
     return Kernel(size, stride, per_axis(padding, axes, missing=0), per_axis(dilation, axes))
 
 
-def reduction(
-    averages: bool, signals: Signals, input: Tensor, dim: Any = None, *_: Any, **__: Any
-) -> Effect:
+def reduction(averages, signals, input, dim=None, *_, **__) -> Effect:
     """A mean or sum: over the image a pooling; over time, potentials go on in the same memory."""
     signal, rank = signals.known(input), input.dim()
     dims = sorted(d % rank for d in ((dim,) if isinstance(dim, int) else dim or ()))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from multispike.activity.counting import Errors, Grid, Magnitudes, Stats, Tally, refined_grid
 from multispike.activity.layout import Shape, Window
-from multispike.layer_record import Kind
+from multispike.layer_record import Kind, Neuron
 
 Carries = Literal["spikes", "analog", "potential"]
 """Spikes: whole levels. Analog: any values, zeros among them. Potential: what a layer computed
@@ -153,7 +153,7 @@ class Source(Node):
     that open: they count as spikes of a neuron, not of anything else.
 
     elementwise: whether a neuron may consist of it: its output belongs to the same layer.
-    leak: of a neuron, whether its potential decays.
+    keeps: of a neuron, its state and its own parameters; timesteps are unknown yet.
     integrates: the layer whose output this neuron integrates.
     settled: whether nothing is left to learn: the grid was given, or values are on none.
     """
@@ -171,7 +171,7 @@ class Source(Node):
         self.what = what
         self.elementwise = elementwise
         self.integrates = inputs[0].owner if inputs and elementwise else None
-        self.leak = leak
+        self.keeps = Neuron(1, leak)
         self.settled = grid is not None
         self.grid = grid
         self.carries = "spikes" if what == "neuron" else "analog"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from multispike.activity.modules import LAYERS, hooks, is_weightless, own_tensors
+from multispike.activity.modules import LAYERS, are_weightless, holders, hooks, own_tensors
 from multispike.activity.summary import Summary
 from multispike.activity.tracing import Tracer
 from multispike.device import device_of
@@ -127,10 +127,9 @@ class Score:
     """Right predictions, cross-entropy, and on request the confusion matrix."""
 
     def __init__(self, confusion: bool) -> None:
-        self._wanted = confusion
         self._right = self._seen = 0
         self._loss = 0.0
-        self._confusion: Tensor | None = None
+        self._confusion = torch.zeros((), dtype=torch.int64) if confusion else None
 
     def add(self, logits: Tensor | None, targets: Tensor) -> None:
         """Logits [B, classes] and class indices [B]; anything else has no accuracy."""
@@ -141,18 +140,15 @@ class Score:
         self._seen += len(targets)
         self._right += int((predictions == targets).sum())
         self._loss += nn.functional.cross_entropy(logits, targets, reduction="sum").item()
-        if self._wanted:
+        if self._confusion is not None:
             pairs = torch.bincount(targets * size + predictions, minlength=size * size)
-            table = pairs.view(size, size).cpu()
-            self._confusion = table if self._confusion is None else self._confusion + table
+            self._confusion = self._confusion + pairs.view(size, size).cpu()
 
     def parts(self) -> dict[str, Any]:
         if not self._seen:
             return {"accuracy": None}
-        found: dict[str, Any] = {
-            "accuracy": self._right / self._seen,
-            "loss": self._loss / self._seen,
-        }
+        found: dict[str, Any] = {"accuracy": self._right / self._seen}
+        found["loss"] = self._loss / self._seen
         if self._confusion is not None:
             found["confusion"] = tuple(map(tuple, self._confusion.tolist()))
         return found
@@ -172,39 +168,51 @@ class State:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._modules = [
-            (name, module)
-            for name, module in model.named_modules()
-            if not isinstance(module, torch.jit.ScriptModule)
+        modules = dict(model.named_modules())
+        modules = {n: m for n, m in modules.items() if not isinstance(m, torch.jit.ScriptModule)}
+        self._held = [
+            (name, held, dict(held)) for name, m in modules.items() for held in holders(m)
         ]
-        self._before = self._tensors()
+        self._copies = {
+            id(x): (x, x._version, x.clone())
+            for _, _, before in self._held
+            for x in before.values()
+            if isinstance(x, Tensor)
+        }
+        weightless = are_weightless(model, {})
+        self._resets = [
+            (name or "the network itself", module, method)
+            for name, module in modules.items()
+            for method in ("reset", "reset_mem", "reset_states")
+            if hasattr(type(module), method) and _takes_nothing(getattr(module, method))
+            if not isinstance(module, LAYERS) and not hasattr(module, "compute")
+            if weightless[module] or own_tensors(module)
+        ]
+        """Modules that may keep a potential, with their name and the method that resets it: no
+        layers or metrics, whose `reset` is something else, and no methods that need arguments."""
 
     @contextmanager
     def restored(self) -> Iterator[None]:
         """Evaluation mode; at the end modes, buffers and other tensors are what they were."""
         training = [module for module in self._model.modules() if module.training]
-        saved: list[tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]] = []
-        for _, module in self._modules:
-            for held in (vars(module), module._buffers):
-                values = {name: x.clone() for name, x in held.items() if isinstance(x, Tensor)}
-                saved.append((held, dict(held), values))
         self._model.eval()
         try:
             yield
         finally:
-            for held, before, values in saved:
+            for _, held, before in self._held:
                 for name, old in before.items():
-                    if isinstance(held.get(name), Tensor) or name in values:
+                    new = held.get(name)
+                    if new is not old and (isinstance(new, Tensor) or isinstance(old, Tensor)):
                         held[name] = old
-                for name, content in values.items():
-                    if not torch.equal(held[name], content):
-                        held[name].copy_(content)
+            for x, version, copy in self._copies.values():
+                if x._version != version:
+                    x.copy_(copy)
             for module in training:
                 module.training = True
 
     def reset(self) -> None:
         """Call the reset that neurons of SpikingJelly, snnTorch and sinabs have."""
-        for name, module, method in self._resets():
+        for name, module, method in self._resets:
             try:
                 getattr(module, method)()
             except Exception as error:
@@ -212,36 +220,20 @@ class State:
                     f"model: {name}.{method}() failed: {type(error).__name__}: {error}"
                 ) from error
 
-    def _resets(self) -> list[tuple[str, nn.Module, str]]:
-        """Modules that may keep a potential, with their name and the method that resets it: no
-        layers or metrics, whose `reset` is something else, and no methods that need arguments."""
-        return [
-            (name or "the network itself", module, method)
-            for name, module in self._modules
-            for method in ("reset", "reset_mem", "reset_states")
-            if _takes_nothing(getattr(module, method, None))
-            if not isinstance(module, LAYERS) and not hasattr(module, "compute")
-            if is_weightless(module) or own_tensors(module)
-        ]
-
-    def _tensors(self) -> dict[str, tuple[Tensor, int]]:
-        """Tensors of all modules that are no weights; how often they were written."""
-        return {
-            f"{name}.{key}" if name else key: (value, value._version)
-            for name, module in self._modules
-            for key, value in own_tensors(module).items()
-        }
-
     def kept(self) -> Iterator[str]:
         """Lines that name what modules without a reset keep of a batch."""
-        parts = {part for _, module, _ in self._resets() for part in module.modules()}
-        reset = {name for name, module in self._modules if module in parts}
-        for name, (value, version) in self._tensors().items():
-            old, old_version = self._before.get(name, (None, 0))
-            changed = value is not old or version != old_version
-            if changed and name.rpartition(".")[0] not in reset and bool((value != 0).any()):
-                why = "a potential needs reset() or reset_mem()"
-                yield f"{name} is kept from batch to batch: {why}"
+        reset = {
+            id(held) for _, m, _ in self._resets for part in m.modules() for held in holders(part)
+        }
+        for name, held, before in self._held:
+            for key, x in held.items() if id(held) not in reset else ():
+                if not isinstance(x, Tensor) or not x.dim():
+                    continue
+                changed = x is not before.get(key) or x._version != self._copies[id(x)][1]
+                if changed and bool((x != 0).any()):
+                    why = "a potential needs reset() or reset_mem()"
+                    place = f"{name}.{key}" if name else key
+                    yield f"{place} is kept from batch to batch: {why}"
 
 
 def _takes_nothing(method: Any) -> bool:

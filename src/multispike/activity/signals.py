@@ -72,7 +72,7 @@ class Signals:
     def learn(self, signal: Signal, x: Tensor) -> Carries:
         """Let a source look at its values; if that was news, everything behind it changes."""
         if not signal.learned and isinstance(signal.node, Source) and signal.node.learn(x):
-            for node in self.nodes.values():
+            for node in self.nodes.values() if signal.node.readers else ():
                 node.refresh()
         signal.learned = True
         return signal.node.carries

@@ -37,7 +37,7 @@ class Summary:
         records = tuple(self._record(layer) for layer in self._layers)
         every = sum(self._macs.values())
         for record in records:
-            if isinstance(record, layer_record.Synapses):
+            if isinstance(record, layer_record.Synapses) and not record.table:
                 every += record.timesteps * record.synapses
         sizes = {
             note: f", {macs / every:.1%} of all multiply-accumulates"
@@ -68,8 +68,12 @@ class Summary:
                 why = f"runs more or less often than {layer.name}"
             else:
                 followers[layer] = node
-            if why:
-                self._notes[f"neuron at {node.name}: {why}; only its events are counted"] = None
+            missing = f"{why}; only its events are counted" if why else ""
+            if not why and layer and node.what == "function" and self._steps(node) > 1:
+                missing = "written out in the forward; its leak and further state are not counted"
+            if missing:
+                size = f"{self._steps(node) * math.prod(node.shape):,} updates"
+                self._notes[f"neuron at {node.name}: {missing}, of {size}"] = None
         return followers
 
     def _row(self, node: Any, tally: Tally, path: Route) -> SpikeLayer:
@@ -120,12 +124,10 @@ class Summary:
         paths: dict[Route, int] = {"direct": node.direct, "shortcut": 1 - node.direct, "sum": 2}
         for path, index in paths.items():
             source, tally = (*node.inputs, node)[index], (*node.ports, node.out)[index]
-            found = node.magnitudes[index]
+            found, row = node.magnitudes[index], None
             if source.spiking:
-                rows.append(self._row(source, tally, path))
-            elif not found.elements:
-                rows.append(None)
-            else:
+                row = self._row(source, tally, path)
+            elif found.elements:
                 row = Potentials(
                     name=_origin(source).name,
                     path=path,
@@ -135,7 +137,7 @@ class Summary:
                     amplitude=float((found.total / level).sum()) / self._samples,
                     largest=float((found.top / level).max()),
                 )
-                rows.append(row)
+            rows.append(row)
         neuron = self._followers.get(node)
         return ResidualSum(node.name, *rows, neuron=neuron and neuron.name)
 
@@ -146,7 +148,8 @@ class Summary:
         source, port = layer.inputs[first], layer.ports[first]
         sends = neuron or (layer if source.spiking and layer.kind in ("add", "pool") else None)
         read = self._stream(source, port)
-        if not source.spiking:
+        table = getattr(layer.effect, "table", 0)
+        if not source.spiking or table:
             read = Stream(events=read.events)
         timesteps, copies = self._timesteps_of(layer)
         common: dict[str, Any] = {
@@ -156,7 +159,7 @@ class Summary:
         }
         if neuron:
             steps = max(1, self._steps(neuron) // copies)
-            common["neuron"] = layer_record.Neuron(steps, neuron.leak)
+            common["neuron"] = replace(neuron.keeps, timesteps=steps)
         if sends:
             sent = vars(self._stream(sends, sends.out))
             common["output"] = layer_record.Output(**sent, max_level=_top(sends, sends.out))
@@ -169,7 +172,8 @@ class Summary:
             return layer_record.Pool(**common, input=read)
         if read.levels and port.active is not None:
             read = replace(read, active=port.active / samples)
-        return layer_record.Synapses(**common, input=read, kind=layer.kind, bias=layer.bias)
+        common |= {"kind": layer.kind, "bias": layer.bias, "table": table}
+        return layer_record.Synapses(**common, input=read)
 
     def _timesteps_of(self, layer: Layer) -> tuple[int, int]:
         """How often a layer runs per inference: timesteps, and rows or heads at each of them."""

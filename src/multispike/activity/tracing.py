@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,7 +26,7 @@ from multispike.activity.elementwise_rules import (
     PassThrough,
     Reorder,
 )
-from multispike.activity.layer_rules import LAYER_RULES, Fold, Parts, Synapses, planes
+from multispike.activity.layer_rules import LAYER_RULES, Parts, Synapses, planes
 from multispike.activity.layout import Layout, Shape, Time, Window
 from multispike.activity.pool_rules import POOL_RULES, Pool
 from multispike.activity.provenance import Effect, Layer, Node, Signal, Source, Unknown, aligned
@@ -42,8 +41,7 @@ RULES: dict[str, tuple[str, Rule]] = {
 """Operation -> what notes call it, and its rule."""
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """An operation that is about to run; `label` is what notes and names call it."""
 
     label: str
@@ -65,7 +63,6 @@ class Tracer(Signals, TorchFunctionMode):
         self._potentials = potentials
         self.sums: list[tuple[str, Tensor]] = []
         """(layer, sum) of this batch, finite if all of the layer's values are."""
-        self._checked: set[Hashable] = set()
         self._called: set[Node] = set()
         self._rounds: dict[Hashable, list[Layer]] = {}
         """Layers with the same weights at the same place, by all but what they read."""
@@ -85,7 +82,6 @@ class Tracer(Signals, TorchFunctionMode):
             Merge: self._merge,
             Activation: self._activation,
             PassThrough: self._pass_through,
-            Fold: self._fold,
             Carry: self._carry,
             Reorder: self._reorder,
             Unknown: self._unknown,
@@ -199,6 +195,8 @@ class Tracer(Signals, TorchFunctionMode):
         if effect.rows is not None:
             inputs = tuple(dict.fromkeys(carrier.node for carrier, _ in carriers))
             rows = (effect.rows,)
+        elif effect.table and effect.sizes == (1, out.shape[-1]):
+            rows = self.layout.row(tuple(x.shape))
         elif not effect.axes and effect.sizes is None:
             rows = self.layout.row(tuple(x.shape), signal.node.shape)[:-1]
         x, window = planes(x, effect.axes), effect.window(x, out)
@@ -211,7 +209,10 @@ class Tracer(Signals, TorchFunctionMode):
         if image is not None:
             layer.calls += 1
             seen = signal if image is x else Signal(signal.node)
-            self.count(port, seen, image, window.in_shape)
+            if effect.table:
+                port.add_dense(image.numel(), window.in_shape)
+            else:
+                self.count(port, seen, image, window.in_shape)
             alone = first and signal.node.spiking and effect.rows is None
             port.add_active(self.ever_active(signal, x, steps) if alone else None)
         self.check(layer.name, out)
@@ -285,25 +286,20 @@ class Tracer(Signals, TorchFunctionMode):
         origin = None if effect.over_time else signal.origin or signal
         return self.tag(out, Signal(node, origin=origin))
 
-    def _fold(self, effect: Fold, call: Call) -> Tensor:
-        effect.layer.bias = True
-        # The input has been looked at: so the result is finite if these are.
-        place = self.here(call.label)
-        if (place, effect.layer) not in self._checked:  # in the first batch
-            self._checked.add((place, effect.layer))
-            for value in effect.constants:
-                self.check(place, value)
-        return self.tag(call.run(), Signal(effect.signal.node))
-
     def _carry(self, effect: Carry, call: Call) -> Any:
+        if effect.folds is not None:
+            effect.folds.bias = True
+            for value in effect.finite if self.batches == 1 else ():
+                self.check(self.here(call.label), value)
         out = call.run()
         if effect.signal is not None:
             self.tag(out if effect.target is None else effect.target, effect.signal)
         return out
 
     def _reorder(self, effect: Reorder, call: Call) -> Any:
-        carriers = self._carriers(effect, call)
         out = call.run()
+        values = isinstance(out, (Tensor, list, tuple)) and not isinstance(out, torch.Size)
+        carriers = self._carriers(effect, call) if values else ()
         if not carriers:
             return out
         if isinstance(out, Tensor):
@@ -344,9 +340,11 @@ class Tracer(Signals, TorchFunctionMode):
         place, key = self.here(label), (effect, inputs, window, rows)
         found, same = self.nodes.get((place, key)), (place, effect, window, rows)
         weighted = isinstance(effect, Synapses) and effect.rows is None
-        if found is None and weighted:  # recurrent: it reads what it computed
+        if (
+            found is None and weighted and same in self._rounds
+        ):  # recurrent: it reads what it computed
             behind = {inputs[0], *inputs[0].ancestors()}
-            for layer in self._rounds.get(same, []):
+            for layer in self._rounds[same]:
                 alike = layer.inputs[0].carries == inputs[0].carries
                 if layer in behind and alike and aligned((layer.inputs[0], inputs[0])):
                     inputs[0].readers.add(layer)

@@ -11,12 +11,9 @@ Energy Efficiency" (ICONIP 2022, arXiv 2210.13107). "ours" marks what the articl
     fetches     weights and potentials fetched for them: θin·fan·Kh·Kw
                 with fanout="exact" both are fan times the kernel positions that events reached
 
-Slips in the literature, not repeated here. The article's Eq. 2.4 has Ni times too many additions
-in the spiking linear layer and no reset. One public implementation drops Co in Eq. 16.3 and uses
-a spike rate in Eq. 17.2 where a count is due, prices spiking residual sums at zero, and reads the
-bias although the layer has none. The article counts ⌈K/S⌉² additions per event but fetches K²
-weights and potentials (Eqs. 7 and 9): kept for fanout="lemaire", and the reason why for strides
-above 1 the two fan-outs differ most.
+Slips in the literature are not repeated here (docs/energy.md has them). The article counts ⌈K/S⌉²
+additions per event but fetches K² weights and potentials (Eqs. 7 and 9): kept for fanout="lemaire",
+and the reason why for strides above 1 the two fan-outs differ most.
 """
 
 from __future__ import annotations
@@ -27,7 +24,7 @@ from operator import add
 from typing import Literal, Self, TypedDict, get_args
 
 from multispike.errors import unknown
-from multispike.layer_record import LayerRecord, Pool, Stream, Sum, Synapses, checked
+from multispike.layer_record import LayerRecord, Neuron, Pool, Stream, Sum, Synapses, checked
 
 Execution = Literal["snn", "ann", "ann_stepwise", "qann", "qann_skip"]
 Fanout = Literal["lemaire", "exact"]
@@ -60,7 +57,7 @@ class Counts(Summable):
     ac: float = 0.0
     """Additions, and comparisons of a max-pooling."""
     mul: float = 0.0
-    """Multiplications (the leak)."""
+    """Multiplications (leaks and other decays)."""
     read_input: float = 0.0
     read_weights: float = 0.0
     read_bias: float = 0.0
@@ -146,8 +143,8 @@ def _dense(r: LayerRecord) -> Counts:
     linear, synapses = r.kind != "conv", r.synapses  # out·Ci/groups·Kh·Kw
     addresses = r.in_size + out + r.channels[1] * r.geometry.kernel_size
     return Counts(
-        mac=synapses,  # Eqs. 1.1, 2.1
-        ac=r.bias * out,  # Eqs. 1.2, 2.2
+        mac=0 if r.table else synapses,  # Eqs. 1.1, 2.1
+        ac=r.bias * out + (synapses - out if r.table else 0),  # Eqs. 1.2, 2.2; rows of a bag: ours
         read_input=r.in_size if linear else synapses,  # Eq. 4: each input once; Eq. 3
         read_weights=synapses,  # Eqs. 6.1, 6.2
         read_bias=r.bias * out,  # Eqs. 6.1, 6.2
@@ -200,7 +197,7 @@ def _event_synapses(
         synops, units = r.input.events * reached, r.input.amplitude * reached
         fetches = events * r.fan * r.geometry.kernel_size
     mac, additions = 0.0, units  # "repeat" and "unroll"
-    if r.input.levels == 1:
+    if r.input.levels == 1 or r.table:  # ours: rows of a table are added to potentials
         additions = synops
     elif r.input.levels == 0 or graded_op == "mac":
         mac, additions = synops, 0.0  # ours; analog input: non-zeros only, once
@@ -226,11 +223,17 @@ def _event_synapses(
 
 
 def _event_neuron(r: LayerRecord, graded_op: GradedOp) -> Counts:
-    """The neuron behind any of them; events of a pooling or of a sum of spikes reset nothing."""
-    sent = _events(r.output, graded_op)
+    """The neuron behind any of them; events of a pooling or of a sum of spikes reset nothing. What
+    it keeps beside one potential, and parameters of its own, are ours."""
+    sent, update = _events(r.output, graded_op), r.steps_out * r.out_size
+    neuron = r.neuron or Neuron(r.steps_out)
+    further, fed = (neuron.states - 1) * update, neuron.feedback * sent
     return Counts(
-        ac=sent if r.neuron else 0.0,  # Eqs. 1.4, 2.4: θout soft resets
-        mul=r.leak * r.steps_out * r.out_size,  # Eqs. 1.3, 2.3
+        ac=(sent if r.neuron else 0.0) + further + fed,  # Eqs. 1.4, 2.4: θout soft resets
+        mul=neuron.leak * update + further,  # Eqs. 1.3, 2.3
+        read_bias=float(len(neuron.parameters) * update),
+        read_potential=further + fed,
+        write_potential=further + fed,
         write_output=sent,  # Eq. 13
     )
 
@@ -312,7 +315,7 @@ def synops(records: Sequence[LayerRecord]) -> SynapticOperations:
     the weights that they truly meet (padding excluded); biases, residual sums, poolings and neurons
     left out. ACs where all inputs are binary, MACs otherwise: a sum of binary spikes (SEW-ADD) can
     carry a 2. `dense` counts zeros too. One difference: NeuroBench also leaves out weights that are
-    zero; records know shapes only. Raises `InputError` for empty records.
+    zero; records know shapes only. Embeddings have none. Raises `InputError` for empty records.
 
     >>> from multispike.layer_record import Geometry, Input
     >>> layer = Synapses("fc", Geometry((4,), (3,)), kind="linear",
@@ -322,7 +325,7 @@ def synops(records: Sequence[LayerRecord]) -> SynapticOperations:
     """
     acs = macs = dense = 0.0
     for record in checked(records):
-        if isinstance(record, Synapses):
+        if isinstance(record, Synapses) and not record.table:
             effective = record.input.taps * record.fan
             binary = record.input.levels == 1
             acs += effective if binary else 0.0

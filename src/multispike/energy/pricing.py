@@ -107,7 +107,7 @@ class LayerEnergy:
     energy_nj: Energy
     counts: Counts = field(default_factory=Counts)
     memories: dict[str, Memory] = field(default_factory=dict)
-    """By name: weights, bias, potentials, inputs, outputs."""
+    """By name: weights, bias (and what each neuron has of its own), potentials, inputs, outputs."""
     record: LayerRecord | None = None
     """All that it takes to price the layer again; None where an older version wrote the file."""
 
@@ -280,6 +280,7 @@ def _memories(
     weights, biases = 0, 0
     if isinstance(record, Synapses):
         weights, biases = record.weights, record.bias * record.channels[1]
+    biases += sum(record.neuron.parameters) if record.neuron else 0
     fifo = int(profile.value("fifo_elements"))
 
     def values(size: int, levels: int, timesteps: int) -> Memory:

@@ -130,10 +130,8 @@ class Profile:
 def _between(bits: int, at_8: float, at_32: float) -> float:
     """Power law through the values at 8 and 32 bits, exact at both.
 
-    Horowitz gives integers at 8 and 32 bits only. With his numbers an addition grows as
-    bits^0.87 (an adder is a row of cells) and a multiplication as bits^1.98 (a square of them),
-    which a straight line would miss: 16-bit multiplication 0.79 pJ, not 1.17. Tables that add a
-    16-bit addition put it at 0.05 pJ; here it is 0.055.
+    Horowitz gives integers at 8 and 32 bits only: an addition grows as bits^0.87 and a
+    multiplication as bits^1.98, so one of 16 bits is 0.79 pJ, where a straight line has 1.17.
     """
     if bits == 32 or at_8 == at_32:
         return at_32
@@ -201,8 +199,7 @@ def _read(path: str | os.PathLike[str]) -> Profile:
 def _check_keys(
     where: str, mapping: object, wanted: tuple[str, ...], spare: tuple[str, ...] = ()
 ) -> None:
-    """Raise `InputError` unless `mapping` is one that has the `wanted` keys, and no others but
-    `spare` ones."""
+    """Raise `InputError` unless `mapping` has the `wanted` keys, and no others but `spare` ones."""
     if not isinstance(mapping, dict):
         raise invalid(where, mapping, f"the keys {', '.join(wanted)}")
     for key in mapping:

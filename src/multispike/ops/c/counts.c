@@ -165,13 +165,36 @@ INLINE void count_all(const Spikes *x, int64_t bfloat16, const void *values, dou
     if (x->steps > 1) at_each_level(x->rows * x->places, most, amplitude, total, summed);
 }
 
+/* Non-zeros alone, of values without levels: sums [places / channels], in one pass over memory. */
+static void count_nonzeros(const Spikes *x, const float *values, double *sums) {
+    int64_t inner = x->inner, channels = x->channels, pixels = x->places / channels;
+    int64_t wide = inner == 1 ? 1 : 2048, pieces = (inner + wide - 1) / wide;
+#pragma omp parallel for schedule(static) num_threads(x->threads)
+    for (int64_t piece = 0; piece < pixels / inner * pieces; piece++) {
+        int64_t outer = piece / pieces, at = piece % pieces * wide, n = least(wide, inner - at);
+        int32_t found[2048];
+        memset(found, 0, (size_t)n * sizeof *found);
+        for (int64_t row = 0; row < x->rows; row++) {
+            const float *value = values + row * x->places + outer * channels * inner + at;
+            if (inner == 1)
+                for (int64_t i = 0; i < channels; i++) found[0] += value[i] != 0.0f;
+            else
+                for (int64_t channel = 0; channel < channels; channel++, value += inner)
+                    for (int64_t i = 0; i < n; i++) found[i] += value[i] != 0.0f;
+        }
+        for (int64_t i = 0; i < n; i++) sums[outer * inner + at + i] = found[i];
+    }
+}
+
 /* Over all steps, rows and channels: sums [threads, 2, places / channels], which are zeros before; the
  * first thread's get the non-zeros and the levels of each pixel. histogram [levels + 1], elements at
  * each level; for steps > 1 summed [levels * steps + 1], the same of the levels summed over time.
- * levels * steps is at most MOST. */
+ * levels * steps is at most MOST. Values without levels give the non-zeros alone. */
 void multispike_count(const Spikes *x, const void *values, double *sums, double *histogram,
                       double *summed) {
-    if (x->bfloat16)
+    if (!x->scale && x->shared == 0.0f && !x->bfloat16)
+        count_nonzeros(x, values, sums);
+    else if (x->bfloat16)
         count_all(x, 1, values, sums, histogram, summed);
     else
         count_all(x, 0, values, sums, histogram, summed);
