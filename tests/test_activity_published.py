@@ -607,3 +607,35 @@ def test_a_graded_event_costs_a_multiplication_more_than_a_binary_one():
     assert many.energy_nj.weights == one.energy_nj.weights
     assert many.memories["inputs"].bits - one.memories["inputs"].bits == 2  # the queue of events
     assert many.energy_nj.total / 1e3 == pytest.approx(12.2, abs=0.05)
+
+
+def test_a_silent_block_is_no_neuron():
+    """A batch norm that starts with weights 0, then squeeze and excitation, as in timm's seresnet18:
+    zeros times a gate are no spikes, and the network stays an ANN."""
+
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.squeeze = nn.Conv2d(4, 4, 1)
+
+        def forward(self, x):
+            return x * self.squeeze(x.mean((2, 3), keepdim=True)).sigmoid()
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+            self.gate = Gated()
+            nn.init.zeros_(self.norm.weight)
+
+        def forward(self, x):
+            return (x + self.gate(self.norm(self.conv(x)))).relu()
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), Block(), nn.Conv2d(4, 4, 3)).eval()
+    images = torch.rand(1, 3, 8, 8)
+    with FlopCounterMode(display=False) as counter:
+        model(images)
+    report = profile(model, labelled(images))
+    assert report.network == "ann"
+    assert sum(layer.counts.mac for layer in report.layers) == counter.get_total_flops() / 2
