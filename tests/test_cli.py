@@ -146,7 +146,7 @@ def test_help_and_version(capsys):
         ("evaluate /nowhere --limit-test 0", "limit_test: got 0, allowed: an integer >= 1"),
         ("evaluate /nowhere --profile lemaire", "profile: got 'lemaire', nearest: lemaire2022"),
         ("evaluate /nowhere --bits 7", "bits"),
-        ("export /nowhere --limit-test 9", "limit_test: got 9, allowed: only with --evaluate"),
+        ("export /nowhere --limit-test 0", "limit_test: got 0, allowed: an integer >= 1"),
         ("trian", "command: got 'trian', nearest: train; allowed: avalanche, bench"),
         ("", "command: got '', allowed: avalanche, bench"),
     ],
@@ -169,6 +169,7 @@ def test_bad_usage_is_one_line(arguments, expected, capsys):
         ({"arch": "vgg12"}, "arch: got 'vgg12', nearest: vgg16, vgg11"),
         ({"compile": "yes"}, "compile: got 'yes', allowed: true or false"),
         ({"sensor": "3"}, "sensor: got '3', allowed: WIDTHxHEIGHT"),
+        ({"data_dir": "a\0b"}, "data_dir: got 'a\\x00b', allowed: "),
     ],
 )
 def test_settings_made_in_python_are_checked_by_their_annotations(settings, expected):

@@ -255,11 +255,51 @@ def test_a_parquet_file_of_no_rows_is_refused(load, parquet):
     )
 
 
-def test_names_that_are_no_text_are_refused(load, parquet):
+@pytest.mark.parametrize("name", [b"label", b"bytes", b"img", b"ARROW:schema", b"path"])
+def test_names_that_are_no_text_are_one_line(load, parquet, name):
     path = parquet / "train.parquet"
     content = path.read_bytes()
-    path.write_bytes(content.replace(b"label", b"l\xffbel"))
-    expect(load, "cifar10", parquet, r"data file: got .*train\.parquet")
+    path.write_bytes(content.replace(name, name[:1] + b"\xff" + name[2:]))
+    if name == b"ARROW:schema":  # not needed
+        assert len(load("cifar10", parquet).train) == 12
+    else:
+        expect(load, "cifar10", parquet, r"data file: got '.*train\.parquet', allowed: ")
+
+
+def test_names_of_classes_that_are_no_text_are_read(load, parquet):
+    path = parquet / "train.parquet"
+    path.write_bytes(path.read_bytes().replace(b"name 3", b"n\xffme 3"))
+    assert load("cifar10", parquet).classes[2:5] == ("name 2", "n\ufffdme 3", "name 4")
+
+
+def parquet_bomb(kind: str) -> tuple[pa.Array, dict, str]:
+    """A column of images that decodes to far more than its file has."""
+    record = pa.struct([("bytes", pa.binary())])
+    if kind == "lists":
+        cells = [[{"bytes": b""}] * 1000] * 1000
+        return pa.array(cells, type=pa.list_(record)), {}, r"columns img: \{bytes, path\}"
+    if kind == "dictionary":
+        values = pa.DictionaryArray.from_arrays(pa.array([0] * 2000), [bytes(900_000)])
+        return pa.StructArray.from_arrays([values], ["bytes"]), {}, "2000 damaged files: .*unknown"
+    values = [b""] * 400_000 if kind == "rows" else [bytes(1 << 21)] * 9
+    line = r"at most 16,777,216 bytes of images, not 1[,\d]+ of (9|400,000) images"
+    cells = [{"bytes": value} for value in values]
+    return pa.array(cells, type=record), {"use_dictionary": False}, line
+
+
+@pytest.mark.parametrize("kind", ["dictionary", "zeros", "rows", "lists"])
+def test_parquet_that_decodes_to_gigabytes_is_refused(load, parquet, kind, monkeypatch):
+    """By what it says of itself; a value that a dictionary repeats is held once."""
+    images, options, line = parquet_bomb(kind)
+    table = pa.table({"img": images, "label": pa.array([0] * len(images))})
+    path = parquet / "train.parquet"
+    pq.write_table(table, path, compression="zstd", store_schema=False, **options)
+    assert path.stat().st_size < 200_000
+    monkeypatch.setattr(image_sets, "LARGEST", 1 << 24)
+    with pytest.raises(InputError, match=line):
+        load("cifar10", parquet)
+    if kind == "dictionary":
+        assert image_sets._parquet_table(path, "label").nbytes < 1_000_000
 
 
 def test_an_archive_that_announces_gigabytes_is_refused(load, tmp_path):

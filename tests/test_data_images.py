@@ -229,6 +229,15 @@ def test_a_share_of_the_images_can_be_the_test(load, expect, pictures, inside):
     assert len(images) == 6
 
 
+def test_classes_whose_names_are_no_text_can_be_written(load, pictures):
+    """A name in Latin-1, as old archives have them; of JSON and pages, all is UTF-8."""
+    for half in ("train", "test"):
+        os.rename(pictures / half / "cat", os.fsencode(pictures / half) + b"/caf\xe9")
+    found = load("imagefolder", pictures)
+    assert found.classes == (r"caf\udce9", "dog")
+    assert len(found.train) == 6
+
+
 def test_a_folder_beside_the_test_is_for_validation(load, pictures):
     shutil.copytree(pictures / "train", pictures / "val")
     found = load("imagefolder", pictures)
@@ -331,7 +340,7 @@ def test_images_of_two_sizes_need_the_option(expect, pictures):
     expect("imagefolder", pictures, line)
 
 
-@pytest.mark.parametrize("size", [0, -3, 2.5, (4, 0), (1, 2, 3), "large", True])
+@pytest.mark.parametrize("size", [0, -3, 20_000, 2.5, (4, 0), (1, 2, 3), "large", True])
 def test_a_bad_size_is_refused(expect, pictures, size):
     expect("imagefolder", pictures, "size: got .*, allowed: an integer >= 1 or", size=size)
 

@@ -1,6 +1,8 @@
 """Integer networks, and files of them, that contradict themselves are refused in one line."""
 
 import io
+import json
+import random
 import zipfile
 from dataclasses import replace
 
@@ -163,3 +165,98 @@ def test_arrays_larger_than_memory_are_one_line(tmp_path):
 def test_a_bias_fits_its_layer():
     with pytest.raises(InputError, match=r"^bias of neuron: got \(1, 1, 2\)"):
         tiny(bias=Bias.uniform(np.zeros(2, np.int32), (1, 1, 1)))
+
+
+ODD = (
+    None, True, -1, 0, 1.5, 10**12, 2**63, 1e300, float("nan"), "x", "\ud800", [], {}, [1, [2]],
+    [10**12, 1, 1], [10**6, 10**6, 10**6],
+)  # fmt: skip
+
+
+def places(value, found: list) -> list:
+    """Every container of a description with each key that it has."""
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            found.append((value, key))
+            places(value[key], found)
+    return found
+
+
+def mutate(header: dict, arrays: dict, rng: random.Random) -> None:
+    """One thing in the description, or one array, is another."""
+    container, key = rng.choice(places(header, []))
+    name, other = rng.choice([*arrays]), rng.choice([*arrays])
+    array = arrays[name]
+    match rng.randrange(8):
+        case 0:
+            del container[key]
+        case 1 | 2 | 3:
+            container[key] = rng.choice(ODD)
+        case 4:
+            arrays[name] = array.astype(rng.choice(["i8", "u1", "f4", "O", "U3", "c8"]))
+        case 5:
+            arrays[name] = array.ravel()[: rng.randrange(array.size + 1)].reshape(-1, 1)
+        case 6:
+            info = np.iinfo(array.dtype)
+            arrays[name] = np.full_like(array, rng.choice([info.min, info.max, 0]))
+        case 7:
+            arrays[name] = arrays[other]
+
+
+@pytest.mark.parametrize(("kind", "count"), [("tiny", 120), ("shifts", 120), ("fastnet_l", 60)])
+def test_networks_of_which_one_thing_is_wrong_are_one_line_or_run(kind, count, tmp_path):
+    made = {"tiny": lambda: tiny(2), "shifts": shifts}
+    network = made.get(kind, lambda: quantise(realistic(kind), MEAN, STD, SHAPE))()
+    save(network, tmp_path / "whole.npz")
+    with np.load(tmp_path / "whole.npz") as archive:
+        whole = dict(archive)
+    text = whole.pop("network.json").tobytes()
+    refused = []
+    for seed in range(count):
+        header, arrays = json.loads(text), dict(whole)
+        mutate(header, arrays, random.Random(seed))
+        arrays["network.json"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
+        np.savez(tmp_path / "changed.npz", **arrays)
+        try:
+            found = load(tmp_path / "changed.npz")
+            found.forward(np.zeros((1, *found.input_shape), np.uint8))
+            print(*found.class_names)
+        except InputError as error:
+            refused.append(str(error))
+    assert count / 2 < len(refused) < count
+    assert not any("\n" in line for line in refused)
+    "".join(refused).encode()
+
+
+def test_a_compressed_network_is_refused_before_it_is_read(tmp_path):
+    save(tiny(), tmp_path / "network.npz")
+    with np.load(tmp_path / "network.npz") as archive:
+        parts = dict(archive)
+    parts["more"] = np.zeros(1 << 24, np.uint8)
+    np.savez_compressed(tmp_path / "network.npz", **parts)
+    with pytest.raises(InputError, match=r"^path: got .*announces 16,.* bytes"):
+        load(tmp_path / "network.npz")
+    np.save(tmp_path / "array.npz", np.zeros(3))
+    (tmp_path / "array.npz.npy").rename(tmp_path / "array.npz")
+    with pytest.raises(InputError, match=r"^path: got .*damaged or no"):
+        load(tmp_path / "array.npz")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda n: replace(n, timesteps=10**9), "timesteps: got 1000000000, allowed: 1 to 1,048,"),
+        (lambda n: replace(n, input_shape=(1, 10**6, 10**6)), r"input_shape: got .*values"),
+        (
+            lambda n: changed(n, Neurons, synapses=of_window(stride=(10**9, 1))),
+            "stride of stem.conv0: got .*two integers from 1 to",
+        ),
+        (
+            lambda n: changed(n, Neurons, synapses=of_window(before=(9**6, 9**6))),
+            "padding of stem.conv0: got .*at most 268,435,456 values",
+        ),
+    ],
+)
+def test_sizes_are_bounded_before_anything_is_allocated(network, change, message):
+    with pytest.raises(InputError, match=f"^{message}"):
+        change(network)

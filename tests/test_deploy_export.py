@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import import_module
@@ -23,10 +25,12 @@ from multispike.config import TrainConfig
 from multispike.config.commands import ExportConfig
 from multispike.datasets import DATASETS, load_dataset
 from multispike.errors import InputError
-from multispike.export.formats import FORMATS, NETWORK, description, filling
+from multispike.export.formats import FORMATS, NETWORK, description, filling, write
 from multispike.export.onnx import openvino_package
+from multispike.export.quantise import quantise
 from multispike.export.serialize import load
 from multispike.files import replacing
+from multispike.models import create_model
 from multispike.models.table import ARCHITECTURES, Vgg
 from multispike.training.launch import fit
 from multispike.training.run import load_run
@@ -201,7 +205,7 @@ def test_a_fine_tuning_that_makes_it_worse_is_not_written(tiny, helps, tmp_path,
         assert (tmp_path / "tuned" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_missing_data_are_named_before_anything_is_written(tmp_path):
+def test_missing_data_are_named_before_anything_is_written(tmp_path, capsys):
     for split, count in (("train", 32), ("test", 4)):
         for name in ("a", "b"):
             folder = tmp_path / "images" / split / name
@@ -219,11 +223,15 @@ def test_missing_data_are_named_before_anything_is_written(tmp_path):
     moved = str(tmp_path / "moved")
     summary = export_run(run, "c", tmp_path / "out", evaluate=True, data_dir=moved)
     assert summary.accuracy.images == 8
-    assert export_run(run, "c", tmp_path / "out2").accuracy is None  # nothing needs them
-    assert "data are not there" in export.accuracy_lines(None, None, 0)[0]
+    assert main(["export", run, "--out", str(tmp_path / "out2")]) == 0  # nothing needs them
+    lines = capsys.readouterr().out.splitlines()
+    [told] = [line for line in lines if line.startswith("what rounding costs was not measured: ")]
+    assert f"data_dir: got '{tmp_path / 'images'}', allowed: a folder with train/CLASS" in told
     unasked = export_run(run, "c", tmp_path / "out3", data_dir=moved).accuracy
     assert unasked.split == "validation"
     assert 0 < unasked.images < 64
+    few = export_run(run, "c", tmp_path / "out4", data_dir=moved, limit_test=3).accuracy
+    assert (few.images, few.split) == (3, "validation")
 
 
 def test_a_data_set_that_is_no_longer_in_the_table_is_needed_for_evaluation_only(
@@ -264,6 +272,57 @@ def test_a_full_disk_names_the_file_that_was_to_be_written(tmp_path):
     with pytest.raises(OSError, match="No space left") as caught:
         fill()
     assert caught.value.filename == str(tmp_path / "out" / "model.c")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("format", sorted(FORMATS))
+def test_a_full_disk_names_the_file_in_every_format(format, tmp_path):
+    """A real full file system; HDF5's own writing would end the process there."""
+    if any(find_spec(package) is None for package in PACKAGES[format]):
+        pytest.skip(f"needs {', '.join(PACKAGES[format])}")
+    network = quantise(create_model("sparse_resnet20", in_channels=1), [0.5], [0.3], (1, 8, 8))
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("may not mount a tmpfs here")
+    try:
+        with pytest.raises(OSError, match=r"No space left|could not be written") as caught:
+            write(network, format, disk / "out")
+        written = Path(caught.value.filename)
+        assert written.parent == disk / "out"
+        assert written.name in (FORMATS[format].main, "weights0.c")
+        assert not list(disk.iterdir())
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+HALF = """
+import sys, time
+from multispike.cli import main
+from multispike.export import c
+def write_c(network, main):
+    main.write_text("int")
+    time.sleep(100)
+c.write_c = write_c
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_export_that_is_stopped_leaves_nothing(run, number, tmp_path):
+    command = [sys.executable, "-c", HALF, "export", run, "--out", str(tmp_path / "out")]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        # A test run in the background ignores SIGINT, and its children would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:  # fmt: skip
+        while not list(tmp_path.glob("out/.*.tmp/model.c")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "multispike: interrupted\n")
     assert not list(tmp_path.iterdir())
 
 

@@ -40,6 +40,7 @@ SHAPE = (2, 9, 7)  # odd sizes: strides and ceil-mode pools meet borders
 
 THIN = {
     "fastnet": Vgg((6, 8, "P", 8, 12, "P", 12), dirac=True),
+    "fastnet_l": Vgg((6, 8, "P", "R", 12, "P", "R"), dirac=True),
     "vgg": Vgg((6, "M", 8, "M", 10, 12, "M")),
     **{f"{name}_resnet": ResNet(row, (6, 8, 12), (2, 1, 1)) for name, row in FAMILIES.items()},
 }
@@ -49,6 +50,7 @@ CASES = [
     ("fastnet", {}),
     ("vgg", {"classifier": "mlp"}),
     ("fastnet", {"stem": "imagenet"}),
+    ("fastnet_l", {}),
     ("spiking_resnet", {}),
     ("sew_resnet", {}),
     ("sparse_resnet", {"stem": "imagenet"}),
@@ -66,6 +68,18 @@ def thin(arch: str, **options) -> Network:
         for name, row in THIN.items():
             patch.setitem(ARCHITECTURES, name, row)
         return create_model(arch, **options)
+
+
+def wiring(row: Vgg | ResNet) -> object:
+    """What an architecture is but for its widths and depths."""
+    if isinstance(row, ResNet):
+        return row.family
+    return row.dirac, frozenset(part for part in row.layout if isinstance(part, str))
+
+
+def test_every_architecture_has_a_thin_one():
+    tested = {wiring(THIN[name]) for name, _ in CASES}
+    assert {wiring(row) for row in ARCHITECTURES.values()} == tested
 
 
 def realistic(arch: str, timesteps: int = 1, levels: int = 4, **options) -> Network:

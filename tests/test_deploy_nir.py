@@ -12,6 +12,7 @@ from multispike.errors import InputError
 from multispike.export.layers import HALVING, MaxPool, Window, pooled_shape
 from multispike.export.nir import export_nir, load, nir_graph
 from multispike.export.quantise import quantise
+from multispike.neurons import MultiLevelIF
 
 nir = pytest.importorskip("nir")
 
@@ -94,6 +95,55 @@ def test_binary_neurons_fire_once_and_have_one_threshold(arch, tmp_path):
     with torch.no_grad():
         logits = by_nirtorch(tmp_path / "model.nir", FiresOften)(pixels.float())[0].flatten(1)
     assert np.array_equal(logits, network.forward(pixels))
+
+
+class Oblong(torch.nn.Module):
+    """A kernel of one shape, and a readout over what is left of the image."""
+
+    def __init__(self, shape, **options) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(2, 3, **options)
+        self.norm = torch.nn.BatchNorm2d(3)
+        self.neuron = MultiLevelIF(2)
+        sent = self.conv(torch.zeros(1, *shape)).flatten(1).shape[1]
+        self.readout = torch.nn.Linear(sent, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.readout(self.neuron(self.norm(self.conv(x))).flatten(1))
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 6), (2, 5, 8), (2, 7, 7)], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": (3, 1)},
+        {"kernel_size": (1, 5), "padding": (0, 2)},
+        {"kernel_size": (5, 3), "padding": (2, 0), "stride": (2, 1)},
+        {"kernel_size": (1, 3), "padding": (0, 2), "dilation": (1, 2), "stride": 2},
+    ],
+    ids=str,
+)
+def test_kernels_that_are_not_square_are_written_as_squares(options, shape, tmp_path):
+    """nir takes every kernel for a square, that of a readout over an oblong image, too."""
+    torch.manual_seed(3)
+    network = quantise(Oblong(shape, **options).eval(), MEAN, STD, shape)
+    export_nir(network, tmp_path / "model.nir")
+    for node in nir.read(tmp_path / "model.nir").nodes.values():
+        assert not isinstance(node, nir.Conv2d) or len({*node.weight.shape[2:]}) == 1
+    pixels = torch.randint(0, 256, (6, *shape), dtype=torch.uint8)
+    expected = network.forward(pixels)
+    assert len(np.unique(expected)) > 4
+    assert np.array_equal(load(tmp_path / "model.nir")(pixels), expected)
+    with torch.no_grad():
+        logits = by_nirtorch(tmp_path / "model.nir")(pixels.float())[0].flatten(1)
+    assert np.array_equal(logits, expected)
+
+
+def test_a_kernel_that_no_square_stands_for_is_refused():
+    """Sides of 3 and 2: what is padded is padded on both sides."""
+    network = quantise(Oblong((2, 8, 8), kernel_size=(3, 2)).eval(), MEAN, STD, (2, 8, 8))
+    with pytest.raises(InputError, match=r"^conv: got 'a kernel of \(3, 2\)', .*even"):
+        nir_graph(network)
 
 
 def test_a_neuron_fires_at_its_threshold_not_below(tmp_path):

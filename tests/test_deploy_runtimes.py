@@ -57,7 +57,7 @@ def test_openvino_gives_the_reference_logits(arch, options, timesteps, levels, t
 @pytest.mark.parametrize(("arch", "options"), CASES, ids=NAMES)
 def test_openvino_is_exact_on_several_streams(arch, options, levels, tmp_path):
     """It mixes up int8 weights that meet float inputs there. Without a hint on one, too, unless it
-    computes in bfloat16 then.
+    computes in bfloat16 then; with a free and a fixed batch, and two requests at once.
     """
     needs_openvino()
     network = integer(arch, 1, levels, **options)
@@ -66,10 +66,20 @@ def test_openvino_is_exact_on_several_streams(arch, options, levels, tmp_path):
     core = openvino_package().Core()
     rounds = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     exact = {"INFERENCE_PRECISION_HINT": "f32"} if rounds else {}
-    for option in ({}, {"PERFORMANCE_HINT": "THROUGHPUT"}, {"NUM_STREAMS": "2"}):
+    hints = [{"PERFORMANCE_HINT": hint} for hint in ("THROUGHPUT", "LATENCY")]
+    for option in ({}, *hints, {"NUM_STREAMS": "2"}):
+        model = core.read_model(tmp_path / "model.xml")
+        if option in hints:
+            model.reshape(pixels.shape)
         settings = {"INFERENCE_NUM_THREADS": "2", **exact, **option}
-        compiled = core.compile_model(str(tmp_path / "model.xml"), "CPU", settings)
-        assert np.array_equal(units(compiled(pixels)[0], network), network.forward(pixels))
+        compiled = core.compile_model(model, "CPU", settings)
+        requests = [compiled.create_infer_request() for _ in range(2)]
+        for request in requests:
+            request.start_async({0: pixels})
+        for request in requests:
+            request.wait()
+            logits = request.get_output_tensor(0).data
+            assert np.array_equal(units(logits, network), network.forward(pixels))
 
 
 def test_event_frames(tmp_path):

@@ -756,6 +756,41 @@ def test_bombs_are_refused_before_memory_is_taken(tmp_path):
             tracemalloc.stop()
 
 
+@pytest.mark.parametrize(
+    "kind", ["c8", "datetime64[ns]", "timedelta64[us]", "U3", [("a", "i4")]], ids=str
+)
+@pytest.mark.parametrize("column", "tx")
+def test_columns_that_are_no_numbers_are_refused(column, kind, tmp_path):
+    """Times of nanoseconds would be taken for microseconds."""
+    columns = {name: ramp()[name] for name in "txyp"}
+    columns[column] = np.zeros(120, kind)
+    np.savez(tmp_path / "a.npz", **columns)
+    with pytest.raises(InputError, match=rf"got .an array with {column} of .*, allowed: fields t"):
+        read_all(tmp_path / "a.npz", sensor=(128, 128))
+
+
+def elsewhere(group, how: str) -> None:
+    """Times that are no data of the file itself."""
+    if how == "group":
+        group.create_group("t")
+    elif how == "virtual":
+        layout = h5py.VirtualLayout((120,), "i8")
+        layout[:] = h5py.VirtualSource("gone.h5", "t", (120,))
+        group.create_virtual_dataset("t", layout)
+    else:
+        group.create_dataset("t", (120,), "i8", external=[("/dev/zero", 0, 960)])
+
+
+@pytest.mark.parametrize("how", ["group", "virtual", "external"])
+def test_columns_of_hdf5_that_lie_elsewhere_are_refused(how, tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as root:
+        for name in "xyp":
+            root[f"events/{name}"] = ramp()[name]
+        elsewhere(root["events"], how)
+    with pytest.raises(InputError, match=r"got 'HDF5 (with a group|whose events lie in other)"):
+        read_all(tmp_path / "a.h5", sensor=(128, 128))
+
+
 def timed(times: list[float], kind: str = "f8") -> io.BytesIO:
     table = np.zeros(len(times), [("t", kind), ("x", "u2"), ("y", "u2"), ("p", "u1")])
     table["t"] = times

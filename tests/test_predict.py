@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +182,17 @@ def test_bad_requests_are_one_line(arguments, expected, capsys, tmp_path, monkey
     said = capsys.readouterr().err
     assert expected in said
     assert said.count("\n") == 1
+
+
+def test_names_that_are_no_text_are_printed(photos):
+    odd = os.fsencode(photos) + b"/caf\xe9.png"
+    os.rename(photos / "a.png", odd)
+    command = [sys.executable, "-m", "multispike.cli", "predict", "cifar10-fastnet", odd]
+    done = subprocess.run(
+        command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "utf-8"}
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert rb"/caf\udce9.png  " in done.stdout
 
 
 def test_an_integer_network_is_no_run(capsys):

@@ -15,6 +15,7 @@ import pytest
 from browser import CHROMIUM, DEADLINE, Browser
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from multispike import __version__, create_model
 from multispike.commands.avalanche import avalanche
@@ -25,8 +26,9 @@ from multispike.energy.pricing import NetworkEnergy
 from multispike.energy.twins import Crossover
 from multispike.errors import InputError
 from multispike.files import write_json
+from multispike.progress import progress_bar
 from multispike.report.comparison import Comparison, findings, pareto_front, read_comparison
-from multispike.report.document import Section, Table, short_name
+from multispike.report.document import Column, Section, Table, give, short_name, terminal_table
 from multispike.report.page import GLOSSARY, SECTIONS, write_report
 from multispike.report.run_sections import information
 from multispike.report.style import BASELINE_COLOURS, CATEGORIES, PAGE, dark_colours, marks
@@ -297,6 +299,18 @@ def test_tables_show_what_is_missing_as_a_dash(data: Comparison) -> None:
         for cells in table.cells():
             assert len(cells) == len(table.columns)
             assert not any(text in ("None", "nan") for text, _ in cells)
+
+
+def test_names_are_no_markup(capsys) -> None:
+    """Of networks, folders and classes; a tag that is closed only would end the command."""
+    name = "[/b] [red]x"
+    table = Table((Column("run"), Column("n", "d")), [(name, 1), (name,)], name)
+    give(None, None, terminal_table(table, name), f"in {name}")
+    assert capsys.readouterr().out.count(name) == 5
+    bar = progress_bar(False)
+    bar.add_task(name, total=1)
+    Console(width=100).print(bar.get_renderable())
+    assert name in capsys.readouterr().out
 
 
 def test_page_is_one_file_that_asks_for_nothing(pages: dict[str, Path]) -> None:

@@ -14,7 +14,14 @@ from multispike.environment import environment
 from multispike.errors import InputError
 from multispike.files import write_json
 from multispike.profiling import evaluate_run
-from multispike.results import Environment, RunResult, read_result, read_runs, write_result
+from multispike.results import (
+    Environment,
+    RunResult,
+    check_folder,
+    read_result,
+    read_runs,
+    write_result,
+)
 
 COMMITTED = [
     path
@@ -91,7 +98,20 @@ def test_a_confusion_matrix_is_square_also_in_python(run):
         replace(run, confusion=((1, 0),))
 
 
-def test_numbers_of_thousands_of_digits_are_one_line(tmp_path):
-    (tmp_path / "results.json").write_text('{"format": ' + "1" * 5000 + "}")
-    with pytest.raises(InputError, match=r"^results: got .*which is no JSON"):
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"format": ' + "1" * 5000 + "}",
+        '{"format": ' + "[" * 100_000 + "]" * 100_000 + "}",
+        '{"format": 1, "runs": [{"name": "\\ud800"}]}',
+        '{"format": 1, "runs": [{"accuracy": NaN}]}',
+    ],
+    ids=["thousands of digits", "deeply nested", "half a character", "NaN"],
+)
+def test_what_could_not_be_written_again_is_one_line(text, tmp_path):
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(InputError, match=r"^results: got .*which is no JSON") as caught:
         read_runs(tmp_path / "results.json")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"a folder without a results\.json of others"):
+        check_folder("out", tmp_path)

@@ -481,11 +481,12 @@ def piped(folder):
         process.kill()
 
 
-def test_ctrl_c_ends_with_the_summary(piped):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_end_with_the_summary(piped, number):
     piped.stdin.write(evt2(noise(400, 40_000)))
     piped.stdin.flush()
     first = piped.stdout.readline()
-    piped.send_signal(signal.SIGINT)
+    piped.send_signal(number)
     assert piped.wait(timeout=60) == 130, "while its source stays open"
     rest, errors = piped.communicate()
     predictions, summary = lines_of((first + rest).decode())

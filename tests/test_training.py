@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -616,6 +617,14 @@ def test_bad_checkpoints_are_refused(straight, tmp_path, monkeypatch):
     torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
     with pytest.raises(InputError, match="not one of multispike's"):
         read_checkpoint(tmp_path / "foreign.ckpt")
+    for odd in (
+        {"state_dict": [1]},
+        {"state_dict": {"w": None}},
+        {"state_dict": {5: torch.ones(1)}},
+    ):
+        torch.save({"multispike": {}, **odd}, tmp_path / "odd.ckpt")
+        with pytest.raises(InputError, match="not one of multispike's"):
+            read_checkpoint(tmp_path / "odd.ckpt")
     with pytest.raises(InputError, match="does not exist"):
         read_checkpoint(tmp_path / "missing.ckpt")
 
@@ -666,9 +675,16 @@ def test_checkpoints_of_another_version_are_refused(straight, tmp_path, change):
         lambda saved: saved["data"].update(std=[0.0]),
         lambda saved: saved["data"].update(input_shape=[1, 8]),
         lambda saved: saved["data"].update(classes=None),
+        lambda saved: saved["data"].update(classes=["a", "b"]),
+        lambda saved: saved["data"].update(input_shape=[3, 8, 8]),
+        lambda saved: saved["data"].update(mean=[0.5] * 3),
+        lambda saved: saved["data"].update(std=[]),
         lambda saved: saved["data"].pop("name"),
         lambda saved: saved.update(rows=[{"epoch": "1"}]),
         lambda saved: saved.update(rows=None),
+        lambda saved: saved["rows"][0].update(epoch=float("nan")),
+        lambda saved: saved["rows"][0].pop("train_seconds"),
+        lambda saved: saved["rows"][0].pop("test_accuracy"),
         lambda saved: saved.update(train_seconds=float("nan")),
         lambda saved: saved.update(data=[]),
     ],
@@ -680,6 +696,18 @@ def test_a_checkpoint_with_wrong_metadata_is_one_line(straight, tmp_path, change
     with pytest.raises(InputError) as caught:
         load_run(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_compressed_checkpoint_is_refused_before_it_is_read(straight, tmp_path):
+    """Torch's are stored as they are; a compressed one could announce gigabytes."""
+    with zipfile.ZipFile(straight / "best.ckpt") as archive:
+        parts = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(tmp_path / "last.ckpt", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+        archive.writestr("archive/data/9999", bytes(1 << 24))
+    with pytest.raises(InputError, match=r"^checkpoint: got .*announces 1[67],.* bytes"):
+        load_run(tmp_path)
 
 
 def test_a_batch_of_one_a_process_is_refused():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
+from io import TextIOWrapper
 
 from multispike import __version__
 from multispike.config import CompareConfig, commands
@@ -75,8 +77,14 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code: 0, 1 for a failed run, 2 for bad usage or input."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """Run one command; returns its exit code: 0, 1 for a failed run, 2 for bad usage or input, 130
+    after Ctrl-C or SIGTERM."""
+    if arguments is None:
+        arguments = sys.argv[1:]
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM stops as Ctrl-C does
+        # Names of files and classes may hold what no encoding has; standard error shows it so, too.
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     try:
         code = run([word for word in arguments if word != "--debug"])
@@ -87,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         return 0
-    except (InputError, RunError, OSError, KeyboardInterrupt) as error:
+    except (InputError, RunError, OSError, MemoryError, KeyboardInterrupt) as error:
         if "--debug" in arguments:
             raise
         if isinstance(error, KeyboardInterrupt):
@@ -95,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 130
         if isinstance(error, OSError) and error.filename is not None:  # full disk, no such folder
             error = RunError(f"{error.filename}: {error.strerror}")
-        print(f"multispike: {error}", file=sys.stderr)
+        print(f"multispike: {error}" if str(error) else "multispike: no memory", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
 
 

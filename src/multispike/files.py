@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import sys
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
@@ -117,6 +118,25 @@ def yaml_text(settings: dict[str, Any]) -> str:
     import yaml
 
     return yaml.safe_dump(settings, sort_keys=False)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What JSON says; `ValueError` for what is none, is nested too deep, or can't be written again,
+    as NaN and halves of characters."""
+    try:
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    return value
+
+
+def check_stored(archive: zipfile.ZipFile, path: str | os.PathLike[str]) -> None:
+    """Raise `OSError` where a zip announces more bytes than it has: its members are compressed, or
+    lie over each other, and could take any memory."""
+    announced = sum(member.file_size for member in archive.infolist())
+    if announced > os.stat(path).st_size:
+        raise OSError(f"it announces {announced:,} bytes, more than it has")
 
 
 def to_plain(value: Any) -> Any:

@@ -16,7 +16,7 @@ def progress_bar(show: bool) -> Progress:
     from rich import console, progress
 
     return progress.Progress(
-        "{task.description}",
+        progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
         progress.TimeRemainingColumn(),

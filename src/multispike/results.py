@@ -30,7 +30,7 @@ from pydantic import TypeAdapter, ValidationError
 from multispike.energy.pricing import LayerEnergy
 from multispike.energy.twins import RunPrices
 from multispike.errors import InputError, invalid
-from multispike.files import known_fields, plain_fields, to_plain, write_json
+from multispike.files import known_fields, parse_json, plain_fields, to_plain, write_json
 from multispike.layer_record import LayerRecord
 
 FORMAT = 1
@@ -298,7 +298,7 @@ def read_result(path: Path) -> RunResult:
 def read_json(path: Path) -> dict[str, Any]:
     """A file of results as it is; raises `InputError` if it is missing, or no JSON object."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"results: got {str(path)!r}, which does not exist") from None
     except ValueError as error:  # no JSON, no UTF-8, a number of thousands of digits

@@ -21,7 +21,8 @@ WORTH_FINETUNING = 0.003
 """Loss of accuracy by rounding from which on a short fine-tuning is advised."""
 
 SAMPLES = 1000
-"""So many of the validation or test split tell without --evaluate what rounding costs."""
+"""So many of the validation or test split tell without --evaluate what rounding costs, unless
+--limit-test says how many."""
 
 BENCH_IMAGES = 256
 """Test samples that the engines take turns through."""
@@ -29,8 +30,8 @@ BENCH_IMAGES = 256
 
 @dataclass(frozen=True)
 class Exported:
-    """What `export_run` wrote: one-byte weights, the largest bound of a sum, the accuracy if asked
-    for, the same after fine-tuning, and files with their bytes."""
+    """What `export_run` wrote: one-byte weights, the largest bound of a sum, the accuracy or why it
+    was not measured, the same after fine-tuning, and files with their bytes."""
 
     arch: str
     format: str
@@ -41,6 +42,7 @@ class Exported:
     weights: int
     largest_bound: int
     accuracy: Accuracy | None
+    not_measured: str | None
     finetuned: Accuracy | None
     files: dict[str, int]
 
@@ -60,22 +62,22 @@ def export_run(settings: ExportConfig) -> Exported:
     trained = load_run(run, settings.checkpoint, device_for(settings.accelerator))
     tell_unfinished(trained)
     network = quantise_run(trained)
-    accuracy = finetuned = dataset = loader = None
-    split, wanted = "test", settings.evaluate or settings.finetune
+    accuracy = not_measured = finetuned = dataset = loader = None
+    split = "test"
     try:
-        config = trained.config
-        if not wanted:
-            config = replace(config, download=False)
-        offline = replace(trained, config=config)
-        dataset = data_of(offline, settings.data_dir, settings.limit_test)
-        if not wanted:
+        if settings.evaluate or settings.finetune:
+            dataset = data_of(trained, settings.data_dir, settings.limit_test)
+        else:
+            offline = replace(trained, config=replace(trained.config, download=False))
+            dataset = data_of(offline, settings.data_dir)
             split = "validation" if dataset.validation else split
-            few = dataset.validation or dataset.test
-            dataset = replace(dataset, test=few.limited("limit_test", min(SAMPLES, len(few))))
+            few, limit = dataset.validation or dataset.test, settings.limit_test or SAMPLES
+            dataset = replace(dataset, test=few.limited("limit_test", min(limit, len(few))))
         loader = evaluation_loader(trained, dataset)
-    except InputError:
-        if wanted:
+    except InputError as error:
+        if settings.evaluate or settings.finetune:
             raise
+        not_measured = str(error)
     files = write(network, format, folder)
     if loader is not None:
         accuracy = replace(compare(trained, network, loader), split=split)
@@ -95,6 +97,7 @@ def export_run(settings: ExportConfig) -> Exported:
         weights=sum(one.weight.size for one in network.synapses if one.weight is not None),
         largest_bound=max(network.bounds.values()),
         accuracy=accuracy,
+        not_measured=not_measured,
         finetuned=finetuned,
         files=files,
     )
@@ -108,13 +111,16 @@ def export(settings: ExportConfig) -> None:
         f"{written.arch}, T = {written.timesteps}, N = {written.levels}, in {written.out}",
         f"{written.weights:,} weights of one byte; no sum exceeds {written.largest_bound:,},"
         " int32 holds 2,147,483,647",
-        *accuracy_lines(written.accuracy, written.finetuned, settings.finetune),
     ]
+    if written.accuracy:
+        lines += accuracy_lines(written.accuracy, written.finetuned, settings.finetune)
+    else:
+        lines += [f"what rounding costs was not measured: {written.not_measured}"]
     files = terminal_table(table_of(written.files.items(), "", name, size), "")
     give(settings.json, asdict(written), files, *lines)
 
 
-def accuracy_lines(before: Accuracy | None, after: Accuracy | None, epochs: int) -> list[str]:
+def accuracy_lines(before: Accuracy, after: Accuracy | None, epochs: int) -> list[str]:
     """What rounding cost, and what fine-tuning brought or could bring.
 
     >>> before = Accuracy(images=1000, float=0.9, integer=0.896, same_class=0.99)
@@ -122,10 +128,6 @@ def accuracy_lines(before: Accuracy | None, after: Accuracy | None, epochs: int)
     accuracy on 1,000 test samples: float 0.9000, integer 0.8960 (-0.40 points), same class 0.9900
     rounding costs more than 0.3 points: --finetune 1 trains an epoch with rounded weights
     """
-    if before is None:
-        return [
-            "accuracy of the integers: not measured, as the run's data are not there: --data-dir"
-        ]
     points = 100 * (before.integer - before.float)
     lines = [
         f"accuracy on {before.images:,} {before.split} samples: float {before.float:.4f}, integer"

@@ -232,7 +232,8 @@ class ExportConfig(Settings):
         out: Folder to write to, new or empty; by default RUN/FORMAT.
         overwrite: Replace files of the format's names there, and what exports of others left.
         evaluate: Measure the integer network on the whole test set, beside the float one; else it
-            is on up to 1,000 samples of the validation or test set, if the run's data are there.
+            is on up to 1,000 samples (limit_test) of the validation or test set, if the run's data
+            are there.
         finetune: Epochs of training with rounded weights, on the run's own data, before the export;
             advised where rounding costs more than 0.3 points. Implies --evaluate.
 
@@ -253,11 +254,6 @@ class ExportConfig(Settings):
     limit_test: TestLimit | None = None
     accelerator: Accelerator = "auto"
     json: JsonFile | None = None
-
-    def check(self) -> None:
-        if self.limit_test is not None and not (self.evaluate or self.finetune):
-            raise invalid("limit_test", self.limit_test, "only with --evaluate or --finetune")
-        super().check()
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ class Settings:
         for name in hints(type(self)):
             value = getattr(self, name)
             fitting = [rules for t, *rules in kinds(type(self), name) if _is_a(t, value)]
-            if not fitting:
+            if not fitting or (isinstance(value, str) and "\0" in value):  # which no path may hold
                 raise invalid(name, value, allowed(type(self), name))
             for rule in fitting[0]:
                 if callable(rule) and getattr(rule, "late", False) == late:

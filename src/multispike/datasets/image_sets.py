@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from PIL import ImageColor
+from PIL import Image, ImageColor
 
 from multispike.datasets.dataset import (
     Contents,
@@ -184,9 +184,9 @@ def _read_parquet(files: Sequence[Path], release: Release) -> Contents:
 
     def decode(half: str, part: slice) -> np.ndarray:
         images = []
-        for row, cell in enumerate(tables[half]["img"][part].to_pylist(), start=part.start):
+        for row, cell in enumerate(tables[half]["img"][part], start=part.start):
             name = f"{origin[half]} row {row}"
-            image = open_rgb(io.BytesIO((cell or {}).get("bytes") or b""), name)
+            image = open_rgb(io.BytesIO((cell.as_py() or {}).get("bytes") or b""), name)
             if image.size != (SIDE, SIDE):
                 name += f" of {image.width}x{image.height}"
                 raise invalid("image", name, f"{SIDE}x{SIDE} pixels")
@@ -202,19 +202,20 @@ def _read_parquet(files: Sequence[Path], release: Release) -> Contents:
 
 def _parquet_table(path: Path, column: str) -> pa.Table:
     """The columns of labels and of images, still encoded."""
+    # A dictionary stays one: its values, each many times, could take any memory.
+    options: dict[str, Any] = {"read_dictionary": ["img.bytes"]}
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            rows, schema = file.metadata.num_rows, file.schema_arrow
-            try:
-                image = schema.field("img").type.field("bytes").type
-                fits = pa.types.is_binary(image) and pa.types.is_integer(schema.field(column).type)
-            except (KeyError, AttributeError, TypeError):  # no such column, or no struct
-                fits = False
-            if not fits:
-                allowed = f"parquet with columns img: {{bytes, path}} and {column}: integer"
-                raise invalid("data file", str(path), allowed)
-            if rows * 3 * SIDE * SIDE > LARGEST:
-                allowed = f"images of at most {LARGEST:,} bytes in all, not {rows:,} images"
+        with pq.ParquetFile(path, page_checksum_verification=True, **options) as file:
+            rows, schema, about = file.metadata.num_rows, file.schema_arrow, file.metadata
+            image = schema.field("img").type.field("bytes").type.value_type
+            if not (pa.types.is_binary(image) and pa.types.is_integer(schema.field(column).type)):
+                raise KeyError
+            groups = map(about.row_group, range(about.num_row_groups))
+            columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+            read = [each for each in columns if each.path_in_schema in ("img.bytes", column)]
+            size = max(sum(each.total_uncompressed_size for each in read), rows * 3 * SIDE * SIDE)
+            if size > LARGEST:
+                allowed = f"at most {LARGEST:,} bytes of images, not {size:,} of {rows:,} images"
                 raise invalid("data file", str(path), allowed)
             table = file.read(columns=["img.bytes", column])
     except InputError:
@@ -222,6 +223,9 @@ def _parquet_table(path: Path, column: str) -> pa.Table:
     except (pa.ArrowException, OSError, IndexError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise invalid("data file", str(path), f"a whole parquet file ({reason})") from None
+    except (KeyError, AttributeError, TypeError):  # no such column, or no struct
+        allowed = f"parquet with columns img: {{bytes, path}} and {column}: integer"
+        raise invalid("data file", str(path), allowed) from None
     if len(table) != rows:
         allowed = f"the {rows} rows that it announces, not {len(table)}"
         raise invalid("data file", str(path), allowed)
@@ -298,8 +302,10 @@ def load_imagefolder(
     target = None
     if size is not None:
         target = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
-        if len(target) != 2 or not all(map(is_count, target)):
-            raise invalid("size", size, "an integer >= 1 or (height, width), in pixels")
+        most = Image.MAX_IMAGE_PIXELS or 0
+        if len(target) != 2 or not all(map(is_count, target)) or target[0] * target[1] > most:
+            allowed = f"an integer >= 1 or (height, width), at most {most:,} pixels"
+            raise invalid("size", size, allowed)
     try:
         ImageColor.getrgb(background)
     except ValueError:

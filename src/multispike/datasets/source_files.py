@@ -93,7 +93,9 @@ def class_files(
             whole = list(enumerate(files["train"]))
             files["train"] = [file for index, file in whole if index not in chosen]
             files[part] = [file for index, file in whole if index in chosen]
-    return {part: listed for part, listed in files.items() if listed}, classes
+    # Names of folders may be no UTF-8, which neither a report nor a result could hold.
+    names = [name.encode("utf-8", "backslashreplace").decode() for name in classes]
+    return {part: listed for part, listed in files.items() if listed}, names
 
 
 def _class_folders(folder: Path) -> list[str]:

@@ -140,8 +140,8 @@ def filling(folder: Path) -> Iterator[Path]:
     there before is left, or nothing that builds or loads. A folder made for this goes if it fails.
     """
     made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".", suffix=".tmp", dir=folder) as name:
             yield Path(name)
             written = {path.name for path in Path(name).iterdir()}

@@ -74,7 +74,8 @@ class IntegerNetwork:
 
     def __post_init__(self) -> None:
         check(self.arch, self.input_shape, self.timesteps, self.logit_scale, self.layers)
-        for name, size in (("classes", len(self.classes)), ("mean", len(self.mean))):
+        for name in ("classes", "mean", "std"):
+            size = len(getattr(self, name))
             allowed = self.readout.shape[0] if name == "classes" else self.input_shape[0]
             if size not in (0, allowed):
                 raise invalid(name, f"{size} of them", f"{allowed}, or none")

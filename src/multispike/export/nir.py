@@ -20,6 +20,7 @@ rounding shifts (MS-ResNet) and a minimum (negative batch norm scale before a ma
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import replace
 from graphlib import TopologicalSorter
@@ -71,9 +72,10 @@ def export_nir(network: IntegerNetwork, path: str | os.PathLike[str]) -> None:
         InputError: for what NIR can't express (see the module) or its float32 can't hold, naming
             the layer.
     """
-    nir, graph = _package(), nir_graph(network)
+    content = io.BytesIO()  # where a disk is full, HDF5's own writing ends the process
+    _package().write(content, nir_graph(network))
     with replacing(path) as temporary:
-        nir.write(str(temporary), graph)
+        temporary.write_bytes(content.getvalue())
 
 
 def _package() -> Any:

@@ -18,8 +18,8 @@ only the dense shortcut convolutions of MS-ResNet may pass 2^24.
 
 from __future__ import annotations
 
+import errno
 import os
-import shutil
 import sys
 from importlib import import_module
 from importlib.util import find_spec
@@ -75,13 +75,16 @@ def export_openvino(network: IntegerNetwork, path: str | os.PathLike[str]) -> No
     model = openvino.Core().read_model(build(network).SerializeToString())
     for name, fact in description(network).items():
         model.set_rt_info(fact, ["multispike", name])
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory(prefix=".", dir=target.parent) as folder:
         # OpenVINO insists on the suffix; the weights come first, so that no .xml lacks its .bin.
         made = Path(folder) / "model.xml"
-        openvino.serialize(model, str(made), str(made.with_suffix(".bin")))
+        try:
+            openvino.serialize(model, str(made), str(made.with_suffix(".bin")))
+        except RuntimeError as error:  # as of a full disk, without a reason
+            raise OSError(errno.EIO, f"could not be written ({error})", str(target)) from error
         for suffix in (".bin", ".xml"):
             with replacing(target.with_suffix(suffix)) as temporary:
-                shutil.copyfile(made.with_suffix(suffix), temporary)
+                os.replace(made.with_suffix(suffix), temporary)
 
 
 def openvino_package() -> Any:

@@ -24,14 +24,14 @@ import numpy as np
 from multispike.errors import InputError, invalid
 from multispike.export import layers
 from multispike.export.network import IntegerNetwork
-from multispike.files import replacing
+from multispike.files import check_stored, parse_json, replacing
 
 FORMAT = "multispike-integer-2"
 _FIRST = "multispike-integer-1"
 _HEADER = "network.json"
 _KINDS = ("Neurons", "Potentials", "Merge", "MaxPool", "SumPool", "Concat", "Readout")
 _DAMAGE = (
-    *(OSError, EOFError, MemoryError, ValueError, KeyError, AttributeError),
+    *(OSError, EOFError, MemoryError, ValueError, KeyError, AttributeError, TypeError),
     # What zipfile raises for a method, a version and an encryption that it doesn't know, and zlib.
     *(zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error),
 )
@@ -56,8 +56,9 @@ def load(path: str | os.PathLike[str]) -> IntegerNetwork:
     try:
         # An open stream, since np.load leaves a damaged file open that it opened by itself.
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            check_stored(archive.zip, path)
             arrays = {name: archive[name] for name in archive.files}
-        header = json.loads(arrays.pop(_HEADER).tobytes())
+        header = parse_json(arrays.pop(_HEADER).tobytes())
     except FileNotFoundError:
         raise InputError(f"path: got {str(path)!r}, allowed: an existing file") from None
     except _DAMAGE as error:

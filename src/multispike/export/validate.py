@@ -40,6 +40,12 @@ INT32 = 2**31 - 1
 LEVEL_MAX = 255
 """Levels travel as one byte."""
 
+VALUES_MAX = 2**28
+"""Of an image or a layer, padding included; a C program's buffers would take a gigabyte."""
+
+COUNT_MAX = 2**20
+"""Timesteps, and each number of a window."""
+
 FLOAT32 = 2**24
 """Below, float32 is exact for whole numbers."""
 
@@ -63,6 +69,7 @@ _TABLES = re.compile(".*_(weight|gain|shift|bias|values|rows|columns|start|step|
 """What a layer's tables in C are called."""
 
 NAMES = "a new one of letters, digits, _ . -"
+SHAPES = f"(C, H, W) of at most {VALUES_MAX:,} values"
 
 
 def check(
@@ -70,9 +77,9 @@ def check(
 ) -> None:
     """Raise `InputError` unless all fits together; that no sum overflows, `prove` tells."""
     _need("arch", arch, "letters, digits, _ . -", _is_new(arch, ()))
-    _need("timesteps", timesteps, "an integer >= 1", timesteps >= 1)
+    _need("timesteps", timesteps, f"1 to {COUNT_MAX:,}", 1 <= timesteps <= COUNT_MAX)
     _need("logit_scale", logit_scale, "a finite number > 0", 0 < logit_scale < math.inf)
-    _need("input_shape", input_shape, "(C, H, W)", _is_shape(input_shape))
+    _need("input_shape", input_shape, SHAPES, _is_shape(input_shape))
     *ends, last = [False, *(isinstance(layer, Readout) for layer in layers)]
     _need("layers", len(layers), "a list with one readout, at its end", last and not any(ends))
     outputs = outputs_of((), input_shape)
@@ -80,7 +87,7 @@ def check(
     for layer in layers:
         name = layer.name
         _need("name", name, NAMES, _is_new(name, outputs))
-        _need(f"shape of {name}", layer.shape, "(C, H, W)", _is_shape(layer.shape))
+        _need(f"shape of {name}", layer.shape, SHAPES, _is_shape(layer.shape))
         for source in layer.sources:
             allowed = f"one of {', '.join(outputs)}"
             _need(f"source of {name}", source, allowed, source in outputs)
@@ -121,7 +128,7 @@ def _check_driven(layer: Driven, inputs: Sequence[Output], timesteps: int) -> li
         plain = [one.weight is not None and one.shift is None for one in layer.synapses]
         _need(f"synapses of {name}", several, "one matrix of weights", plain == [True])
     elif isinstance(layer, Neurons):
-        _check_neurons(layer, timesteps)
+        _check_neurons(layer, inputs[0], timesteps)
     pairs = zip(layer.synapses, inputs, strict=True)
     shapes = [one.sum_shape(read.shape) for one, read in pairs]
     if isinstance(layer, Neurons) and layer.pool:
@@ -131,7 +138,7 @@ def _check_driven(layer: Driven, inputs: Sequence[Output], timesteps: int) -> li
 
 def _check_synapses(one: Synapses, read: Output, channels: int) -> None:
     """Of a projection from what it reads onto `channels`."""
-    _check_window(one.name, one.window)
+    _check_window(one.name, one.window, read.shape)
     if one.weight is not None:
         groups, shape = one.groups, one.weight.shape
         fits = len(shape) == 4 and groups >= 1 and shape[0] % groups == 0
@@ -146,7 +153,7 @@ def _check_synapses(one: Synapses, read: Output, channels: int) -> None:
         _need(f"shift of {one.name}", largest, f"at most {SHIFT_MAX}", largest <= SHIFT_MAX)
 
 
-def _check_neurons(layer: Neurons, timesteps: int) -> None:
+def _check_neurons(layer: Neurons, read: Output, timesteps: int) -> None:
     name = layer.name
     _need(f"levels of {name}", layer.levels, "1 to 255", 1 <= layer.levels <= LEVEL_MAX)
     _check_channels(name, layer.shape[0], start=layer.start, step=layer.step, sign=layer.sign)
@@ -155,7 +162,7 @@ def _check_neurons(layer: Neurons, timesteps: int) -> None:
     both = "a sign and a pool, or neither"
     _need(f"sign of {name}", layer.sign, both, (layer.sign is None) == (layer.pool is None))
     if layer.sign is not None and layer.pool is not None:
-        _check_window(name, layer.pool)
+        _check_window(name, layer.pool, layer.synapses[0].sum_shape(read.shape))
         signs = bool((np.abs(layer.sign) == 1).all())
         _need(f"sign of {name}", layer.sign.tolist(), "-1 and 1", signs)
         several, source = len(layer.synapses), layer.synapses[0].source
@@ -181,12 +188,12 @@ def _check_undriven(layer: Layer, inputs: Sequence[Output]) -> list[Shape]:
     for source, dtype in zip(layer.sources, dtypes, strict=True):
         _need(f"source of {name}", source, "one of levels", dtype in reads)
     if isinstance(layer, Pool):
-        _check_window(name, layer.window)
+        _check_window(name, layer.window, shapes[0])
         shapes = [pooled_shape(layer.window, shape) for shape in shapes]
     return shapes
 
 
-def _check_window(name: str, window: Window) -> None:
+def _check_window(name: str, window: Window, shape: Shape) -> None:
     for field, least in (
         ("kernel", 1),
         ("stride", 1),
@@ -195,8 +202,10 @@ def _check_window(name: str, window: Window) -> None:
         ("dilation", 1),
     ):
         values = getattr(window, field)
-        fits = len(values) == 2 and min(values) >= least
-        _need(f"{field} of {name}", values, f"two integers >= {least}", fits)
+        fits = len(values) == 2 and least <= min(values) and max(values) <= COUNT_MAX
+        _need(f"{field} of {name}", values, f"two integers from {least} to {COUNT_MAX:,}", fits)
+    rows, columns = map(sum, zip(shape[1:], window.before, window.after, strict=True))
+    _need(f"padding of {name}", window.before, SHAPES, _is_shape((shape[0], rows, columns)))
 
 
 def _check_channels(name: str, channels: int, **fields: Ints | None) -> None:
@@ -208,7 +217,7 @@ def _check_channels(name: str, channels: int, **fields: Ints | None) -> None:
 
 
 def _is_shape(shape: tuple[int, ...]) -> bool:
-    return len(shape) == 3 and min(shape) >= 1
+    return len(shape) == 3 and min(shape) >= 1 and math.prod(shape) <= VALUES_MAX
 
 
 def _is_new(name: str, taken: Container[str]) -> bool:

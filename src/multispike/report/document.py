@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as TerminalTable
 
 from multispike.files import write_json
@@ -219,8 +220,8 @@ def terminal_table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         padding=(0, 1, 0, 0) if narrow else (0, 1),
-        title=title,
-        caption=table.caption or None,
+        title=escape(title),
+        caption=escape(table.caption) or None,
         show_footer=bool(footer),
     )
     for column, end in zip(table.columns, footer or [""] * len(table.columns), strict=True):
@@ -231,10 +232,12 @@ def terminal_table(
     for row in table.rows:
         if len(row) == 1:
             printed.add_section()
-            printed.add_row(f"[bold]{row[0]}[/]")
+            printed.add_row(f"[bold]{escape(str(row[0]))}[/]")
         else:
             cells = [c.show(value, "-") for c, value in zip(table.columns, row, strict=True)]
-            printed.add_row(*(cell.replace(" ± ", "±") if narrow else cell for cell in cells))
+            printed.add_row(
+                *(escape(cell.replace(" ± ", "±") if narrow else cell) for cell in cells)
+            )
     return printed
 
 
@@ -244,6 +247,7 @@ def give(json: str | None, result: Any, *shown: Any) -> None:
     console = Console(stderr=json == "-")
     for part in shown:
         wrap = not isinstance(part, str) or console.is_terminal
-        console.print(part, highlight=False, soft_wrap=not wrap)
+        markup = not isinstance(part, str)
+        console.print(part, highlight=False, markup=markup, soft_wrap=not wrap)
     if json:
         write_json(json, result)

@@ -18,13 +18,20 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le, MaxLen, MinLen
-from pydantic import BaseModel, FiniteFloat, ValidationError
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    model_validator,
+)
 from torch import nn
 
 from multispike.config import TrainConfig
 from multispike.config.begun import as_given, same_run
 from multispike.errors import InputError, RunError, invalid
-from multispike.files import read_yaml, replacing, write_text, yaml_text
+from multispike.files import check_stored, read_yaml, replacing, write_text, yaml_text
 from multispike.models import create_model
 from multispike.models.network import Network
 from multispike.models.own import wrapped
@@ -62,8 +69,10 @@ class _Data(BaseModel):
 
 
 class _Row(BaseModel):
-    epoch: float
-    step: float
+    epoch: FiniteFloat
+    step: FiniteFloat
+    train_seconds: FiniteFloat
+    judged: FiniteFloat = Field(validation_alias=AliasChoices("val_accuracy", "test_accuracy"))
 
 
 class _Saved(BaseModel):
@@ -74,6 +83,17 @@ class _Saved(BaseModel):
     data: _Data
     rows: list[_Row]
     train_seconds: FiniteFloat
+
+    @model_validator(mode="after")
+    def agree(self) -> _Saved:
+        """Model and data have the same classes and channels."""
+        data, model, channels = self.data, self.model, self.data.input_shape[0]
+        sizes = (model.get("num_classes"), model.get("in_channels"))
+        scale = (len(data.mean), len(data.std))
+        scaled = scale in ((channels, channels), (0, 0))  # (0, 0) with loaders of torch
+        if sizes != (len(data.classes), channels) or not scaled:
+            raise ValueError("its data are not those of its model")
+        return self
 
 
 def load_run(
@@ -295,6 +315,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         )
     try:
         with zipfile.ZipFile(path) as archive:
+            check_stored(archive, path)
             if bad := archive.testzip():
                 raise OSError(f"checksum of {bad}")
             # torch reads nothing of what is marked as a folder, and says nothing.
@@ -315,7 +336,12 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"checkpoint: got {str(path)!r}, which is no checkpoint, or truncated or damaged"
             f" ({(str(error) or 'ends early').splitlines()[0]}); allowed: a whole .ckpt file"
         ) from error
-    if not isinstance(checkpoint, dict) or not {"state_dict", "multispike"} <= checkpoint.keys():
+    parts = checkpoint if isinstance(checkpoint, dict) else {}
+    weights, about = parts.get("state_dict"), parts.get("multispike")
+    named = isinstance(weights, dict) and all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in weights.items()
+    )
+    if not named or not isinstance(about, dict):
         raise InputError(
             f"checkpoint: got {str(path)!r}, not one of multispike's; allowed: RUN/last.ckpt"
         )

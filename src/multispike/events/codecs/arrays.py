@@ -144,6 +144,9 @@ def _columns(pieces: Iterable[list[np.ndarray]], source: ByteSource) -> Iterator
     """Columns t, x, y and p as events; `ValueError` if they don't have one value an event."""
     seen = 0
     for columns in pieces:
+        for name, column in zip("txyp", columns, strict=True):
+            if column.dtype.kind not in "biuf":
+                raise source.refused(f"an array with {name} of {column.dtype}", ARRAYS)
         t, x, y, p = (column.reshape(len(columns[0])) for column in columns)
         if len(p) and not (p.min() >= -1 and p.max() <= 1):
             odd, numbers = ~((p >= -1) & (p <= 1)), np.arange(seen, seen + len(p))
@@ -257,6 +260,10 @@ def decode_hdf5(source: ByteSource) -> Decoded:
     members = _column_names((node.dtype.names or ()) if is_table else node.keys(), source)
     datasets = [node] if is_table else [node[name] for name in members]
     for dataset in datasets:
+        if not isinstance(dataset, h5py.Dataset):
+            raise source.refused(f"HDF5 with a group {dataset.name}", ARRAYS)
+        if dataset.is_virtual or dataset.external:  # which may be gone, or anything
+            raise source.refused("HDF5 whose events lie in other files", "a whole file")
         settings = dataset.id.get_create_plist()
         for index in range(settings.get_nfilters()):
             number, _, values, _ = settings.get_filter(index)
