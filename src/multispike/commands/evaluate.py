@@ -69,11 +69,9 @@ def evaluate_integer(settings: EvaluateConfig) -> None:
     """Print the accuracy of an integer network that travels with the package."""
     row, network = PRETRAINED[settings.run], load_integer(find(settings.run))
     channels, size, _ = network.input_shape
-    framing = {"timesteps": network.timesteps, "bins": channels // 2, "size": size}
-    data = load_dataset(
-        row.data, settings.data_dir, limit_test=settings.limit_test,
-        **(framing if network.events else {}),
-    )  # fmt: skip
+    framing: dict[str, Any] = {"timesteps": network.timesteps, "bins": channels // 2, "size": size}
+    options = framing if network.events else {}
+    data = load_dataset(row.data, settings.data_dir, limit_test=settings.limit_test, **options)
     correct, total = 0, len(data.test)
     with samples_bar(f"measuring {settings.run}", data) as progress:
         for start in range(0, total, EVALUATION_BATCH):
