@@ -610,8 +610,8 @@ def test_a_graded_event_costs_a_multiplication_more_than_a_binary_one():
 
 
 def test_a_silent_block_is_no_neuron():
-    """A batch norm that starts with weights 0, then squeeze and excitation (timm's seresnet18): zeros
-    times a gate are no spikes, and the network stays an ANN."""
+    """A batch norm that starts with weights 0, then squeeze and excitation (timm's seresnet18):
+    zeros times a gate are no spikes, and the network stays an ANN."""
 
     class Gated(nn.Module):
         def __init__(self):

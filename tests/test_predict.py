@@ -200,3 +200,11 @@ def test_an_integer_network_is_no_run(capsys):
     for words in (["evaluate", path], ["train", "--init", path, "--epochs", "1"]):
         assert main(words) == 2
         assert "an integer network, which `multispike predict` takes" in capsys.readouterr().err
+
+
+def test_a_network_that_gives_no_numbers_is_refused():
+    network = create_model("fastnet", in_channels=1).eval()
+    torch.nn.init.constant_(next(network.parameters()), float("nan"))
+    run = Trained(network, ("a",) * 10, (1, 8, 8), (0.0,), (1 / 255,), events=False)
+    with pytest.raises(InputError, match="allowed: one that gives finite numbers"):
+        run.predict(np.zeros((8, 8), np.uint8))

@@ -150,7 +150,10 @@ class Trained:
             return torch.from_numpy(integers) * self.network.logit_scale
         frames = moved(batch, device_of(self.network)).flatten(0, -4)
         laid_out = frames.to(memory_format=torch.channels_last)
-        return self.network(laid_out.unflatten(0, batch.shape[:-3])).cpu()
+        logits = self.network(laid_out.unflatten(0, batch.shape[:-3])).cpu()
+        if not bool(logits.isfinite().all()):
+            raise invalid("run", str(self.run and self.run.folder), "one that gives finite numbers")
+        return logits
 
     def _image(self, source: Source) -> np.ndarray:
         channels, height, width = self.input_shape
