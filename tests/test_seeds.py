@@ -172,7 +172,7 @@ def test_the_report_shows_means_with_error_bars(folder: Path) -> None:
     for title in ("Results", "Energy by category", "Energy by layer", "Against ANNs", "Density",
                   "Information", "Training"):  # fmt: skip
         panels = [one for plot in sections[title].plots for one in plot.panels.values()]
-        assert any('"error_' in one.to_json() for one in panels), title
+        assert any('"error_' in str(one.to_json()) for one in panels), title
     environment, settings = sections["Environment"].tables
     assert [row[1] for row in environment.rows] == ["0", "0", "1", "1"]
     assert ("seed", "0, 1", "0, 1") in settings.rows

@@ -172,13 +172,15 @@ class Section:
 
 
 def number(value: float) -> str:
-    """A number for running text: four digits at most, thousands grouped.
+    """A number for running text: four digits at most, thousands grouped; a spread as exactly.
 
-    >>> number(1234567.8), number(12.3456), number(0.004217), number(Mean([1.0, 3.0]))
-    ('1,234,568', '12.35', '0.004217', '2 ± 1.414')
+    >>> number(1234567.8), number(12.3456), number(0.004217), number(Mean([1.0, 3.25]))
+    ('1,234,568', '12.35', '0.004217', '2.125 ± 1.591')
     """
     text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return f"{text} ± {number(value.spread)}" if isinstance(value, Mean) else text
+    if isinstance(value, Mean):
+        text = f"{text} ± {value.spread:,.{len(text.partition('.')[2])}f}"
+    return text
 
 
 def percent(value: float) -> str:
