@@ -1,7 +1,9 @@
 """Networks of anybody's making through `torch.export`: the same integers everywhere, and what is
 refused."""
 
+from copy import deepcopy
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from multispike.errors import InputError
 from multispike.export import rounding
 from multispike.export.bench import onnxruntime_session, openvino_request
 from multispike.export.c import export_c
+from multispike.export.c_program import without_zeros
 from multispike.export.layers import Concat, Potentials, SumPool
 from multispike.export.network import IntegerNetwork, count
 from multispike.export.onnx import export_onnx, export_openvino
@@ -99,6 +102,26 @@ class Bottlenecks(nn.Module):
         return self.last(x).mean((2, 3))
 
 
+class Expansions(nn.Module):
+    """Convolutions of many potentials, onto neurons and onto potentials (as MobileNetV2's), whose
+    sums can pass what float32 holds; a pixel made an image (as the head of timm's VGGs)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 32, 3, 2, 1)
+        self.expand = conv(32, 24, 1)
+        self.project = nn.Conv2d(24, 16, 3, padding=1)
+        self.skip, self.norm, self.neuron = nn.Conv2d(32, 16, 1), nn.BatchNorm2d(16), spike()
+        self.head = nn.Sequential(nn.Conv2d(16, 12, 3), nn.BatchNorm2d(12), spike())
+        self.classifier = nn.Linear(12, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        z = self.neuron(self.norm(self.project(self.expand(x)) + self.skip(x)))
+        z = F.adaptive_avg_pool2d(F.adaptive_avg_pool2d(z, 1), 3)
+        return self.classifier(self.head(z).flatten(1))
+
+
 class OverTime(nn.Module):
     """T = 3 in a network of its own, images held or frames of events; a classifier on the mean."""
 
@@ -118,7 +141,8 @@ class OverTime(nn.Module):
 
 
 CASES = {
-    "branches": Branches, "depthwise": Depthwise, "bottlenecks": Bottlenecks, "time": OverTime,
+    "branches": Branches, "depthwise": Depthwise, "bottlenecks": Bottlenecks,
+    "expansions": Expansions, "time": OverTime,
 }  # fmt: skip
 
 
@@ -158,7 +182,7 @@ def network_of(name: str) -> IntegerNetwork:
 def test_equals_the_float_network_as_weights_get_finer(name, monkeypatch):
     model = model_of(name)
     with monkeypatch.context() as patch:
-        fine_weights(patch, potentials=name == "bottlenecks")
+        fine_weights(patch, potentials=name in ("bottlenecks", "expansions"))
         patch.setattr(rounding, "FOLDED", 2**40)
         patch.setattr(rounding, "POTENTIAL_LEVEL", 2**14 - 1)  # they are multiplied once more
         network = quantise(model, MEAN, STD, SHAPE)
@@ -190,7 +214,7 @@ def test_c_equals_the_reference_and_counts_the_same(name, tmp_path):
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
-@pytest.mark.parametrize("name", [name for name in CASES if name != "bottlenecks"])
+@pytest.mark.parametrize("name", CASES)
 def test_runtimes_give_the_reference_logits(name, runtime, tmp_path):
     network = network_of(name)
     if runtime == "onnx":
@@ -222,6 +246,24 @@ def sequence(*layers: nn.Module) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(2, 6, 1), spike(), *layers, nn.Flatten(), nn.LazyLinear(5))
 
 
+class Sequences(nn.Module):
+    """Rows of what neurons send, one after the other or each to each."""
+
+    def __init__(self, attends: bool = False) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(2, 6, 1), spike())
+        if attends:
+            self.attention = nn.MultiheadAttention(60, 2, batch_first=True)
+        else:
+            self.lstm = nn.LSTM(60, 60, batch_first=True)
+        self.classifier = nn.Linear(60, 5)
+
+    def forward(self, x):
+        x = self.stem(x).transpose(1, 2).flatten(2)
+        x = self.attention(x, x, x)[0] if hasattr(self, "attention") else self.lstm(x)[0]
+        return self.classifier(x[:, -1])
+
+
 class Of(nn.Module):
     """A function of the first neurons, in front of a classifier."""
 
@@ -244,6 +286,16 @@ class Of(nn.Module):
         (sequence(nn.AvgPool2d(3, 3, ceil_mode=True)), "2: got 'avg_pool2d', .*ceil_mode=False"),
         (sequence(nn.ReflectionPad2d(1)), "2: got 'pad', allowed: .*zeros"),
         (sequence(nn.ZeroPad2d(1), spike()), "3: got 'unflatten', allowed: .*behind padding"),
+        (
+            sequence(nn.AdaptiveAvgPool2d(1), nn.AdaptiveAvgPool2d(3), nn.Conv2d(6, 6, 3, 1, 1)),
+            "4: got 'conv2d', allowed: a kernel, without padding, as large as",
+        ),
+        (
+            sequence(nn.AdaptiveAvgPool2d(1), nn.AdaptiveAvgPool2d(3), spike()),
+            "4: got 'unflatten', allowed: a convolution behind a pixel made many",
+        ),
+        (Sequences(), "lstm: got 'lstm', allowed: convolutions, .*replace it, or leave it out"),
+        (Sequences(attends=True), "attention: got 'softmax', allowed: conv"),
         (sequence(nn.Upsample(scale_factor=2)), "2: got 'upsample_nearest2d', allowed: conv"),
         (sequence(nn.GroupNorm(2, 6)), "2: got 'group_norm', allowed: convolutions"),
         (sequence(nn.Flatten(), nn.BatchNorm1d(720)), "3: got 'batch_norm', .*flattened"),
@@ -288,6 +340,68 @@ def test_pruned_and_computed_weights_are_evaluated():
     network = quantise(model, MEAN, STD, SHAPE)
     (conv,) = (one for one in network.synapses if one.name == "conv")
     assert 0.7 <= (conv.weight == 0).mean() < 0.8
+
+
+@cache
+def pruned_network() -> IntegerNetwork:
+    """Seven tenths of each layer's weights are zero; one layer has more than 256 outputs."""
+    torch.manual_seed(2)
+    model = nn.Sequential(
+        nn.Conv2d(2, 12, 3, 1, 1, bias=False), spike(),
+        nn.Conv2d(12, 24, 3, 2, 1, groups=2, bias=False), spike(4, 0.3),
+        nn.Conv2d(24, 24, 3, 2, groups=24, bias=False), spike(4, 0.1), nn.Flatten(),
+        nn.Linear(96, 600, bias=False), spike(4, 0.03), nn.Linear(600, 5),
+    )  # fmt: skip
+    for layer in model:
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            prune.random_unstructured(layer, "weight", 0.7)
+    return quantise(model, MEAN, STD, SHAPE)
+
+
+@needs_cc
+def test_a_pruned_program_stores_no_zeros_and_gives_the_same_logits(tmp_path):
+    network, pixels = pruned_network(), images(40, seed=2)
+    np.save(tmp_path / "images.npy", pixels.numpy())
+    program = export_c(network, tmp_path / "c")
+    sparse = [one.name for one in network.synapses if one.sparse]
+    assert sparse == ["0", "2", "7"]  # places of others would take more than their zeros
+    full = sum(one.weight.size for one in network.synapses)
+    assert program.weight_bytes < 0.75 * full
+    said = (tmp_path / "c" / "README.md").read_text()
+    (one,) = (one for one in network.synapses if one.name == "7")
+    zeros = int((one.weight == 0).sum())
+    assert zeros >= 40_320
+    assert f"- 7: {zeros:,} of its weights are zero, neither stored nor visited" in said
+    done = run(make(tmp_path / "c"), tmp_path / "images.npy")
+    expected = network.forward(pixels)
+    assert np.array_equal(logits(done), expected)
+    assert len(np.unique(expected, axis=0)) > 10
+    dense = run(make(tmp_path / "c", "dense"), tmp_path / "images.npy")
+    assert dense.stdout == done.stdout
+    counted = {tuple(line.split()[:2]): [*map(int, line.split()[2:])] for line in
+               done.stderr.decode().splitlines()}  # fmt: skip
+    assert counted == {key: values.tolist() for key, values in count(network, pixels).items()}
+
+
+@pytest.mark.parametrize("density", [0, 0.01, 0.4])
+def test_runs_without_zeros_hold_all_weights(density):
+    runs = np.random.default_rng(0).integers(1, 127, (7, 700)).astype(np.int8)
+    runs *= np.random.default_rng(1).random(runs.shape) < density
+    weights, first, gaps = without_zeros(runs)
+    again = np.zeros_like(runs)
+    for row, (start, end) in enumerate(pairwise(first)):
+        places = np.cumsum(gaps[start:end].astype(int) + 1) - 1
+        again[row, places] = weights[start:end]
+    assert np.array_equal(again, runs)
+    assert gaps.dtype == np.uint8
+
+
+def test_layers_in_another_memory_format_are_the_same():
+    model = model_of("time")
+    other = deepcopy(model).to(memory_format=torch.channels_last)
+    assert np.array_equal(
+        quantise(other, MEAN, STD, SHAPE).forward(images(4)), network_of("time").forward(images(4))
+    )
 
 
 def test_layers_may_be_called_by_words_of_c(tmp_path):

@@ -56,6 +56,25 @@ def network_of(arch, timesteps=1, levels=4, **options):
     return quantise(model, MEAN, STD, EVEN)
 
 
+def test_concatenated_levels(tmp_path):
+    class Branches(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = torch.nn.Sequential(torch.nn.Conv2d(2, 4, 3, padding=1), MultiLevelIF())
+            self.left = torch.nn.Sequential(torch.nn.Conv2d(4, 3, 1), MultiLevelIF(3))
+            self.head = torch.nn.Linear(7 * 64, 5)
+
+        def forward(self, x):
+            z = self.stem(x)
+            return self.head(torch.cat([self.left(z), z], 1).flatten(1))
+
+    torch.manual_seed(0)
+    network = quantise(Branches(), MEAN, STD, EVEN)
+    export_nir(network, tmp_path / "model.nir")
+    pixels = torch.randint(0, 256, (20, *EVEN), dtype=torch.uint8)
+    assert np.array_equal(load(tmp_path / "model.nir")(pixels), network.forward(pixels))
+
+
 @pytest.mark.parametrize(
     ("arch", "options"),
     [

@@ -10,6 +10,7 @@ from multispike import create_model, profile
 from multispike.activity import record_activity
 from multispike.energy.pricing import price_layers
 from multispike.errors import InputError
+from multispike.neurons import MultiLevelIF
 from multispike.profiling import evaluate_run
 
 
@@ -51,6 +52,33 @@ def test_a_plain_model_is_a_dense_ann_whatever_it_reads():
 def test_what_was_not_counted_reaches_the_report():
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.GELU(), nn.Flatten())
     assert any("activation at 1" in line for line in profile(model, loader()).not_counted)
+
+
+@pytest.mark.parametrize("zeros", [(37, 97), (36, 96)], ids=["more than half", "half"])
+def test_pruned_weights_are_neither_stored_nor_met(zeros):
+    """Every input is active: each weight of the convolution is met at 4 x 4 places, once in the
+    linear layer. The convolution has 72 weights, the linear layer 192."""
+    conv, linear = nn.Conv2d(2, 4, 3, bias=False), nn.Linear(64, 3, bias=False)
+    with torch.no_grad():
+        for layer, count in zip((conv, linear), zeros, strict=True):
+            layer.weight.fill_(1.0).view(-1)[torch.randperm(layer.weight.numel())[:count]] = 0
+    model = nn.Sequential(MultiLevelIF(4), conv, MultiLevelIF(4, 0.01), nn.Flatten(), linear)
+    data = [(torch.ones(2, 2, 6, 6), torch.tensor([0, 1]))]
+    report = profile(model, data, fanout="exact")
+    pruned = zeros[0] == 37
+    stored = (35, 95) if pruned else (72, 192)
+    assert [layer.memories["weights"].elements for layer in report.layers] == [*stored]
+    for layer, met in zip(report.layers, (16 * stored[0], stored[1]), strict=True):
+        counts = layer.counts
+        assert (counts.mac, counts.read_weights) == pytest.approx((met, met))
+        assert counts.write_potential == pytest.approx(met + layer.record.out_size)
+    assert report.synops.effective_macs == pytest.approx(16 * stored[0] + stored[1])
+    assert report.synops.dense == 16 * 72 + 192
+    said = ["conv at 1: 51.4% of its weights, which are zero and not stored",
+            "linear at 4: 50.5% of its weights, which are zero and not stored"]  # fmt: skip
+    assert [line for line in report.not_counted if "zero" in line] == (said if pruned else [])
+    again = price_layers([layer.record for layer in report.layers], network="ann")
+    assert again.counts.mac == again.counts.read_weights == 16 * stored[0] + stored[1]
 
 
 def test_silence_costs_less_than_activity():

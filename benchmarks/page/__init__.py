@@ -73,6 +73,8 @@ SECTIONS: dict[str, tuple[Part, ...]] = {
     "Streaming": (Part("stream.json", "python benchmarks/stream.py", speed.streaming),),
     "Deployment": (
         Part("deploy_exact.json", "python benchmarks/deploy_exact.py RUN ...", machine.exact),
+        Part("own_networks.json", "sh benchmarks/own_networks.sh FOLDER DATA-DIR",
+             machine.own_networks),
         Part("deploy_speed.json", "python benchmarks/deploy_speed.py --nncf FOLDER",
              machine.engines),
         Part("deploy_callgrind.json", "python benchmarks/deploy_callgrind.py RUN",

@@ -43,6 +43,43 @@ def exact(content: dict[str, Any], file: str) -> list[str]:
     ]  # fmt: skip
 
 
+def own_networks(content: dict[str, Any], file: str) -> list[str]:
+    """`benchmarks/own_networks.py`: the same answers of anyone's networks."""
+    engines = {"c": "C", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+    rows = [
+        [
+            row["network"],
+            whole(row["images"]),
+            whole(row["layers"]),
+            f"{row['macs'] / 1e6:.1f} M",
+            whole(row["weights"]),
+            f"{100 * row['accuracy_float']:.1f}",
+            f"{100 * row['accuracy_integer']:.1f}",
+            *("equal" if row["equal"][engine] else "**differs**" for engine in engines),
+            *(whole(row[memory]) for memory in ("ram", "flash")),
+        ]
+        for row in content["rows"]
+    ]
+    checked, trained = (
+        " or ".join(whole(n) for n in sorted({row[key] for row in content["rows"]}))
+        for key in ("sanitized_images", "training_images")
+    )
+    return [
+        "Networks of timm, and one of uneven paddings, groups, dilation and a concatenation, at"
+        f" 32 x 32: trained for an epoch on {trained} images of CIFAR-10, converted (`convert`,"
+        " N = 8), trained for another one, and exported. Logits against the integer network's:",
+        table(
+            ["network", "images", "integer layers", "multiply-accumulates", "weights", "float %",
+             "integer %", *engines.values(), "RAM", "flash"],
+            rows,
+        ),
+        "Multiply-accumulates are those of a dense inference. C: the program as its Makefile builds"
+        f" it, and its counts on {checked} images under the address and"
+        " undefined-behaviour sanitizers, which found nothing.",
+        source(file, content["command"], [], content["environment"]),
+    ]  # fmt: skip
+
+
 def _exactness(rows: list[dict[str, Any]]) -> list[str]:
     """The aims, each by its worst row."""
     worst = max(rows, key=lambda row: abs(_changed(row)))

@@ -216,6 +216,9 @@ class Synapses(_Layer):
     bias: bool = False
     table: int = 0
     """Rows of an embedding's table, whose indices are the inputs; 0 for all other layers."""
+    weight_density: float | None = None
+    """Share of weights that are not zero where it is less than half: only these are stored and met,
+    events meet them evenly. None: all are."""
 
     @property
     def channels(self) -> tuple[int, int]:
@@ -224,21 +227,24 @@ class Synapses(_Layer):
         return self.geometry.in_shape[axis], self.geometry.out_shape[axis]
 
     @property
-    def fan(self) -> int:
-        """Synapses per kernel position reached: Co/groups."""
-        return self.channels[1] // self.geometry.groups
+    def fan(self) -> float:
+        """Synapses per kernel position reached: Co/groups, zeros left out where few are not."""
+        every = self.channels[1] // self.geometry.groups
+        return every if self.weight_density is None else every * self.weight_density
 
     @property
     def weights(self) -> int:
         """Weights stored, without bias."""
-        return (self.table or self.channels[0]) * self.fan * self.geometry.kernel_size
+        inputs = self.table or self.channels[0]
+        return round(inputs * self.fan * self.geometry.kernel_size)
 
     @property
     def synapses(self) -> int:
         """Weights that one dense evaluation meets, padding included: its multiplications."""
         if self.geometry.transposed or self.table:
-            return self.in_size * self.fan * self.geometry.kernel_size
-        return self.out_size * (self.weights // self.channels[1])
+            return round(self.in_size * self.fan * self.geometry.kernel_size)
+        met = self.out_size * self.channels[0] * self.fan * self.geometry.kernel_size
+        return round(met / self.channels[1])
 
     @property
     def active_share(self) -> float:
@@ -350,6 +356,7 @@ def _rules(record: Any) -> Iterator[Rule]:
     yield _between("input.taps", read.taps, least, record.geometry.kernel_size * read.events)
     yield _between("input.active", read.active or 0.0, 0.0, min(record.in_size, read.events))
     if kind != "pool":
+        yield _between("weight_density", record.weight_density or 0.0, 0.0, 0.5)
         least = read.taps if read.levels else 0.0
         yield _between("input.amplitude_taps", read.amplitude_taps, least, read.levels * read.taps)
 

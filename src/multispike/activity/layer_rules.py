@@ -42,6 +42,7 @@ class Synapses(Effect):
     rows: of a matmul of two operands of the network, those of the one that `of` is of.
     weight: what tells apart layers of one place; None for weights that are computed at each call.
     table: rows of an embedding's table, whose inputs are indices of them.
+    density: as `layer_record.Synapses.weight_density`.
     """
 
     axes: int = 0
@@ -49,6 +50,7 @@ class Synapses(Effect):
     rows: int | None = None
     weight: Hashable = None
     table: int = 0
+    density: float | None = field(default=None, compare=False)
     bias: bool = field(default=False, compare=False)
     kernel: Kernel = _POINT
     groups: int = 1
@@ -86,8 +88,8 @@ def conv(
         padding = tuple(d * (k - 1) // 2 for d, k in zip(dilation, size, strict=True))[-axes:]
     padding = per_axis(0 if padding == "valid" else padding, axes, missing=0)
     kernel = Kernel(size, per_axis(stride, axes), padding, dilation)
-    weights = {"weight": _identity(weight), "bias": bias is not None, "groups": groups}
-    return Synapses(axes, **weights, kernel=kernel, transposed=transposed)
+    options = {"bias": bias is not None, "groups": groups, "transposed": transposed}
+    return Synapses(axes, **_weights(weight), **options, kernel=kernel)
 
 
 def conv_transpose(
@@ -98,11 +100,16 @@ def conv_transpose(
 
 
 def linear(signals: Signals, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Effect:
-    return Synapses(weight=_identity(weight), bias=bias is not None)
+    return Synapses(**_weights(weight), bias=bias is not None)
+
+
+def _weights(weight: Tensor) -> dict[str, Any]:
+    """What tells one weight from another, and how sparse it is."""
+    share = int(weight.count_nonzero()) / weight.numel()
+    return {"weight": _identity(weight), "density": share if share < 0.5 else None}
 
 
 def _identity(weight: Tensor) -> int | None:
-    """What tells one weight from another; None for those that are computed anew for every call."""
     return id(weight) if isinstance(weight, nn.Parameter) else None
 
 
@@ -156,7 +163,7 @@ def _product(signals: Signals, a: tuple[Tensor, int], b: tuple[Tensor, int], sum
         return Synapses(sizes=(summed, b[1]), rows=a[1], of=first)
     groups = b[0].numel() // (summed * b[1])
     sizes = summed * groups, b[1] * groups
-    return Synapses(sizes=sizes, weight=_identity(b[0]), groups=groups, of=first)
+    return Synapses(sizes=sizes, **_weights(b[0]), groups=groups, of=first)
 
 
 # --- what consists of other operations ------------------------------------------------------------

@@ -122,6 +122,7 @@ class Layer(Node):
         self.rows = rows
         self.shape = (*rows, *window.out_shape)
         self.bias = False
+        self.weight_density: float | None = None
         self.calls = 0
         self.ports = tuple(Tally() for _ in inputs)
         self.magnitudes = (Magnitudes(), Magnitudes(), Magnitudes())

@@ -172,8 +172,8 @@ class Summary:
             return layer_record.Pool(**common, input=read)
         if read.levels and port.active is not None:
             read = replace(read, active=port.active / samples)
-        common |= {"kind": layer.kind, "bias": layer.bias, "table": table}
-        return layer_record.Synapses(**common, input=read)
+        weights = {"bias": layer.bias, "weight_density": layer.weight_density, "table": table}
+        return layer_record.Synapses(**common, input=read, kind=layer.kind, **weights)
 
     def _timesteps_of(self, layer: Layer) -> tuple[int, int]:
         """How often a layer runs per inference: timesteps, and rows or heads at each of them."""

@@ -202,6 +202,9 @@ class Tracer(Signals, TorchFunctionMode):
         x, window = planes(x, effect.axes), effect.window(x, out)
         layer = self._layer(effect, call.label, inputs, window, rows)
         layer.bias |= effect.bias
+        if (share := effect.density) is not None:
+            self.note(call.label, f"{1 - share:.1%} of its weights, which are zero and not stored")
+            layer.weight_density = share
         port, first = layer.ports[0], layer not in self._called
         self._called.add(layer)
         steps = self.layout.steps_of(x, (*window.in_shape, *rows))

@@ -5,7 +5,8 @@ Energy Efficiency" (ICONIP 2022, arXiv 2210.13107). "ours" marks what the articl
 (residual sums, pooling, graded events, held input, zero skipping). Symbols:
 
     θin, θout   events read and sent over all T timesteps (non-zeros; one graded event is one)
-    fan         synapses per kernel position reached, Co/groups
+    fan         synapses per kernel position reached, Co/groups; where more than half of the weights
+                are zero, times the share of the others
     Ho, Wo ...  shapes; `out` is Co·Ho·Wo
     synops      synaptic operations: θin·fan·⌈Kh/Sh⌉·⌈Kw/Sw⌉
     fetches     weights and potentials fetched for them: θin·fan·Kh·Kw
@@ -314,8 +315,9 @@ def synops(records: Sequence[LayerRecord]) -> SynapticOperations:
     Yik et al., "NeuroBench" (arXiv 2304.04640), metric `SynapticOperations`: non-zero inputs times
     the weights that they truly meet (padding excluded); biases, residual sums, poolings and neurons
     left out. ACs where all inputs are binary, MACs otherwise: a sum of binary spikes (SEW-ADD) can
-    carry a 2. `dense` counts zeros too. One difference: NeuroBench also leaves out weights that are
-    zero; records know shapes only. Embeddings have none. Raises `InputError` for empty records.
+    carry a 2. `dense` counts zeros too. One difference: NeuroBench leaves out every weight that is
+    zero, we those of layers where they are more than half. Embeddings have none. Raises
+    `InputError` for empty records.
 
     >>> from multispike.layer_record import Geometry, Input
     >>> layer = Synapses("fc", Geometry((4,), (3,)), kind="linear",
@@ -330,5 +332,6 @@ def synops(records: Sequence[LayerRecord]) -> SynapticOperations:
             binary = record.input.levels == 1
             acs += effective if binary else 0.0
             macs += 0.0 if binary else effective
-            dense += record.timesteps * record.geometry.dense_taps * record.fan
+            fan = record.channels[1] // record.geometry.groups
+            dense += record.timesteps * record.geometry.dense_taps * fan
     return SynapticOperations(acs, macs, dense)

@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 
 from multispike.export.c_program import Program
 from multispike.export.formats import check_free, description, filling
-from multispike.export.layers import Synapses
 from multispike.export.network import IntegerNetwork
-from multispike.export.validate import identifier
 from multispike.files import write_text
 
 WEIGHTS_PER_FILE = 1_000_000
@@ -51,14 +49,14 @@ def export_c(
 def write_c(network: IntegerNetwork, main: Path) -> Program:
     """The files of `export_c` in an empty folder; `main` is its model.c."""
     program = Program(network)
-    groups: list[list[tuple[Synapses, NDArray[np.int8]]]] = []
+    groups: list[list[tuple[str, NDArray[np.integer]]]] = []
     room = 0
-    for one, weight in program.weights:
-        if weight.size > room:
+    for name, values in program.weights:
+        if values.size > room:
             groups.append([])
             room = WEIGHTS_PER_FILE
-        groups[-1].append((one, weight))
-        room -= weight.size
+        groups[-1].append((name, values))
+        room -= values.size
     sources = [f"weights{index}" for index in range(len(groups))]
     for source, group in zip(sources, groups, strict=True):
         write_text(main.with_name(f"{source}.c"), _weight_file(group))
@@ -85,19 +83,12 @@ def _runtime(name: str) -> str:
     return (files("multispike.export") / "runtime" / name).read_text(encoding="utf-8")
 
 
-def _weight_file(group: list[tuple[Synapses, NDArray[np.int8]]]) -> str:
-    """One file of weights, [in][row][column][out / groups]."""
+def _weight_file(group: list[tuple[str, NDArray[np.integer]]]) -> str:
     parts = ["#include <stdint.h>\n"]
-    for one, weight in group:
-        name = f"{identifier(one.name)}_weight"
-        grouped = weight.reshape(one.groups, -1, *weight.shape[1:]).transpose(0, 2, 3, 4, 1)
-        layout = grouped.reshape(-1, *grouped.shape[2:])
-        shape = " x ".join(map(str, layout.shape))
-        parts.append(
-            f"/* {one.name}: {shape} (in, row, column, out) */\n"
-            f"extern const int8_t {name}[{layout.size}];\n"
-            f"const int8_t {name}[{layout.size}] = {_initialiser(layout)};\n"
-        )
+    for name, values in group:
+        what = f"const {values.dtype}_t {name}[{values.size}]"
+        shape = " x ".join(map(str, values.shape))
+        parts.append(f"/* {shape} */\nextern {what};\n{what} = {_initialiser(values)};\n")
     return "\n".join(parts)
 
 

@@ -64,7 +64,8 @@ class Program:
         tables: C name and content of every constant array but the weights.
         structs: C definitions of what kernels take.
         prelude, loop: statements done once, and once a timestep; lines of "" part layers.
-        weights: the synapses that have them.
+        weights: C name and content of what synapses are stored in.
+        pruned: the synapses whose zero weights are not stored, and how many these are.
         buffers: with offsets into one arena a type.
         arenas: elements of each arena.
         ram: bytes of all arenas.
@@ -78,7 +79,8 @@ class Program:
         self.prelude: list[str] = []
         self.loop: list[str] = []
         self.buffers: list[Buffer] = []
-        self.weights = [(x, x.weight) for x in network.synapses if x.weight is not None]
+        self.weights: list[tuple[str, NDArray[np.integer]]] = []
+        self.pruned: list[tuple[str, int]] = []
         self.synapses = [one.name for one in network.synapses]
         self.neurons = [layer.name for layer in network.layers if isinstance(layer, Neurons)]
         self.several = network.timesteps > 1
@@ -98,7 +100,7 @@ class Program:
         self.arenas = _place(self.buffers)
         bytes_of = {kind: np.dtype(kind).itemsize * size for kind, size in self.arenas.items()}
         self.arena_bytes, self.ram = bytes_of, sum(bytes_of.values())
-        self.weight_bytes = sum(weight.size for _, weight in self.weights)
+        self.weight_bytes = sum(values.nbytes for _, values in self.weights)
         self.flash = self.weight_bytes + sum(values.nbytes for _, values in self.tables)
 
     def once(self, layer: Layer) -> bool:
@@ -148,11 +150,27 @@ class Program:
             if one.weight is None:
                 self.struct("identity_t", name, number, shape, gain)
                 continue
-            self.structs.append(f"extern const int8_t {name}_weight[{one.weight.size}];")
+            stored = self.store(name, one)
             common = np.gcd(window.stride, window.dilation)
             steps = (tuple(each // common) for each in (window.stride, window.dilation))
             shapes = shape, one.sum_shape(shape), _window(window), *steps
-            self.struct("conv_t", name, number, *shapes, one.groups, f"{name}_weight")
+            self.struct("conv_t", name, number, *shapes, one.groups, *stored)
+
+    def store(self, name: str, one: Synapses) -> list[str]:
+        """Weights, [in][row][column][out / groups]: their C name, those of where each run of them
+        begins and of the zeros before each one."""
+        assert one.weight is not None
+        shape = one.weight.shape
+        grouped = one.weight.reshape(one.groups, -1, *shape[1:]).transpose(0, 2, 3, 4, 1)
+        parts, unused = {"weight": grouped.reshape(-1, *grouped.shape[2:])}, ["NULL", "NULL"]
+        if one.sparse:
+            weight, first, gap = without_zeros(grouped.reshape(-1, grouped.shape[-1]))
+            parts, unused = {"weight": weight, "first": first, "gap": gap}, []
+            self.pruned.append((one.name, one.weight.size - np.count_nonzero(weight)))
+        for part, values in parts.items():
+            self.weights.append((f"{name}_{part}", values))
+            self.structs.append(f"extern const {values.dtype}_t {name}_{part}[{values.size}];")
+        return [*(f"{name}_{part}" for part in parts), *unused]
 
     def table(self, name: str, values: NDArray[np.integer] | None) -> str:
         """The C name of a constant array."""
@@ -291,6 +309,22 @@ class Program:
         dtype = self.network.outputs[one.source].dtype
         call = (_ADD if one.weight is None else _MULTIPLY)[dtype]
         return f"{call}({v}, &{identifier(one.name)}, {self.value(one.source)});"
+
+
+def without_zeros(runs: NDArray[np.int8]) -> tuple[NDArray[np.integer], ...]:
+    """Weights that are not zero, where each run of them begins, and how many zeros are before each
+    one; of 256 in a row the last is stored whatever it is, so that a byte holds that.
+
+    >>> [part.tolist() for part in without_zeros(np.array([[0, 3, 0, 0, 4], [0, 0, 0, 0, 5]]))]
+    [[3, 4, 5], [0, 2, 3], [1, 2, 4]]
+    """
+    kept = runs != 0
+    kept[:, 255::256] = True
+    kept[0, 0] |= not kept.any()  # C has no empty tables
+    run, place = np.nonzero(kept)
+    before = np.where(np.diff(run, prepend=-1) == 0, np.roll(place, 1), -1)
+    first = np.append(0, np.cumsum(kept.sum(1)))
+    return runs[kept], first.astype(np.int32), (place - before - 1).astype(np.uint8)
 
 
 def literal(shape: Shape) -> str:

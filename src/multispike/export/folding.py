@@ -21,6 +21,7 @@ class Signal:
         worth, zero: [C]; a zero of None is 0.
         flat: the float network's value is [C*H*W].
         padding: zeros that the float network has put around it: top, left, bottom, right.
+        repeated: of its one pixel, the float network has made an image.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Signal:
     zero: Floats | None = None
     flat: bool = False
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    repeated: bool = False
 
     @property
     def shape(self) -> Shape:

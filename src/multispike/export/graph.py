@@ -33,14 +33,23 @@ Value = Signal | Potential
 @dataclass(frozen=True)
 class Rule:
     """What an operation becomes: `apply` is called with the walk and the operation's arguments,
-    values for nodes. `takes` of "flat" images, "padding" around them, means over "time" those that
-    it can read."""
+    values for nodes. `takes` of `FORMS`, and of means over "time", those that it can read."""
 
     apply: Callable[..., Any]
     takes: tuple[str, ...] = ()
 
 
+FORMS = {
+    "flat": "a linear layer behind a flattened image",
+    "padding": "a convolution or pooling behind padding",
+    "repeated": "a convolution behind a pixel made many",
+}
+"""What the float network may have made of an image, and what can read it then."""
 ACTIVATIONS = "relu relu6 hardtanh leaky_relu elu silu gelu sigmoid hardswish hardsigmoid tanh mish"
+SEQUENCES = (
+    "lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell"
+    " scaled_dot_product_attention softmax"
+)
 ADVICE = (
     "'binary', 'multilevel' (activations are no events: train with one of those, put neurons there"
     " with `multispike.convert`, or export the ANN itself to ONNX)"
@@ -88,10 +97,13 @@ class Walk:
         self.rules = rules
         self.timesteps, self.batch = timesteps, batch_of(timesteps)
         self.nodes = list(program.graph.nodes)
+        self.node = self.nodes[0]
         self.values: dict[Node, Any] = {}
         self.parameters: dict[Node, str] = {}
         self.taken = {IMAGE, "logits"}
         self.divisor: int | None = None
+        if self.at_first(SEQUENCES):  # rather than at what leads to it
+            raise self.refused(CARRIED)
         self.evaluate_constants(model, program)
         fires = [node for node in self.nodes if node.target is spikes]
         if not fires:
@@ -148,13 +160,10 @@ class Walk:
         if (rule := self.rules.get(self.node.target)) is None:
             self.refuse_activations()
             raise self.refused(CARRIED)
-        for node in self.node.all_input_nodes:
-            value = self.values[node]
-            if isinstance(value, Value) and value.flat and "flat" not in rule.takes:
-                raise self.refused("a linear layer behind a flattened image")
-            padded = isinstance(value, Signal) and any(value.padding)
-            if padded and "padding" not in rule.takes:
-                raise self.refused("a convolution or pooling behind padding")
+        for value in map(self.values.get, self.node.all_input_nodes):
+            for form, allowed in FORMS.items():
+                if form not in rule.takes and np.any(getattr(value, form, False)):
+                    raise self.refused(allowed)
         if self.divisor and "time" not in rule.takes:
             raise self.refused("linear layers behind the mean over time")
         return rule.apply(self, *positional, **named)
@@ -178,16 +187,19 @@ class Walk:
 
     def refused(self, allowed: str) -> InputError:
         """What integers don't carry at this node."""
-        operation = str(self.node.target).removeprefix("aten.").split(".")[0]
-        return invalid(self.module, operation, allowed)
+        return invalid(self.module, operation_of(self.node), allowed)
 
     def refuse_activations(self) -> None:
         """Raise `InputError` for the first activation that is no neuron."""
-        for node in self.nodes:
-            name = str(node.target).removeprefix("aten.").split(".")[0].rstrip("_")
-            if name in ACTIVATIONS.split():
-                self.node = node
-                raise InputError(f"neuron: got {name!r}, allowed: {ADVICE}; it is {self.module}")
+        if self.at_first(ACTIVATIONS):
+            name = operation_of(self.node)
+            raise InputError(f"neuron: got {name!r}, allowed: {ADVICE}; it is {self.module}")
+
+    def at_first(self, operations: str) -> bool:
+        """Go to the first node of these operations; whether there is one."""
+        found = [node for node in self.nodes if operation_of(node) in operations.split()]
+        self.node = found[0] if found else self.node
+        return bool(found)
 
     def shape_of(self, node: Node | None = None) -> tuple[int, ...]:
         """The float network's tensor at a node."""
@@ -226,6 +238,10 @@ class Walk:
         if self.timesteps > 1 and self.divisor is None:
             raise self.refused(f"a mean or sum over T = {self.timesteps} at the end")
         return self.builder.readout(x) / (self.divisor or 1)
+
+
+def operation_of(node: Node) -> str:
+    return str(node.target).removeprefix("aten.").split(".")[0].rstrip("_")
 
 
 def batch_of(timesteps: int) -> int:

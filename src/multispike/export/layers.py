@@ -17,6 +17,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,6 +135,15 @@ class Synapses:
     def sum_shape(self, shape: Shape) -> Shape:
         """Shape of the sum over an input of `shape`."""
         return shape if self.weight is None else (len(self.weight), *self.window.reach(shape))
+
+    @cached_property
+    def sparse(self) -> bool:
+        """Whether the C program leaves out zero weights: there are more of them than others, and a
+        byte beside each other one and four for where each run begins take less."""
+        if self.weight is None:
+            return False
+        others, runs = np.count_nonzero(self.weight), self.weight.size * self.groups
+        return 2 * others + 4 * (runs // len(self.weight) + 1) < self.weight.size
 
     def largest_sum(self, largest_input: int) -> int:
         """Bound on every partial sum, in any order: max_c sum |w| * largest input.

@@ -285,7 +285,7 @@ def count(
         sent = int(active.sum()), int(values.sum(dtype=torch.int64))
         for one in network.synapses:
             if one.source == name:
-                met = int((active.sum((0, 1)) * fans[one.name]).sum())
+                met = int((active.sum(0) * fans[one.name]).sum())
                 counts["synapses", one.name] += (*sent, met)
         if ("neurons", name) in counts:
             counts["neurons", name] += (*sent, values.numel())
@@ -295,18 +295,22 @@ def count(
 
 
 def fan_out(synapses: Synapses, shape: Shape) -> Tensor:
-    """Weights that an event at each position of an input of `shape` meets, int64 [H, W].
+    """Weights that an event at each position of an input of `shape` meets, int64 [C, H, W]; zeros
+    among them unless the weights are sparse.
 
     >>> w = np.ones((2, 1, 3, 3), np.int8)
     >>> window = Window((3, 3), before=(1, 1), after=(1, 1))
     >>> fan_out(Synapses("conv", "z", w, window=window), (1, 2, 3)).tolist()
-    [[8, 12, 8], [8, 12, 8]]
+    [[[8, 12, 8], [8, 12, 8]]]
     """
     if synapses.weight is None:
-        return torch.ones(shape[1:], dtype=torch.int64)
-    met = []
-    for axis, size in enumerate(shape[1:]):
-        taps = synapses.window.taps(axis, shape)
-        inside = taps[(taps >= 0) & (taps < size)]
-        met.append(torch.from_numpy(np.bincount(inside, minlength=size)))
-    return len(synapses.weight) // synapses.groups * met[0][:, None] * met[1][None, :]
+        return torch.ones(shape, dtype=torch.int64)
+    window, weight = synapses.window, torch.from_numpy(synapses.weight)
+    met = (weight != 0) if synapses.sparse else torch.ones_like(weight)
+    every = torch.ones(1, *synapses.sum_shape(shape))
+    around = _padded(torch.empty(1, *shape, device="meta"), window).shape
+    found = torch.nn.grad.conv2d_input(
+        around, met.float(), every, window.stride, 0, window.dilation, synapses.groups
+    )
+    (top, left), (_, rows, columns) = window.before, shape
+    return found[0, :, top : top + rows, left : left + columns].round().long()

@@ -138,12 +138,24 @@ class _Writer:
                     self.means[name] = self.means.get(source, shape)
                     return self.units[source]
                 return [self.sum_pool(name, self.units[source], shape, layer.window)]
-            case Concat():
-                raise invalid(name, "concatenation", "sums (NIR's nodes add what they read)")
+            case Concat() if self.means.keys().isdisjoint(layer.parts):
+                self.sums.add(name)
+                return self.placed(layer)
             case Readout():
                 return [self.readout(layer)]
         what = layer.kind if isinstance(layer, Merge) else "fixed-point potentials"
+        what = "means, concatenated" if isinstance(layer, Concat) else what
         raise invalid(name, what, "sums of levels (NIR has no products and no shifts)")
+
+    def placed(self, layer: Concat) -> list[str]:
+        """Each part among zeros for the channels of the others."""
+        nodes, places = [], np.eye(layer.shape[0])[:, :, None, None]
+        for part in layer.parts:
+            shape = self.network.outputs[part].shape
+            own, places = places[:, : shape[0]], places[:, shape[0] :]
+            name = f"{layer.name}_{part}"
+            nodes.append(self.convolution(name, self.units[part], shape, own, POINT))
+        return nodes
 
     def neurons(self, layer: Neurons) -> list[str]:
         """N edges on one sum, behind each of them the max-pool where there is one."""

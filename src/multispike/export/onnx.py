@@ -12,8 +12,8 @@ by itself, in units of one. A level, floor(H/D) clipped to 0..N, is rounding wit
 
 equal since D is odd: no whole H ever gives a tie, and each is 1/(2D) away from one, farther than
 float32 rounding reaches while (N+1)*D < 2^22, and at T = 1, where D and bias may go into the scale
-of the sum, while (N+1)*D + |bias| < 2^21. Networks whose bounds pass these limits are refused;
-only the dense shortcut convolutions of MS-ResNet may pass 2^24.
+of the sum, while (N+1)*D + |bias| < 2^21; beyond, networks are refused. Convolutions of potentials
+that can pass 2^24 are two, of high and of low bytes; neurons get 256 * high + low in -256..2^22.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from multispike.export.layers import (
     Window,
 )
 from multispike.export.network import IntegerNetwork
-from multispike.export.validate import prove_float32
+from multispike.export.validate import BYTE, RATIO, in_bytes, prove_float32
 from multispike.files import replacing
 
 if TYPE_CHECKING:
@@ -139,12 +139,8 @@ def build(network: IntegerNetwork) -> ModelProto:
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", classes])],
         writer.constants,
     )
-    model = helper.make_model(
-        graph,
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=8,
-        producer_name="multispike",
-    )
+    options: dict[str, Any] = {"ir_version": 8, "producer_name": "multispike"}
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], **options)
     helper.set_model_props(model, description(network))
     checker.check_model(model, full_check=True)
     return model
@@ -180,6 +176,9 @@ class _Writer:
             self.constants.append(numpy_helper.from_array(np.asarray(value), name))
         return name
 
+    def number(self, value: float) -> str:
+        return self.constant(f"{value}", np.float32(value))
+
     def op(
         self, kind: str, inputs: list[str], name: str, timeless: bool = False, **options: Any
     ) -> str:
@@ -208,16 +207,12 @@ class _Writer:
             case Neurons():
                 return self.neurons(layer)
             case Potentials():
-                ends = [
-                    self.constant("lowest", np.float32(-POTENTIAL_END)),
-                    self.constant("highest", np.float32(POTENTIAL_END - 1)),
-                ]
+                ends = [self.number(-POTENTIAL_END), self.number(POTENTIAL_END - 1)]
                 return self.op("Clip", [self.drive(layer), *ends], layer.name)
             case Merge():
                 path, shortcut = self.value(layer.path), self.value(layer.shortcut)
                 if layer.kind == "iand":
-                    one = self.constant("one", np.float32(1))
-                    path = self.op("Sub", [one, path], f"{layer.name}/not")
+                    path = self.op("Sub", [self.number(1), path], f"{layer.name}/not")
                 kind = "Add" if layer.kind == "add" else "Mul"
                 total = self.op(kind, [path, shortcut], f"{layer.name}/sum")
                 return self.quantised(total, layer.name)
@@ -226,8 +221,7 @@ class _Writer:
             case SumPool():
                 return self.sum_pool(layer)
             case Concat():
-                parts = [self.values[part] for part in layer.parts]
-                return self.op("Concat", parts, layer.name, axis=1)
+                return self.op("Concat", [self.values[x] for x in layer.parts], layer.name, axis=1)
         raise TypeError(type(layer).__name__)
 
     def neurons(self, layer: Neurons) -> str:
@@ -273,9 +267,10 @@ class _Writer:
 
     def drive(self, layer: Neurons | Potentials) -> str:
         """Bias plus the sum of all synapses."""
-        total = None
+        total, highs = None, list[str | None]()
         for one in layer.synapses:
-            part = self.synapses(one)
+            high, part = self.synapses(layer, one)
+            highs.append(high)
             total = part if total is None else self.op("Add", [total, part], f"{one.name}/sum")
         assert total is not None
         if isinstance(layer, Neurons) and layer.pool:
@@ -286,28 +281,58 @@ class _Writer:
         if layer.bias.is_uniform:
             image = image[:, :, :1, :1]
         bias = self.constant(f"{layer.name}/bias", image)
-        return self.op("Add", [total, bias], f"{layer.name}/drive")
+        total = self.op("Add", [total, bias], f"{layer.name}/drive")
+        if not any(highs):
+            return total
+        high, low = self.bytes(total, f"{layer.name}/total")
+        for one in filter(None, highs):
+            high = self.op("Add", [high, one], f"{one}/added")
+        ends = [self.number(-1), self.number(RATIO / BYTE)]
+        high = self.op("Clip", [high, *ends], f"{layer.name}/near")
+        high = self.op("Mul", [high, self.number(BYTE)], f"{layer.name}/units")
+        return self.op("Add", [high, low], f"{layer.name}/whole")
 
-    def synapses(self, one: Synapses) -> str:
-        """The sum over one projection, in whole units; over a still image computed once."""
+    def bytes(self, value: str, name: str) -> tuple[str, str]:
+        """Whole numbers as 256 * high + low, 0 <= low < 256."""
+        share = self.op("Mul", [value, self.number(1 / BYTE)], f"{name}/share")
+        high = self.op("Floor", [share], f"{name}/high")
+        rounded = self.op("Mul", [high, self.number(BYTE)], f"{name}/rounded")
+        return high, self.op("Sub", [value, rounded], f"{name}/low")
+
+    def synapses(self, layer: Neurons | Potentials, one: Synapses) -> tuple[str | None, str]:
+        """The sum over one projection, in whole units, over a still image computed once; 256 times
+        the first plus the second where it is summed in bytes onto neurons."""
         still = one.source == IMAGE and not self.network.events
-        value = self.value(one.source)
+        value, high = self.value(one.source), None
         if one.gain is not None:
-            return self.op("Mul", [value, self.channels(f"{one.name}/gain", one.gain)], one.name)
+            gain = self.channels(f"{one.name}/gain", one.gain)
+            return None, self.op("Mul", [value, gain], one.name)
         assert one.weight is not None
         if self.is_byte(one):
             weight = self.bytes_weight(one, np.ones(len(one.weight)))
         else:
             weight = self.constant(f"{one.name}/weight", one.weight.astype(np.float32))
         options = geometry(one.window, one.groups)
+        if in_bytes(layer, one, self.network.outputs, self.network.timesteps):
+            high, value = self.bytes(value, one.name)
+            high = self.op("Conv", [high, weight], f"{one.name}/conv_high", **options)
         total = self.op("Conv", [value, weight], one.name, still, **options)
         if one.shift is None:
-            return total
+            return high, total
         scale = self.channels(f"{one.name}/scale", 0.5 ** one.shift.astype(np.float64))
         half = self.channels(f"{one.name}/half", np.where(one.shift > 0, 0.5, 0))
+        if high:
+            carry, total = self.bytes(total, f"{one.name}/sum")
+            high = self.op("Add", [high, carry], f"{one.name}/sum_high")
+            high = self.op("Mul", [high, self.number(BYTE)], f"{one.name}/units")
+            high = self.op("Mul", [high, scale], f"{one.name}/scaled_high")
+            whole = self.op("Floor", [high], f"{one.name}/whole")
+            rest = self.op("Sub", [high, whole], f"{one.name}/rest")
+            half = self.op("Add", [half, rest], f"{one.name}/both")
         scaled = self.op("Mul", [total, scale], f"{one.name}/scaled", still)
         scaled = self.op("Add", [scaled, half], f"{one.name}/half_up", still)
-        return self.op("Floor", [scaled], f"{one.name}/shifted", still)
+        total = self.op("Floor", [scaled], f"{one.name}/shifted", still)
+        return None, self.op("Add", [total, whole], f"{one.name}/all") if high else total
 
     def bytes_weight(self, one: Synapses, scale: Any) -> str:
         """int8 weights times a scale a channel."""
@@ -327,17 +352,14 @@ class _Writer:
 
     def unit(self) -> list[str]:
         """Scale and zero point of levels."""
-        return [self.constant("one", np.float32(1)), self.constant("zero8", np.uint8(0))]
+        return [self.number(1), self.constant("zero8", np.uint8(0))]
 
     def clipped(self, level: str, layer: Neurons) -> str:
         """At most N; a byte saturates at 255 by itself."""
         if layer.levels == 255:
             return level
-        ends = [
-            self.constant("zero8", np.uint8(0)),
-            self.constant(f"levels{layer.levels}", np.uint8(layer.levels)),
-        ]
-        return self.op("Clip", [level, *ends], layer.name)
+        top = self.constant(f"levels{layer.levels}", np.uint8(layer.levels))
+        return self.op("Clip", [level, self.unit()[1], top], layer.name)
 
     def max_pool(self, value: str, window: Window, name: str) -> str:
         return self.op("MaxPool", [value], name, kernel_shape=window.kernel, **geometry(window))
@@ -364,9 +386,9 @@ class _Writer:
         # In float32: OpenVINO would round the inputs of an 8-bit matrix product to 8 bits as well.
         matrix = one.weight.reshape(len(one.weight), -1).T.astype(np.float32)
         weight = self.constant(f"{one.name}/weight", matrix)
-        bias = layer.bias.values[0, 0] * self.network.timesteps
+        biases = (layer.bias.values[0, 0] * self.network.timesteps).astype(np.float32)
+        bias = self.constant("logits/bias", biases)
         total = self.op("MatMul", [flat, weight], "product")
-        bias = self.constant("logits/bias", bias.astype(np.float32))
         unit = self.constant("logits/unit", np.float32(self.network.logit_scale))
         self.op("Mul", [self.op("Add", [total, bias], "sum"), unit], "logits")
 

@@ -55,8 +55,12 @@ def conv2d(
         total = [d * (k - 1) for d, k in zip(pair(dilation), kernel, strict=True)]
         before, after = [size // 2 for size in total], [size - size // 2 for size in total]
     else:
-        before = after = (0, 0) if padding == "valid" else pair(padding)
+        before = after = pair(0 if padding == "valid" else padding)
     window = Window(pair(kernel), pair(stride), pair(before), pair(after), pair(dilation))
+    if x.repeated:
+        if walk.shape_of()[-2:] != (1, 1) or any((*before, *after)):
+            raise walk.refused("a kernel, without padding, as large as the pixel was made")
+        weight, window, x = weight.sum((2, 3), keepdim=True), POINT, replace(x, repeated=False)
     window = padded(window, x)
     return projected(walk, replace(x, padding=(0,) * 4), weight, bias, window, groups)
 
@@ -81,7 +85,8 @@ def projected(
     walk: Walk, x: Signal, weight: Tensor, bias: Tensor | None, window: Window, groups: int = 1
 ) -> Potential:
     """A convolution of x; its weights keep their name where they are a parameter."""
-    parameter = walk.parameters.get(walk.node.args[1])  # pyright: ignore[reportArgumentType]
+    given: Any = walk.node.args[1]
+    parameter = walk.parameters.get(given) if weight.numel() == walk.values[given].numel() else None
     values, offset = weight.double().numpy(), None if bias is None else bias.double().numpy()
     return project(walk.new_name(), x, values, offset, window, groups, parameter)
 
@@ -242,6 +247,8 @@ def avg_pool2d(
 
 def adaptive_avg_pool2d(walk: Walk, x: Value, size: Any) -> Value:
     _, *pixels = x.shape
+    if pixels == [1, 1]:
+        return replace(walk.numbers(x), repeated=[*size] != pixels)
     if any(each % places for each, places in zip(pixels, size, strict=True)):
         allowed = f"sizes that divide {pixels[0]}x{pixels[1]}, so that all windows are of one size"
         raise walk.refused(allowed)
@@ -334,8 +341,8 @@ def reshape(walk: Walk, x: Value, *_: Any, **__: Any) -> Value:
 RULES = {
     spikes: Rule(neurons),
     operator.getitem: Rule(getitem),
-    aten.conv2d.default: Rule(conv2d, ("padding",)),
-    aten.conv2d.padding: Rule(conv2d, ("padding",)),
+    aten.conv2d.default: Rule(conv2d, ("padding", "repeated")),
+    aten.conv2d.padding: Rule(conv2d, ("padding", "repeated")),
     aten.linear.default: Rule(linear, ("flat", "time")),
     aten.batch_norm.default: Rule(batch_norm),
     aten.add.Tensor: Rule(add),

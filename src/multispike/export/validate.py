@@ -49,6 +49,9 @@ COUNT_MAX = 2**20
 FLOAT32 = 2**24
 """Below, float32 is exact for whole numbers."""
 
+BYTE = 256
+_LOW = "low bytes"
+
 RATIO = 2**22
 """Below, for (N+1)*D, H/D in float32 stays clear of the ties of its rounding."""
 
@@ -65,7 +68,9 @@ _WORDS = re.compile(
 )
 """Words of C and of the kernels, or their beginnings, that no layer may be called by."""
 
-_TABLES = re.compile(".*_(weight|gain|shift|bias|values|rows|columns|start|step|sign|pool)")
+_TABLES = re.compile(
+    ".*_(weight|gain|shift|bias|values|rows|columns|start|step|sign|pool|first|gap)"
+)
 """What a layer's tables in C are called."""
 
 NAMES = "a new one of letters, digits, _ . -"
@@ -279,11 +284,25 @@ def prove(layers: Sequence[Layer], outputs: Mapping[str, Output], timesteps: int
 def prove_float32(layers: Sequence[Layer], outputs: Mapping[str, Output], timesteps: int) -> None:
     """Raise `InputError` unless float32 holds all numbers of the layers exactly.
 
-    Sums must stay below 2^24, but for the dense shortcut convolutions of MS-ResNet, (N+1) * D of
-    neurons below 2^22, and at T = 1 (N+1) * D + |bias| of those behind one convolution of levels
-    below 2^21.
+    Sums must stay below 2^24, of convolutions that are summed `in_bytes` those of either byte,
+    (N+1) * D of neurons below 2^22, and at T = 1 (N+1) * D + |bias| of those behind one convolution
+    of levels below 2^21.
     """
-    sums = prove([_without_dense(layer, outputs) for layer in layers], outputs, timesteps)
+    high: dict[str, int] = {}
+
+    def low(layer: Driven, one: Synapses) -> Synapses:
+        if not in_bytes(layer, one, outputs, timesteps):
+            return one
+        high[layer.name] = high.get(layer.name, 0) + _high_sum(one, outputs)
+        return replace(one, source=_LOW)
+
+    summed = [
+        replace(layer, synapses=tuple(low(layer, one) for one in layer.synapses))
+        if isinstance(layer, Driven) else layer
+        for layer in layers
+    ]  # fmt: skip
+    low_bytes = replace(outputs[IMAGE], largest=BYTE - 1)
+    sums = prove(summed, {**outputs, _LOW: low_bytes}, timesteps)
     for layer in layers:
         if isinstance(layer, SumPool):
             sums[layer.name] = timesteps * outputs[layer.name].largest
@@ -296,9 +315,31 @@ def prove_float32(layers: Sequence[Layer], outputs: Mapping[str, Output], timest
                 what = f"(N+1) * D + |bias| = {ratio}"
                 raise invalid(layer.name, what, f"< {FOLDED}, or --format c")
     for name, bound in sums.items():
+        bound += high.get(name, 0)
         if bound >= FLOAT32:
             allowed = f"< {FLOAT32} (float32): fewer levels or steps, or --format c"
             raise invalid(name, f"sums up to {bound}", allowed)
+
+
+def in_bytes(layer: Driven, one: Synapses, outputs: Mapping[str, Output], timesteps: int) -> bool:
+    """Whether float32 sums the high and the low bytes of potentials apart, as 256 * high + low
+    comes near 2^24: onto potentials, or onto neurons that don't keep the sum."""
+    read = outputs[one.source]
+    if one.weight is None or read.dtype != "int16":
+        return False
+    once = isinstance(layer, Neurons) and timesteps == 1 and layer.pool is None
+    near = one.largest_sum(read.largest) >= FLOAT32 // 2
+    return near and (once or isinstance(layer, Potentials))
+
+
+def _high_sum(one: Synapses, outputs: Mapping[str, Output]) -> int:
+    """Bound on the sum of high bytes, and behind a shift on what is left of it."""
+    most = outputs[one.source].largest
+    high = one.largest_sum(most // BYTE + 1)
+    if one.shift is None or one.weight is None:
+        return high
+    shifted = np.abs(one.weight.astype(np.int64)).sum((1, 2, 3)) * most / 2.0**one.shift
+    return max(high, int(shifted.max()))
 
 
 def _folded_ratio(layer: Neurons) -> int:
@@ -310,15 +351,3 @@ def _folded_ratio(layer: Neurons) -> int:
     bias = np.abs(layer.bias.values.astype(np.int64)).max(axis=(0, 1))
     ratio = (layer.levels + 1) * layer.step.astype(np.int64) + bias
     return int(ratio[driven].max(initial=0))
-
-
-def _without_dense(layer: Layer, outputs: Mapping[str, Output]) -> Layer:
-    """The layer without convolutions of potentials."""
-    if not isinstance(layer, Potentials):
-        return layer
-    kept = (
-        one
-        for one in layer.synapses
-        if one.weight is None or outputs[one.source].largest <= LEVEL_MAX
-    )
-    return replace(layer, synapses=tuple(kept))

@@ -83,6 +83,21 @@ static void accumulate(int32_t *restrict v, const int8_t *restrict weight, int32
         v[c] += weight[c] * value;
 }
 
+/* The same for the `row`-th run of weights, zeros stored or not. */
+static void add_run(int32_t *v, const conv_t *conv, int row, int run, int32_t value)
+{
+    if (conv->first == NULL) {
+        accumulate(v, conv->weight + row * run, value, run);
+        COUNT_SYNAPSES(conv->id, 0, value != 0 ? run : 0);
+        return;
+    }
+    for (int i = conv->first[row]; i < conv->first[row + 1]; ++i) {
+        v += conv->gap[i];
+        *v++ += conv->weight[i] * value;
+        COUNT_SYNAPSES(conv->id, 0, conv->weight[i] != 0 && value != 0);
+    }
+}
+
 /* The first of a kernel's taps that meets the input at `at`, counted with the padding, or `step`: from
  * there on, each step-th does. */
 static int first_tap(int at, int stride, int dilation, int step)
@@ -93,8 +108,9 @@ static int first_tap(int at, int stride, int dilation, int step)
     return tap;
 }
 
-/* One event at (y, x) adds its weights to every potential that its kernel reaches. */
-static void scatter(int32_t *v, const conv_t *conv, const int8_t *weight, int y, int x, int32_t value)
+/* One event at (y, x) adds its weights, from run `taps` on, to every potential that its kernel
+ * reaches. */
+static void scatter(int32_t *v, const conv_t *conv, int taps, int y, int x, int32_t value)
 {
     const window_t *w = &conv->window;
     const pair_t step = conv->tap_step, drop = conv->place_step;
@@ -114,9 +130,8 @@ static void scatter(int32_t *v, const conv_t *conv, const int8_t *weight, int y,
              kx += step.columns, column -= drop.columns) {
             if (column >= conv->out.columns)
                 continue;
-            accumulate(v + (row * conv->out.columns + column) * conv->out.channels,
-                       weight + (ky * w->kernel.columns + kx) * run, value, run);
-            COUNT_SYNAPSES(conv->id, 0, run);
+            add_run(v + (row * conv->out.columns + column) * conv->out.channels, conv,
+                    taps + ky * w->kernel.columns + kx, run, value);
         }
     }
 }
@@ -125,15 +140,15 @@ static void scatter(int32_t *v, const conv_t *conv, const int8_t *weight, int y,
     void name(int32_t *v, const conv_t *conv, const type *in)                                      \
     {                                                                                              \
         const int run = conv->out.channels / conv->groups;                                         \
-        const int fan = conv->window.kernel.rows * conv->window.kernel.columns * run;              \
+        const int fan = conv->window.kernel.rows * conv->window.kernel.columns;                    \
         const int members = conv->in.channels / conv->groups;                                      \
         for (int y = 0; y < conv->in.rows; ++y)                                                    \
             for (int x = 0; x < conv->in.columns; ++x) {                                           \
-                const int8_t *weight = conv->weight;                                               \
+                int taps = 0;                                                                      \
                 for (int g = 0; g < conv->groups; ++g)                                             \
-                    for (int c = 0; c < members; ++c, ++in, weight += fan)                         \
+                    for (int c = 0; c < members; ++c, ++in, taps += fan)                           \
                         if (*in != 0) {                                                            \
-                            scatter(v + g * run, conv, weight, y, x, *in);                         \
+                            scatter(v + g * run, conv, taps, y, x, *in);                           \
                             COUNT_SYNAPSES(conv->id, *in, 0);                                      \
                         }                                                                          \
             }                                                                                      \
@@ -155,12 +170,8 @@ static void scatter(int32_t *v, const conv_t *conv, const int8_t *weight, int y,
             if (y < 0 || y >= conv->in.rows || x < 0 || x >= conv->in.columns)                     \
                 continue;                                                                          \
             const type *input = in + (y * conv->in.columns + x) * conv->in.channels;               \
-            const int8_t *weight = conv->weight + tap * run;                                       \
-            for (int g = 0; g < conv->groups; ++g)                                                 \
-                for (int c = 0; c < members; ++c, ++input, weight += taps * run) {                 \
-                    accumulate(v + g * run, weight, *input, run);                                  \
-                    COUNT_SYNAPSES(conv->id, 0, *input != 0 ? run : 0);                            \
-                }                                                                                  \
+            for (int i = 0; i < conv->in.channels; ++i)                                            \
+                add_run(v + i / members * run, conv, i * taps + tap, run, input[i]);               \
         }                                                                                          \
     }                                                                                              \
     void name(int32_t *v, const conv_t *conv, const type *in)                                      \

@@ -31,7 +31,9 @@ typedef struct {
 
 /* Synapses. weight is [in.channels][kernel.rows][kernel.columns][out.channels / groups], so that one
  * event adds whole runs of weights; of the taps that an event may meet, each tap_step-th is met,
- * place_step places before. gain, for an identity, is [channels]. id indexes the counters. */
+ * place_step places before. Of pruned weights there are no zeros: run i is from first[i] to
+ * first[i + 1], and gap says how many zeros were before each weight. Else both are NULL. gain, for an
+ * identity, is [channels]. id indexes the counters. */
 typedef struct {
     int id;
     shape_t in, out;
@@ -39,6 +41,8 @@ typedef struct {
     pair_t tap_step, place_step;
     int groups;
     const int8_t *weight;
+    const int32_t *first;
+    const uint8_t *gap;
 } conv_t;
 
 typedef struct {
