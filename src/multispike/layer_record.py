@@ -204,11 +204,7 @@ class _Layer:
 @dataclass(frozen=True)
 class Synapses(_Layer):
     """A convolution or linear layer, batch norms folded into it; or a matmul, whose weights are
-    what another layer sent. Spikes times spikes: an AND, and an addition.
-
-    >>> Synapses("fc", Geometry((512,), (10,)), kind="linear", bias=True).weights
-    5120
-    """
+    what another layer sent. Spikes times spikes: an AND, and an addition."""
 
     _: KW_ONLY
     kind: Literal["conv", "linear", "matmul"]
@@ -217,8 +213,7 @@ class Synapses(_Layer):
     table: int = 0
     """Rows of an embedding's table, whose indices are the inputs; 0 for all other layers."""
     weight_density: float | None = None
-    """Share of weights that are not zero where it is less than half: only these are stored and met,
-    events meet them evenly. None: all are."""
+    """Share of non-zero weights where it is below half: only they are stored, and met evenly."""
 
     @property
     def channels(self) -> tuple[int, int]:
@@ -235,16 +230,14 @@ class Synapses(_Layer):
     @property
     def weights(self) -> int:
         """Weights stored, without bias."""
-        inputs = self.table or self.channels[0]
-        return round(inputs * self.fan * self.geometry.kernel_size)
+        return round((self.table or self.channels[0]) * self.fan * self.geometry.kernel_size)
 
     @property
     def synapses(self) -> int:
         """Weights that one dense evaluation meets, padding included: its multiplications."""
-        if self.geometry.transposed or self.table:
-            return round(self.in_size * self.fan * self.geometry.kernel_size)
-        met = self.out_size * self.channels[0] * self.fan * self.geometry.kernel_size
-        return round(met / self.channels[1])
+        spread = self.geometry.transposed or self.table
+        inputs = self.in_size if spread else self.out_size * self.channels[0] / self.channels[1]
+        return round(inputs * self.fan * self.geometry.kernel_size)
 
     @property
     def active_share(self) -> float:

@@ -88,11 +88,8 @@ def export_openvino(network: IntegerNetwork, path: str | os.PathLike[str]) -> No
 
 
 def openvino_package() -> Any:
-    """The openvino package, its telemetry off.
-
-    Importing it writes an identifier to the home folder and calls a statistics server, unless
-    its telemetry package can't be imported; then it takes a stub.
-    """
+    """The openvino package, without the telemetry that writes an identifier to the home folder and
+    calls a server: where its package can't be imported, a stub is taken."""
     check_installed("openvino")
     hidden = "openvino_telemetry"
     if hidden in sys.modules or "openvino" in sys.modules:
