@@ -30,24 +30,26 @@ PARTS = ("neuron", "training", "inference", *IN_MIB)
 Case = Callable[[], Any]
 
 
-def neuron_case(make: Callable[[], Any], timesteps: int, call: Any = None) -> Case:
+def neuron_case(
+    make: Callable[[], Any], timesteps: int, call: Any = None, shape: tuple[int, ...] = SHAPE
+) -> Case:
     """Forward and backward of one layer with a given output gradient."""
     import torch
 
     neuron = make()
-    x = torch.randn(timesteps, *SHAPE, requires_grad=True)
-    grad = torch.randn(timesteps, *SHAPE)
+    x = torch.randn(timesteps, *shape, requires_grad=True)
+    grad = torch.randn(timesteps, *shape)
     return lambda: torch.autograd.grad(call(neuron, x) if call else neuron(x), x, grad)
 
 
-def network_case(network: Any, training: bool, logits: Any = None) -> Case:
+def network_case(network: Any, training: bool, logits: Any = None, batch: int = BATCH) -> Case:
     """A step of SGD, or a forward pass, on one batch of random images."""
     import torch
     from torch.nn.functional import cross_entropy
 
     network.to(memory_format=torch.channels_last).train(training)
-    images = torch.randn(BATCH, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(0, 10, (BATCH,))
+    images = torch.randn(batch, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, 10, (batch,))
     optimiser = torch.optim.SGD(network.parameters(), 0.01, 0.9)
     logits = logits or network
 

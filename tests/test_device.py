@@ -31,6 +31,7 @@ from multispike.errors import InputError
 from multispike.export import graph, quantise
 from multispike.export.bench import torch_call
 from multispike.inference import Trained
+from multispike.reproduce import studies
 from multispike.training import fit, launch, loop
 from multispike.training.run import read_checkpoint
 
@@ -147,8 +148,9 @@ def test_the_host_waits_for_no_step(accelerator, tmp_path, monkeypatch):
 
 
 def told(path):
-    """A result without what no two measurements share."""
+    """A result, or those of a file, without what no two measurements share."""
     content = json.loads(path.read_text())
+    content = content.get("runs", content) if isinstance(content, dict) else content
     for entry in content if isinstance(content, list) else [content]:
         for name in ("environment", "accelerator", "train_seconds", "images_per_second"):
             entry.pop(name, None)
@@ -185,6 +187,33 @@ def test_commands_compute_the_same_on_any_device(accelerator, run, tmp_path, com
         assert main([*words, "--accelerator", name, "--json", str(target)]) == 0
         found.append(told(target))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("command", "results"),
+    [("compare --variants ann,binary-T2,multilevel-T1-N4 --data digits --limit-train 64 --out OUT"
+      " --limit-test 32 --batch-size 32 --epochs 1 --threads 1", "results.json"),
+     ("report RUN --out OUT --limit-test 16", "results.json"),
+     ("reproduce conversion --results OUT --work OUT/work --rows"
+      " ann,converted-multilevel-T1-N4,tuned-multilevel-T1-N4", "conversion.json")],
+    ids=("compare", "report", "reproduce"),
+)  # fmt: skip
+def test_commands_of_many_runs_compute_the_same_on_any_device(
+    accelerator, run, tmp_path, command, results, monkeypatch
+):
+    """Whatever is trained, measured, converted and calibrated on the way."""
+    few = vars(replace(TINY, epochs=1, accelerator="auto"))
+    monkeypatch.setattr(studies, "recipe", lambda name: TrainConfig(**few))
+    found = []
+    for name in ("cpu", "gpu"):
+        out = str(tmp_path / name)
+        words = command.replace("RUN", str(run)).replace("OUT", out).split()
+        assert main([*words, "--accelerator", name]) == 0
+        found.append(told(tmp_path / name / results))
+        for entry in found[-1]:
+            assert entry.pop("settings", {"epochs": 1})["epochs"] == 1
+    assert found[0] == found[1]
+    assert len(found[0]) == (1 if "report" in command else 3)
 
 
 @pytest.mark.parametrize("timesteps", [None, 3])

@@ -14,6 +14,7 @@ from multispike import __version__
 from multispike.config import CompareConfig, commands
 from multispike.config.energy import EnergyConfig
 from multispike.config.parser import Parser
+from multispike.config.sweep import SweepConfig
 from multispike.config.types import Settings
 from multispike.environment import keep_freed_memory
 from multispike.errors import InputError, RunError, unknown
@@ -34,6 +35,7 @@ COMMANDS: dict[str, tuple[str, type[Settings]]] = {
     "view": ("multispike.commands.stream:view", commands.ViewConfig),
     "stream": ("multispike.commands.stream:stream", commands.StreamConfig),
     "compare": ("multispike.commands.train:compare", CompareConfig),
+    "sweep": ("multispike.commands.sweep:sweep", SweepConfig),
     "reproduce": ("multispike.reproduce.archive:reproduce", ReproduceConfig),
 }
 """What each command does, "module:function" that is given the settings and may return an exit code;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import re
 from datetime import UTC, datetime
@@ -39,6 +40,12 @@ def environment(device: torch.device | None = None) -> dict[str, Any]:
         **accelerator,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def cores() -> int:
+    """The processor's cores that this process may use."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return allowed or 1
 
 
 def cpu_facts() -> dict[str, str]:

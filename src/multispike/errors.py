@@ -35,8 +35,11 @@ def is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def unknown(argument: str, value: object, names: Iterable[str]) -> InputError:
-    """An `InputError` for a name that is not in a table, with the nearest names first.
+def unknown(
+    argument: str, value: object, names: Iterable[str], allowed: str | None = None
+) -> InputError:
+    """An `InputError` for a name that is not in a table, with the nearest names first; `allowed`
+    stands for the names where they are many.
 
     >>> str(unknown("arch", "vgg12", ["vgg11", "vgg16", "fastnet"]))
     "arch: got 'vgg12', nearest: vgg16, vgg11; allowed: fastnet, vgg11, vgg16"
@@ -44,4 +47,4 @@ def unknown(argument: str, value: object, names: Iterable[str]) -> InputError:
     names = sorted(names)
     near = get_close_matches(str(value), names, n=3, cutoff=0.6)
     nearest = f"nearest: {', '.join(near)}; " if near else ""
-    return InputError(f"{argument}: got {value!r}, {nearest}allowed: {', '.join(names)}")
+    return InputError(f"{argument}: got {value!r}, {nearest}allowed: {allowed or ', '.join(names)}")

@@ -109,6 +109,7 @@ class Parser(ArgumentParser):
 
     def _one_line(self, message: str) -> str:
         """jsonargparse's message in the project's form."""
+        message = message.removeprefix('Parser key "config": ')
         if found := re.search(r"unrecognized arguments: ([^ =]+)", message):
             known = [name for action in self._actions for name in action.option_strings]
             names = [name for name in known if "_" not in name]

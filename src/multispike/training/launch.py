@@ -22,6 +22,7 @@ from multispike.config import Recipe, TrainConfig
 from multispike.datasets.dataset import Dataset
 from multispike.datasets.loader import BatchLoader
 from multispike.device import device_for
+from multispike.environment import cores
 from multispike.errors import InputError, invalid
 from multispike.models import create_model
 from multispike.models.network import Network
@@ -74,9 +75,8 @@ def fit(
         check_fit(network, dataset)
     fabric = make_fabric(config, loggers or make_loggers(config))
     with _launched(fabric):
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         if config.threads or "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(config.threads or cores or 1)
+            torch.set_num_threads(config.threads or cores())
         torch.backends.cudnn.benchmark = fabric.device.type == "cuda"
         place: dict[str, Any] = {"rank": fabric.global_rank, "world_size": fabric.world_size}
         place["device"] = fabric.device

@@ -6,6 +6,7 @@ import copy
 import math
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -378,14 +379,17 @@ class Display:
 
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """The signals that asked for an end so far; a second Ctrl-C or SIGTERM ends at once."""
+    """The signals that asked for an end so far; a second Ctrl-C or SIGTERM ends at once. Only the
+    main thread hears of them."""
     asked: list[int] = []
+    main = threading.current_thread() is threading.main_thread()
 
     def note(number: int, frame: Any) -> None:
         asked.append(number)
         signal.signal(number, before[signal.Signals(number)])
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM) if main else ()
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield asked
     finally:
