@@ -1,7 +1,7 @@
 """How fast are neurons, training steps, evaluation and activity on a GPU, against the ReLU network
 and SpikingJelly?
 
-    python benchmarks/gpu.py [--accelerator gpu] [--minutes 8] [--batch 256] [--out results/gpu.json]
+    python benchmarks/gpu.py [--accelerator gpu] [--minutes 8] [--batch 256] [--out FILE]
     python benchmarks/gpu.py --accelerator cpu --quick       # the same code in a minute, no file
 
 Cases run in one process and take turns. A time is that of as many calls, one behind the other, as

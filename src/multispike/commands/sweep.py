@@ -27,19 +27,16 @@ from multispike.errors import InputError, RunError, invalid
 from multispike.report.comparison import energy_uj
 from multispike.report.page import write_report
 from multispike.report.terminal import comparison_table
-from multispike.results import RunResult, check_folder, read_result, write_runs
+from multispike.results import check_folder, read_result, write_runs
 from multispike.training import RESULT, load_run
 from multispike.training.launch import check_machine
 from multispike.training.run import judged_accuracy, read_settings
 
-QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-}
-"""Ray tells nobody that it is used, and Tune leaves files, the terminal and Ctrl-C to us."""
+QUIET = ("RAY_USAGE_STATS_ENABLED=0", "RAY_CHDIR_TO_TRIAL_DIR=0", "RAY_AIR_NEW_OUTPUT=0",
+         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS=1", "TUNE_DISABLE_SIGINT_HANDLER=1",
+         "RAY_worker_niceness=0")  # fmt: skip
+"""Ray tells nobody that it is used, trainings are no background work, and Tune leaves files, the
+terminal and Ctrl-C to us."""
 
 OBJECTS = 80 * 2**20
 """Bytes of Ray's store for what processes share, which here is next to nothing."""
@@ -50,153 +47,121 @@ def sweep(settings: SweepConfig) -> int:
     folder, runs = Path(settings.out), settings.runs()
     check_folder("out", folder, [run.variant for run in runs])
     for run in runs:
-        check_begun(run)
+        begun = Path(run.folder, "config.yaml")
+        for name, old, new in differing(read_settings(begun), run) if begun.exists() else ():
+            raise invalid(name, new, f"{old!r}, with which {run.folder} began, or another --out")
         if not settings.address:
             check_machine(run)
     finished = {run.variant: Path(run.folder, RESULT) for run in runs}
     results = {name: read_result(path) for name, path in finished.items() if path.exists()}
-    failed: list[str] = []
-    known, started = {*results}, time.monotonic()
+    others: dict[str, str | None] = {}
+    before, since = len(results), time.monotonic()
 
-    def ended(name: str, why: str | None) -> None:
-        """A trial has ended: is finished, has failed, or was stopped by the scheduler."""
-        if name in known:
+    def written() -> Any:
+        """The results so far, in the order of the trials, which results.json has now."""
+        ordered = [results[name] for name in finished if name in results]
+        write_runs(folder / "results.json", ordered)
+        return ordered
+
+    def ended(name: str, failure: str | None) -> None:
+        if name in results:  # before; only its epochs were told
             return
-        known.add(name)
         if finished[name].exists():
             results[name] = result = read_result(finished[name])
-            _write(folder, runs, results)
-            why = f"accuracy {result.accuracy:.4f}  {energy_uj(result):,.2f} µJ"
-        elif why is None:
-            why = f"stopped by {settings.scheduler}"
+            written()
+            told = f"accuracy {result.accuracy:.4f}  {energy_uj(result):,.2f} µJ"
         else:
-            failed.append(name)
-        done = len(known) - before
-        left = round((time.monotonic() - started) / done * (len(runs) - len(known)))
-        line = f"{len(known)}/{len(runs)}  {name}  {why}  {left // 60}:{left % 60:02d} left"
+            others[name] = failure
+            told = failure or f"stopped by {settings.scheduler}"
+        done = len(results) + len(others)
+        left = round((time.monotonic() - since) / (done - before) * (len(runs) - done))
+        line = f"{done}/{len(runs)}  {name}  {told}  {left // 60}:{left % 60:02d} left"
         print(line, file=sys.stderr, flush=True)
 
-    before = len(known)
     if before < len(runs):
         if before:
             print(f"{before} of {len(runs)} trials are finished", file=sys.stderr)
-        waiting = [run for run in runs if settings.scheduler == "asha" or run.variant not in known]
+        asha = settings.scheduler == "asha"
         try:
-            train_trials(settings, waiting, ended)
+            train_trials(settings, [r for r in runs if asha or r.variant not in results], ended)
         except KeyboardInterrupt:
             print("multispike: stopped; the same command goes on", file=sys.stderr)
             return 130
     if results:
-        ordered = _write(folder, runs, results)
+        ordered = written()
         report = write_report(folder)
         Console().print(comparison_table(ordered))
         print(f"report: {report}", file=sys.stderr)
-    return 1 if failed else 0
-
-
-def check_begun(run: TrainConfig) -> None:
-    """Raise `InputError` where a trial has begun under other settings."""
-    settings = Path(run.folder, "config.yaml")
-    for name, before, now in differing(read_settings(settings), run) if settings.exists() else ():
-        allowed = f"{before!r}, with which {run.folder} began, or another --out"
-        raise invalid(name, now, allowed)
-
-
-def _write(
-    folder: Path, runs: Sequence[TrainConfig], results: dict[str, RunResult]
-) -> list[RunResult]:
-    """Write results.json, its runs in the order of the trials."""
-    ordered = [results[run.variant] for run in runs if run.variant in results]
-    write_runs(folder / "results.json", ordered)
-    return ordered
+    return 1 if any(others.values()) else 0
 
 
 def train_trials(
     settings: SweepConfig, runs: Sequence[TrainConfig], ended: Callable[[str, str | None], None]
 ) -> None:
-    """Train runs in processes of Ray. `ended` is told the name of each that has ended, and why if
+    """Train runs in processes of Ray; `ended` is told the name of each that has ended, and why if
     it failed."""
     with _ray(settings.address) as ray:
-        tune = import_module("ray.tune")
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        cpus = sum(node.get("CPU", 0.0) for node in nodes)
-        gpus = sum(node.get("GPU", 0.0) for node in nodes)
-        if runs[0].accelerator not in ("auto", "gpu"):
-            gpus = 0.0
+        tune, have = import_module("ray.tune"), ray.cluster_resources()
+        cpus = have["CPU"]
+        gpus = have.get("GPU", 0.0) if runs[0].accelerator in ("auto", "gpu") else 0.0
         workers = settings.workers or int(gpus) or int(cpus) // (runs[0].threads or 1)
         workers = max(1, min(workers, len(runs)))
-        share = min(cpus / workers, max(node.get("CPU", 0.0) for node in nodes))
+        share = min(cpus / workers, max(node["Resources"].get("CPU", 0.0) for node in ray.nodes()))
         needs = {"cpu": int(share) if share >= 1 else share, "gpu": min(1.0, gpus / workers)}
-        threads = max(1, int(share))
+        scheduler = None
+        if settings.scheduler == "asha":
+            most = max(run.epochs for run in runs)
+            scheduler = import_module("ray.tune.schedulers").ASHAScheduler(
+                time_attr="epoch", max_t=most, stop_last_trials=False
+            )
 
         class Ended(tune.Callback):
             def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
                 ended(trial.config["run"]["name"], trial.last_result.get("failed"))
 
             def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-                error = str(trial.get_error()).strip().splitlines()
-                ended(trial.config["run"]["name"], f"failed: {error[-1]}")
+                ended(trial.config["run"]["name"], str(trial.get_error()).strip().splitlines()[-1])
 
-        scheduler = None
-        if settings.scheduler == "asha":
-            epochs = max(run.epochs for run in runs)
-            scheduler = tune.schedulers.ASHAScheduler(
-                time_attr="epoch", max_t=epochs, stop_last_trials=False
-            )
+        threads = max(1, int(share))
         plain = [asdict(replace(run, threads=run.threads or threads)) for run in runs]
-        tuner = tune.Tuner(
-            tune.with_resources(train_trial, needs),
-            param_space={"run": tune.grid_search(plain), "home": os.getcwd()},
-            tune_config=tune.TuneConfig(
-                metric="accuracy",
-                mode="max",
-                scheduler=scheduler,
-                max_concurrent_trials=workers,
-                reuse_actors=True,
-                trial_dirname_creator=lambda trial: trial.trial_id,
-            ),
-            run_config=tune.RunConfig(
-                name="ray",
-                storage_path=str(Path(settings.out).resolve() / ".ray"),
-                verbose=0,
-                callbacks=[Ended()],
-            ),
-        )
+        place = Path(settings.out).resolve() / ".ray"
         try:
-            tuner.fit()
+            tune.Tuner(
+                tune.with_resources(train_trial, needs),
+                param_space={"run": tune.grid_search(plain), "home": os.getcwd()},
+                tune_config=tune.TuneConfig(
+                    metric="accuracy", mode="max", scheduler=scheduler, reuse_actors=True,
+                    max_concurrent_trials=workers,
+                    trial_dirname_creator=lambda trial: trial.trial_id,
+                ),
+                run_config=tune.RunConfig(
+                    name="tune", storage_path=str(place), verbose=0, callbacks=[Ended()]
+                ),
+            ).fit()  # fmt: skip
         finally:
-            shutil.rmtree(Path(settings.out) / ".ray", ignore_errors=True)
-
-
-def _silent(address: str | None, error: Exception) -> InputError:
-    why = str(error).strip().splitlines()[0]
-    return invalid("address", address, f"a Ray cluster that answers ({why})")
+            shutil.rmtree(place, ignore_errors=True)
 
 
 @contextmanager
 def _ray(address: str | None) -> Iterator[Any]:
     """Ray, connected to a cluster, or with processes of its own on this machine."""
-    if address and address != "auto":
-        host, _, port = address.rpartition(":")
-        try:
-            socket.create_connection((host, int(port)), timeout=5).close()
-        except (OSError, OverflowError) as error:
-            raise _silent(address, error) from error
-    os.environ.update(QUIET)
+    options: dict[str, Any] = {"address": address or "local"}
+    if address is None:
+        options |= {"num_cpus": cores(), "object_store_memory": OBJECTS, "include_dashboard": False}
+    os.environ.update(setting.split("=") for setting in QUIET)
     try:
+        if address and address != "auto":  # Ray would wait for minutes
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=5).close()
         import_module("ray.tune")
+        ray = import_module("ray")
+        ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
     except ImportError as error:
         allowed = "pip install 'multispike[ray]'"
         raise InputError(f"ray: not installed, allowed: {allowed} ({error})") from error
-    ray = import_module("ray")
-    options: dict[str, Any] = {"num_cpus": cores(), "object_store_memory": OBJECTS}
-    options |= {"address": "local", "include_dashboard": False}
-    if address:
-        options = {"address": address}
-    try:
-        ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
-    except (OSError, RuntimeError, ValueError) as error:  # OSError: "auto" finds none
-        raise _silent(address, error) from error
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
+        why = str(error).strip().splitlines()[0]
+        raise invalid("address", address, f"a Ray cluster that answers ({why})") from error
     try:
         yield ray
     finally:
@@ -204,8 +169,8 @@ def _ray(address: str | None) -> Iterator[Any]:
 
 
 def train_trial(given: dict[str, Any]) -> None:
-    """Train the run of a trial, in a process of Ray; its scheduler hears of every epoch but the
-    last, after which nothing is saved by an end, those of an earlier session first."""
+    """Train the run of a trial, in a process of Ray. Tune hears of its epochs, first of those of an
+    earlier session; but of the last only after the result is written, since it may end a trial."""
     tune = import_module("ray.tune")
     os.chdir(given["home"])
     keep_freed_memory()

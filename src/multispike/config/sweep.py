@@ -13,10 +13,7 @@ from multispike.config import TrainConfig
 from multispike.config.types import Count, Folder, Seed, Settings, Where, kinds
 from multispike.errors import invalid, unknown
 
-OWN = ("name", "out", "resume", "overwrite")
-"""Settings of a training that a sweep gives to each of its trials."""
-
-OF_TRIALS = [field.name for field in fields(TrainConfig) if field.name not in OWN]
+OF_TRIALS = {field.name for field in fields(TrainConfig)} - {"name", "out", "resume", "overwrite"}
 
 Part = Annotated[
     dict[str, Any],
@@ -49,7 +46,7 @@ class SweepConfig(Settings):
     Examples:
         multispike sweep --config sweep.yaml --out DIR
         multispike sweep --config sweep.yaml --out DIR --address auto --workers 16
-        where sweep.yaml is
+        sweep.yaml is for instance:
         train: {arch: fastnet, data: digits, epochs: 5}
         search: {levels: [2, 4], activity_penalty: {loguniform: [0.001, 0.1]}}
         trials: 4
@@ -84,9 +81,9 @@ class SweepConfig(Settings):
                     raise unknown(part, name, OF_TRIALS, "settings of `multispike train`")
         if twice := shared.keys() & search.keys():
             raise invalid("search", min(twice), "settings that train does not fix")
-        lists = {name: rule for name, rule in search.items() if isinstance(rule, list) and rule}
         if not search:
             raise invalid("search", self.search, "one setting or more, with what to try")
+        lists = {name: rule for name, rule in search.items() if isinstance(rule, list) and rule}
         if self.trials > 1 and lists.keys() == search.keys():
             raise invalid("trials", self.trials, "1, as nothing is drawn")
         found: dict[str, TrainConfig] = {}
@@ -108,19 +105,18 @@ class SweepConfig(Settings):
 
 def _drawn(name: str, rule: Any, random: Random) -> Any:
     """A value of a setting by what `search` has of it, of numbers four digits."""
-    [(kind, given)] = rule.items() if isinstance(rule, dict) and len(rule) == 1 else [("", [])]
-    if kind == "choice" and isinstance(given, list) and given:
-        return random.choice(given)
-    least = 0.0 if kind == "loguniform" else -math.inf
-    numbers = isinstance(given, list) and all(type(bound) in (int, float) for bound in given)
-    if kind in ("uniform", "loguniform") and numbers and len(given) == 2:
-        low, high = given
-        if least < low < high < math.inf:
-            value = random.uniform(low, high)
+    match [*rule.items()] if isinstance(rule, dict) else rule:
+        case [("choice", [_, *_] as values)]:
+            return random.choice(values)
+        case [
+            ("uniform" | "loguniform" as kind, [int() | float() as low, int() | float() as high])
+        ]:
+            there, back, least = float, float, -math.inf
             if kind == "loguniform":
-                value = math.exp(random.uniform(math.log(low), math.log(high)))
-            whole = all(plain is not float for plain, *_ in kinds(TrainConfig, name))
-            value = round(value) if whole else float(f"{value:.4g}")
-            return min(max(value, low), high)
+                there, back, least = math.log, math.exp, 0.0
+            if least < low < top < math.inf:
+                value = back(random.uniform(there(low), there(top)))
+                whole = all(plain is not float for plain, *_ in kinds(TrainConfig, name))
+                return min(max(round(value) if whole else float(f"{value:.4g}"), low), top)
     allowed = "[A, B], {choice: [A, B]}, {uniform: [LOW, HIGH]} or {loguniform: [LOW, HIGH]}"
     raise invalid(f"search.{name}", rule, f"{allowed}, 0 < LOW of the last")
