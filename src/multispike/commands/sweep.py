@@ -26,6 +26,7 @@ from multispike.environment import cores, keep_freed_memory
 from multispike.errors import InputError, RunError, invalid
 from multispike.report.comparison import energy_uj
 from multispike.report.page import write_report
+from multispike.report.seeds import summary
 from multispike.report.terminal import comparison_table
 from multispike.results import check_folder, read_result, write_runs
 from multispike.training import RESULT, load_run
@@ -37,9 +38,6 @@ QUIET = ("RAY_USAGE_STATS_ENABLED=0", "RAY_CHDIR_TO_TRIAL_DIR=0", "RAY_AIR_NEW_O
          "RAY_worker_niceness=0")  # fmt: skip
 """Ray tells nobody that it is used, trainings are no background work, and Tune leaves files, the
 terminal and Ctrl-C to us."""
-
-OBJECTS = 80 * 2**20
-"""Bytes of Ray's store for what processes share, which here is next to nothing."""
 
 
 def sweep(settings: SweepConfig) -> int:
@@ -60,7 +58,7 @@ def sweep(settings: SweepConfig) -> int:
     def written() -> Any:
         """The results so far, in the order of the trials, which results.json has now."""
         ordered = [results[name] for name in finished if name in results]
-        write_runs(folder / "results.json", ordered)
+        write_runs(folder / "results.json", ordered, **summary(ordered))
         return ordered
 
     def ended(name: str, failure: str | None) -> None:
@@ -88,10 +86,8 @@ def sweep(settings: SweepConfig) -> int:
             print("multispike: stopped; the same command goes on", file=sys.stderr)
             return 130
     if results:
-        ordered = written()
-        report = write_report(folder)
-        Console().print(comparison_table(ordered))
-        print(f"report: {report}", file=sys.stderr)
+        Console().print(comparison_table(written()))
+        print(f"report: {write_report(folder)}", file=sys.stderr)
     return 1 if any(others.values()) else 0
 
 
@@ -108,12 +104,9 @@ def train_trials(
         workers = max(1, min(workers, len(runs)))
         share = min(cpus / workers, max(node["Resources"].get("CPU", 0.0) for node in ray.nodes()))
         needs = {"cpu": int(share) if share >= 1 else share, "gpu": min(1.0, gpus / workers)}
-        scheduler = None
-        if settings.scheduler == "asha":
-            most = max(run.epochs for run in runs)
-            scheduler = import_module("ray.tune.schedulers").ASHAScheduler(
-                time_attr="epoch", max_t=most, stop_last_trials=False
-            )
+        asha = import_module("ray.tune.schedulers").ASHAScheduler(
+            time_attr="epoch", max_t=max(run.epochs for run in runs), stop_last_trials=False
+        )
 
         class Ended(tune.Callback):
             def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
@@ -130,8 +123,8 @@ def train_trials(
                 tune.with_resources(train_trial, needs),
                 param_space={"run": tune.grid_search(plain), "home": os.getcwd()},
                 tune_config=tune.TuneConfig(
-                    metric="accuracy", mode="max", scheduler=scheduler, reuse_actors=True,
-                    max_concurrent_trials=workers,
+                    metric="accuracy", mode="max", max_concurrent_trials=workers, reuse_actors=True,
+                    scheduler=asha if settings.scheduler == "asha" else None,
                     trial_dirname_creator=lambda trial: trial.trial_id,
                 ),
                 run_config=tune.RunConfig(
@@ -147,7 +140,7 @@ def _ray(address: str | None) -> Iterator[Any]:
     """Ray, connected to a cluster, or with processes of its own on this machine."""
     options: dict[str, Any] = {"address": address or "local"}
     if address is None:
-        options |= {"num_cpus": cores(), "object_store_memory": OBJECTS, "include_dashboard": False}
+        options |= {"num_cpus": cores(), "include_dashboard": False, "object_store_memory": 2**27}
     os.environ.update(setting.split("=") for setting in QUIET)
     try:
         if address and address != "auto":  # Ray would wait for minutes

@@ -108,9 +108,7 @@ def _drawn(name: str, rule: Any, random: Random) -> Any:
     match [*rule.items()] if isinstance(rule, dict) else rule:
         case [("choice", [_, *_] as values)]:
             return random.choice(values)
-        case [
-            ("uniform" | "loguniform" as kind, [int() | float() as low, int() | float() as high])
-        ]:
+        case [("uniform" | "loguniform" as kind, [int() | float() as low, int() | float() as top])]:
             there, back, least = float, float, -math.inf
             if kind == "loguniform":
                 there, back, least = math.log, math.exp, 0.0
