@@ -33,9 +33,9 @@ from multispike.training import RESULT, load_run
 from multispike.training.launch import check_machine
 from multispike.training.run import judged_accuracy, read_settings
 
-QUIET = ("RAY_USAGE_STATS_ENABLED=0", "RAY_CHDIR_TO_TRIAL_DIR=0", "RAY_AIR_NEW_OUTPUT=0",
-         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS=1", "TUNE_DISABLE_SIGINT_HANDLER=1",
-         "RAY_worker_niceness=0")  # fmt: skip
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_AIR_NEW_OUTPUT": "0",
+         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1",
+         "RAY_worker_niceness": "0"}  # fmt: skip
 """Ray tells nobody that it is used, trainings are no background work, and Tune leaves files, the
 terminal and Ctrl-C to us."""
 
@@ -141,7 +141,7 @@ def _ray(address: str | None) -> Iterator[Any]:
     options: dict[str, Any] = {"address": address or "local"}
     if address is None:
         options |= {"num_cpus": cores(), "include_dashboard": False, "object_store_memory": 2**27}
-    os.environ.update(setting.split("=") for setting in QUIET)
+    os.environ.update(QUIET)
     try:
         if address and address != "auto":  # Ray would wait for minutes
             host, _, port = address.rpartition(":")
