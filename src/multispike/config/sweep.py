@@ -95,7 +95,7 @@ class SweepConfig(Settings):
             for values in product(*lists.values()):
                 tried = drawn | dict(zip(lists, values, strict=True))
                 run = TrainConfig(**shared | tried)
-                words = {key: re.sub(r"[^\w.-]+", "-", str(tried[key])) for key in search}
+                words = {key: re.sub(r"[^\w.+-]+", "-", str(tried[key])) for key in search}
                 seed = f"-s{words.pop('seed')}" if "seed" in words else ""
                 name = "+".join(f"{key}={word}" for key, word in words.items()) or run.variant
                 found[name + seed] = replace(run, name=name + seed, out=f"{self.out}/{name}{seed}")
