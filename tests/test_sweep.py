@@ -199,7 +199,8 @@ def test_a_killed_sweep_goes_on(tmp_path):
 def test_a_scheduler_stops_trials_and_failed_ones_are_told(tmp_path):
     out = tmp_path / "sweep"
     search = {"lr": [0.2, 1e-5, 2e-5, 1e30]}
-    path = written(tmp_path, train={**TINY, "epochs": 4}, search=search, scheduler="asha")
+    train = {**TINY, "limit_train": 640, "epochs": 4}
+    path = written(tmp_path, train=train, search=search, scheduler="asha")
     process = started(path, out)
     _, told = process.communicate(timeout=300)
     assert process.returncode == 1
