@@ -128,7 +128,7 @@ def test_results_in_the_readme_are_those_of_the_results_page():
     assert len(shown) == 4
     assert all(any(figures <= row for row in generated) for figures in shown)
     energy = (ROOT / "docs" / "energy.md").read_text(encoding="utf-8")
-    told = {f"{number}" for number in re.findall(r"([\d,]+) µJ", energy)}
+    told = {f"{number}" for number in re.findall(r"(\d+,\d{3}) µJ", energy)}
     assert len(told) == 3
     assert told <= set().union(*generated)
 
