@@ -649,7 +649,7 @@ def integer_network(arch: str, neuron: str, timesteps: int, events: bool = False
 def committed() -> Any:
     from multispike.export.serialize import load
 
-    (path,) = sorted((RESULTS / "checkpoints").glob("*.npz"))
+    (path,) = sorted((RESULTS / "checkpoints").glob("table-cifar10-*.npz"))
     return load(path)
 
 

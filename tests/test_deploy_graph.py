@@ -96,7 +96,7 @@ class Bottlenecks(nn.Module):
 
     def forward(self, x):
         x = self.stem(self.normalise(x))
-        x = torch.cat([x, self.grow(x)], 1)
+        x = torch.cat([torch.cat([x], 1), self.grow(x)], 1)  # of one part too, as in DenseNet
         x = F.avg_pool2d(self.transition(x), 2)
         x = x + self.project(self.expand(x))
         return self.last(x).mean((2, 3))

@@ -149,8 +149,8 @@ class Modules:
             if before is not None and source is not None and before.inputs == (source.node,):
                 self._tracer.send(before, x, x, before.shape)  # a ReLU in the first step
                 return
-            if not frame.weightless and not x.any():
-                continue  # layers inside that are silent: no sign of a neuron
+            if not frame.weightless and any(frame.module.children()) and not x.any():
+                continue  # a block of layers that is silent: no sign of a neuron
             neuron = self._neuron(frame.name, source, x, index, Source)
             if neuron.spiking:
                 self._look_into(neuron, frame, outputs, x)

@@ -301,7 +301,8 @@ def mean(walk: Walk, x: Value, dims: Any, keepdim: bool = False, **_: Any) -> Va
 def cat(walk: Walk, parts: list[Value], dim: int = 0) -> Value:
     rank, image = len(walk.shape_of()), walk.shape_of()[-2:] == parts[0].shape[1:]
     repeated = all(part is parts[0] for part in parts)
-    if repeated and dim == 0 and walk.shape_of()[0] == walk.timesteps * walk.batch:
+    over_time = dim == 0 and walk.shape_of()[0] == walk.timesteps * walk.batch
+    if len(parts) == 1 or (repeated and over_time):
         return parts[0]
     if dim % rank != (rank - 3 if image else rank - 1):
         raise walk.refused("a concatenation of channels")
