@@ -227,7 +227,7 @@ def load_run(
     found = read(path, checkpoint, there, model)
     data = found.data
     return Trained(
-        network=found.network.to(memory_format=torch.channels_last),
+        network=found.network.to(memory_format=torch.channels_last),  # pyright: ignore[reportCallIssue]
         classes=tuple(map(str, data["classes"])),
         input_shape=tuple(data["input_shape"]),  # pyright: ignore[reportArgumentType]
         mean=tuple(data["mean"]),

@@ -166,7 +166,7 @@ class Program:
         if one.sparse:
             weight, first, gap = without_zeros(grouped.reshape(-1, grouped.shape[-1]))
             parts, unused = {"weight": weight, "first": first, "gap": gap}, []
-            self.pruned.append((one.name, one.weight.size - np.count_nonzero(weight)))
+            self.pruned.append((one.name, one.weight.size - int(np.count_nonzero(weight))))
         for part, values in parts.items():
             self.weights.append((f"{name}_{part}", values))
             self.structs.append(f"extern const {values.dtype}_t {name}_{part}[{values.size}];")

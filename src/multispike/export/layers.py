@@ -142,7 +142,7 @@ class Synapses:
         byte beside each other one and four for where each run begins take less."""
         if self.weight is None:
             return False
-        others, runs = np.count_nonzero(self.weight), self.weight.size * self.groups
+        others, runs = int(np.count_nonzero(self.weight)), self.weight.size * self.groups
         return 2 * others + 4 * (runs // len(self.weight) + 1) < self.weight.size
 
     def largest_sum(self, largest_input: int) -> int:

@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.grad import conv2d_input
 
 from multispike.errors import invalid
 from multispike.export.layers import (
@@ -309,8 +311,7 @@ def fan_out(synapses: Synapses, shape: Shape) -> Tensor:
     met = (weight != 0) if synapses.sparse else torch.ones_like(weight)
     every = torch.ones(1, *synapses.sum_shape(shape))
     around = _padded(torch.empty(1, *shape, device="meta"), window).shape
-    found = torch.nn.grad.conv2d_input(
-        around, met.float(), every, window.stride, 0, window.dilation, synapses.groups
-    )
+    options: Any = (window.stride, 0, window.dilation, synapses.groups)
+    found = conv2d_input(around, met.float(), every, *options)
     (top, left), (_, rows, columns) = window.before, shape
     return found[0, :, top : top + rows, left : left + columns].round().long()
