@@ -27,6 +27,12 @@ def progress_bar(show: bool) -> Progress:
     )
 
 
+def time_left(seconds: float) -> str:
+    """For a line where there is no bar: '2:05 left'."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d} left"
+
+
 @contextmanager
 def telling(what: str) -> Iterator[None]:
     """Show `what` on standard error, if that is a terminal, while something blocks."""

@@ -89,7 +89,7 @@ def conv(
     padding = per_axis(0 if padding == "valid" else padding, axes, missing=0)
     kernel = Kernel(size, per_axis(stride, axes), padding, dilation)
     options = {"bias": bias is not None, "groups": groups, "transposed": transposed}
-    return Synapses(axes, **_weights(weight), **options, kernel=kernel)
+    return Synapses(axes, **_weights(signals, weight), **options, kernel=kernel)
 
 
 def conv_transpose(
@@ -100,12 +100,12 @@ def conv_transpose(
 
 
 def linear(signals: Signals, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Effect:
-    return Synapses(**_weights(weight), bias=bias is not None)
+    return Synapses(**_weights(signals, weight), bias=bias is not None)
 
 
-def _weights(weight: Tensor) -> dict[str, Any]:
+def _weights(signals: Signals, weight: Tensor) -> dict[str, Any]:
     """What tells one weight from another, and how sparse it is."""
-    share = int(weight.count_nonzero()) / weight.numel()
+    share = signals.density(weight)
     return {"weight": _identity(weight), "density": share if share < 0.5 else None}
 
 
@@ -163,7 +163,7 @@ def _product(signals: Signals, a: tuple[Tensor, int], b: tuple[Tensor, int], sum
         return Synapses(sizes=(summed, b[1]), rows=a[1], of=first)
     groups = b[0].numel() // (summed * b[1])
     sizes = summed * groups, b[1] * groups
-    return Synapses(sizes=sizes, **_weights(b[0]), groups=groups, of=first)
+    return Synapses(sizes=sizes, **_weights(signals, b[0]), groups=groups, of=first)
 
 
 # --- what consists of other operations ------------------------------------------------------------

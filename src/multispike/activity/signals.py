@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from multispike.activity.counting import Stats, Tally, measure
 from multispike.activity.layout import Layout, Shape
@@ -35,6 +35,8 @@ class Signals:
         self.layout = Layout(1)
         self._names: set[str] = set()
         self.costless_names: set[str] = set()
+        self._densities: dict[int, float] = {}
+        """Shares of non-zero weights by the id of a parameter, which its network keeps."""
         self._signals: dict[int, tuple[weakref.ref[Tensor], Signal]] = {}
         """By the id of a tensor, which another one may get once it is gone."""
 
@@ -76,6 +78,15 @@ class Signals:
                 node.refresh()
         signal.learned = True
         return signal.node.carries
+
+    def density(self, weight: Tensor) -> float:
+        """Share of weights that are not zero; a parameter is looked at once."""
+        share = self._densities.get(id(weight)) if isinstance(weight, nn.Parameter) else None
+        if share is None:
+            share = int(weight.count_nonzero()) / weight.numel()
+            if isinstance(weight, nn.Parameter):
+                self._densities[id(weight)] = share
+        return share
 
     # --- places and nodes -------------------------------------------------------------------
 

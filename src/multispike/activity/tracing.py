@@ -343,9 +343,7 @@ class Tracer(Signals, TorchFunctionMode):
         place, key = self.here(label), (effect, inputs, window, rows)
         found, same = self.nodes.get((place, key)), (place, effect, window, rows)
         weighted = isinstance(effect, Synapses) and effect.rows is None
-        if (
-            found is None and weighted and same in self._rounds
-        ):  # recurrent: it reads what it computed
+        if found is None and weighted and same in self._rounds:  # recurrent: it reads its results
             behind = {inputs[0], *inputs[0].ancestors()}
             for layer in self._rounds[same]:
                 alike = layer.inputs[0].carries == inputs[0].carries

@@ -24,6 +24,7 @@ from multispike.config.begun import differing
 from multispike.config.sweep import SweepConfig
 from multispike.environment import cores, keep_freed_memory
 from multispike.errors import InputError, RunError, invalid
+from multispike.progress import time_left
 from multispike.report.comparison import energy_uj
 from multispike.report.page import write_report
 from multispike.report.seeds import summary
@@ -72,8 +73,8 @@ def sweep(settings: SweepConfig) -> int:
             others[name] = failure
             told = failure or f"stopped by {settings.scheduler}"
         done = len(results) + len(others)
-        left = round((time.monotonic() - since) / (done - before) * (len(runs) - done))
-        line = f"{done}/{len(runs)}  {name}  {told}  {left // 60}:{left % 60:02d} left"
+        left = time_left((time.monotonic() - since) / (done - before) * (len(runs) - done))
+        line = f"{done}/{len(runs)}  {name}  {told}  {left}"
         print(line, file=sys.stderr, flush=True)
 
     if before < len(runs):

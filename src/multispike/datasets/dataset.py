@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from multispike.datasets.cache import Allocate, Cache
+from multispike.environment import cores
 from multispike.errors import InputError, invalid, is_count
 from multispike.progress import progress_bar
 
@@ -257,8 +257,7 @@ def in_threads(work: Callable[[slice], None], count: int, title: str, progress: 
     The first failure in the order of the slices is raised; slices not begun are dropped.
     """
     pieces = [slice(start, min(start + PIECE, count)) for start in range(0, count, PIECE)]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with progress_bar(progress) as bar, ThreadPoolExecutor(cores) as pool:
+    with progress_bar(progress) as bar, ThreadPoolExecutor(cores()) as pool:
         task = bar.add_task(title, total=count)
         for piece, _ in zip(pieces, pool.map(work, pieces), strict=True):
             bar.advance(task, piece.stop - piece.start)

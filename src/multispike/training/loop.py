@@ -27,7 +27,7 @@ from multispike.config import Recipe
 from multispike.datasets.loader import BatchLoader
 from multispike.device import device_of
 from multispike.errors import InputError
-from multispike.progress import progress_bar
+from multispike.progress import progress_bar, time_left
 from multispike.training.loaders import EpochLoader
 from multispike.training.objective import Objective
 from multispike.training.optim import make_optimizer, make_schedule
@@ -370,10 +370,10 @@ class Display:
         judge = "validation" if "val_accuracy" in row else "test"
         self.tested = f" {judge} {judged_accuracy(row):.3f}"
         if self.bar.disable:
-            left = round(self.bar.tasks[0].time_remaining or 0)
+            left = time_left(self.bar.tasks[0].time_remaining or 0)
             self.tell(
                 f"epoch {row['epoch']}/{self.epochs}  loss {row['train_loss']:.4f}"
-                f"  {judge} accuracy {judged_accuracy(row):.4f}  {left // 60}:{left % 60:02d} left"
+                f"  {judge} accuracy {judged_accuracy(row):.4f}  {left}"
             )
 
 
