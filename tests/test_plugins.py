@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from multispike.cli import main
 from multispike.config import TrainConfig
 from multispike.errors import InputError
+from multispike.export.formats import FORMATS
 from multispike.training import load_run
 from multispike.training.run import read_settings
 
@@ -62,6 +64,7 @@ for line in (
     "energy run --json energy.json",
     "report run --out report",
     "predict run image.png --json predicted.json",
+    "export run --format c",
     f"compare --arch tinynet --data stripes --variants ann,multilevel-T1-N2 {QUICK} --out both",
 ):
     if code := main(line.split()):
@@ -111,6 +114,30 @@ def test_files_are_found_from_another_folder(own, tmp_path, monkeypatch):
     assert read_settings(run.folder / "config.yaml")["arch"] == f"{own}/nets.py:build"
     assert main(["evaluate", str(run.folder), "--json", "out.json"]) == 0
     assert json.loads(Path("out.json").read_text())["arch"] == "nets"
+
+
+def test_an_export_has_the_name_of_the_file_alone(own, tmp_path, monkeypatch):
+    """In C, ONNX, OpenVINO and NIR: no folder of this machine, nothing that C forbids."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(own / "nets.py", "my näts-v1.2.py")
+    shutil.copy(own / "data.py", "dätä.py")
+    Image.new("L", (8, 8), 99).save("image.png")
+    words = ["--arch", "my näts-v1.2.py:build", "--data", "dätä.py:load", "--out", "run"]
+    assert main(["train", *words, *QUICK]) == 0
+    predicted = []
+    for format in FORMATS:
+        assert main(["export", "run", "--format", format, "--json", "written.json"]) == 0
+        assert json.loads(Path("written.json").read_text())["arch"] == "my_n_ts-v1.2"
+        assert Path("run", format, "README.md").read_text().startswith("# my_n_ts-v1.2, ")
+        assert not [p for p in Path("run", format).iterdir() if bytes(tmp_path) in p.read_bytes()]
+        assert main(["predict", f"run/{format}/network.npz", "image.png", "--json", "p.json"]) == 0
+        predicted.append(json.loads(Path("p.json").read_text()))
+    assert main(["bench", "run", "--seconds", "0.01", "--json", "bench.json"]) == 0
+    bench = json.loads(Path("bench.json").read_text())
+    assert (bench["arch"], bench["data"]) == ("my_n_ts-v1.2", "dätä")
+    assert all(row["agreement"] == 1 for row in bench["rows"] if "torch" not in row["engine"])
+    assert predicted == 4 * predicted[:1]
+    assert predicted[0][0]["class"] in ("lying", "upright")
 
 
 def test_the_head_starts_anew_where_the_classes_differ(own, tmp_path, capsys):

@@ -13,6 +13,7 @@ from multispike.errors import InputError
 from multispike.export.bench import engines_of, race
 from multispike.export.formats import check_free, write
 from multispike.export.quantise import Accuracy, as_input, compare, finetune_run, quantise_run
+from multispike.plugins import label
 from multispike.report.document import give, table_of, terminal_table
 from multispike.training.data import data_of, evaluation_loader
 from multispike.training.run import load_run, tell_unfinished
@@ -170,7 +171,7 @@ def bench(settings: BenchConfig) -> None:
     )
     result = {
         "arch": network.arch,
-        "data": run.data["name"],
+        "data": label(run.data["name"]),
         "threads": threads,
         "environment": environment(device_of(run.network)),
         "rows": [asdict(row) for row in rows],

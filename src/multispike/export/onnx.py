@@ -47,7 +47,7 @@ from multispike.export.layers import (
     Window,
 )
 from multispike.export.network import IntegerNetwork
-from multispike.export.validate import BYTE, RATIO, in_bytes, prove_float32
+from multispike.export.validate import BYTE, RATIO, identifier, in_bytes, prove_float32
 from multispike.files import replacing
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def build(network: IntegerNetwork) -> ModelProto:
     classes = network.readout.shape[0]
     graph = helper.make_graph(
         writer.nodes,
-        network.arch.replace("-", "_"),
+        identifier(network.arch),
         [helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, shape)],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", classes])],
         writer.constants,

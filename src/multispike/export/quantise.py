@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from re import ASCII, sub
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from multispike.export.graph import Walk, batch_of, trace
 from multispike.export.layers import Shape
 from multispike.export.network import IntegerNetwork
 from multispike.export.operations import RULES
+from multispike.plugins import label
 from multispike.progress import progress_bar
 from multispike.training.data import training_loader
 from multispike.training.run import Run
@@ -55,7 +57,8 @@ class Quantiser:
                 raise invalid(name, list(values), f"{channels} finite numbers")
         if min(std) <= 0:
             raise invalid("std", list(std), "numbers > 0")
-        self.model, self.arch = model, config.get("arch", type(model).__name__)
+        arch = label(config.get("arch", type(model).__name__))
+        self.model, self.arch = model, sub(r"[^\w.-]", "_", arch, flags=ASCII)
         self.timesteps: int = getattr(model, "timesteps", 1)
         self.sizes = (input_shape, self.timesteps, mean, std)
         steps = (self.timesteps,) if events else ()
@@ -112,10 +115,8 @@ def quantise_run(run: Run) -> IntegerNetwork:
     """The integer network of a run; errors as of `Quantiser`."""
     data = run.data
     events = data["events"] if "events" in data else source_of(data["name"]).events
-    shape, classes = (
-        tuple(data["input_shape"]),
-        [str(name).encode("utf-8", "replace").decode() for name in data["classes"]],
-    )
+    shape = tuple(data["input_shape"])
+    classes = [str(name).encode("utf-8", "replace").decode() for name in data["classes"]]
     return quantise(run.network, data["mean"], data["std"], shape, events, classes)
 
 
