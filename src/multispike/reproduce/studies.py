@@ -85,12 +85,11 @@ class Study:
 
 
 _CONVERTED = (
-    row("ann", precision="32-true"),
+    row("ann"),
     *(
         row(
             f"multilevel-T1-N{levels}",
             prefix=prefix,
-            precision="32-true",
             learn_threshold="layer",
             whiten=False,
             epochs=1,
