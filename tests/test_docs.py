@@ -172,6 +172,16 @@ def test_the_demo_in_the_readme_is_that_of_its_file():
         ]  # fmt: skip
         assert re.search(rf"{run['name']} +{' +'.join(cells)}\n", text)
     assert f"{sum(run['train_seconds'] for run in runs):.0f} s of training" in text
+    seeds = json.loads((ROOT / "results" / "demo-seeds.json").read_text())
+    _, binary, graded = seeds["groups"]
+    shares = ["{mean:.4f} ± {spread:.4f}".format(**one["accuracy"]) for one in seeds["groups"]]
+    nj = {
+        one["name"]: f"{one['total_nj']['mean'] / 1e3:,.0f} ± {one['total_nj']['spread'] / 1e3:.0f}"
+        for one in (binary, graded)
+    }
+    text = text.replace("\n", " ")
+    assert f"{shares[0]}, {shares[1]} and {shares[2]}" in text
+    assert f"{nj[graded['name']]} µJ in one timestep where four take {nj[binary['name']]}" in text
 
 
 def test_the_emulated_events_in_the_docs_are_those_of_their_file():
