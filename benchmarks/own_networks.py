@@ -146,10 +146,10 @@ def main() -> None:
         with TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the libraries
             rows[name] = row(name, data, Path(folder))
+        rows[name]["environment"] = {**environment(), **versions, "compiler": version_of("cc")}
         print(json.dumps(rows[name]), flush=True)
         write_json(arguments.out, {
             "command": "sh benchmarks/own_networks.sh FOLDER DATA-DIR",
-            "environment": {**environment(), **versions, "compiler": version_of("cc")},
             "rows": [rows[name] for name in NAMES if name in rows],
         })  # fmt: skip
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tonic.io import read_mnist_file
 
 from multispike.errors import InputError
 from multispike.events.read import EVENT, read_events
@@ -175,6 +176,20 @@ def test_nmnist_records(tmp_path):
     events, recording = read_all(tmp_path / "00001.bin")
     np.testing.assert_array_equal(events, expected)
     assert (recording.format, recording.sensor) == ("N-MNIST", (34, 34))
+
+
+@pytest.mark.parametrize("chunk", [7, 1 << 16])
+def test_nmnist_gives_what_tonic_reads(shared_data, tmp_path, chunk):
+    """A real recording, and one whose time wraps twice (y = 240)."""
+    real = next((shared_data / "nmnist" / "Test" / "3").iterdir()).read_bytes()
+    wrap = bytes([0, 240, 0, 0, 0])
+    dtype = np.dtype([(name, np.int64) for name in "xytp"])
+    for content in (real, real[:500] + wrap + real[500:750] + wrap + real[750:900]):
+        (tmp_path / "a.bin").write_bytes(content)
+        expected = read_mnist_file(io.BytesIO(content), dtype, is_stream=True)
+        events, _ = read_all(tmp_path / "a.bin", chunk=chunk)
+        for name in "txyp":
+            np.testing.assert_array_equal(events[name], expected[name])
 
 
 def test_dat_without_a_sensor_or_of_another_kind(tmp_path):
@@ -889,17 +904,19 @@ def test_missing_files_and_bad_arguments(tmp_path):
         read_events(io.BytesIO(evt2(ramp())), sensor=(0, 10))
 
 
-def test_a_missing_library_is_named():
+def test_a_missing_library_is_named(tmp_path):
     """In a process of its own, in which the library can't be imported."""
     program = (
-        "import io, sys; sys.modules['evt3'] = None\n"
+        "import sys; sys.modules['h5py'] = None\n"
         "from multispike.events.read import read_events\n"
         "from multispike.errors import InputError\n"
-        "try: list(read_events(io.BytesIO(b'% evt 3.0\\n' + bytes(64))))\n"
+        "try: list(read_events(sys.argv[1]))\n"
         "except InputError as error: print(error)\n"
     )
+    path = tmp_path / "a.h5"
+    path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(64))
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        [sys.executable, "-c", program, path], capture_output=True, text=True, check=True
     )
-    assert done.stdout.startswith("EVT3 recordings: needs the package evt3")
+    assert done.stdout.startswith("HDF5 recordings: needs the package h5py")
     assert "multispike[events]" in done.stdout

@@ -76,7 +76,7 @@ def own_networks(content: dict[str, Any], file: str) -> list[str]:
         "Multiply-accumulates are those of a dense inference. C: the program as its Makefile builds"
         f" it, and its counts on {checked} images under the address and"
         " undefined-behaviour sanitizers, which found nothing.",
-        source(file, content["command"], [], content["environment"]),
+        source(file, content["command"], [], *(row["environment"] for row in content["rows"])),
     ]  # fmt: skip
 
 

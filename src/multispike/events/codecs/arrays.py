@@ -1,4 +1,4 @@
-"""Events kept as arrays: npy, npz and HDF5 in chunks; N-MNIST's 5-byte records at once.
+"""Events kept as arrays: npy, npz and HDF5 in chunks; N-MNIST's 5-byte records.
 
 A file whose times aren't in order (blocks by polarity, simulations in parallel) is sorted, which
 takes its size in memory. A stream can't be; it is refused if its time goes back often.
@@ -6,7 +6,6 @@ takes its size in memory. A stream can't be; it is refused if its time goes back
 
 from __future__ import annotations
 
-import io
 import math
 import warnings
 import zipfile
@@ -297,16 +296,17 @@ def _shortest(lengths: Sequence[int], source: ByteSource) -> int:
 
 
 def decode_nmnist(source: ByteSource) -> Decoded:
-    """N-MNIST's and N-Caltech101's 5-byte records, by Tonic's function; read at once (20 KB)."""
-    tonic = require("tonic.io", "N-MNIST's recordings")
-    # Tonic fills the fields by their order, which has to be this one.
-    dtype = np.dtype([(name, np.int64) for name in "xytp"])
+    """N-MNIST's and N-Caltech101's 5-byte records: x, y, a bit of polarity and 23 of time; a y of
+    240 is no event but says that time has wrapped once more."""
 
     def columns() -> Iterator[Columns]:
-        data = source.read(1 << 28)
-        whole = len(data) // 5 * 5
-        source.skipped.add_bytes("cut off within an event", len(data) - whole, whole)
-        events = tonic.read_mnist_file(io.BytesIO(data[:whole]), dtype, is_stream=True)
-        yield Columns(events["t"], events["x"], events["y"], events["p"])
+        wraps = 0
+        for _, data in source.words(5):
+            x, y, *low = np.frombuffer(data, np.uint8).reshape(-1, 5).T.astype(np.int64)
+            wrapped = wraps + np.cumsum(y == 240)
+            wraps = int(wrapped[-1])
+            t = ((low[0] & 127) << 16 | low[1] << 8 | low[2]) + (wrapped << 13)
+            events = y != 240
+            yield Columns(t[events], x[events], y[events], low[0][events] >> 7)
 
     return Decoded("N-MNIST", (34, 34), columns())

@@ -118,7 +118,8 @@ def _evt2(source: ByteSource) -> Iterator[Columns]:
 
 def _evt3(source: ByteSource) -> Iterator[Columns]:
     """16-bit words, see the format; 2: an event; 4 and 5: up to 12 and 8 events."""
-    evt3 = require("evt3", "EVT3 recordings")
+    import evt3
+
     # The largest size the format can address: what is outside the sensor is counted by the caller.
     decoder = evt3.Decoder(sensor_width=ADDRESSED, sensor_height=ADDRESSED)
     known = (0x0, 0x2, 0x3, 0x4, 0x5, 0x6, 0x7, TIME_HIGH, 0xA, 0xE, 0xF)
