@@ -1,6 +1,7 @@
 """The comparison of engines: every engine runs, agrees, and is measured; no absolute times."""
 
 import shutil
+import sys
 from importlib.util import find_spec
 
 import pytest
@@ -20,7 +21,8 @@ pytestmark = pytest.mark.skipif(bool(NEEDED), reason=f"needs {', '.join(NEEDED)}
 def test_all_engines_run_and_agree(tmp_path):
     model = realistic("sparse_resnet")
     network = quantise(model, MEAN, STD, SHAPE)
-    engines = engines_of(model, network, MEAN, STD, tmp_path, threads=1)
+    engines, absent = engines_of(model, network, MEAN, STD, tmp_path, threads=1)
+    assert not absent
     rows = race(engines, network, images(16).numpy(), (1, 8), seconds=0.02)
     assert [(row.engine, row.batch) for row in rows] == [
         (name, batch) for batch in (1, 8) for name in engines
@@ -33,10 +35,25 @@ def test_all_engines_run_and_agree(tmp_path):
         assert row.agreement == 1 or row.engine.startswith("torch")
 
 
+def test_what_is_not_installed_is_left_out_and_named(tmp_path, monkeypatch):
+    model = realistic("fastnet")
+    network = quantise(model, MEAN, STD, SHAPE)
+    for name in ("onnx", "onnxruntime", "openvino"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    engines, absent = engines_of(model, network, MEAN, STD, tmp_path, threads=1)
+    assert list(engines) == ["torch float32"]
+    assert absent == {
+        "onnxruntime int8": "onnxruntime: not installed, allowed: pip install 'multispike[deploy]'",
+        "openvino int8": "openvino: not installed, allowed: pip install 'multispike[deploy]'",
+        "c event-driven": "c: got no C compiler (cc) in PATH, allowed: gcc or clang",
+    }
+
+
 def test_batches_beyond_the_images_are_refused(tmp_path):
     model = realistic("fastnet")
     network = quantise(model, MEAN, STD, SHAPE)
-    engines = engines_of(model, network, MEAN, STD, tmp_path, threads=1)
+    engines, _ = engines_of(model, network, MEAN, STD, tmp_path, threads=1)
     with pytest.raises(InputError, match=r"^batches: got 9, allowed: 1 to 8"):
         race(engines, network, images(8).numpy(), (9,), seconds=0.01)
 

@@ -13,6 +13,10 @@ class InputError(ValueError):
     """Bad usage or bad input: the command line prints its one line and exits with 2."""
 
 
+class Missing(InputError):
+    """An optional package or a tool that is not installed."""
+
+
 class RunError(RuntimeError):
     """A run that started well and failed (diverged, disk full): exit code 1."""
 

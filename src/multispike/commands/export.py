@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -155,7 +156,9 @@ def bench(settings: BenchConfig) -> None:
     batches = dict.fromkeys((1, min(64, len(samples))))
     mean, std, threads = run.data["mean"], run.data["std"], settings.threads
     with TemporaryDirectory() as folder:
-        engines = engines_of(run.network, network, mean, std, Path(folder), threads)
+        engines, absent = engines_of(run.network, network, mean, std, Path(folder), threads)
+        for name, why in absent.items():
+            print(f"without {name}: {why}", file=sys.stderr)
         rows = race(engines, network, pixels, batches, settings.seconds)
     table = table_of(
         rows,
@@ -175,6 +178,7 @@ def bench(settings: BenchConfig) -> None:
         "threads": threads,
         "environment": environment(device_of(run.network)),
         "rows": [asdict(row) for row in rows],
+        "left_out": absent,
     }
     title = f"{network.arch} on {result['data']}, {threads} threads"
     give(settings.json, result, terminal_table(table, title))

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from multispike.device import device_of, moved
-from multispike.errors import RunError, invalid
+from multispike.errors import Missing, RunError, invalid
 from multispike.export.c import export_c
 from multispike.export.network import IntegerNetwork
 from multispike.export.onnx import check_installed, export_onnx, export_openvino, openvino_package
@@ -64,24 +64,43 @@ class Speed:
 def engines_of(
     model: Network, network: IntegerNetwork, mean: list[float], std: list[float], folder: Path,
     threads: int,
-) -> dict[str, tuple[Call, int]]:  # fmt: skip
-    """Every engine's call and size in bytes; files go to `folder`.
+) -> tuple[dict[str, tuple[Call, int]], dict[str, str]]:  # fmt: skip
+    """Call and size in bytes of every engine that is installed, and why the others are left out;
+    files go to `folder`.
 
     Raises:
         InputError: for a network that a format can't carry.
-        RunError: where a C compiler is missing or fails.
+        RunError: where the C compiler fails.
     """
-    onnx, xml = folder / "model.onnx", folder / "model.xml"
-    export_onnx(network, onnx)
-    export_openvino(network, xml)
-    float_bytes = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
-    xml_bytes = xml.stat().st_size + xml.with_suffix(".bin").stat().st_size
-    return {
-        "torch float32": (torch_call(model, mean, std, threads), float_bytes),
-        "onnxruntime int8": (onnxruntime_session(onnx, threads), onnx.stat().st_size),
-        "openvino int8": (openvino_request(xml, threads), xml_bytes),
-        "c event-driven": c_call(network, folder / "c"),
+
+    def in_torch() -> tuple[Call, int]:
+        tensors = (*model.parameters(), *model.buffers())
+        return torch_call(model, mean, std, threads), sum(tensor.nbytes for tensor in tensors)
+
+    def in_onnxruntime() -> tuple[Call, int]:
+        check_installed("onnxruntime")
+        export_onnx(network, path := folder / "model.onnx")
+        return onnxruntime_session(path, threads), path.stat().st_size
+
+    def in_openvino() -> tuple[Call, int]:
+        check_installed("openvino")
+        export_openvino(network, xml := folder / "model.xml")
+        size = xml.stat().st_size + xml.with_suffix(".bin").stat().st_size
+        return openvino_request(xml, threads), size
+
+    makers: dict[str, Callable[[], tuple[Call, int]]] = {
+        "torch float32": in_torch,
+        "onnxruntime int8": in_onnxruntime,
+        "openvino int8": in_openvino,
+        "c event-driven": lambda: c_call(network, folder / "c"),
     }
+    engines, absent = {}, {}
+    for name, make in makers.items():
+        try:
+            engines[name] = make()
+        except Missing as error:
+            absent[name] = str(error)
+    return engines, absent
 
 
 def onnxruntime_session(path: str | os.PathLike[str], threads: int) -> Call:
@@ -141,7 +160,7 @@ def c_call(network: IntegerNetwork, folder: Path) -> tuple[Call, int]:
     """The exported C program as a shared library, images one after the other; bytes of weights and
     tables."""
     if shutil.which("cc") is None:
-        raise RunError("c: got no C compiler (cc) in PATH, allowed: gcc or clang")
+        raise Missing("c: got no C compiler (cc) in PATH, allowed: gcc or clang")
     program = export_c(network, folder)
     sources = sorted(path.name for path in folder.glob("weights*.c"))
     command = [*COMPILE, "kernels.c", "model.c", *sources]

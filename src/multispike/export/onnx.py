@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from multispike.errors import InputError, invalid
+from multispike.errors import Missing, invalid
 from multispike.export.formats import description
 from multispike.export.layers import (
     IMAGE,
@@ -102,9 +102,9 @@ def openvino_package() -> Any:
 
 
 def check_installed(module: str) -> None:
-    """Raise `InputError` where an optional package is missing."""
+    """Raise `Missing` where an optional package is."""
     if find_spec(module) is None:
-        raise InputError(f"{module}: not installed, allowed: pip install 'multispike[deploy]'")
+        raise Missing(f"{module}: not installed, allowed: pip install 'multispike[deploy]'")
 
 
 def _target(path: str | os.PathLike[str], suffix: str) -> Path:
