@@ -1,13 +1,13 @@
 """The modules that run, and which of them are neurons.
 
 A neuron is a module without weights whose output is whole steps; what happens inside it is not
-counted. Hooks on every module tell the tracer where it is.
+counted. The `forward` of every module tells the tracer where it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -37,85 +37,97 @@ def are_weightless(module: nn.Module, found: dict[nn.Module, bool]) -> dict[nn.M
     inside, no parameters but one per channel."""
     if module not in found:
         found[module] = True  # also where a part holds the whole
-        parts = [are_weightless(part, found)[part] for part in module.children()]
+        parts = [part for part in module._modules.values() if part is not None]
         own = [p for p in module._parameters.values() if p is not None]
         vectors = all(sum(size > 1 for size in p.shape) <= 1 for p in own)
-        found[module] = vectors and all(parts) and not isinstance(module, LAYERS)
+        alike = [are_weightless(part, found)[part] for part in parts]
+        found[module] = vectors and all(alike) and not isinstance(module, LAYERS)
     return found
 
 
 @contextmanager
-def hooks(model: nn.Module, tracer: Tracer, errors: bool) -> Iterator[None]:
-    """Tell the tracer which module runs; every hook is removed at the end whatever happens."""
-    seen, weightless = Modules(model, tracer, errors), are_weightless(model, {})
-    with ExitStack() as stack, seen.untraced:
-        for name, module in model.named_modules():
-            if isinstance(module, torch.jit.ScriptModule):
-                continue  # takes no hooks; what reads its output notes that
+def wrapped(
+    modules: dict[str, nn.Module],
+    weightless: dict[nn.Module, bool],
+    tracer: Tracer,
+    errors: bool,
+) -> Iterator[None]:
+    """Tell the tracer which of the modules of a network runs, the network itself first."""
+    seen, own = Modules(modules.get(""), tracer, errors), []
+    try:
+        for name, module in modules.items():
             frame = partial(Frame, module, name, weightless[module])
+            calls = [("forward", seen.neuron if isinstance(module, MultiLevelIF) else seen.call)]
             if isinstance(module, MultiLevelIF):
-                vars(module)["step"] = partial(seen.step, frame, module, module.step)
-                stack.callback(vars(module).pop, "step")
-            enter = partial(seen.enter, frame)
-            stack.enter_context(module.register_forward_pre_hook(enter, with_kwargs=True))
-            stack.enter_context(module.register_forward_hook(seen.leave))
+                calls.append(("step", seen.step))
+            for method, call in calls:
+                own.append((vars(module), method, vars(module).get(method)))
+                vars(module)[method] = partial(call, frame, getattr(module, method))
         yield
+    finally:
+        for held, method, before in own:
+            del held[method]
+            if before is not None:
+                held[method] = before
 
 
 class Modules:
-    """What the hooks do; `frame` makes the `Frame` of a module that begins."""
+    """What runs instead of modules' own methods; `frame` makes the `Frame` of one that begins."""
 
-    def __init__(self, model: nn.Module, tracer: Tracer, errors: bool) -> None:
+    def __init__(self, model: nn.Module | None, tracer: Tracer, errors: bool) -> None:
         self._root = model
         self._tracer = tracer
         self._errors = errors
         self._activations: dict[tuple[str, int], Node] = {}
         """Outputs of modules that were activation functions so far."""
         self._neurons: dict[tuple[str, int], Source] = {}
-        self.untraced = ExitStack()
-        """Open while a neuron of ours runs and is counted: its operations are not traced."""
 
-    def step(self, frame: Any, module: MultiLevelIF, step: Any, x_t: Tensor, v: Any = None) -> Any:
-        """`MultiLevelIF.step`, seen as the module's call is."""
-        self.enter(frame, module, (x_t,), {})
-        spikes, v = step(x_t, v)
-        self._own_neuron(self._tracer.frames.pop(), module, spikes)
+    def call(self, frame: Callable[[], Frame], forward: Any, *args: Any, **kwargs: Any) -> Any:
+        """The forward of a module that is no neuron of ours."""
+        entered, frames, inside = frame(), self._tracer.frames, self._tracer.inside_neuron
+        if entered.weightless and not inside and entered.module is not self._root:
+            fed = self._fed(entered, (*args, *kwargs.values()))
+            entered.atomic = len({signal.node for signal in fed}) <= 1
+        entered.inside, depth = inside or entered.atomic, len(frames)
+        frames.append(entered)
+        output = forward(*args, **kwargs)
+        del frames[depth:]  # with modules that an exception left
+        if not inside and entered.module is not self._root:
+            with torch._C.DisableTorchFunction():
+                self._foreign(entered, output)
+        return output
+
+    def neuron(self, frame: Any, forward: Any, x: Tensor) -> Tensor:
+        """The forward of a `MultiLevelIF`; its operations are not traced."""
+        entered = frame()
+        self._fed(entered, (x,))
+        with torch._C.DisableTorchFunction():
+            spikes = forward(x)
+            self._own_neuron(entered, spikes, x if self._errors else None)
+        return spikes
+
+    def step(self, frame: Any, step: Any, x_t: Tensor, v: Any = None) -> Any:
+        """`MultiLevelIF.step`, seen as the module's forward is."""
+        entered = frame()
+        self._fed(entered, (x_t,))
+        with torch._C.DisableTorchFunction():
+            spikes, v = step(x_t, v)
+            self._own_neuron(entered, spikes)
         return spikes, v
 
-    def enter(self, frame: Callable[[], Frame], module: nn.Module, args: Any, kwargs: Any) -> None:
-        entered, inside = frame(), self._tracer.inside_neuron
-        own = isinstance(module, MultiLevelIF)
-        if own or (entered.weightless and module is not self._root and not inside):
-            values = (*args, *kwargs.values())
-            carried = [signal for value in values if (signal := self._tracer.signal(value))]
-            fed = [signal for signal in carried if not is_function(signal.node)]
-            entered.source = next(iter([*fed, *carried]), None)
-            entered.atomic = not own and len({signal.node for signal in fed}) <= 1
-        entered.inside = inside or entered.atomic
-        if own:
-            self.untraced.enter_context(torch._C.DisableTorchFunction())
-        self._tracer.frames.append(entered)
+    def _fed(self, frame: Frame, values: Iterable[Any]) -> list[Signal]:
+        """Tell a frame what its module reads; returns the signals that rules know."""
+        carried = [signal for value in values if (signal := self._tracer.signal(value))]
+        fed = [signal for signal in carried if not is_function(signal.node)]
+        frame.source = next(iter(fed or carried), None)
+        return fed
 
-    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        frames = self._tracer.frames
-        while frames and frames[-1].module is not module:
-            frames.pop()  # modules that an exception left
-        if not frames:
-            return
-        frame = frames.pop()
-        if isinstance(module, MultiLevelIF):
-            self._own_neuron(frame, module, output, args[0] if self._errors else None)
-        elif module is not self._root and not self._tracer.inside_neuron:
-            with torch._C.DisableTorchFunction():
-                self._foreign(frame, output)
-
-    def _own_neuron(
-        self, frame: Frame, module: MultiLevelIF, output: Tensor, x: Tensor | None = None
-    ) -> None:
+    def _own_neuron(self, frame: Frame, output: Tensor, x: Tensor | None = None) -> None:
         """The output [T*B, ...] of our neuron, or [B, ...] of one step: the grid is known.
 
         x: its input, where errors are wanted.
         """
+        module: Any = frame.module
         threshold = module.threshold
         if isinstance(threshold, Tensor):
             threshold = threshold.detach().clamp_min(MIN_THRESHOLD).cpu().double()
@@ -130,7 +142,6 @@ class Modules:
             neuron.errors = neuron.errors or Errors()
             steps = module.timesteps, -1
             neuron.errors.add(x.unflatten(0, steps), output.unflatten(0, steps), grid)
-        self.untraced.close()
 
     def _foreign(self, frame: Frame, output: Any) -> None:
         """The output of a module, if no rule explains it: spikes, or an unknown function."""

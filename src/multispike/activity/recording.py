@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from multispike.activity.modules import LAYERS, are_weightless, holders, hooks, own_tensors
+from multispike.activity.modules import LAYERS, are_weightless, holders, own_tensors, wrapped
 from multispike.activity.summary import Summary
 from multispike.activity.tracing import Tracer
 from multispike.device import device_of
@@ -36,7 +36,7 @@ def record_activity(
 
     Args:
         model: maps inputs to logits [B, classes] (or [T, B, classes], added up over time). It is
-            put into evaluation mode and back; hooks are there during the pass only. Neurons that
+            put into evaluation mode and back; its modules are wrapped during the pass. Neurons that
             keep state are reset before every batch by their own `reset()`, `reset_mem()` or
             `reset_states()`; buffers are afterwards what they were.
         loader: batches (inputs, targets), inputs [B, C, H, W] or event frames [T, B, C, H, W].
@@ -65,17 +65,21 @@ def record_activity(
         raise invalid("model", type(model).__name__, "a torch.nn.Module")
     if not isinstance(loader, Iterable):
         raise invalid("loader", type(loader).__name__, "an iterable of (inputs, targets)")
-    model = getattr(model, "_orig_mod", model)  # a compiled module calls no hooks
-    if any(map(nn.parameter.is_lazy, model.parameters())):
+    model = getattr(model, "_orig_mod", model)  # a compiled module shows nothing
+    modules = dict(model.named_modules())
+    if any(nn.parameter.is_lazy(p) for m in modules.values() for p in m._parameters.values()):
         raise invalid("model", "lazy layers without weights", "a model that was called before")
     if timesteps is None:  # neurons of one timestep may be stepped through more
-        neurons = [m.timesteps for m in model.modules() if isinstance(m, MultiLevelIF)]
+        neurons = [m.timesteps for m in modules.values() if isinstance(m, MultiLevelIF)]
         told = [getattr(model, "timesteps", None), *(count for count in neurons if count > 1)]
         timesteps = next((count for count in told if is_count(count)), None)
-    device = device_of(model)
+    # A scripted module can't be wrapped; what reads its output notes that.
+    modules = {n: m for n, m in modules.items() if not isinstance(m, torch.jit.ScriptModule)}
+    weightless, device = are_weightless(model, {}), device_of(model)
     tracer = Tracer(timesteps, potentials)
-    samples, score, state = 0, Score(confusion), State(model)
-    with torch.no_grad(), _uncompiled(model), state.restored(), hooks(model, tracer, errors):
+    samples, score, state = 0, Score(confusion), State(modules, weightless)
+    traced = wrapped(modules, weightless, tracer, errors)
+    with torch.no_grad(), _uncompiled(modules.values()), state.restored(), traced:
         for index, batch in enumerate(loader):
             if index == max_batches:
                 break
@@ -166,10 +170,8 @@ def _unpacked(batch: Any) -> tuple[Tensor, Tensor]:
 class State:
     """What modules keep from call to call beside weights: tensors, which neurons are known by."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        modules = dict(model.named_modules())
-        modules = {n: m for n, m in modules.items() if not isinstance(m, torch.jit.ScriptModule)}
+    def __init__(self, modules: dict[str, nn.Module], weightless: dict[nn.Module, bool]) -> None:
+        self._modules = modules
         self._held = [
             (name, held, dict(held)) for name, m in modules.items() for held in holders(m)
         ]
@@ -179,7 +181,6 @@ class State:
             for x in before.values()
             if isinstance(x, Tensor)
         }
-        weightless = are_weightless(model, {})
         self._resets = [
             (name or "the network itself", module, method)
             for name, module in modules.items()
@@ -194,8 +195,9 @@ class State:
     @contextmanager
     def restored(self) -> Iterator[None]:
         """Evaluation mode; at the end modes, buffers and other tensors are what they were."""
-        training = [module for module in self._model.modules() if module.training]
-        self._model.eval()
+        training = [module for module in self._modules.values() if module.training]
+        if training:
+            self._modules[""].eval()
         try:
             yield
         finally:
@@ -227,10 +229,10 @@ class State:
         }
         for name, held, before in self._held:
             for key, x in held.items() if id(held) not in reset else ():
-                if not isinstance(x, Tensor) or not x.dim():
+                _, version, _ = self._copies.get(id(x), (x, None, x))
+                if x is before.get(key) and (version is None or x._version == version):
                     continue
-                changed = x is not before.get(key) or x._version != self._copies[id(x)][1]
-                if changed and bool((x != 0).any()):
+                if isinstance(x, Tensor) and x.dim() and bool((x != 0).any()):
                     why = "a potential needs reset() or reset_mem()"
                     place = f"{name}.{key}" if name else key
                     yield f"{place} is kept from batch to batch: {why}"
@@ -244,9 +246,9 @@ def _takes_nothing(method: Any) -> bool:
     return True
 
 
-def _uncompiled(model: nn.Module) -> Any:
-    """Run compiled modules eagerly: a graph shows neither operations nor hooks."""
-    compiled = any(getattr(m, "_compiled_call_impl", None) is not None for m in model.modules())
+def _uncompiled(modules: Iterable[nn.Module]) -> Any:
+    """Run compiled modules eagerly: a graph shows neither operations nor modules."""
+    compiled = any(m._compiled_call_impl is not None for m in modules)
     if compiled or "torch._dynamo" in sys.modules:
         return torch.compiler.set_stance("force_eager")
     return nullcontext()
