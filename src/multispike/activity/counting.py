@@ -139,8 +139,10 @@ def _on_grid(x: Tensor, step: float, levels: int) -> bool:
 class Stats:
     """What one tensor [rows, *shape] holds, over rows and channels; float64 on the CPU.
 
-    events: non-zeros at each position, [H, W], or one number for a shape (F,).
+    total: non-zeros.
+    events: of each position, [H, W], or one number for a shape (F,).
     amplitude: the same, weighted by value (levels times step); None for analog values.
+    weight: their sum.
     histogram: elements at each level; None for analog values and for many levels.
     top: the largest level.
     decoded: histogram of the levels summed over `timesteps` > 1; None where not counted.
@@ -148,8 +150,10 @@ class Stats:
 
     shape: tuple[int, ...]
     elements: int
+    total: float
     events: Tensor
     amplitude: Tensor | None = None
+    weight: float = 0.0
     histogram: Tensor | None = None
     top: int = 0
     timesteps: int = 1
@@ -165,20 +169,24 @@ def measure(x: Tensor, shape: tuple[int, ...], grid: Grid | None, timesteps: int
     """
     rows, elements = x.reshape(-1, *shape), x.numel()
     if grid is None:
-        return Stats(shape, elements, _counts(rows, None, 1, 1).sums[0])
+        counts = _counts(rows, None, 1, 1)
+        return Stats(shape, elements, counts.histogram.tolist()[1], counts.sums[0])
     unit = grid.unit(shape)
     rows = rows.abs() if grid.signed else rows
     if grid.levels > COUNTED_LEVELS:
         z = _levels(rows, unit, grid.levels)
         events, amplitude = _sums(z)
-        return Stats(shape, elements, events, amplitude * grid.step, None, int(z.max()))
+        total, weight = float(events.sum()), float(amplitude.sum()) * grid.step
+        found = total, events, amplitude * grid.step, weight
+        return Stats(shape, elements, *found, top=int(z.max()))
     if grid.levels * timesteps > COUNTED_LEVELS:
         timesteps = 1
     counts = _counts(rows, unit, grid.levels, timesteps)
-    events, amplitude = counts.sums
-    top = max((level for level, n in enumerate(counts.histogram.tolist()) if n), default=0)
-    found = counts.histogram, top, timesteps, counts.summed
-    return Stats(shape, elements, events, amplitude * grid.step, *found)
+    at = counts.histogram.tolist()
+    top = max((level for level, n in enumerate(at) if n), default=0)
+    weight = sum(level * n for level, n in enumerate(at)) * grid.step
+    found = sum(at[1:]), counts.sums[0], counts.sums[1] * grid.step, weight
+    return Stats(shape, elements, *found, counts.histogram, top, timesteps, counts.summed)
 
 
 def _levels(rows: Tensor, unit: float | Tensor, levels: int) -> Tensor:
@@ -188,15 +196,18 @@ def _levels(rows: Tensor, unit: float | Tensor, levels: int) -> Tensor:
 
 def _counts(rows: Tensor, unit: float | Tensor | None, levels: int, timesteps: int) -> Counts:
     """Counts of rows [R, C, ...] over rows and channels."""
-    order = sorted(range(1, rows.dim()), key=lambda axis: -rows.stride(axis))
-    laid_out = rows.permute(0, *order)  # as in memory: channels_last has channels innermost
-    scale = unit
-    if isinstance(scale, Tensor) and scale.dim() > 1:
+    axes, strides = range(1, rows.dim()), rows.stride()
+    order = sorted(axes, key=lambda axis: -strides[axis])  # channels_last has channels innermost
+    moved = order != [*axes]
+    laid_out, scale = rows.permute(0, *order) if moved else rows, unit
+    if moved and isinstance(scale, Tensor) and scale.dim() > 1:
         scale = scale.permute([axis - 1 for axis in order])
     counts = count_levels(laid_out, scale, levels, timesteps, 1 + order.index(1))
     if counts is None:  # no compiler, another device or type
         z = (rows != 0).float() if unit is None else _levels(rows, unit, levels)
         return Counts(_sums(z), _histogram(z, levels), None)
+    if not moved:
+        return counts
     places = [axis for axis in order if axis != 1]
     back = [1 + places.index(axis) for axis in range(2, rows.dim())]
     return counts._replace(sums=counts.sums.permute(0, *back))
@@ -223,21 +234,31 @@ _NONE = torch.zeros((), dtype=torch.float64)
 
 
 class Tally:
-    """The sum of `Stats` over all calls and batches; histograms count levels of `step`."""
+    """The sum of `Stats` over all calls and batches; histograms count levels of `step`.
 
-    def __init__(self) -> None:
-        self.elements = 0
-        self.events = self.amplitude = _NONE  # the latter in values
-        self.histogram: Tensor | None = None
-        self.decoded: Tensor | None = None
-        self.step = 0.0
-        self.top = 0.0  # in values
-        self.active: float | None = 0.0
+    dense: of the elements, those that were taken as non-zero, the same at every position.
+    total, weight: of the others, as `Stats`.
+    """
+
+    elements = dense = 0
+    total = weight = 0.0  # the latter in values
+    events = amplitude = _NONE  # of each position
+    histogram: Tensor | None = None
+    decoded: Tensor | None = None
+    step = top = 0.0  # the latter in values
+    active: float | None = 0.0
+
+    @property
+    def counted(self) -> float:
+        """All non-zeros."""
+        return self.total + self.dense
 
     def add(self, stats: Stats, step: float = 0.0) -> None:
         """Add one tensor, whose levels are of `step`."""
         self.rescale(step)
         self.elements += stats.elements
+        self.total += stats.total
+        self.weight += stats.weight
         self.events = _sum_of_counts(self.events, stats.events)
         if stats.amplitude is not None:
             self.amplitude = _sum_of_counts(self.amplitude, stats.amplitude)
@@ -252,12 +273,10 @@ class Tally:
             self.decoded = spread_histogram(self.decoded, ratio)
         self.step = step or self.step
 
-    def add_dense(self, elements: int, shape: tuple[int, ...]) -> None:
-        """Add a tensor [..., *shape] that is taken as non-zero everywhere, unread."""
+    def add_dense(self, elements: int) -> None:
+        """Add a tensor that is taken as non-zero everywhere, unread."""
         self.elements += elements
-        places = shape[1:] if len(shape) >= 3 else ()
-        share = torch.full(places, elements / math.prod(places), dtype=torch.float64)
-        self.events = _sum_of_counts(self.events, share)
+        self.dense += elements
 
     def add_active(self, active: float | None) -> None:
         """Add the inputs that were active at least once; None once makes the sum unknown."""
@@ -318,4 +337,6 @@ def spread_histogram(histogram: Tensor | None, ratio: int) -> Tensor | None:
 
 def _sum_of_counts(a: Tensor, b: Tensor) -> Tensor:
     """a + b where both have a shape, else the sum of both totals (a layer of several shapes)."""
-    return a + b if a.shape == b.shape or (not a.dim() and not float(a)) else a.sum() + b.sum()
+    if a is _NONE:
+        return b
+    return a + b if a.shape == b.shape else a.sum() + b.sum()

@@ -105,8 +105,7 @@ def linear(signals: Signals, input: Tensor, weight: Tensor, bias: Tensor | None 
 
 def _weights(signals: Signals, weight: Tensor) -> dict[str, Any]:
     """What tells one weight from another, and how sparse it is."""
-    share = signals.density(weight)
-    return {"weight": _identity(weight), "density": share if share < 0.5 else None}
+    return {"weight": _identity(weight), "density": signals.density(weight)}
 
 
 def _identity(weight: Tensor) -> int | None:
@@ -231,7 +230,7 @@ def recurrent(name, signals, input, hx, params, *options) -> Effect:
             drive = signals.signal(nn.functional.linear(x, inward))
             if node is None and drive is not None:
                 make = partial(Node, effect=Activation(), inputs=(drive.node,))
-                node = signals.place((name, drive.node), signals.here(name), make)
+                node = signals.place(signals.here(name), (drive.node,), name, make)
                 node.shape = (y.shape[-1],)
                 signals.send(node, y, y, node.shape)
                 if signals.signal(hidden) is None:
@@ -272,7 +271,7 @@ def channels_and_places(x: Tensor, axes: int) -> Shape:
 
 def per_axis(value: Any, axes: int, missing: int = 1) -> Shape:
     """One size an axis, of a number or tuple; a 1-d layer has height `missing`."""
-    value = (value,) if isinstance(value, int) else tuple(int(v) for v in value)
+    value = (value,) if isinstance(value, int) else tuple(map(int, value))
     value = value * axes if len(value) == 1 else value
     return (missing, *value) if axes == 1 else value
 

@@ -27,18 +27,26 @@ class Window(Geometry):
 
     adaptive: bool = False
 
-    def reads(self, axis: int) -> Tensor:
+    def reads(self, axis: int) -> Shape:
         """How many (output, kernel position) pairs read each place along one axis."""
         sizes = self.in_shape[axis + 1], self.out_shape[axis + 1]
-        reads = adaptive_reads(*sizes) if self.adaptive else positions_read(self, axis)
-        return torch.tensor(reads, dtype=torch.float64)
+        return adaptive_reads(*sizes) if self.adaptive else positions_read(self, axis)
 
-    def taps(self, per_position: Tensor) -> float:
-        """Kernel positions reached by counts [H, W]; their sum, for a layer without kernel."""
-        if len(self.in_shape) >= 3:
-            for axis in reversed(range(per_position.dim())):
-                per_position = per_position @ self.reads(axis)
-        return float(per_position.sum())
+    def taps(self, counted: float, at: Tensor, dense: int = 0) -> float:
+        """Kernel positions reached by so many values, `at` positions [H, W], and by `dense` ones
+        that are as many at each; their sum, for a layer without kernel."""
+        places = self.in_shape[1:]
+        once = self.kernel_size == max(self.stride) == 1 and places == self.out_shape[1:]
+        if once or len(places) < 2:
+            return counted + dense
+        axes, reached = range(len(places)), 0.0
+        if dense:
+            reached = dense / math.prod(places) * math.prod(sum(self.reads(axis)) for axis in axes)
+        if counted:
+            for axis in reversed(range(at.dim())):
+                at = at @ torch.tensor(self.reads(axis), dtype=torch.float64)
+            reached += float(at.sum())
+        return reached
 
 
 @cache

@@ -54,13 +54,14 @@ def wrapped(
 ) -> Iterator[None]:
     """Tell the tracer which of the modules of a network runs, the network itself first."""
     seen, own = Modules(modules.get(""), tracer, errors), []
+    others: dict[str, Callable[..., Any]] = {"forward": seen.call}
+    neurons: dict[str, Callable[..., Any]] = {"forward": seen.neuron, "step": seen.step}
     try:
         for name, module in modules.items():
-            frame = partial(Frame, module, name, weightless[module])
-            calls = [("forward", seen.neuron if isinstance(module, MultiLevelIF) else seen.call)]
-            if isinstance(module, MultiLevelIF):
-                calls.append(("step", seen.step))
-            for method, call in calls:
+            leaf = not any(part is not None for part in module._modules.values())
+            frame = partial(Frame, module, name, weightless[module], leaf)
+            calls = neurons if isinstance(module, MultiLevelIF) else others
+            for method, call in calls.items():
                 own.append((vars(module), method, vars(module).get(method)))
                 vars(module)[method] = partial(call, frame, getattr(module, method))
         yield
@@ -92,9 +93,16 @@ class Modules:
         frames.append(entered)
         output = forward(*args, **kwargs)
         del frames[depth:]  # with modules that an exception left
-        if not inside and entered.module is not self._root:
+        if inside or entered.module is self._root:
+            return output
+        node = signal.node if (signal := self._tracer.signal(output)) else None
+        if node is None or node.spiking or is_function(node):
             with torch._C.DisableTorchFunction():
                 self._foreign(entered, output)
+            return output
+        if isinstance(node.effect, Activation):
+            self._activations[entered.name, 0] = node
+        self._tracer.notes.update(dict.fromkeys(entered.notes))
         return output
 
     def neuron(self, frame: Any, forward: Any, x: Tensor) -> Tensor:
@@ -160,7 +168,7 @@ class Modules:
             if before is not None and source is not None and before.inputs == (source.node,):
                 self._tracer.send(before, x, x, before.shape)  # a ReLU in the first step
                 return
-            if not frame.weightless and any(frame.module.children()) and not x.any():
+            if not (frame.weightless or frame.leaf or x.any()):
                 continue  # a block of layers that is silent: no sign of a neuron
             neuron = self._neuron(frame.name, source, x, index, Source)
             if neuron.spiking:
@@ -201,8 +209,8 @@ class Modules:
         inputs: tuple[Node, ...] = () if source is None else (source.node,)
         neuron = self._round_before(name, index, inputs)
         if neuron is None:
-            key = ("neuron", index, inputs)
-            neuron = self._tracer.place(key, name, partial(make, inputs=inputs))
+            make = partial(make, inputs=inputs)
+            neuron = self._tracer.place(name, inputs, ("neuron", index), make)
             self._neurons[name, index] = neuron
         if neuron.carries == "analog" or self._tracer.learn(Signal(neuron), output) == "analog":
             self._tracer.tag(output, Signal(neuron))
@@ -269,7 +277,9 @@ def _leaks(module: nn.Module) -> bool:
 
 
 def holders(module: nn.Module) -> list[dict[str, Any]]:
-    """Where a module keeps what is no weight; SpikingJelly has a dict of it."""
+    """Where a module keeps what is no weight; SpikingJelly has a dict of it, torch only buffers."""
+    if type(module).__module__.startswith("torch.nn."):
+        return [module._buffers] if module._buffers else []
     own = vars(module)
     return [own, module._buffers, *([own["_memories"]] if "_memories" in own else [])]
 

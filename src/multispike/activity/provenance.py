@@ -107,7 +107,7 @@ class Layer(Node):
     rows: of a linear layer, the axes of one sample that it runs over: tokens, pixels.
     calls: how often it ran.
     ports: what it read of each input.
-    magnitudes: of both inputs and the output of a sum; empty unless potentials are asked for.
+    magnitudes: of both inputs and the output of a sum; nothing unless potentials are asked for.
     direct: which input of a sum is the direct path: the deeper one.
     """
 
@@ -125,7 +125,7 @@ class Layer(Node):
         self.weight_density: float | None = None
         self.calls = 0
         self.ports = tuple(Tally() for _ in inputs)
-        self.magnitudes = (Magnitudes(), Magnitudes(), Magnitudes())
+        self.magnitudes = [Magnitudes() for _ in range(3 if self.kind == "add" else 0)]
         self.direct = int(len(inputs) > 1 and inputs[1].depth > inputs[0].depth)
         self.has_weights = self.kind in ("conv", "linear")
         self.depth += self.has_weights
@@ -234,6 +234,7 @@ class Frame:
     """A module that is running.
 
     weightless: it has no weights, so it may be a neuron.
+    leaf: it has no parts.
     atomic: it is also fed by one signal and not inside another one like it.
     inside: it is atomic or inside one that is.
     notes: of an atomic module; forgotten if it turns out to be a neuron.
@@ -242,6 +243,7 @@ class Frame:
     module: nn.Module
     name: str
     weightless: bool
+    leaf: bool
     atomic: bool = False
     inside: bool = False
     source: Signal | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -67,7 +66,8 @@ def record_activity(
         raise invalid("loader", type(loader).__name__, "an iterable of (inputs, targets)")
     model = getattr(model, "_orig_mod", model)  # a compiled module shows nothing
     modules = dict(model.named_modules())
-    if any(nn.parameter.is_lazy(p) for m in modules.values() for p in m._parameters.values()):
+    weights: list[Any] = [p for m in modules.values() for p in m._parameters.values()]
+    if any(map(nn.parameter.is_lazy, weights)):
         raise invalid("model", "lazy layers without weights", "a model that was called before")
     if timesteps is None:  # neurons of one timestep may be stepped through more
         neurons = [m.timesteps for m in modules.values() if isinstance(m, MultiLevelIF)]
@@ -121,9 +121,8 @@ def _forward(
     if isinstance(output, Tensor):
         logits = output.sum(0) if output.dim() == 3 else output
         tracer.check("outputs", logits)
-    for name, total in tracer.sums:
-        if not math.isfinite(total):
-            raise invalid(name, f"NaN or infinite values in batch {index}", "finite numbers")
+    if name := tracer.not_finite():
+        raise invalid(name, f"NaN or infinite values in batch {index}", "finite numbers")
     return logits
 
 

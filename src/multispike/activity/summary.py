@@ -25,7 +25,7 @@ class Summary:
         self._batches = tracer.batches
         self._notes = dict(tracer.notes)
         self._macs = tracer.macs
-        nodes = list(dict.fromkeys(tracer.nodes.values()))
+        nodes = tracer.nodes
         self._layers = [node for node in nodes if isinstance(node, Layer)]
         neurons = [node for node in nodes if isinstance(node, Source) and _is_neuron(node)]
         self._timesteps = tracer.known_timesteps(spiking=bool(neurons))
@@ -95,7 +95,7 @@ class Summary:
             shape=node.shape,
             timesteps=steps,
             levels=levels,
-            events=float(tally.events.sum()) / self._samples,
+            events=tally.counted / self._samples,
             amplitude=_amplitude(node, tally) / self._samples,
             max_level=_top(node, tally),
             histogram=histogram,
@@ -108,7 +108,7 @@ class Summary:
         self, counted: Tensor | None, tally: Tally, levels: int, steps: int = 1
     ) -> tuple[float, ...]:
         """Means at 0..levels: what was not counted above zero is zero."""
-        if counted is None and tally.events.any():
+        if counted is None and tally.counted:
             return ()
         above = [] if counted is None else counted.tolist()[1 : levels + 1]
         above += [0.0] * (levels - len(above))
@@ -165,8 +165,10 @@ class Summary:
             common["output"] = layer_record.Output(**sent, max_level=_top(sends, sends.out))
         if layer.kind == "add":
             return layer_record.Sum(**common, input=read, shortcut=self._shortcut(layer, first))
-        weighted = _in_steps(layer.window.taps(port.amplitude), source) if read.levels else 0.0
-        taps = layer.window.taps(port.events) / samples
+        weighted = 0.0
+        if read.levels:
+            weighted = _in_steps(layer.window.taps(port.weight, port.amplitude), source)
+        taps = layer.window.taps(port.total, port.events, port.dense) / samples
         read = layer_record.Input(**vars(read), taps=taps, amplitude_taps=weighted / samples)
         if layer.kind == "pool":
             return layer_record.Pool(**common, input=read)
@@ -187,7 +189,7 @@ class Summary:
 
     def _stream(self, node: Node, tally: Tally) -> Stream:
         """What a node sends, as far as it was added to `tally`."""
-        events, amplitude = float(tally.events.sum()), _amplitude(node, tally)
+        events, amplitude = tally.counted, _amplitude(node, tally)
         return Stream(_levels(node), events / self._samples, amplitude / self._samples)
 
     def _shortcut(self, layer: Layer, first: int) -> Stream | Literal["dense"] | None:
@@ -299,10 +301,10 @@ def _levels(node: Node) -> int:
 def _amplitude(node: Node, tally: Tally) -> float:
     """Sum of levels; without a common step, one for each event."""
     if node.grid is not None:
-        return _in_steps(float(tally.amplitude.sum()), node)
+        return _in_steps(tally.weight, node)
     stepless = isinstance(node, Layer) and node.carries == "analog"
     below = stepless and any(source.spiking for source in node.inputs)
-    return float(tally.events.sum()) if below else 0.0
+    return tally.counted if below else 0.0
 
 
 def _in_steps(value: float, node: Node) -> float:

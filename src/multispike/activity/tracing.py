@@ -6,7 +6,8 @@ happens. What no rule covers, and what a rule can't count, is noted by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
@@ -39,6 +40,7 @@ RULES: dict[str, tuple[str, Rule]] = {
     for name in names.split()
 }
 """Operation -> what notes call it, and its rule."""
+_UNKNOWN = Unknown()
 
 
 class Call(NamedTuple):
@@ -61,11 +63,13 @@ class Tracer(Signals, TorchFunctionMode):
         super().__init__()
         self._timesteps = timesteps
         self._potentials = potentials
-        self.sums: list[tuple[str, Tensor]] = []
+        self._sums: list[tuple[str, Tensor]] = []
         """(layer, sum) of this batch, finite if all of the layer's values are."""
         self._called: set[Node] = set()
-        self._rounds: dict[Hashable, list[Layer]] = {}
-        """Layers with the same weights at the same place, by all but what they read."""
+        self._rounds: dict[str, list[Layer]] = {}
+        """The layers at each place."""
+        self._constants: list[tuple[str, Tensor]] = []
+        """(layer, constants) of the norms that were folded."""
         self._images: dict[Layer, Tensor] = {}
         """What each layer that reads an image has read first."""
         self._time: Time | None = None
@@ -97,10 +101,10 @@ class Tracer(Signals, TorchFunctionMode):
             layout = Layout(samples, self._timesteps, self._time, samples)
         layout.assumed = self.notes | layout.assumed
         self.layout, self.notes = layout, layout.assumed
-        self.sums, self._called, self._images = [], set(), {}
+        self._sums, self._called, self._images = [], set(), {}
         self.frames, self._signals = [], {}
         inputs = inputs.detach()
-        source = self.place(("inputs",), "inputs", lambda name: Source(name, what="input"))
+        source = self.place("inputs", (), None, lambda name: Source(name, what="input"))
         if layout.time == "unknown":  # not event frames
             source.settled = True
         else:
@@ -125,7 +129,14 @@ class Tracer(Signals, TorchFunctionMode):
 
     def check(self, name: str, x: Tensor) -> None:
         """Report `name` at the end of the batch unless all of x is finite."""
-        self.sums.append((name, x.sum(dtype=sum_dtype(x))))
+        self._sums.append((name, x.sum(dtype=sum_dtype(x))))
+
+    def not_finite(self) -> str | None:
+        """What was not finite in this batch, first of all."""
+        constants, self._constants = self._constants, []
+        if constants and not math.isfinite(torch.cat([x for _, x in constants]).sum()):
+            self._sums += [(name, x.sum(dtype=sum_dtype(x))) for name, x in constants]
+        return next((name for name, total in self._sums if not math.isfinite(total)), None)
 
     def _read(self, x: Tensor, label: str) -> Signal:
         """What a layer reads; values of unknown origin are looked at."""
@@ -133,7 +144,8 @@ class Tracer(Signals, TorchFunctionMode):
         if signal is None:
             self.note(label, "its input comes from no operation that was seen")
             name = f"{self.here(label)}.input"
-            signal = Signal(self.place((name,), name, lambda name: Source(name, what="function")))
+            make = partial(Source, what="function")
+            signal = Signal(self.place(name, (), None, make))
             self.tag(x, signal)
         if isinstance(signal.node, Source) and signal.node.what != "neuron":
             self.learn(signal, x)
@@ -166,7 +178,7 @@ class Tracer(Signals, TorchFunctionMode):
         kwargs = kwargs or {}
         operation = getattr(func, "__name__", "")
         label, rule = RULES.get(operation, (operation, None))
-        effect = Unknown() if rule is None else rule(self, *args, **kwargs)
+        effect = _UNKNOWN if rule is None else rule(self, *args, **kwargs)
         if effect is None:
             return func(*args, **kwargs)
         run, label = partial(func, *args, **kwargs), effect.label or label
@@ -213,7 +225,7 @@ class Tracer(Signals, TorchFunctionMode):
             layer.calls += 1
             seen = signal if image is x else Signal(signal.node)
             if effect.table:
-                port.add_dense(image.numel(), window.in_shape)
+                port.add_dense(image.numel())
             else:
                 self.count(port, seen, image, window.in_shape)
             alone = first and signal.node.spiking and effect.rows is None
@@ -261,9 +273,10 @@ class Tracer(Signals, TorchFunctionMode):
         x: Tensor = call.operands[0]
         signal = self.known(x)
         if signal is None:
-            return self._unknown(Unknown(), call)
+            return self._unknown(_UNKNOWN, call)
         inputs, place = (signal.node,), self.here(call.label)
-        node = self.place((effect, inputs), place, partial(Node, effect=effect, inputs=inputs))
+        make = partial(Node, effect=effect, inputs=inputs)
+        node = self.place(place, inputs, effect, make)
         node.shape = self.layout.row_like(x, signal.node.shape, place)
         if effect.limit is not None:
             self.count_written_out(signal, x)
@@ -292,8 +305,8 @@ class Tracer(Signals, TorchFunctionMode):
     def _carry(self, effect: Carry, call: Call) -> Any:
         if effect.folds is not None:
             effect.folds.bias = True
-            for value in effect.finite if self.batches == 1 else ():
-                self.check(self.here(call.label), value)
+            if self.batches == 1:
+                self._constants += [(self.here(call.label), value) for value in effect.finite]
         out = call.run()
         if effect.signal is not None:
             self.tag(out if effect.target is None else effect.target, effect.signal)
@@ -327,7 +340,7 @@ class Tracer(Signals, TorchFunctionMode):
             self.macs[line] = self.macs.get(line, 0.0) + flops / 2 / self.layout.batch
         inputs, place = (carriers[0][0].node,), self.here(call.label)
         source = partial(Source, inputs=inputs, what="function", elementwise=elementwise)
-        node = self.place((call.label, inputs), place, source, self.costless_names)
+        node = self.place(place, inputs, call.label, source, self.costless_names)
         node.shape = inputs[0].shape
         for tensor in tensors:
             self.tag(tensor, Signal(node))
@@ -335,23 +348,26 @@ class Tracer(Signals, TorchFunctionMode):
 
     def _costless(self, effect: PassThrough, label: str, inputs: tuple[Node, ...]) -> Node:
         make = partial(Node, effect=effect, inputs=inputs)
-        return self.place((effect, inputs), self.here(label), make, self.costless_names)
+        return self.place(self.here(label), inputs, effect, make, self.costless_names)
 
     def _layer(
         self, effect: Effect, label: str, inputs: tuple[Node, ...], window: Window, rows: Shape = ()
     ) -> Layer:
-        place, key = self.here(label), (effect, inputs, window, rows)
-        found, same = self.nodes.get((place, key)), (place, effect, window, rows)
-        weighted = isinstance(effect, Synapses) and effect.rows is None
-        if found is None and weighted and same in self._rounds:  # recurrent: it reads its results
+        place, key = self.here(label), (effect, window, rows)
+        layer: Layer | None = self.found(place, inputs, key)
+        if layer is not None:
+            return layer
+        rounds = self._rounds.setdefault(place, [])
+        if rounds and isinstance(effect, Synapses) and effect.rows is None:
             behind = {inputs[0], *inputs[0].ancestors()}
-            for layer in self._rounds[same]:
+            for layer in rounds:  # recurrent: it reads its results
                 alike = layer.inputs[0].carries == inputs[0].carries
-                if layer in behind and alike and aligned((layer.inputs[0], inputs[0])):
-                    inputs[0].readers.add(layer)
-                    self.nodes[place, key] = layer
+                same = layer in behind and (layer.effect, layer.window, layer.rows) == key
+                if same and alike and aligned((layer.inputs[0], inputs[0])):
+                    self.same(place, inputs[:1], key, layer)
                     return layer
-        if found is None:
-            found = self.place(key, place, lambda name: Layer(name, effect, inputs, window, rows))
-            self._rounds.setdefault(same, []).append(found)
-        return found  # pyright: ignore[reportReturnType]
+        layer = self.place(
+            place, inputs, key, lambda name: Layer(name, effect, inputs, window, rows)
+        )
+        rounds.append(layer)
+        return layer

@@ -165,8 +165,8 @@ INLINE void count_all(const Spikes *x, int64_t bfloat16, const void *values, dou
     if (x->steps > 1) at_each_level(x->rows * x->places, most, amplitude, total, summed);
 }
 
-/* Non-zeros alone, of values without levels: sums [places / channels], in one pass over memory. */
-static void count_nonzeros(const Spikes *x, const float *values, double *sums) {
+/* Non-zeros alone, of values without levels, in one pass over memory. */
+static void count_nonzeros(const Spikes *x, const float *values, double *sums, double *histogram) {
     int64_t inner = x->inner, channels = x->channels, pixels = x->places / channels;
     int64_t wide = inner == 1 ? 1 : 2048, pieces = (inner + wide - 1) / wide;
 #pragma omp parallel for schedule(static) num_threads(x->threads)
@@ -184,16 +184,18 @@ static void count_nonzeros(const Spikes *x, const float *values, double *sums) {
         }
         for (int64_t i = 0; i < n; i++) sums[outer * inner + at + i] = found[i];
     }
+    for (int64_t pixel = 0; pixel < pixels; pixel++) histogram[1] += sums[pixel];
+    histogram[0] = (double)(x->rows * x->places) - histogram[1];
 }
 
 /* Over all steps, rows and channels: sums [threads, 2, places / channels], which are zeros before; the
  * first thread's get the non-zeros and the levels of each pixel. histogram [levels + 1], elements at
  * each level; for steps > 1 summed [levels * steps + 1], the same of the levels summed over time.
- * levels * steps is at most MOST. Values without levels give the non-zeros alone. */
+ * levels * steps is at most MOST. Values without levels are at level 0 or 1. */
 void multispike_count(const Spikes *x, const void *values, double *sums, double *histogram,
                       double *summed) {
     if (!x->scale && x->shared == 0.0f && !x->bfloat16)
-        count_nonzeros(x, values, sums);
+        count_nonzeros(x, values, sums, histogram);
     else if (x->bfloat16)
         count_all(x, 1, values, sums, histogram, summed);
     else
