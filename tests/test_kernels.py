@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from processes import started
 from torch import Tensor
 from torch.testing import assert_close
@@ -657,6 +658,18 @@ def test_training_after_inference_mode():
     spikes.sum().backward()
     assert torch.equal(spikes, expected)
     assert x.grad is not None
+
+
+def test_a_command_tells_openmp_to_wait_briefly(tmp_path):
+    """Before torch loads it: GNU's library prints what it has read then."""
+    Image.new("RGB", (32, 32)).save(tmp_path / "image.png")
+    words = [sys.executable, "-m", "multispike.cli", "predict", "cifar10-fastnet", "image.png"]
+    variables = {**os.environ, "OMP_DISPLAY_ENV": "verbose"}
+    variables.pop("GOMP_SPINCOUNT", None)
+    done = subprocess.run(words, capture_output=True, text=True, env=variables, cwd=tmp_path)
+    if "GOMP_SPINCOUNT" not in done.stderr:
+        pytest.skip("torch has another OpenMP library")
+    assert "GOMP_SPINCOUNT = '1000'" in done.stderr
 
 
 def test_kept_memory_costs_no_page_faults():

@@ -68,6 +68,7 @@ SECTIONS: dict[str, tuple[Part, ...]] = {
         Part("speed.json", "python benchmarks/speed.py --peers FOLDER --out results/speed.json",
              speed.speed),
         Part("allocator.json", "python benchmarks/allocator.py", speed.allocator),
+        Part("waiting.json", "python benchmarks/waiting.py", speed.waiting),
         Part("data.json", "python benchmarks/data.py DIR", speed.loading),
     ),
     "Streaming": (Part("stream.json", "python benchmarks/stream.py", speed.streaming),),

@@ -67,6 +67,30 @@ def _relu_step(cases: dict[str, Any]) -> list[str]:
     ]
 
 
+def waiting(content: dict[str, Any], file: str) -> list[str]:
+    """`benchmarks/waiting.py`: what threads save that wait briefly for each other."""
+    rows = [
+        [
+            row["work"],
+            str(row["busy"]),
+            *(f"{1000 * row[setting]:,.1f}" for setting in ("default", "briefly")),
+            "{median:.3f} ({min:.3f} to {max:.3f})".format(**row["ratio"]),
+        ]
+        for row in content["rows"]
+    ]
+    return [
+        "Threads that wait for each other sleep soon ([speed.md](speed.md#busy-cores)), alone and"
+        " beside processes that keep the cores busy:",
+        table(["work", "other processes", "ms by default", "ms", "ratio"], rows),
+        source(
+            file,
+            content["command"],
+            [f"n = {content['n']} pairs of processes"],
+            content["environment"],
+        ),
+    ]
+
+
 def allocator(content: dict[str, Any], file: str) -> list[str]:
     """`benchmarks/allocator.py`: what memory that is kept saves."""
     rows = []

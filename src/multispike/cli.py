@@ -16,7 +16,7 @@ from multispike.config.energy import EnergyConfig
 from multispike.config.parser import Parser
 from multispike.config.sweep import SweepConfig
 from multispike.config.types import Settings
-from multispike.environment import keep_freed_memory
+from multispike.environment import keep_freed_memory, wait_briefly
 from multispike.errors import InputError, RunError, unknown
 from multispike.progress import telling
 from multispike.reproduce.studies import ReproduceConfig
@@ -72,6 +72,7 @@ def run(arguments: Sequence[str]) -> int:
     settings = Parser(name, kind).read(arguments[1:])
     settings.check()
     keep_freed_memory()
+    wait_briefly()
     module, function = place.split(":")
     with telling("loading"):
         call = getattr(import_module(module), function)

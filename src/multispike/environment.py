@@ -77,6 +77,18 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """Parameters of mallopt in glibc's malloc.h."""
 
 
+def wait_briefly() -> None:
+    """Let OpenMP threads that wait for each other sleep soon.
+
+    GNU's library looks 300,000 times, about 15 ms, whether the others are there; where another
+    program has a core, every operation waits that long (`benchmarks/waiting.py` measures it). The
+    variables OMP_WAIT_POLICY and GOMP_SPINCOUNT go before. Call it before torch is imported; the
+    command line does.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
 def keep_freed_memory() -> bool:
     """Let this process keep the memory that tensors free; False without glibc, where it can't.
 
