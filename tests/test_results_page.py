@@ -302,6 +302,26 @@ def test_a_damaged_file_is_one_line(content, tmp_path, capsys):
     assert not (tmp_path / "docs" / "results.md").exists()
 
 
+@pytest.mark.parametrize(
+    ("dear", "expected"), [(450.0, "0.45 times, multilevel-T1-N4 against binary-T4-penalty-0.2;"
+    " on the test images -1.00 points. **Holds.**"), (600.0, "0.60 times")]
+)  # fmt: skip
+def test_fronts_are_read_off_at_equal_validation_accuracy(dear, expected, tmp_path):
+    """The test images, by which another pair would be taken, choose nothing."""
+    rows = [
+        ("multilevel-T1-N4", 0.89, dear, 0.91),
+        ("multilevel-T1-N4-penalty-0.2", 0.92, 100.0, 0.89),
+        ("binary-T4", 0.91, 2000.0, 0.89),
+        ("binary-T4-penalty-0.2", 0.90, 1000.0, 0.90),
+    ]
+    runs = [made_run("front", *row, best_accuracy=chosen) for *row, chosen in rows]
+    text = table_section(tmp_path, "front", *runs)
+    assert expected in text
+    runs[0]["best_accuracy"] = 0.895
+    unequal = "no row is as accurate as binary-T4-penalty-0.2. **Does not hold.**"
+    assert unequal in table_section(tmp_path, "front", *runs)
+
+
 @pytest.mark.parametrize("name", [name for name in FIGURES if not name.startswith("cifar10")])
 def test_committed_results_can_be_drawn(name, tmp_path):
     file, draw = FIGURES[name]
@@ -319,6 +339,7 @@ def test_committed_results_can_be_drawn(name, tmp_path):
         ("cifar10-front", "table-cifar10", ("ann", "binary-T4", "multilevel-T1-N4")),
         ("cifar10-densities", "table-cifar10", ("ann", "multilevel-T1-N4")),
         ("vgg16-energy", "table-vgg16", ("ann", "binary-T4")),
+        ("front", "front", ("binary-T4", "multilevel-T1-N4")),
     ],
 )
 def test_figures_of_tables(name, study, labels, tmp_path):

@@ -38,6 +38,7 @@ def _study(name: str, render: Callable[..., list[str]], data: str = " --data-dir
 
 SECTIONS: dict[str, tuple[Part, ...]] = {
     "CIFAR-10": (_study("table-cifar10", studies.cifar10),),
+    "Fronts": (_study("front", studies.front),),
     "CIFAR-100": (_study("table-cifar100", studies.cifar100),),
     "Residual families": (_study("families", studies.families),),
     "VGG-16": (_study("table-vgg16", studies.vgg16),),

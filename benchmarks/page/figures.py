@@ -47,6 +47,29 @@ def front(content: StudyRuns) -> Figure:
     return figure
 
 
+def codes(content: StudyRuns) -> Figure:
+    """Accuracy against energy of `front`, a line a code from penalty to penalty."""
+    rows = rows_of(content)
+    figure = blank(7, 4.2)
+    panel: Axes = figure.subplots()
+    lines: dict[str, list[tuple[float, float, str]]] = {}
+    for label, group in rows.items():
+        name, _, penalty = label.partition("-penalty-")
+        point = group.energy(FIRST), group.accuracy, penalty or "0"
+        lines.setdefault(name, []).append(point)
+    for (name, found), mark in zip(lines.items(), marks(list(lines)).values(), strict=True):
+        panel.plot(*list(zip(*found, strict=True))[:2], **paper_line(mark) | {"label": name})
+        for x, y, penalty in found:
+            panel.annotate(penalty, (x, y), (4, 4), textcoords="offset points", fontsize=8)
+    panel.set_xlabel(f"µJ per inference, {FIRST}, 32 bit; numbers: penalty")
+    panel.set_xlim(left=0)
+    panel.xaxis.set_major_formatter("{x:,.0f}")
+    panel.set_ylabel("accuracy %")
+    panel.grid(alpha=0.3)
+    legend_below(figure)
+    return figure
+
+
 def densities(content: StudyRuns) -> Figure:
     """Events per neuron and timestep of every layer of `table-cifar10`'s rows."""
     rows = rows_of(content)
@@ -164,6 +187,7 @@ def time_to_accuracy(content: dict[str, Any]) -> Figure:
 FIGURES: dict[str, tuple[str, Callable[[Any], Figure]]] = {
     "cifar10-front": ("table-cifar10.json", front),
     "cifar10-densities": ("table-cifar10.json", densities),
+    "front": ("front.json", codes),
     "vgg16-energy": ("table-vgg16.json", energies),
     "transfer": ("transfer.json", transfer),
     "avalanche": ("avalanche.json", avalanche),

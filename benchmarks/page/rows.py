@@ -97,6 +97,7 @@ Column = tuple[str, Callable[[Group], str]]
 
 COLUMNS: dict[str, Column] = {
     "accuracy": ("accuracy %", accuracy),
+    "chosen": ("validation %", lambda g: f"{100 * (g.mean.best_accuracy or 0):.2f}"),
     "n": ("n", lambda g: str(len(g.runs))),
     "density": ("density", lambda g: f"{g.mean.density:.3f}"),
     "events": (

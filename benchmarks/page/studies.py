@@ -65,6 +65,39 @@ def cifar100(content: StudyRuns) -> list[str]:
     ]
 
 
+def front(content: StudyRuns) -> list[str]:
+    """`front`: what each code pays for an accuracy, the penalty chosen on validation images."""
+    rows = rows_of(content)
+    graded, binary = (
+        [group for group in rows.values() if group.mean.neuron == neuron]
+        for neuron in ("multilevel", "binary")
+    )
+
+    def held_out(group: Group) -> float:
+        return group.mean.best_accuracy or 0.0
+
+    lines = []
+    for profile in PROFILES if graded and binary else ():
+        best = max(binary, key=held_out)
+        equal = [group for group in graded if held_out(group) >= held_out(best)]
+        aim = f"half of the energy of the best binary network at equal accuracy ({profile})"
+        if not equal:
+            lines.append(verdict(aim, f"no row is as accurate as {best.name}", False))
+            continue
+        least = min(equal, key=lambda group: group.energy(profile))
+        ratio = least.energy(profile) / best.energy(profile)
+        figures = f"{ratio:.2f} times, {least.name} against {best.name}; on the test images"
+        lines.append(verdict(aim, f"{figures} {points(least, best):+.2f} points", ratio <= 1 / 2))
+    return [
+        "Both codes with the same penalties on events. A tenth of the training images chooses: the"
+        " best binary network, and the graded one that spends least among those as accurate.",
+        columns(rows, ("accuracy", "chosen", "density", "events", "energy", "energy2", "seconds")),
+        study_source(content, rows),
+        bullets(lines),
+        figure("front", "Accuracy against energy of both codes, by penalty"),
+    ]
+
+
 def conversion(content: StudyRuns) -> list[str]:
     """`conversion`."""
     rows = rows_of(content)

@@ -115,6 +115,17 @@ STUDIES: dict[str, Study] = {
         headline="multilevel-T1-N4",
         epoch_seconds=120,
     ),
+    "front": Study(
+        "Fronts",
+        recipe="cifar10-table",
+        rows=tuple(
+            row(variant, activity_penalty=penalty, val_share=0.1)
+            for variant in ("multilevel-T1-N4", "binary-T4")
+            for penalty in (0.0, 0.2, 0.5, 1.0)
+        ),
+        headline="multilevel-T1-N4",
+        epoch_seconds=110,
+    ),
     "table-cifar100": Study(
         "CIFAR-100",
         recipe="cifar100-fast",
