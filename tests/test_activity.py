@@ -183,7 +183,7 @@ def test_levels_that_a_neuron_sends(threshold, timesteps, levels):
     assert row.max_level == first.output.max_level == z.max()
     assert row.density == pytest.approx((z > 0).double().mean().item())
     assert (first.output.levels, second.levels_in) == (levels, levels)
-    assert (bool(first.neuron), first.leak, bool(second.neuron)) == (True, True, False)
+    assert (bool(first.neuron), first.neuron.leak, bool(second.neuron)) == (True, True, False)
     if levels <= 31:
         assert row.histogram == tuple((z == k).sum().item() / 5 for k in range(levels + 1))
     if levels * timesteps <= 31:

@@ -160,7 +160,7 @@ def test_stepping_counts_as_the_whole_sequence(learn):
     whole, stepped = (profile(Whole(stepped), data) for stepped in (False, True))
     assert stepped.total_nj == whole.total_nj
     record = stepped.layers[0].record
-    assert (bool(record.neuron), record.leak, record.output.levels) == (True, True, 4)
+    assert (bool(record.neuron), record.neuron.leak, record.output.levels) == (True, True, 4)
     assert not stepped.not_counted
     assert neuron.step.__func__ is MultiLevelIF.step  # nothing is left behind
 

@@ -149,8 +149,8 @@ def test_neurons_with_tuples_called_step_by_step():
     # It convolves the same image at every step: once would do.
     assert (conv.timesteps, pool.timesteps, fc.timesteps) == (1, 3, 3)
     assert conv.input.events == x.count_nonzero().item() / 5
-    assert (bool(pool.neuron), pool.leak, pool.output.events) == (True, True, events)
-    assert (bool(fc.neuron), fc.leak) == (True, False)
+    assert (bool(pool.neuron), pool.neuron.leak, pool.output.events) == (True, True, events)
+    assert (bool(fc.neuron), fc.neuron.leak) == (True, False)
     assert (fc.input.levels > 0, fc.levels_in, fc.input.events) == (True, 1, events)
     assert [row.name for row in activity.neurons] == ["fire1", "fire2"]
     assert activity.neurons[0].histogram == (64 * 3 - events, events)
@@ -567,6 +567,6 @@ def test_leaks_by_name_and_state_that_stays(name, leaks):
 
     model = nn.Sequential(nn.Linear(4, 8), Cell(), nn.Linear(8, 2))
     activity = record(model, torch.rand(5, 4))
-    assert activity.records[0].leak == leaks
+    assert activity.records[0].neuron.leak == leaks
     kept = "1.v is kept from batch to batch: a potential needs reset() or reset_mem()"
     assert activity.not_counted == (kept,)

@@ -542,7 +542,7 @@ def test_leaks_of_other_libraries_by_name():
     found = []
     for constants in ({"tau_mem": torch.tensor(20.0)}, {"tau_mem": torch.tensor(float("inf"))}, {}):
         model = nn.Sequential(nn.Linear(4, 6), Cell(**constants), nn.Linear(6, 2))
-        found.append(record_activity(model, labelled(torch.rand(3, 4))).records[0].leak)
+        found.append(record_activity(model, labelled(torch.rand(3, 4))).records[0].neuron.leak)
     assert found == [True, False, False]
 
 

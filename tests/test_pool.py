@@ -87,7 +87,8 @@ def outcome(request):
             outputs = (layers(x), *layers.neuron.step(x, v))
             counts = count_levels(outputs[1].detach().contiguous(), 0.175, 4)
         grads = torch.autograd.grad(outputs, (x, v, *layers.parameters()), asked)
-        return [*outputs, counts.sums, counts.histogram, *grads]
+        histogram = torch.tensor(counts.histogram, dtype=torch.float64, device="cpu")
+        return [*outputs, counts.events, counts.amplitude, histogram, *grads]
 
     return run
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass, fields, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import cache
 from typing import Any, Literal, Self
 
@@ -156,12 +156,11 @@ class _Layer:
     neuron: Neuron | None = None
 
     def __post_init__(self) -> None:
-        for part, value, holds, allowed in _rules(self):
-            if not holds:
-                if not isinstance(allowed, str):
-                    least, most = allowed
-                    allowed = f"{least:g} to {most:g}" if least else f"at most {most:g}"
-                raise invalid(f"{self.name}.{part}", value, allowed)
+        for part, value, allowed in _broken(self):
+            if not isinstance(allowed, str):
+                least, most = allowed
+                allowed = f"{least:g} to {most:g}" if least else f"at most {most:g}"
+            raise invalid(f"{self.name}.{part}", value, allowed)
 
     def entry(self) -> dict[str, Any]:
         """What a result file says of the layer outside its whole record."""
@@ -194,11 +193,6 @@ class _Layer:
     def steps_out(self) -> int:
         """Timesteps of what follows."""
         return self.timesteps if self.neuron is None else self.neuron.timesteps
-
-    @property
-    def leak(self) -> bool:
-        """Whether a leaky neuron follows."""
-        return self.neuron is not None and self.neuron.leak
 
 
 @dataclass(frozen=True)
@@ -322,47 +316,50 @@ def checked(records: Sequence[LayerRecord]) -> tuple[LayerRecord, ...]:
     return tuple(records)
 
 
-Rule = tuple[str, Any, bool, str | tuple[float, float]]  # part, value, may it be, what may be
+Broken = tuple[str, Any, str | tuple[float, float]]  # part, value, what is allowed
 
 
-def _rules(record: Any) -> Iterator[Rule]:
-    """What a record must not contradict; each rule relies on those before it."""
+def _broken(record: Any) -> Iterator[Broken]:
+    """What a record contradicts itself in; each rule relies on those before it."""
     read, sent, kind = record.input, record.output, record.kind
     steps, places = record.timesteps, record.timesteps * record.in_size
-    yield from _geometry_rules(record.geometry, kind)
-    yield "timesteps", steps, steps >= 1, "an integer >= 1"
-    held = record.steps_out == steps or (steps == 1 and record.steps_out > 1)
-    yield "neuron.timesteps", record.steps_out, held, f"{steps}, or any behind one evaluation"
-    yield from _stream_rules("input", read, places)
-    yield from _stream_rules("output", sent, record.steps_out * record.out_size)
+    yield from _broken_geometry(record.geometry, kind)
+    if steps < 1:
+        yield "timesteps", steps, "an integer >= 1"
+    if record.steps_out != steps and (steps > 1 or record.steps_out < steps):
+        yield "neuron.timesteps", record.steps_out, f"{steps}, or any behind one evaluation"
+    yield from _broken_stream("input", read, places)
+    yield from _broken_stream("output", sent, record.steps_out * record.out_size)
     sends = bool(record.neuron or (read.levels and kind in ("add", "pool")))
-    yield "output.events", sent.events, sends or not sent.events, "0 where no neuron follows"
-    allowed = "an integer >= 1" if sends else "0 where nothing is sent"
-    yield "output.levels", sent.levels, sends == (sent.levels > 0), allowed
-    yield _between("output.max_level", sent.max_level, 0, sent.levels)
+    if sent.events and not sends:
+        yield "output.events", sent.events, "0 where no neuron follows"
+    if sends != (sent.levels > 0):
+        allowed = "an integer >= 1" if sends else "0 where nothing is sent"
+        yield "output.levels", sent.levels, allowed
+    yield from _outside("output.max_level", sent.max_level, 0, sent.levels)
     if kind == "add":
-        right = isinstance(record.shortcut, Stream) or not read.levels
-        yield "shortcut", record.shortcut, right, "events beside a spiking path"
-        yield from _stream_rules("shortcut", record.crossing, places)
+        if read.levels and not isinstance(record.shortcut, Stream):
+            yield "shortcut", record.shortcut, "events beside a spiking path"
+        yield from _broken_stream("shortcut", record.crossing, places)
         return
     least = read.events if kind in ("linear", "matmul") else 0.0
-    yield _between("input.taps", read.taps, least, record.geometry.kernel_size * read.events)
-    yield _between("input.active", read.active or 0.0, 0.0, min(record.in_size, read.events))
+    yield from _outside("input.taps", read.taps, least, record.geometry.kernel_size * read.events)
+    yield from _outside("input.active", read.active or 0.0, 0.0, min(record.in_size, read.events))
     if kind != "pool":
-        yield _between("weight_density", record.weight_density or 0.0, 0.0, 0.5)
-        least = read.taps if read.levels else 0.0
-        yield _between("input.amplitude_taps", read.amplitude_taps, least, read.levels * read.taps)
+        yield from _outside("weight_density", record.weight_density or 0.0, 0.0, 0.5)
+        least, most = read.taps if read.levels else 0.0, read.levels * read.taps
+        yield from _outside("input.amplitude_taps", read.amplitude_taps, least, most)
 
 
-def _geometry_rules(g: Geometry, kind: Kind) -> Iterator[Rule]:
+def _broken_geometry(g: Geometry, kind: Kind) -> Iterator[Broken]:
     flat = kind in ("linear", "matmul")
     ranks = (1, 2) if flat else (1, 2, 3, 4, 5) if kind == "add" else (3, 4)
     axes = 2 if kind == "add" else max(2, len(g.in_shape) - 1)
     for part in ("in_shape", "out_shape", "kernel", "stride", "padding", "dilation"):
         counts = ranks if part.endswith("shape") else (axes,)
         sizes, least = getattr(g, part), int(part != "padding")
-        holds = len(sizes) in counts and min(sizes, default=0) >= least
-        yield part, sizes, holds, f"{counts[0]} to {counts[-1]} sizes, each >= {least}"
+        if len(sizes) not in counts or min(sizes, default=0) < least:
+            yield part, sizes, f"{counts[0]} to {counts[-1]} sizes, each >= {least}"
     channels = (g.in_shape[-1], g.out_shape[-1]) if flat else (g.in_shape[0], g.out_shape[0])
     divides = g.groups >= 1 and not any(count % g.groups for count in channels)
     match kind:
@@ -371,30 +368,32 @@ def _geometry_rules(g: Geometry, kind: Kind) -> Iterator[Rule]:
         case "pool":  # adaptive and ceil-mode poolings round height and width as they like
             expected = (channels[0], *g.out_shape[1:])
         case "conv":
-            yield "groups", g.groups, divides, "a divisor of both channel counts"
+            if not divides:
+                yield "groups", g.groups, "a divisor of both channel counts"
             sizes = (
                 (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
                 for size, _, kernel, stride, padding, dilation in map(g.axis, range(axes))
             )
             expected = g.out_shape if g.transposed else (channels[1], *sizes)
         case _:
-            heads = kind == "matmul" and divides
-            yield "groups", g.groups, heads or g.groups == 1, "1 for a linear layer"
-            yield "kernel", g.kernel, g.kernel_size == 1, "(1, 1) for a linear layer"
+            if g.groups != 1 and not (kind == "matmul" and divides):
+                yield "groups", g.groups, "1 for a linear layer"
+            if g.kernel_size != 1:
+                yield "kernel", g.kernel, "(1, 1) for a linear layer"
             expected = (*g.in_shape[:-1], channels[1])
-    yield "out_shape", g.out_shape, g.out_shape == expected, str(expected)
+    if g.out_shape != expected:
+        yield "out_shape", g.out_shape, str(expected)
 
 
-def _stream_rules(name: str, stream: Stream, places: int) -> Iterator[Rule]:
-    for part in fields(stream):
-        value = getattr(stream, part.name)
-        right = value is None or (math.isfinite(value) and value >= 0)
-        yield f"{name}.{part.name}", value, right, "a finite number >= 0"
-    yield _between(f"{name}.events", stream.events, 0.0, places)
+def _broken_stream(name: str, stream: Stream, places: int) -> Iterator[Broken]:
+    for part, value in vars(stream).items():
+        if value is not None and not 0 <= value < math.inf:
+            yield f"{name}.{part}", value, "a finite number >= 0"
+    yield from _outside(f"{name}.events", stream.events, 0.0, places)
     least = stream.events if stream.levels else 0.0  # analog values have no amplitude
-    yield _between(f"{name}.amplitude", stream.amplitude, least, stream.levels * stream.events)
+    yield from _outside(f"{name}.amplitude", stream.amplitude, least, stream.levels * stream.events)
 
 
-def _between(part: str, value: float, least: float, most: float) -> Rule:
-    inside = least * (1 - _ROUNDING) <= value <= most * (1 + _ROUNDING)
-    return part, value, inside, (least, most)
+def _outside(part: str, value: float, least: float, most: float) -> Iterator[Broken]:
+    if not least * (1 - _ROUNDING) <= value <= most * (1 + _ROUNDING):
+        yield part, value, (least, most)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -135,6 +136,10 @@ def _on_grid(x: Tensor, step: float, levels: int) -> bool:
     return bool((z - z.round()).abs().max() < within)
 
 
+Histogram = list[float] | None
+"""How many elements are at each level; None where that is not counted."""
+
+
 @dataclass
 class Stats:
     """What one tensor [rows, *shape] holds, over rows and channels; float64 on the CPU.
@@ -143,9 +148,9 @@ class Stats:
     events: of each position, [H, W], or one number for a shape (F,).
     amplitude: the same, weighted by value (levels times step); None for analog values.
     weight: their sum.
-    histogram: elements at each level; None for analog values and for many levels.
+    histogram: none for analog values and for many levels.
     top: the largest level.
-    decoded: histogram of the levels summed over `timesteps` > 1; None where not counted.
+    decoded: of the levels summed over `timesteps` > 1.
     """
 
     shape: tuple[int, ...]
@@ -154,23 +159,23 @@ class Stats:
     events: Tensor
     amplitude: Tensor | None = None
     weight: float = 0.0
-    histogram: Tensor | None = None
+    histogram: Histogram = None
     top: int = 0
     timesteps: int = 1
-    decoded: Tensor | None = None
+    decoded: Histogram = None
 
 
 def measure(x: Tensor, shape: tuple[int, ...], grid: Grid | None, timesteps: int = 1) -> Stats:
     """Statistics of x [..., *shape], or [T, ..., *shape]; of analog values where `grid` is None.
 
     >>> stats = measure(torch.tensor([[0.0, 0.5, 1.0]]), (3,), Grid(0.5, 2))
-    >>> stats.events.item(), stats.amplitude.item(), stats.histogram.tolist(), stats.top
+    >>> stats.events.item(), stats.amplitude.item(), stats.histogram, stats.top
     (2.0, 1.5, [1.0, 1.0, 1.0], 2)
     """
     rows, elements = x.reshape(-1, *shape), x.numel()
     if grid is None:
         counts = _counts(rows, None, 1, 1)
-        return Stats(shape, elements, counts.histogram.tolist()[1], counts.sums[0])
+        return Stats(shape, elements, counts.histogram[1], counts.events)
     unit = grid.unit(shape)
     rows = rows.abs() if grid.signed else rows
     if grid.levels > COUNTED_LEVELS:
@@ -182,11 +187,11 @@ def measure(x: Tensor, shape: tuple[int, ...], grid: Grid | None, timesteps: int
     if grid.levels * timesteps > COUNTED_LEVELS:
         timesteps = 1
     counts = _counts(rows, unit, grid.levels, timesteps)
-    at = counts.histogram.tolist()
+    at = counts.histogram
     top = max((level for level, n in enumerate(at) if n), default=0)
     weight = sum(level * n for level, n in enumerate(at)) * grid.step
-    found = sum(at[1:]), counts.sums[0], counts.sums[1] * grid.step, weight
-    return Stats(shape, elements, *found, counts.histogram, top, timesteps, counts.summed)
+    found = sum(at[1:]), counts.events, counts.amplitude * grid.step, weight
+    return Stats(shape, elements, *found, at, top, timesteps, counts.summed)
 
 
 def _levels(rows: Tensor, unit: float | Tensor, levels: int) -> Tensor:
@@ -196,21 +201,22 @@ def _levels(rows: Tensor, unit: float | Tensor, levels: int) -> Tensor:
 
 def _counts(rows: Tensor, unit: float | Tensor | None, levels: int, timesteps: int) -> Counts:
     """Counts of rows [R, C, ...] over rows and channels."""
-    axes, strides = range(1, rows.dim()), rows.stride()
-    order = sorted(axes, key=lambda axis: -strides[axis])  # channels_last has channels innermost
-    moved = order != [*axes]
+    order, moved = [*range(1, rows.dim())], not rows.is_contiguous()
+    if moved:  # channels_last has channels innermost
+        order.sort(key=lambda axis: -rows.stride(axis))
     laid_out, scale = rows.permute(0, *order) if moved else rows, unit
     if moved and isinstance(scale, Tensor) and scale.dim() > 1:
         scale = scale.permute([axis - 1 for axis in order])
     counts = count_levels(laid_out, scale, levels, timesteps, 1 + order.index(1))
     if counts is None:  # no compiler, another device or type
         z = (rows != 0).float() if unit is None else _levels(rows, unit, levels)
-        return Counts(_sums(z), _histogram(z, levels), None)
+        return Counts(*_sums(z), _histogram(z, levels), None)
     if not moved:
         return counts
     places = [axis for axis in order if axis != 1]
     back = [1 + places.index(axis) for axis in range(2, rows.dim())]
-    return counts._replace(sums=counts.sums.permute(0, *back))
+    events, amplitude = (sums.permute([axis - 1 for axis in back]) for sums in counts[:2])
+    return Counts(events, amplitude, *counts[2:])
 
 
 def _sums(z: Tensor) -> Tensor:
@@ -219,11 +225,11 @@ def _sums(z: Tensor) -> Tensor:
     return sums.cpu().double()
 
 
-def _histogram(z: Tensor, levels: int) -> Tensor:
-    return torch.bincount(z.flatten().long(), minlength=levels + 1).cpu().double()
+def _histogram(z: Tensor, levels: int) -> list[float]:
+    return torch.bincount(z.flatten().long(), minlength=levels + 1).double().tolist()
 
 
-def count_decoded(x: Tensor, shape: tuple[int, ...], grid: Grid) -> Tensor:
+def count_decoded(x: Tensor, shape: tuple[int, ...], grid: Grid) -> list[float]:
     """Histogram of the levels summed over time, 0..N*T, of spikes x [T, ..., *shape]."""
     levels = grid.levels * len(x)
     z = _levels(x.sum(0).reshape(-1, *shape), grid.unit(shape), levels)
@@ -243,8 +249,8 @@ class Tally:
     elements = dense = 0
     total = weight = 0.0  # the latter in values
     events = amplitude = _NONE  # of each position
-    histogram: Tensor | None = None
-    decoded: Tensor | None = None
+    histogram: Histogram = None
+    decoded: Histogram = None
     step = top = 0.0  # the latter in values
     active: float | None = 0.0
 
@@ -319,18 +325,16 @@ class Errors:
         return math.sqrt(self._relu / self.neurons), math.sqrt(self._clipped / self.neurons)
 
 
-def sum_of_histograms(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+def sum_of_histograms(a: Histogram, b: Histogram) -> Histogram:
     if a is None or b is None:
         return b if a is None else a
-    total, shorter = (a.clone(), b) if len(a) >= len(b) else (b.clone(), a)
-    total[: len(shorter)] += shorter
-    return total
+    return [sum(pair) for pair in zip_longest(a, b, fillvalue=0.0)]
 
 
-def spread_histogram(histogram: Tensor | None, ratio: int) -> Tensor | None:
+def spread_histogram(histogram: Histogram, ratio: int) -> Histogram:
     if histogram is None:
         return None
-    spread = histogram.new_zeros((len(histogram) - 1) * ratio + 1)
+    spread = [0.0] * ((len(histogram) - 1) * ratio + 1)
     spread[::ratio] = histogram
     return spread
 

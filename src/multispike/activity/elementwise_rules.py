@@ -303,7 +303,7 @@ ELEMENTWISE_RULES: tuple[tuple[str, Rule, str], ...] = (
     ("part", MOVED, "__getitem__ select narrow index_select unbind chunk split tensor_split"),
     ("part", MOVED, "expand expand_as repeat repeat_interleave permute transpose swapaxes t"),
     ("part", MOVED, "movedim flip roll pixel_shuffle pixel_unshuffle channel_shuffle adjoint"),
-    ("part", MOVED, "broadcast_to zero_pad2d __get__"),
+    ("part", MOVED, "broadcast_to zero_pad2d T mT H mH data real imag"),
     ("write", write, "__setitem__ copy_"),
     ("pad", pad, "pad"),
     ("dropout", dropout, "dropout dropout1d dropout2d dropout3d feature_dropout alpha_dropout"),
@@ -311,6 +311,8 @@ ELEMENTWISE_RULES: tuple[tuple[str, Rule, str], ...] = (
     ("interpolate", interpolate, "interpolate upsample"),
     ("constant", always(None), "zeros_like ones_like empty_like full_like rand_like randn_like"),
     ("constant", always(None), "new_zeros new_ones new_full new_empty new_tensor"),
+    ("size", always(None), "shape ndim dtype device size dim stride numel _assert __len__"),
+    ("size", always(None), "is_floating_point is_contiguous is_cuda layout requires_grad"),
 )
 """(what notes call it, rule, spellings): functions, methods, operators, in place."""
 

@@ -37,11 +37,10 @@ def are_weightless(module: nn.Module, found: dict[nn.Module, bool]) -> dict[nn.M
     inside, no parameters but one per channel."""
     if module not in found:
         found[module] = True  # also where a part holds the whole
-        parts = [part for part in module._modules.values() if part is not None]
-        own = [p for p in module._parameters.values() if p is not None]
-        vectors = all(sum(size > 1 for size in p.shape) <= 1 for p in own)
-        alike = [are_weightless(part, found)[part] for part in parts]
-        found[module] = vectors and all(alike) and not isinstance(module, LAYERS)
+        parts = [are_weightless(x, found)[x] for x in module._modules.values() if x is not None]
+        own = () if isinstance(module, LAYERS) else module._parameters.values()
+        vectors = all(p is None or p.numel() == max(p.shape, default=1) for p in own)
+        found[module] = vectors and all(parts) and not isinstance(module, LAYERS)
     return found
 
 
@@ -58,6 +57,8 @@ def wrapped(
     neurons: dict[str, Callable[..., Any]] = {"forward": seen.neuron, "step": seen.step}
     try:
         for name, module in modules.items():
+            if type(module) is nn.Identity:
+                continue
             leaf = not any(part is not None for part in module._modules.values())
             frame = partial(Frame, module, name, weightless[module], leaf)
             calls = neurons if isinstance(module, MultiLevelIF) else others
@@ -85,7 +86,8 @@ class Modules:
 
     def call(self, frame: Callable[[], Frame], forward: Any, *args: Any, **kwargs: Any) -> Any:
         """The forward of a module that is no neuron of ours."""
-        entered, frames, inside = frame(), self._tracer.frames, self._tracer.inside_neuron
+        frames, entered = self._tracer.frames, frame()
+        inside = bool(frames) and frames[-1].inside
         if entered.weightless and not inside and entered.module is not self._root:
             fed = self._fed(entered, (*args, *kwargs.values()))
             entered.atomic = len({signal.node for signal in fed}) <= 1
@@ -102,7 +104,8 @@ class Modules:
             return output
         if isinstance(node.effect, Activation):
             self._activations[entered.name, 0] = node
-        self._tracer.notes.update(dict.fromkeys(entered.notes))
+        if entered.notes:
+            self._tracer.notes.update(dict.fromkeys(entered.notes))
         return output
 
     def neuron(self, frame: Any, forward: Any, x: Tensor) -> Tensor:
@@ -168,7 +171,7 @@ class Modules:
             if before is not None and source is not None and before.inputs == (source.node,):
                 self._tracer.send(before, x, x, before.shape)  # a ReLU in the first step
                 return
-            if not (frame.weightless or frame.leaf or x.any()):
+            if not (frame.weightless or frame.leaf or x.sum() or x.any()):
                 continue  # a block of layers that is silent: no sign of a neuron
             neuron = self._neuron(frame.name, source, x, index, Source)
             if neuron.spiking:

@@ -13,7 +13,15 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from multispike.activity.counting import Errors, Grid, Magnitudes, Stats, Tally, refined_grid
+from multispike.activity.counting import (
+    Errors,
+    Grid,
+    Histogram,
+    Magnitudes,
+    Stats,
+    Tally,
+    refined_grid,
+)
 from multispike.activity.layout import Shape, Window
 from multispike.layer_record import Kind, Neuron
 
@@ -204,7 +212,7 @@ class Source(Node):
         return (self.grid, self.carries) != known
 
 
-@dataclass
+@dataclass(slots=True)
 class Signal:
     """The content of one tensor, and of its views, during one batch.
 
@@ -223,13 +231,13 @@ class Signal:
     sent: bool = False
     learned: bool = False
 
-    def decoded(self, timesteps: int) -> Tensor | None:
+    def decoded(self, timesteps: int) -> Histogram:
         """Histogram of levels summed over time, where it was counted with the statistics."""
         counted = (stats.decoded for stats in self.stats if stats.timesteps == timesteps)
         return next(counted, None)
 
 
-@dataclass
+@dataclass(slots=True)
 class Frame:
     """A module that is running.
 

@@ -20,15 +20,15 @@ N = TypeVar("N", bound=Node)
 _NOTHING = (None, None)
 
 
-_DRAWN = torch.rand(1024, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+_RANDOM = torch.Generator().manual_seed(0)
 
 
 def _density(weight: Tensor) -> float | None:
-    """As `Signals.density`. Of 1,024 weights that are drawn at random more than three quarters are
-    not zero where less than half of all are once in 10^55 times (Hoeffding)."""
-    if weight.numel() > 32 * len(_DRAWN):
-        drawn = weight.take((_DRAWN * weight.numel()).long().to(weight.device))
-        if int(drawn.count_nonzero()) > 0.75 * len(_DRAWN):
+    """As `Signals.density`. All of 128 weights that are drawn at random are not zero where less
+    than half of all are once in 10^38 times."""
+    if weight.numel() > 4096:
+        drawn = torch.randint(weight.numel(), (128,), generator=_RANDOM, device="cpu")
+        if all(weight.take(drawn.to(weight.device)).tolist()):
             return None
     share = int(weight.count_nonzero()) / weight.numel()
     return share if share < 0.5 else None
@@ -214,7 +214,7 @@ class Signals:
             if steps == 1:
                 signal.active = sum(stats.total for stats in signal.stats[:1])
             elif decoded is not None:
-                signal.active = float(decoded[1:].sum())
+                signal.active = sum(decoded[1:])
             else:
                 over_time = self.layout.over_time(x, steps)
                 if over_time is not None:

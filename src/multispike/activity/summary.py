@@ -6,10 +6,8 @@ import math
 from dataclasses import replace
 from typing import Any, Literal
 
-from torch import Tensor
-
 from multispike import layer_record
-from multispike.activity.counting import Tally
+from multispike.activity.counting import Histogram, Tally
 from multispike.activity.elementwise_rules import Activation
 from multispike.activity.provenance import Layer, Node, Source, is_sum
 from multispike.activity.tracing import Tracer
@@ -105,12 +103,12 @@ class Summary:
         )
 
     def _histogram(
-        self, counted: Tensor | None, tally: Tally, levels: int, steps: int = 1
+        self, counted: Histogram, tally: Tally, levels: int, steps: int = 1
     ) -> tuple[float, ...]:
         """Means at 0..levels: what was not counted above zero is zero."""
         if counted is None and tally.counted:
             return ()
-        above = [] if counted is None else counted.tolist()[1 : levels + 1]
+        above = [] if counted is None else counted[1 : levels + 1]
         above += [0.0] * (levels - len(above))
         found = [tally.elements / steps - sum(above), *above]
         return tuple(count / self._samples for count in found)
@@ -147,10 +145,10 @@ class Summary:
         first, neuron, samples = _first(layer), self._followers.get(layer), self._samples
         source, port = layer.inputs[first], layer.ports[first]
         sends = neuron or (layer if source.spiking and layer.kind in ("add", "pool") else None)
-        read = self._stream(source, port)
         table = getattr(layer.effect, "table", 0)
-        if not source.spiking or table:
-            read = Stream(events=read.events)
+        read: dict[str, Any] = {"events": port.counted / samples}
+        if source.spiking and not table:
+            read = self._stream(source, port)
         timesteps, copies = self._timesteps_of(layer)
         common: dict[str, Any] = {
             "name": layer.name,
@@ -161,21 +159,22 @@ class Summary:
             steps = max(1, self._steps(neuron) // copies)
             common["neuron"] = replace(neuron.keeps, timesteps=steps)
         if sends:
-            sent = vars(self._stream(sends, sends.out))
+            sent = self._stream(sends, sends.out)
             common["output"] = layer_record.Output(**sent, max_level=_top(sends, sends.out))
         if layer.kind == "add":
-            return layer_record.Sum(**common, input=read, shortcut=self._shortcut(layer, first))
-        weighted = 0.0
-        if read.levels:
-            weighted = _in_steps(layer.window.taps(port.weight, port.amplitude), source)
-        taps = layer.window.taps(port.total, port.events, port.dense) / samples
-        read = layer_record.Input(**vars(read), taps=taps, amplitude_taps=weighted / samples)
+            shortcut = self._shortcut(layer, first)
+            return layer_record.Sum(**common, input=Stream(**read), shortcut=shortcut)
+        read["taps"] = layer.window.taps(port.total, port.events, port.dense) / samples
+        if read.get("levels"):
+            weighted = layer.window.taps(port.weight, port.amplitude)
+            read["amplitude_taps"] = _in_steps(weighted, source) / samples
+            if layer.kind != "pool" and port.active is not None:
+                read["active"] = port.active / samples
+        common["input"] = layer_record.Input(**read)
         if layer.kind == "pool":
-            return layer_record.Pool(**common, input=read)
-        if read.levels and port.active is not None:
-            read = replace(read, active=port.active / samples)
+            return layer_record.Pool(**common)
         weights = {"bias": layer.bias, "weight_density": layer.weight_density, "table": table}
-        return layer_record.Synapses(**common, input=read, kind=layer.kind, **weights)
+        return layer_record.Synapses(**common, kind=layer.kind, **weights)
 
     def _timesteps_of(self, layer: Layer) -> tuple[int, int]:
         """How often a layer runs per inference: timesteps, and rows or heads at each of them."""
@@ -187,15 +186,15 @@ class Summary:
             timesteps = math.ceil(layer.calls / self._batches) if self._spiking else 1
         return (timesteps, steps // timesteps) if steps % timesteps == 0 else (steps, 1)
 
-    def _stream(self, node: Node, tally: Tally) -> Stream:
-        """What a node sends, as far as it was added to `tally`."""
-        events, amplitude = tally.counted, _amplitude(node, tally)
-        return Stream(_levels(node), events / self._samples, amplitude / self._samples)
+    def _stream(self, node: Node, tally: Tally) -> dict[str, Any]:
+        """Fields of what a node sends, as far as it was added to `tally`."""
+        sums = {"events": tally.counted, "amplitude": _amplitude(node, tally)}
+        return {"levels": _levels(node)} | {name: x / self._samples for name, x in sums.items()}
 
     def _shortcut(self, layer: Layer, first: int) -> Stream | Literal["dense"] | None:
         other = layer.inputs[1 - first]
         if other.spiking:
-            return self._stream(other, layer.ports[1 - first])
+            return Stream(**self._stream(other, layer.ports[1 - first]))
         owner = other.owner if other.carries == "potential" else None
         alone = owner is not None and {reader for _, reader in _readers(owner)} == {layer}
         return None if owner and alone and owner.has_weights else "dense"

@@ -177,6 +177,8 @@ class Tracer(Signals, TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         operation = getattr(func, "__name__", "")
+        if operation == "__get__":
+            operation = func.__self__.__name__
         label, rule = RULES.get(operation, (operation, None))
         effect = _UNKNOWN if rule is None else rule(self, *args, **kwargs)
         if effect is None:
@@ -198,7 +200,8 @@ class Tracer(Signals, TorchFunctionMode):
         return [(effect.of, x), *(pair for pair in found if pair[0] is not effect.of)]
 
     def _synapses(self, effect: Synapses, call: Call) -> Tensor:
-        carriers = self._carriers(effect, call)
+        asked = effect.of is not None or effect.rows is not None
+        carriers = self._carriers(effect, call) if asked else []
         x: Tensor = call.operands[0] if effect.of is None else carriers[0][1]
         signal = self._read(x, call.label)
         out: Tensor = call.run()
@@ -214,7 +217,8 @@ class Tracer(Signals, TorchFunctionMode):
         x, window = planes(x, effect.axes), effect.window(x, out)
         layer = self._layer(effect, call.label, inputs, window, rows)
         layer.bias |= effect.bias
-        if (share := effect.density) is not None:
+        stored = effect.stored  # read after the operation has fetched it
+        if stored is not None and (share := self.density(stored)) is not None:
             self.note(call.label, f"{1 - share:.1%} of its weights, which are zero and not stored")
             layer.weight_density = share
         port, first = layer.ports[0], layer not in self._called
@@ -306,7 +310,8 @@ class Tracer(Signals, TorchFunctionMode):
         if effect.folds is not None:
             effect.folds.bias = True
             if self.batches == 1:
-                self._constants += [(self.here(call.label), value) for value in effect.finite]
+                place = self.here(call.label)
+                self._constants += [(place, value) for value in effect.finite]
         out = call.run()
         if effect.signal is not None:
             self.tag(out if effect.target is None else effect.target, effect.signal)

@@ -208,6 +208,7 @@ def price_layers(
     0.2905
     """
     prices = checked_profile(profile, bits, fanout, graded_op, network)
+    operations = {name: getattr(prices, name)(bits) for name in ("add", "mul", "mac")}
     layers = []
     for record in checked(records):
         counts = count_layer(
@@ -221,7 +222,7 @@ def price_layers(
         layers.append(
             LayerEnergy(
                 **record.entry(),
-                energy_nj=_energy(counts, memories, prices, bits),
+                energy_nj=_energy(counts, memories, prices, **operations),
                 counts=counts,
                 memories=memories,
                 record=record,
@@ -238,7 +239,7 @@ def price_layers(
             network=network,
             fanout=fanout,
             graded_op=graded_op,
-            operation_pj={name: getattr(prices, name)(bits) for name in ("add", "mul", "mac")},
+            operation_pj=operations,
         ),
     )
 
@@ -259,11 +260,12 @@ def checked_profile(
     return get_profile(profile, argument)
 
 
-def _energy(counts: Counts, memories: dict[str, Memory], profile: Profile, bits: int) -> Energy:
-    pj = {name: profile.access(m.elements, m.bits) for name, m in memories.items()}
-    add, mac = profile.add(bits), profile.mac(bits)
+def _energy(
+    counts: Counts, memories: dict[str, Memory], prices: Profile, add: float, mul: float, mac: float
+) -> Energy:
+    pj = {name: prices.access(m.elements, m.bits) for name, m in memories.items()}
     return Energy(
-        ops=1e-3 * (counts.mac * mac + counts.ac * add + counts.mul * profile.mul(bits)),
+        ops=1e-3 * (counts.mac * mac + counts.ac * add + counts.mul * mul),
         addressing=1e-3 * (counts.address_mac * mac + counts.address_ac * add),
         weights=1e-3 * counts.read_weights * pj["weights"],
         potentials=1e-3 * (counts.read_potential + counts.write_potential) * pj["potentials"],

@@ -22,7 +22,7 @@ import math
 import os
 import sys
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,11 @@ class Profile:
 
     def value(self, name: str) -> float:
         """A constant's value; 0 where the profile has no such term."""
-        return self.constants[name].value if name in self.constants else 0.0
+        return self._values.get(name, 0.0)
+
+    @cached_property
+    def _values(self) -> dict[str, float]:
+        return {name: constant.value for name, constant in self.constants.items()}
 
     def add(self, bits: int) -> float:
         """pJ of one addition.

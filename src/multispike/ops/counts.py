@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from ctypes import c_double
 from struct import Struct
 from typing import NamedTuple
 
@@ -16,13 +17,14 @@ _SPIKES = Struct("8qPf")
 
 
 class Counts(NamedTuple):
-    """What `count_levels` found, float64: of every pixel, over timesteps, rows and channels, its
-    non-zeros and their levels [2, ...]; elements at each level [N + 1], and at each sum of levels
-    over T > 1 steps [N*T + 1]."""
+    """What `count_levels` found: of every pixel, over timesteps, rows and channels, its non-zeros
+    and the sum of their levels, float64; elements at each level, N + 1, and at each sum of levels
+    over T > 1 steps, N*T + 1."""
 
-    sums: Tensor
-    histogram: Tensor
-    summed: Tensor | None
+    events: Tensor
+    amplitude: Tensor
+    histogram: list[float]
+    summed: list[float] | None
 
 
 def count_levels(
@@ -48,14 +50,15 @@ def count_levels(
         scale = (1 / unit.double()).float().expand(shape).contiguous()
     threads = threads_for(spikes.numel())
     pixels = (*shape[: channels - 1], *shape[channels:])
-    sums = zeros(threads, 2, *pixels)
-    histogram = zeros(levels + 1)
-    summed = zeros(levels * steps + 1) if steps > 1 else None
+    sums = zeros(threads, 2, *pixels) if unit is not None or spikes.itemsize < 4 else zeros(*pixels)
+    histogram = (c_double * (levels + 1))()
+    summed = (c_double * (levels * steps + 1))() if steps > 1 else None
     described = _SPIKES.pack(
         *(steps, len(spikes) // steps, math.prod(shape), shape[channels - 1]),
         *(math.prod(shape[channels:]), levels, spikes.dtype == torch.bfloat16, threads),
         pointer(scale),
         0.0 if unit is None or scale is not None else 1 / unit,
     )
-    kernels.multispike_count(described, *map(pointer, (spikes, sums, histogram, summed)))
-    return Counts(sums[0], histogram, summed)
+    kernels.multispike_count(described, pointer(spikes), pointer(sums), histogram, summed)
+    events, amplitude = sums[0] if sums.dim() > len(pixels) else (sums, sums)
+    return Counts(events, amplitude, histogram[:], None if summed is None else summed[:])
