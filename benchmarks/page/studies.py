@@ -98,15 +98,22 @@ def front(content: StudyRuns) -> list[str]:
     ]
 
 
+CONVERTED = {"converted-multilevel-T1-N8": 2.0, "tuned-multilevel-T1-N8": 0.5}
+"""Points that a row may lose beside the ANN that it was converted from."""
+
+
 def conversion(content: StudyRuns) -> list[str]:
     """`conversion`."""
     rows = rows_of(content)
-    lines = [
-        f"N = {group.mean.levels}, {label.split('-')[0]}: {points(group, rows['ann']):+.2f} points"
-        " beside the ANN."
-        for label, group in rows.items()
-        if label != "ann" and "ann" in rows
-    ]
+    lines = []
+    for label, group in rows.items() if "ann" in rows else ():
+        more = points(group, rows["ann"])
+        name = f"N = {group.mean.levels}, {label.split('-')[0]}"
+        if aim := CONVERTED.get(label):
+            within = f"{name} within {aim:g} points of the ANN, or above"
+            lines.append(verdict(within, f"{more:+.2f} points", more >= -aim))
+        elif label != "ann":
+            lines.append(f"{name}: {more:+.2f} points beside the ANN.")
     return [columns(rows, _USUAL), study_source(content, rows), bullets(lines)]
 
 
