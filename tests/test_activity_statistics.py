@@ -42,7 +42,7 @@ def test_measures_what_loops_count(either, levels, rows, shape, step, seed):
     stats = measure(z * step, shape, Grid(step, levels))
     places = (0, 1)
     assert torch.equal(stats.events, (z > 0).double().sum(places))
-    assert torch.allclose(stats.amplitude, z.double().sum(places) * step, rtol=1e-12)
+    assert torch.equal(stats.amplitude, z.double().sum(places))
     assert stats.top == z.max()
     assert stats.elements == z.numel()
     if levels <= 31:
@@ -59,7 +59,7 @@ def test_a_threshold_for_every_channel(either, levels):
     x = z * channel.float().view(3, 1, 1) / levels
     stats = measure(x, (3, 4, 4), Grid(1 / levels, levels, channel))
     assert torch.equal(stats.events, (z > 0).double().sum((0, 1)))
-    assert torch.allclose(stats.amplitude * levels, z.double().sum((0, 1)))
+    assert torch.equal(stats.amplitude, z.double().sum((0, 1)))
     flat = measure(x.flatten(1), (48,), Grid(1 / levels, levels, channel))
     assert flat.events == (z > 0).sum()
 

@@ -10,6 +10,7 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
+from multispike.activity.layout import Window
 from multispike.ops.counts import Counts, count_levels
 
 MAX_LEVELS = 255
@@ -146,7 +147,7 @@ class Stats:
 
     total: non-zeros.
     events: of each position, [H, W], or one number for a shape (F,).
-    amplitude: the same, weighted by value (levels times step); None for analog values.
+    amplitude: the same, weighted by level; None for analog values.
     weight: their sum.
     histogram: none for analog values and for many levels.
     top: the largest level.
@@ -170,7 +171,7 @@ def measure(x: Tensor, shape: tuple[int, ...], grid: Grid | None, timesteps: int
 
     >>> stats = measure(torch.tensor([[0.0, 0.5, 1.0]]), (3,), Grid(0.5, 2))
     >>> stats.events.item(), stats.amplitude.item(), stats.histogram, stats.top
-    (2.0, 1.5, [1.0, 1.0, 1.0], 2)
+    (2.0, 3.0, [1.0, 1.0, 1.0], 2)
     """
     rows, elements = x.reshape(-1, *shape), x.numel()
     if grid is None:
@@ -181,16 +182,15 @@ def measure(x: Tensor, shape: tuple[int, ...], grid: Grid | None, timesteps: int
     if grid.levels > COUNTED_LEVELS:
         z = _levels(rows, unit, grid.levels)
         events, amplitude = _sums(z)
-        total, weight = float(events.sum()), float(amplitude.sum()) * grid.step
-        found = total, events, amplitude * grid.step, weight
+        found = float(events.sum()), events, amplitude, float(amplitude.sum())
         return Stats(shape, elements, *found, top=int(z.max()))
     if grid.levels * timesteps > COUNTED_LEVELS:
         timesteps = 1
     counts = _counts(rows, unit, grid.levels, timesteps)
     at = counts.histogram
     top = max((level for level, n in enumerate(at) if n), default=0)
-    weight = sum(level * n for level, n in enumerate(at)) * grid.step
-    found = sum(at[1:]), counts.events, counts.amplitude * grid.step, weight
+    weight = sum(level * n for level, n in enumerate(at))
+    found = sum(at[1:]), counts.events, counts.amplitude, weight
     return Stats(shape, elements, *found, at, top, timesteps, counts.summed)
 
 
@@ -210,13 +210,14 @@ def _counts(rows: Tensor, unit: float | Tensor | None, levels: int, timesteps: i
     counts = count_levels(laid_out, scale, levels, timesteps, 1 + order.index(1))
     if counts is None:  # no compiler, another device or type
         z = (rows != 0).float() if unit is None else _levels(rows, unit, levels)
-        return Counts(*_sums(z), _histogram(z, levels), None)
+        events, amplitude = _sums(z)
+        return Counts(events, amplitude, _histogram(z, levels), None)
     if not moved:
         return counts
     places = [axis for axis in order if axis != 1]
-    back = [1 + places.index(axis) for axis in range(2, rows.dim())]
-    events, amplitude = (sums.permute([axis - 1 for axis in back]) for sums in counts[:2])
-    return Counts(events, amplitude, *counts[2:])
+    back = [places.index(axis) for axis in range(2, rows.dim())]
+    events, amplitude = counts.events.permute(back), counts.amplitude.permute(back)
+    return counts._replace(events=events, amplitude=amplitude)
 
 
 def _sums(z: Tensor) -> Tensor:
@@ -236,38 +237,31 @@ def count_decoded(x: Tensor, shape: tuple[int, ...], grid: Grid) -> list[float]:
     return _histogram(z, levels)
 
 
-_NONE = torch.zeros((), dtype=torch.float64)
-
-
 class Tally:
     """The sum of `Stats` over all calls and batches; histograms count levels of `step`.
 
-    dense: of the elements, those that were taken as non-zero, the same at every position.
-    total, weight: of the others, as `Stats`.
+    counted, weight: non-zeros and, in values, their sum.
+    taps, amplitude_taps: the same of the kernel positions that they reach.
     """
 
-    elements = dense = 0
-    total = weight = 0.0  # the latter in values
-    events = amplitude = _NONE  # of each position
+    elements = 0
+    counted = weight = 0.0
+    taps = amplitude_taps = 0.0
     histogram: Histogram = None
     decoded: Histogram = None
     step = top = 0.0  # the latter in values
     active: float | None = 0.0
 
-    @property
-    def counted(self) -> float:
-        """All non-zeros."""
-        return self.total + self.dense
-
-    def add(self, stats: Stats, step: float = 0.0) -> None:
-        """Add one tensor, whose levels are of `step`."""
+    def add(self, stats: Stats, step: float = 0.0, window: Window | None = None) -> None:
+        """Add one tensor, whose levels are of `step`, read through a window."""
         self.rescale(step)
         self.elements += stats.elements
-        self.total += stats.total
-        self.weight += stats.weight
-        self.events = _sum_of_counts(self.events, stats.events)
-        if stats.amplitude is not None:
-            self.amplitude = _sum_of_counts(self.amplitude, stats.amplitude)
+        self.counted += stats.total
+        self.weight += stats.weight * step
+        if window is not None:
+            self.taps += window.taps(stats.total, stats.events)
+            if stats.amplitude is not None:
+                self.amplitude_taps += window.taps(stats.weight, stats.amplitude) * step
         self.histogram = sum_of_histograms(self.histogram, stats.histogram)
         self.top = max(self.top, stats.top * step)
 
@@ -279,10 +273,11 @@ class Tally:
             self.decoded = spread_histogram(self.decoded, ratio)
         self.step = step or self.step
 
-    def add_dense(self, elements: int) -> None:
+    def add_dense(self, elements: int, window: Window) -> None:
         """Add a tensor that is taken as non-zero everywhere, unread."""
         self.elements += elements
-        self.dense += elements
+        self.counted += elements
+        self.taps += window.taps(elements)
 
     def add_active(self, active: float | None) -> None:
         """Add the inputs that were active at least once; None once makes the sum unknown."""
@@ -292,10 +287,8 @@ class Tally:
 class Magnitudes:
     """Sizes of values that are no levels: per place of a row, in their own unit."""
 
-    def __init__(self) -> None:
-        self.elements = 0
-        self.nonzero = 0
-        self.total = self.top = _NONE  # then [*shape]
+    elements = nonzero = 0
+    total = top = torch.zeros((), dtype=torch.float64)  # then [*shape]
 
     def add(self, x: Tensor, shape: tuple[int, ...]) -> None:
         rows = x.reshape(-1, *shape).abs()
@@ -337,10 +330,3 @@ def spread_histogram(histogram: Histogram, ratio: int) -> Histogram:
     spread = [0.0] * ((len(histogram) - 1) * ratio + 1)
     spread[::ratio] = histogram
     return spread
-
-
-def _sum_of_counts(a: Tensor, b: Tensor) -> Tensor:
-    """a + b where both have a shape, else the sum of both totals (a layer of several shapes)."""
-    if a is _NONE:
-        return b
-    return a + b if a.shape == b.shape else a.sum() + b.sum()

@@ -16,7 +16,7 @@ from multispike.activity.signals import Rule, Signals
 from multispike.layer_record import Kind
 
 
-@dataclass(frozen=True)
+@dataclass
 class Merge(Effect):
     """A residual sum; or a product of spikes (AND, IAND), which touches the same memory.
 
@@ -40,7 +40,7 @@ class Merge(Effect):
         return carries, grids[0].scaled(1.0, sum(grid.levels for grid in grids))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Activation(Effect):
     """A ReLU or another function whose output is analog, and its zeros counted; `limit` is where it
     cuts off spikes, which stay spikes if that is one of their levels."""
@@ -56,7 +56,7 @@ class Activation(Effect):
         return "analog", None
 
 
-@dataclass(frozen=True)
+@dataclass
 class PassThrough(Effect):
     """A constant factor, a sum over time, a norm: costs nothing that a record could show.
 
@@ -85,7 +85,7 @@ class PassThrough(Effect):
         return carries, grids[0].scaled(self.factor, levels)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Carry(Effect):
     """The result, or `target`, carries that signal: the same values, or some that cost no more.
 
@@ -98,7 +98,7 @@ class Carry(Effect):
     finite: tuple[Tensor, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Reorder(Effect):
     """Some of the values, or all in another order, several times, or joined (see `PassThrough`)."""
 

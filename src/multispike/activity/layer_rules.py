@@ -34,7 +34,7 @@ class Kernel(NamedTuple):
 _POINT = Kernel()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Synapses(Effect):
     """Inputs times weights: a convolution over `axes` axes, or (0) a linear layer.
 
@@ -69,7 +69,7 @@ class Synapses(Effect):
         return Window(*shapes, *self.kernel, self.groups, self.transposed)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Parts(Effect):
     """Nothing by itself: `run` does it by operations that have rules of their own."""
 

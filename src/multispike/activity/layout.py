@@ -32,21 +32,19 @@ class Window(Geometry):
         sizes = self.in_shape[axis + 1], self.out_shape[axis + 1]
         return adaptive_reads(*sizes) if self.adaptive else positions_read(self, axis)
 
-    def taps(self, counted: float, at: Tensor, dense: int = 0) -> float:
-        """Kernel positions reached by so many values, `at` positions [H, W], and by `dense` ones
-        that are as many at each; their sum, for a layer without kernel."""
+    def taps(self, counted: float, at: Tensor | None = None) -> float:
+        """Kernel positions reached by so many values, `at` positions [H, W], or else as many at
+        each; the same number, for a layer without kernel."""
         places = self.in_shape[1:]
         once = self.kernel_size == max(self.stride) == 1 and places == self.out_shape[1:]
-        if once or len(places) < 2:
-            return counted + dense
-        axes, reached = range(len(places)), 0.0
-        if dense:
-            reached = dense / math.prod(places) * math.prod(sum(self.reads(axis)) for axis in axes)
-        if counted:
-            for axis in reversed(range(at.dim())):
-                at = at @ torch.tensor(self.reads(axis), dtype=torch.float64)
-            reached += float(at.sum())
-        return reached
+        if once or len(places) < 2 or not counted:
+            return counted
+        axes = reversed(range(len(places)))
+        if at is None:
+            return counted / math.prod(places) * math.prod(sum(self.reads(axis)) for axis in axes)
+        for axis in axes:
+            at = at @ torch.tensor(self.reads(axis), dtype=torch.float64)
+        return float(at)
 
 
 @cache

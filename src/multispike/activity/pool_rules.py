@@ -18,7 +18,7 @@ from multispike.activity.signals import Rule
 from multispike.layer_record import Kind
 
 
-@dataclass(frozen=True)
+@dataclass
 class Pool(Effect):
     """Maxima or averages over windows; without a kernel they divide the input.
 

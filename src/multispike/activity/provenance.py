@@ -30,7 +30,7 @@ Carries = Literal["spikes", "analog", "potential"]
 and no activation function has seen yet; taken as non-zero everywhere."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Effect:
     """What an operation does to the values it reads.
 
@@ -51,7 +51,7 @@ class Effect:
         return "potential", None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Unknown(Effect):
     """No rule counts it."""
 

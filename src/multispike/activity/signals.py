@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from multispike.activity.counting import Stats, Tally, measure
-from multispike.activity.layout import Layout, Shape
+from multispike.activity.layout import Layout, Shape, Window
 from multispike.activity.provenance import Carries, Effect, Frame, Node, Signal, Source, is_function
 
 Rule = Callable[..., Effect | None]
@@ -55,7 +55,7 @@ class Signals:
         self._densities: dict[int | None, float | None] = {}
         """By the id of a parameter, which its network keeps."""
         self._signals: dict[int, tuple[weakref.ref[Tensor], Signal]] = {}
-        """By the id of a tensor, which another one may get once it is gone."""
+        """By the id of a tensor, until it is gone."""
 
     # --- what tensors carry -----------------------------------------------------------------
 
@@ -82,7 +82,8 @@ class Signals:
     def tag(self, out: Any, signal: Signal) -> Any:
         """Say that a tensor (or each of several) carries a signal; returns `out`."""
         if isinstance(out, Tensor):
-            self._signals[id(out)] = weakref.ref(out), signal
+            gone = partial(self._signals.pop, id(out))
+            self._signals[id(out)] = weakref.ref(out, gone), signal
         elif isinstance(out, (tuple, list)):
             for part in out:
                 self.tag(part, Signal(signal.node))
@@ -173,30 +174,25 @@ class Signals:
         signal.stats.append(measure(over_time, shape, signal.node.grid, steps))
         return signal.stats[-1]
 
-    def count(self, port: Tally, signal: Signal, x: Tensor, shape: Shape) -> None:
+    def count(self, port: Tally, signal: Signal, x: Tensor, window: Window) -> None:
         """Add what a layer reads through one port; potentials are dense, only synapses look."""
         node = signal.node
         if node.carries == "potential":
-            port.add_dense(x.numel())
+            port.add_dense(x.numel(), window)
             return
-        stats = self.measured(signal, x, shape)
-        port.add(stats, node.grid.step if node.grid else 0.0)
+        stats = self.measured(signal, x, window.in_shape)
+        port.add(stats, node.grid.step if node.grid else 0.0, window)
         self.count_written_out(signal, x, stats)
 
     def count_written_out(self, signal: Signal, x: Tensor, stats: Stats | None = None) -> None:
         """Where a neuron's spikes are read: count what it sends, once, if no module is it."""
         origin = signal.origin or signal
-        node, grid, read = origin.node, origin.node.grid, signal.node.grid
-        if origin.sent or grid is None or read is None or not is_function(node):
+        node, grid = origin.node, origin.node.grid
+        if origin.sent or grid is None or signal.node.grid is None or not is_function(node):
             return
         origin.sent = True
         node.shape = self.layout.row_like(x, node.shape, node.name)
-        stats = stats or self.measured(signal, x, node.shape)
-        if stats.amplitude is not None:  # in values, of a constant multiple perhaps
-            scale = grid.step / read.step
-            scaled = stats.amplitude * scale, stats.weight * scale
-            stats = replace(stats, amplitude=scaled[0], weight=scaled[1])
-        node.out.add(stats, grid.step)
+        node.out.add(stats or self.measured(signal, x, node.shape), grid.step)
 
     def send(self, node: Node, out: Tensor, x: Tensor, shape: Shape) -> Signal:
         """Tag `out`, and count it (seen as x [..., *shape]) unless it is potentials."""

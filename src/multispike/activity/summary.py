@@ -164,10 +164,9 @@ class Summary:
         if layer.kind == "add":
             shortcut = self._shortcut(layer, first)
             return layer_record.Sum(**common, input=Stream(**read), shortcut=shortcut)
-        read["taps"] = layer.window.taps(port.total, port.events, port.dense) / samples
+        read["taps"] = port.taps / samples
         if read.get("levels"):
-            weighted = layer.window.taps(port.weight, port.amplitude)
-            read["amplitude_taps"] = _in_steps(weighted, source) / samples
+            read["amplitude_taps"] = _in_steps(port.amplitude_taps, source) / samples
             if layer.kind != "pool" and port.active is not None:
                 read["active"] = port.active / samples
         common["input"] = layer_record.Input(**read)

@@ -63,8 +63,8 @@ class Tracer(Signals, TorchFunctionMode):
         super().__init__()
         self._timesteps = timesteps
         self._potentials = potentials
-        self._sums: list[tuple[str, Tensor]] = []
-        """(layer, sum) of this batch, finite if all of the layer's values are."""
+        self._broken: str | None = None
+        """What was not finite in this batch, first of all."""
         self._called: set[Node] = set()
         self._rounds: dict[str, list[Layer]] = {}
         """The layers at each place."""
@@ -101,7 +101,7 @@ class Tracer(Signals, TorchFunctionMode):
             layout = Layout(samples, self._timesteps, self._time, samples)
         layout.assumed = self.notes | layout.assumed
         self.layout, self.notes = layout, layout.assumed
-        self._sums, self._called, self._images = [], set(), {}
+        self._broken, self._called, self._images = None, set(), {}
         self.frames, self._signals = [], {}
         inputs = inputs.detach()
         source = self.place("inputs", (), None, lambda name: Source(name, what="input"))
@@ -128,15 +128,17 @@ class Tracer(Signals, TorchFunctionMode):
         return None if unseen else self.layout.steps
 
     def check(self, name: str, x: Tensor) -> None:
-        """Report `name` at the end of the batch unless all of x is finite."""
-        self._sums.append((name, x.sum(dtype=sum_dtype(x))))
+        """Report `name` at the end of the batch unless all of x is finite. Its sum is."""
+        if self._broken is None and not math.isfinite(x.sum(dtype=sum_dtype(x))):
+            self._broken = name
 
     def not_finite(self) -> str | None:
         """What was not finite in this batch, first of all."""
         constants, self._constants = self._constants, []
         if constants and not math.isfinite(torch.cat([x for _, x in constants]).sum()):
-            self._sums += [(name, x.sum(dtype=sum_dtype(x))) for name, x in constants]
-        return next((name for name, total in self._sums if not math.isfinite(total)), None)
+            for name, x in constants:
+                self.check(name, x)
+        return self._broken
 
     def _read(self, x: Tensor, label: str) -> Signal:
         """What a layer reads; values of unknown origin are looked at."""
@@ -186,7 +188,9 @@ class Tracer(Signals, TorchFunctionMode):
         run, label = partial(func, *args, **kwargs), effect.label or label
         if effect.note:
             self.note(label, effect.note)
-        return self._perform[type(effect)](effect, Call(label, [*args, *kwargs.values()], run))
+        out = self._perform[type(effect)](effect, Call(label, [*args, *kwargs.values()], run))
+        effect.of = None  # nodes keep their effects, but nothing of a batch
+        return out
 
     def _carriers(self, effect: Effect, call: Call) -> list[tuple[Signal, Tensor]]:
         """The tensors of the network among operands, the one that an effect acts on first."""
@@ -217,7 +221,7 @@ class Tracer(Signals, TorchFunctionMode):
         x, window = planes(x, effect.axes), effect.window(x, out)
         layer = self._layer(effect, call.label, inputs, window, rows)
         layer.bias |= effect.bias
-        stored = effect.stored  # read after the operation has fetched it
+        stored, effect.stored = effect.stored, None  # read after the operation has fetched it
         if stored is not None and (share := self.density(stored)) is not None:
             self.note(call.label, f"{1 - share:.1%} of its weights, which are zero and not stored")
             layer.weight_density = share
@@ -229,9 +233,9 @@ class Tracer(Signals, TorchFunctionMode):
             layer.calls += 1
             seen = signal if image is x else Signal(signal.node)
             if effect.table:
-                port.add_dense(image.numel())
+                port.add_dense(image.numel(), window)
             else:
-                self.count(port, seen, image, window.in_shape)
+                self.count(port, seen, image, window)
             alone = first and signal.node.spiking and effect.rows is None
             port.add_active(self.ever_active(signal, x, steps) if alone else None)
         self.check(layer.name, out)
@@ -249,7 +253,7 @@ class Tracer(Signals, TorchFunctionMode):
         y = out if out.dim() == x.dim() else out[..., None, None]  # a mean over the image
         x, y, window = planes(x, effect.axes), planes(y, effect.axes), effect.window(x, y)
         pool = self._layer(effect, call.label, (signal.node,), window)
-        self.count(pool.ports[0], signal, x, window.in_shape)
+        self.count(pool.ports[0], signal, x, window)
         if signal.node.spiking and effect.area(window) is None:
             self.note(call.label, "averages over windows of unequal size: its output has no levels")
         self.send(pool, out, y.reshape(-1, *window.out_shape), window.out_shape)
@@ -264,7 +268,7 @@ class Tracer(Signals, TorchFunctionMode):
         merged = self._layer(effect, call.label, inputs, Window(shape, shape))
         merged.calls += 1
         for index, (signal, x) in enumerate(carriers):
-            self.count(merged.ports[index], signal, x, shape)
+            self.count(merged.ports[index], signal, x, merged.window)
             if self._potentials:
                 merged.magnitudes[index].add(x, shape)
         out: Tensor = call.run()
