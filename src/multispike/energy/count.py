@@ -87,8 +87,8 @@ def count_layer(
     dense, once and with few-bit activations (only the widths differ); "qann_skip" that, without
     the operations and weight reads of zero inputs. `fanout`: "lemaire" ⌈K/S⌉ per axis, borders
     ignored; "exact" what events truly reached. `graded_op`: see `GradedOp`. With
-    `stem_each_timestep` the weights and potentials of a stem under direct coding are fetched at
-    each of the T timesteps.
+    `stem_each_timestep` the potentials of a stem under direct coding are accessed at each of the T
+    timesteps.
 
     >>> from multispike.layer_record import Geometry, Input
     >>> layer = Synapses("fc", Geometry((4,), (3,)), kind="linear", bias=True,
@@ -214,7 +214,7 @@ def _event_synapses(
         mac=mac,
         ac=additions + bias + held,  # Eqs. 1.4, 2.4 (corrected), without the resets
         read_input=events,  # Eq. 5
-        read_weights=accessed,  # Eqs. 7, 8
+        read_weights=fetches,  # Eqs. 7, 8
         read_bias=bias,  # Eqs. 7, 8
         read_potential=accessed + update + held,  # Eqs. 9, 10
         write_potential=accessed + update,  # Eqs. 14, 15

@@ -34,6 +34,8 @@ BITS = (8, 16, 32)
 REQUIRED = ("add_8bit_pj", "add_32bit_pj", "mul_8bit_pj", "mul_32bit_pj", "fifo_elements")
 """Operations, and the depth of the queue that holds a layer's incoming or outgoing events."""
 OPTIONAL = (
+    "add_16bit_pj",
+    "mul_16bit_pj",
     "access_pj",
     "access_pj_per_memory_bit",
     "access_pj_per_memory_element",
@@ -44,8 +46,9 @@ OPTIONAL = (
     "event_is_word",
     "stem_each_timestep",
 )
-"""Terms of an access; 1 where an event in a queue takes `bits` instead of address and payload; 1
-where a directly coded stem fetches its weights and potentials at every timestep."""
+"""Operations of 16 bits, where they don't follow a power law; terms of an access; 1 where an event in
+a queue takes `bits` instead of address and payload; 1 where the events of a directly coded stem
+access potentials at every timestep."""
 
 _FOLDER = Path(__file__).parent / "builtin"
 
@@ -92,15 +95,27 @@ class Profile:
         >>> get_profile("lemaire2022").add(32)
         0.1
         """
-        return _between(bits, self.value("add_8bit_pj"), self.value("add_32bit_pj"))
+        return self._operation("add", bits)
 
     def mul(self, bits: int) -> float:
         """pJ of one multiplication."""
-        return _between(bits, self.value("mul_8bit_pj"), self.value("mul_32bit_pj"))
+        return self._operation("mul", bits)
 
     def mac(self, bits: int) -> float:
         """pJ of one multiply-accumulate."""
         return self.mul(bits) + self.add(bits)
+
+    def _operation(self, name: str, bits: int) -> float:
+        """Horowitz gives integers at 8 and 32 bits only: an addition grows as bits^0.87 and a
+        multiplication as bits^1.98. Between the two, where a profile has no value of its own, the
+        power law through them: one of 16 bits is 0.79 pJ, where a straight line has 1.17.
+        """
+        if (own := f"{name}_{bits}bit_pj") in self.constants:
+            return self.value(own)
+        at_8, at_32 = self.value(f"{name}_8bit_pj"), self.value(f"{name}_32bit_pj")
+        if at_8 == 0 or at_32 == 0:  # no power law through zero
+            return at_8 + (at_32 - at_8) / 3
+        return math.sqrt(at_8 * at_32)  # at 16 bits
 
     def access(self, elements: float, bits: float) -> float:
         """pJ to read or write one element of `bits` in a memory of `elements` of them.
@@ -129,21 +144,6 @@ class Profile:
     def to_dict(self) -> dict[str, Any]:
         """Name and constants with their sources, as in a file."""
         return asdict(self)
-
-
-def _between(bits: int, at_8: float, at_32: float) -> float:
-    """Power law through the values at 8 and 32 bits, exact at both.
-
-    Horowitz gives integers at 8 and 32 bits only: an addition grows as bits^0.87 and a
-    multiplication as bits^1.98, so one of 16 bits is 0.79 pJ, where a straight line has 1.17.
-    """
-    if bits == 32 or at_8 == at_32:
-        return at_32
-    if bits == 8:
-        return at_8
-    if at_8 == 0 or at_32 == 0:  # no power law through zero
-        return at_8 + (at_32 - at_8) * (bits - 8) / 24
-    return at_8 * (at_32 / at_8) ** (math.log2(bits / 8) / 2)
 
 
 def list_profiles() -> list[str]:
