@@ -127,7 +127,7 @@ def test_how_a_graded_event_is_executed_does_not_touch_binary_and_analog_ones(gr
         assert count_layer(record, graded_op=graded_op) == count_layer(record)
 
 
-def test_a_stem_that_is_fetched_at_every_timestep():
+def test_a_stem_whose_potentials_are_accessed_at_every_timestep():
     stem = layer(
         "conv", (1, 3, 3), (2, 3, 3), square=(3, 1, 1), bias=True, timesteps_out=4, neuron=True,
         levels=(0, 1), read=(2, 0), taps=(13, 0), sent=(10, 10),
@@ -135,7 +135,7 @@ def test_a_stem_that_is_fetched_at_every_timestep():
     once, each = (
         count_layer(stem, fanout="exact", stem_each_timestep=each) for each in (False, True)
     )
-    assert (each.read_weights, each.mac) == (4 * 26, 26)
+    assert (each.read_weights, each.mac) == (26, 26)
     assert (each.read_potential, each.write_potential) == (4 * 26 + 72, 4 * 26 + 72)
     assert once.read_weights == 26
     assert count_layer(CONV, stem_each_timestep=True) == count_layer(CONV)  # reads events

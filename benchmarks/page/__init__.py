@@ -12,7 +12,7 @@ from multispike.errors import InputError
 from multispike.reproduce.studies import STUDIES
 from multispike.results import read_json
 from page import learning, machine, neurons, speed, studies
-from page.referee import referee
+from page.referee import qualia, referee
 from page.rows import read_study
 
 
@@ -90,6 +90,7 @@ SECTIONS: dict[str, tuple[Part, ...]] = {
     ),
     "Networks of others": (
         Part("referee.json", "sh benchmarks/referee.sh FOLDER", referee),
+        Part("qualia.json", "sh benchmarks/qualia.sh FOLDER", qualia),
     ),
 }  # fmt: skip
 

@@ -38,7 +38,7 @@ def source(file: str, command: str, remarks: Iterable[str], *environments: Any) 
 
 _VERSIONS = (
     "multispike", "torch", "onnxruntime", "openvino", "nncf", "spikingjelly", "snntorch",
-    "neurobench", "timm", "norse", "sinabs",
+    "neurobench", "timm", "norse", "sinabs", "qualia-core", "qualia-plugin-snn",
 )  # fmt: skip
 
 

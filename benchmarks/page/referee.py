@@ -1,4 +1,4 @@
-"""The section on networks of others: their counts and prices beside ours."""
+"""The section on networks and profilers of others: their counts and prices beside ours."""
 
 from __future__ import annotations
 
@@ -64,3 +64,24 @@ def referee(content: dict[str, Any], file: str) -> list[str]:
         ),
         source(file, content["command"], [], content["environment"]),
     ]  # fmt: skip
+
+
+def qualia(content: dict[str, Any], file: str) -> list[str]:
+    """`benchmarks/qualia.py`."""
+    rows = content["rows"]
+    reasons = dict.fromkeys(reason for row in rows for reason in row["differences_nj"])
+    ours, theirs = "ours, profile `qualia`", "Qualia's `EnergyEstimationMetric`"
+    lines = [
+        [ours, *(f"{row['nj']:,.3f}" for row in rows)],
+        *(
+            [reason, *(f"{row['differences_nj'].get(reason, 0):+,.3f}" for row in rows)]
+            for reason in reasons
+        ),
+        [theirs, *(f"{row['nj_by_qualia']:,.3f}" for row in rows)],
+    ]
+    return [
+        "Four small networks at 32 bits, nJ per inference, by Qualia's own profiler and by ours,"
+        " with the same weights and inputs. What theirs counts differently lies between the two:",
+        table(["", *(row["network"] for row in rows)], lines),
+        source(file, content["command"], [], content["environment"]),
+    ]

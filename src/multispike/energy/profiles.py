@@ -46,9 +46,9 @@ OPTIONAL = (
     "event_is_word",
     "stem_each_timestep",
 )
-"""Operations of 16 bits, where they don't follow a power law; terms of an access; 1 where an event in
-a queue takes `bits` instead of address and payload; 1 where the events of a directly coded stem
-access potentials at every timestep."""
+"""Operations of 16 bits that follow no power law; terms of an access; 1 where an event in a queue
+takes `bits` instead of address and payload; 1 where the events of a directly coded stem access
+potentials at every timestep."""
 
 _FOLDER = Path(__file__).parent / "builtin"
 
