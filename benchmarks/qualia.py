@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 import tempfile
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.metadata import version
@@ -134,7 +134,7 @@ def differences(record: LayerRecord, bits: int, spiking: bool) -> dict[tuple[str
             ("nothing for poolings and sums", key): -nj for key, nj in vars(ours.energy_nj).items()
         }
     r, add, mac = record, prices.add(bits), prices.mac(bits)
-    found: Counter[tuple[str, str]] = Counter()
+    found: defaultdict[tuple[str, str], float] = defaultdict(float)
 
     def more(reason: str, category: str, pj: float) -> None:
         found[reason, category] += pj / 1e3
@@ -204,7 +204,7 @@ def main() -> None:
         ours = network if frames or not spiking else Held(network)
         labelled = [(x.transpose(0, 1) if frames else x, torch.zeros(SAMPLES, dtype=torch.long))]
         records = record_activity(ours, labelled, timesteps=T if spiking else None).records
-        found: Counter[str] = Counter()
+        found: defaultdict[str, float] = defaultdict(float)
         for record in records:
             for (reason, _), nj in differences(record, 32, spiking).items():
                 found[reason] += nj
