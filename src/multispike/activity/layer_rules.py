@@ -42,7 +42,7 @@ class Synapses(Effect):
     rows: of a matmul of two operands of the network, those of the one that `of` is of.
     weight: what tells apart layers of one place; None for weights that are computed at each call.
     table: rows of an embedding's table, whose inputs are indices of them.
-    stored: the weights, if they may have few that are not zero.
+    density: as `layer_record.Synapses.weight_density`.
     """
 
     axes: int = 0
@@ -50,7 +50,7 @@ class Synapses(Effect):
     rows: int | None = None
     weight: Hashable = None
     table: int = 0
-    stored: Tensor | None = field(default=None, compare=False)
+    density: float | None = field(default=None, compare=False)
     bias: bool = field(default=False, compare=False)
     kernel: Kernel = _POINT
     groups: int = 1
@@ -89,7 +89,7 @@ def conv(
     padding = per_axis(0 if padding == "valid" else padding, axes, missing=0)
     kernel = Kernel(size, per_axis(stride, axes), padding, dilation)
     options = {"bias": bias is not None, "groups": groups, "transposed": transposed}
-    return Synapses(axes, **_weights(weight), **options, kernel=kernel)
+    return Synapses(axes, **_weights(signals, weight), **options, kernel=kernel)
 
 
 def conv_transpose(
@@ -100,11 +100,12 @@ def conv_transpose(
 
 
 def linear(signals: Signals, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Effect:
-    return Synapses(**_weights(weight), bias=bias is not None)
+    return Synapses(**_weights(signals, weight), bias=bias is not None)
 
 
-def _weights(weight: Tensor) -> dict[str, Any]:
-    return {"weight": _identity(weight), "stored": weight}
+def _weights(signals: Signals, weight: Tensor) -> dict[str, Any]:
+    """What tells one weight from another, and how sparse it is."""
+    return {"weight": _identity(weight), "density": signals.density(weight)}
 
 
 def _identity(weight: Tensor) -> int | None:
@@ -161,7 +162,7 @@ def _product(signals: Signals, a: tuple[Tensor, int], b: tuple[Tensor, int], sum
         return Synapses(sizes=(summed, b[1]), rows=a[1], of=first)
     groups = b[0].numel() // (summed * b[1])
     sizes = summed * groups, b[1] * groups
-    return Synapses(sizes=sizes, **_weights(b[0]), groups=groups, of=first)
+    return Synapses(sizes=sizes, **_weights(signals, b[0]), groups=groups, of=first)
 
 
 # --- what consists of other operations ------------------------------------------------------------

@@ -27,11 +27,6 @@ class Window(Geometry):
 
     adaptive: bool = False
 
-    def reads(self, axis: int) -> Shape:
-        """How many (output, kernel position) pairs read each place along one axis."""
-        sizes = self.in_shape[axis + 1], self.out_shape[axis + 1]
-        return adaptive_reads(*sizes) if self.adaptive else positions_read(self, axis)
-
     def taps(self, counted: float, at: Tensor | None = None) -> float:
         """Kernel positions reached by so many values, `at` positions [H, W], or else as many at
         each; the same number, for a layer without kernel."""
@@ -41,13 +36,21 @@ class Window(Geometry):
             return counted
         axes = reversed(range(len(places)))
         if at is None:
-            return counted / math.prod(places) * math.prod(sum(self.reads(axis)) for axis in axes)
+            every = math.prod(float(reads(self, axis).sum()) for axis in axes)
+            return counted / math.prod(places) * every
         for axis in axes:
-            at = at @ torch.tensor(self.reads(axis), dtype=torch.float64)
+            at = at @ reads(self, axis)
         return float(at)
 
 
 @cache
+def reads(window: Window, axis: int) -> Tensor:
+    """How many (output, kernel position) pairs read each place along one axis; float64."""
+    sizes = window.in_shape[axis + 1], window.out_shape[axis + 1]
+    counts = adaptive_reads(*sizes) if window.adaptive else positions_read(window, axis)
+    return torch.tensor(counts, dtype=torch.float64, device="cpu")
+
+
 def adaptive_reads(size: int, out: int) -> Shape:
     """How many of the `out` windows that divide an axis hold each place."""
     windows = [(place * size // out, -(-(place + 1) * size // out)) for place in range(out)]

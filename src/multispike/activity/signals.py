@@ -30,7 +30,7 @@ def _density(weight: Tensor) -> float | None:
         drawn = torch.randint(weight.numel(), (128,), generator=_RANDOM, device="cpu")
         if all(weight.take(drawn.to(weight.device)).tolist()):
             return None
-    share = int(weight.count_nonzero()) / weight.numel()
+    share = int(weight.count_nonzero()) / max(1, weight.numel())
     return share if share < 0.5 else None
 
 

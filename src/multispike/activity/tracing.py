@@ -221,8 +221,7 @@ class Tracer(Signals, TorchFunctionMode):
         x, window = planes(x, effect.axes), effect.window(x, out)
         layer = self._layer(effect, call.label, inputs, window, rows)
         layer.bias |= effect.bias
-        stored, effect.stored = effect.stored, None  # read after the operation has fetched it
-        if stored is not None and (share := self.density(stored)) is not None:
+        if (share := effect.density) is not None:
             self.note(call.label, f"{1 - share:.1%} of its weights, which are zero and not stored")
             layer.weight_density = share
         port, first = layer.ports[0], layer not in self._called

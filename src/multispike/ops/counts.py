@@ -60,5 +60,5 @@ def count_levels(
         0.0 if unit is None or scale is not None else 1 / unit,
     )
     kernels.multispike_count(described, pointer(spikes), pointer(sums), histogram, summed)
-    events, amplitude = sums[0] if sums.dim() > len(pixels) else (sums, sums)
+    events, amplitude = (sums[0, 0], sums[0, 1]) if sums.dim() > len(pixels) else (sums, sums)
     return Counts(events, amplitude, histogram[:], None if summed is None else summed[:])
