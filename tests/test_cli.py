@@ -653,6 +653,22 @@ def test_who_stops_a_training_is_told_how_it_goes_on(
     assert capsys.readouterr().err.endswith(advice)
 
 
+@pytest.mark.parametrize("size", [8_192, 16_384])
+def test_too_little_memory_is_one_line(size, capsys):
+    """For the image, or for what a layer makes of it; torch calls neither a MemoryError."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, before[1]))
+    try:
+        assert main(["energy", "fastnet", "--input-shape", f"1,{size},{size}"]) in (1, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "t allocate memory" in said
+
+
 def test_a_resume_without_a_checkpoint_says_that_it_starts(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("multispike.commands.train.train_run", lambda config: None)
     assert main(["train", "--resume", "--out", str(tmp_path / "new")]) == 0

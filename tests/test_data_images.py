@@ -340,9 +340,14 @@ def test_images_of_two_sizes_need_the_option(expect, pictures):
     expect("imagefolder", pictures, line)
 
 
-@pytest.mark.parametrize("size", [0, -3, 20_000, 2.5, (4, 0), (1, 2, 3), "large", True])
+@pytest.mark.parametrize("size", [0, -3, 2.5, (4, 0), (1, 2, 3), "large", True])
 def test_a_bad_size_is_refused(expect, pictures, size):
     expect("imagefolder", pictures, "size: got .*, allowed: an integer >= 1 or", size=size)
+
+
+def test_a_size_is_refused_before_memory_is_taken(expect, pictures):
+    line = r"size: got \[3, 20000, 20000\], allowed: at most 67,108,864 values a sample"
+    expect("imagefolder", pictures, line, size=20_000)
 
 
 @pytest.mark.parametrize("size", [None, 4])

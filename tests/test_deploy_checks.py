@@ -246,6 +246,7 @@ def test_a_compressed_network_is_refused_before_it_is_read(tmp_path):
     ("change", "message"),
     [
         (lambda n: replace(n, timesteps=10**9), "timesteps: got 1000000000, allowed: 1 to 1,048,"),
+        (lambda n: replace(n, timesteps=2**20), r"frames: got \[1048576, .*at most 67,108,864"),
         (lambda n: replace(n, input_shape=(1, 10**6, 10**6)), r"input_shape: got .*values"),
         (
             lambda n: changed(n, Neurons, synapses=of_window(stride=(10**9, 1))),
@@ -253,7 +254,7 @@ def test_a_compressed_network_is_refused_before_it_is_read(tmp_path):
         ),
         (
             lambda n: changed(n, Neurons, synapses=of_window(before=(9**6, 9**6))),
-            "padding of stem.conv0: got .*at most 268,435,456 values",
+            "padding of stem.conv0: got .*at most 67,108,864 values",
         ),
     ],
 )

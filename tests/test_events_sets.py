@@ -399,6 +399,8 @@ def test_a_class_without_recordings_is_a_class_in_the_cache_too(eventfolder, tmp
         ("cifar10dvs", {"by": "size"}, "by: got 'size'"),
         ("cifar10dvs", {"timesteps": 0}, "timesteps: got 0"),
         ("cifar10dvs", {"size": 129}, "at most the sensor's 128x128"),
+        ("cifar10dvs", {"timesteps": 10**6}, r"frames: got \[1000000, .*at most 67,108,864 values"),
+        ("cifar10-dvs-sim", {"timesteps": 10**5}, r"frames: got \[100000, .*at most 67,108,864"),
         ("cifar10-dvs-sim", {"size": 200}, "size: got 200"),
         ("cifar10-dvs-sim", {"timesteps": 0}, "timesteps: got 0"),
     ],

@@ -674,6 +674,8 @@ def test_checkpoints_of_another_version_are_refused(straight, tmp_path, change):
         lambda saved: saved["data"].update(mean=0.5),
         lambda saved: saved["data"].update(std=[0.0]),
         lambda saved: saved["data"].update(input_shape=[1, 8]),
+        lambda saved: saved["data"].update(input_shape=[1, 65_536, 65_536]),
+        lambda saved: (saved["data"].update(events=True), saved["model"].update(timesteps=2**21)),
         lambda saved: saved["data"].update(classes=None),
         lambda saved: saved["data"].update(classes=["a", "b"]),
         lambda saved: saved["data"].update(input_shape=[3, 8, 8]),

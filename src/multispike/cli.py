@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -98,15 +99,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         return 0
-    except (InputError, RunError, OSError, MemoryError, KeyboardInterrupt) as error:
-        if "--debug" in arguments:
+    except (InputError, RuntimeError, OSError, MemoryError, KeyboardInterrupt) as error:
+        lacking = re.search("out of memory|can't allocate memory", str(error))
+        torchs = isinstance(error, RuntimeError) and not isinstance(error, RunError)
+        if "--debug" in arguments or (torchs and not lacking):
             raise
+        if isinstance(error, MemoryError) or (torchs and lacking):
+            error = RunError(" ".join(f"no memory: {error}".split("\n")[0].split()))
         if isinstance(error, KeyboardInterrupt):
             print("multispike: interrupted", file=sys.stderr)
             return 130
         if isinstance(error, OSError) and error.filename is not None:  # full disk, no such folder
             error = RunError(f"{error.filename}: {error.strerror}")
-        print(f"multispike: {error}" if str(error) else "multispike: no memory", file=sys.stderr)
+        print(f"multispike: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
 
 

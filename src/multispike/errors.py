@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from math import prod
+
+LARGEST_SAMPLE = 2**26
+"""Values of an image, or of all frames of a recording."""
 
 
 class InputError(ValueError):
@@ -37,6 +41,12 @@ def is_count(value: object) -> bool:
     [True, False, False, False, False]
     """
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def check_sample(argument: str, shape: Iterable[int]) -> None:
+    """Raise `InputError` for samples larger than `LARGEST_SAMPLE`, before memory is taken."""
+    if prod(shape := [*shape]) > LARGEST_SAMPLE:
+        raise invalid(argument, shape, f"at most {LARGEST_SAMPLE:,} values a sample")
 
 
 def unknown(

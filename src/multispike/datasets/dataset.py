@@ -15,7 +15,7 @@ from torch import Tensor
 
 from multispike.datasets.cache import Allocate, Cache
 from multispike.environment import cores
-from multispike.errors import InputError, invalid, is_count
+from multispike.errors import InputError, check_sample, invalid, is_count
 from multispike.progress import progress_bar
 
 log = logging.getLogger(__name__)
@@ -84,6 +84,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         shape = self.train.inputs.shape[1:]
+        check_sample("train inputs", shape)
         for part, split in self.splits.items():
             if split.inputs.shape[1:] != shape:
                 allowed = f"the shape of the training inputs, {list(shape)}"
@@ -195,6 +196,9 @@ class Contents:
     decode: Callable[[str, slice], np.ndarray]
     classes: Sequence[str]
     told: Mapping[Path, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_sample("size", self.shape)
 
     def decode_into(
         self, allocate: Allocate, title: str, progress: bool, skip_damaged: bool | None

@@ -37,7 +37,7 @@ from multispike.datasets.source_files import (
     read_idx,
     unpickle,
 )
-from multispike.errors import InputError, invalid, is_count
+from multispike.errors import InputError, check_sample, invalid, is_count
 
 DIGITS_TEST = 360
 """Test samples of `digits`, a fifth of the 1,797."""
@@ -302,10 +302,9 @@ def load_imagefolder(
     target = None
     if size is not None:
         target = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
-        most = Image.MAX_IMAGE_PIXELS or 0
-        if len(target) != 2 or not all(map(is_count, target)) or target[0] * target[1] > most:
-            allowed = f"an integer >= 1 or (height, width), at most {most:,} pixels"
-            raise invalid("size", size, allowed)
+        if len(target) != 2 or not all(map(is_count, target)):
+            raise invalid("size", size, "an integer >= 1 or (height, width)")
+        check_sample("size", (3, *target))
     try:
         ImageColor.getrgb(background)
     except ValueError:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from multispike.errors import invalid, is_count
+from multispike.errors import check_sample, invalid, is_count
 from multispike.events.read import EVENT
 
 UNIT = 2.0**-16
@@ -264,6 +264,7 @@ class _Scene:
             raise invalid("size", size, "an integer from 8 to 128")
         if not is_count(timesteps):
             raise invalid("timesteps", timesteps, "an integer >= 1")
+        check_sample("frames", (timesteps, 2, size, size))
         if seed < 0:
             raise invalid("seed", seed, "an integer >= 0")
         self._camera = camera or Camera()

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from multispike.errors import invalid, is_count, unknown
+from multispike.errors import check_sample, invalid, is_count, unknown
 
 Binning = Literal["time", "count"]
 
@@ -149,6 +149,7 @@ def event_frames(
         raise invalid("span", span, '(start, stop) in µs, start before stop, with by="time"')
     width, height = sensor
     rows, columns = frame_size(size, sensor)
+    check_sample("frames", (timesteps, 2 * bins, rows, columns))
     if span is not None:
         start, stop = np.searchsorted(events["t"], span)
         events = events[start:stop]

@@ -8,6 +8,7 @@ themselves: every product and every partial sum, in whatever order, is a whole n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,8 +42,9 @@ from multispike.export.layers import (
 )
 from multispike.export.validate import FLOAT32, check, prove
 
-CHUNK = 250
-"""Images evaluated at once: bounds memory, changes no result."""
+CHUNK, CHUNK_VALUES = 250, 2**26
+"""Images, and values of their largest layer, evaluated at once: bounds memory, changes no result.
+"""
 
 Observer = Callable[[str, Tensor], None]
 """Called with a layer's name and what it sends [B, C, H, W], each time that is read: the image once
@@ -138,7 +140,9 @@ class IntegerNetwork:
             torch.backends.nnpack.flags(enabled=False),
             torch.autocast("cpu", enabled=False),
         ):
-            parts = [self._run(chunk, observe) for chunk in pixels.split(CHUNK, dim=batch)]
+            largest = max(math.prod(output.shape) for output in self.outputs.values())
+            chunk = max(1, min(CHUNK, CHUNK_VALUES // largest))
+            parts = [self._run(part, observe) for part in pixels.split(chunk, dim=batch)]
         return torch.cat(parts).numpy()
 
     def _run(self, pixels: Tensor, observe: Observer | None) -> Tensor:

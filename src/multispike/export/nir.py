@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from multispike.errors import InputError, invalid
+from multispike.errors import InputError, check_sample, invalid
 from multispike.export.folding import Floats
 from multispike.export.formats import description
 from multispike.export.layers import (
@@ -303,6 +303,7 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
         raise InputError(f"path: got {file!r}, allowed: an existing file")
     try:
         module = _Graph(nir.read(Path(file)))
+        check_sample("pixels", module.input_shape)
         module(torch.zeros(1, *module.input_shape))
     except _DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from multispike.errors import InputError, invalid
+from multispike.errors import LARGEST_SAMPLE, InputError, check_sample, invalid
 from multispike.export.layers import (
     IMAGE,
     SHIFT_MAX,
@@ -40,8 +40,8 @@ INT32 = 2**31 - 1
 LEVEL_MAX = 255
 """Levels travel as one byte."""
 
-VALUES_MAX = 2**28
-"""Of an image or a layer, padding included; a C program's buffers would take a gigabyte."""
+VALUES_MAX = LARGEST_SAMPLE
+"""Of an image or a layer, padding included; a C program's buffers would take 300 MB."""
 
 COUNT_MAX = 2**20
 """Timesteps, and each number of a window."""
@@ -85,6 +85,7 @@ def check(
     _need("timesteps", timesteps, f"1 to {COUNT_MAX:,}", 1 <= timesteps <= COUNT_MAX)
     _need("logit_scale", logit_scale, "a finite number > 0", 0 < logit_scale < math.inf)
     _need("input_shape", input_shape, SHAPES, _is_shape(input_shape))
+    check_sample("frames", (timesteps, *input_shape))
     *ends, last = [False, *(isinstance(layer, Readout) for layer in layers)]
     _need("layers", len(layers), "a list with one readout, at its end", last and not any(ends))
     outputs = outputs_of((), input_shape)

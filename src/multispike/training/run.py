@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt, Le, MaxLen, MinLen
+from annotated_types import Ge, Gt, MaxLen, MinLen
 from pydantic import (
     AliasChoices,
     BaseModel,
@@ -30,7 +30,7 @@ from torch import nn
 
 from multispike.config import TrainConfig
 from multispike.config.begun import as_given, same_run
-from multispike.errors import InputError, RunError, invalid
+from multispike.errors import InputError, RunError, check_sample, invalid
 from multispike.files import check_stored, read_yaml, replacing, write_text, yaml_text
 from multispike.models import create_model
 from multispike.models.network import Network
@@ -65,7 +65,8 @@ class _Data(BaseModel):
     mean: list[FiniteFloat]
     std: list[Annotated[FiniteFloat, Gt(0)]]
     classes: list[str | int]
-    input_shape: Annotated[list[Annotated[int, Ge(1), Le(65_536)]], MinLen(3), MaxLen(3)]
+    input_shape: Annotated[list[Annotated[int, Ge(1)]], MinLen(3), MaxLen(3)]
+    events: bool = True
 
 
 class _Row(BaseModel):
@@ -86,13 +87,16 @@ class _Saved(BaseModel):
 
     @model_validator(mode="after")
     def agree(self) -> _Saved:
-        """Model and data have the same classes and channels."""
+        """Model and data have the same classes and channels, and samples fit in memory."""
         data, model, channels = self.data, self.model, self.data.input_shape[0]
         sizes = (model.get("num_classes"), model.get("in_channels"))
         scale = (len(data.mean), len(data.std))
         scaled = scale in ((channels, channels), (0, 0))  # (0, 0) with loaders of torch
         if sizes != (len(data.classes), channels) or not scaled:
             raise ValueError("its data are not those of its model")
+        steps = model.get("timesteps")
+        frames = steps if data.events and isinstance(steps, int) else 1
+        check_sample("input_shape", (frames, *data.input_shape))
         return self
 
 
