@@ -660,7 +660,7 @@ def test_arrays_in_a_stream_are_refused_if_time_goes_back_often(monkeypatch, tmp
     found, recording = read_all(io.BytesIO(npy(events)), chunk=100)
     assert len(found) == 3000
     assert list(recording.skipped) == ["clock went back"]
-    monkeypatch.setattr("multispike.events.codecs.arrays.MOST_SORTED", 2999)
+    monkeypatch.setattr("multispike.events.codecs.arrays.MOST_EVENTS", 2999)
     (tmp_path / "a.npz").write_bytes(npz(shuffled(2)))
     with pytest.raises(InputError, match=r"a\.npz', allowed: events in the order of time"):
         read_all(tmp_path / "a.npz")
@@ -880,11 +880,11 @@ def test_fields_of_several_values_are_no_columns(columns, tmp_path):
     [
         (b"", "an empty file"),
         (b"GIF89a plainly no recording", "GIF89a"),
-        (b"% evt 2.1\n% end\n" + bytes(16), "EVT 21"),
+        (b"% evt 2.1\n% end\n" + bytes(16), r"EVT 2\.1"),
         (b"% Date 2020\n", "EVT unknown"),
         (DAT_HEADER + b"\x0c\x08", "at least one event"),
         (b"% evt 2.0\n% end\n", "at least one event"),
-        (npy(np.zeros((3, 4))), "no fields"),
+        (npy(np.zeros((3, 4))), r"npy of float64 \[3, 4\]"),
         (npy(np.zeros(3, [("t", int), ("x", int)])), "t, x"),
         (npz(ramp()), "npz in a stream"),
         (hdf5(ramp()), "HDF5 in a stream"),
@@ -920,3 +920,67 @@ def test_a_missing_library_is_named(tmp_path):
     )
     assert done.stdout.startswith("HDF5 recordings: needs the package h5py")
     assert "multispike[events]" in done.stdout
+
+
+@pytest.mark.parametrize("shape", [(8, 2), (2, 4)])
+def test_columns_of_several_values_an_event_are_refused(shape, tmp_path):
+    events = ramp(8)
+    columns = {name: events[name] for name in "xyp"} | {"t": np.zeros(shape, np.int64)}
+    np.savez(tmp_path / "a.npz", **columns)
+    with pytest.raises(InputError, match=rf"got 'npy of int64 \[{shape[0]}, {shape[1]}\]'"):
+        read_all(tmp_path / "a.npz")
+
+
+def test_coordinates_between_pixels_are_told():
+    table = np.zeros(4, [("t", "i8"), ("x", "f4"), ("y", "f4"), ("p", "u1")])
+    table["x"], table["y"] = [3, 0.25, np.nan, 3], [5, 5, 5, 6.5]
+    events, recording = read_all(io.BytesIO(npy(table)), chunk=2)
+    assert events[["x", "y"]].tolist() == [(3, 5), (0, 5), (3, 6)]
+    told = "between pixels, cut to whole ones: 2 events (first at event 1)"
+    assert str(recording.skipped).startswith(told)
+
+
+def test_what_is_no_number_is_refused_before_it_is_sorted(tmp_path):
+    """Long strings that compress to nothing; in memory they would be 200 MB."""
+    kinds = {"t": "S1000", "x": "S1000", "y": "u1", "p": "u1"}
+    columns = {name: np.zeros(100_000, kind) for name, kind in kinds.items()}
+    columns["t"][0] = b"z"
+    np.savez_compressed(tmp_path / "a.npz", **columns)
+    del columns
+    tracemalloc.start()
+    with pytest.raises(InputError, match=r"an array with t of \|S1000"):
+        read_all(tmp_path / "a.npz", chunk=1000)
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
+
+
+def test_events_that_a_file_only_announces_do_not_delay_the_first(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name in "txyp":
+            file.create_dataset(name, (10**12,), "u1", chunks=(1 << 16,))
+    recording = read_events(tmp_path / "a.h5")
+    assert len(next(recording)) == 1 << 16
+    recording.close()
+
+
+def test_nmnist_records_that_move_the_time(monkeypatch, tmp_path):
+    """As `tonic.io.read_mnist_file` reads them, in any pieces; it is quadratic in their number."""
+    tonic = pytest.importorskip("tonic.io")
+    events = ramp(30000)
+    events["x"], events["y"], events["t"] = np.arange(30000) % 34, np.arange(30000) % 34, 5
+    events["y"][::100] = 240
+    content = bin5(events)
+    (tmp_path / "a.bin").write_bytes(content)
+    kind = np.dtype([(name, np.int64) for name in "xytp"])
+    expected = tonic.read_mnist_file(io.BytesIO(content), kind, is_stream=True)
+    for chunk in (7, 1 << 16):
+        found, recording = read_all(tmp_path / "a.bin", chunk=chunk)
+        assert not recording.skipped
+        for name in "txyp":
+            np.testing.assert_array_equal(found[name], expected[name])
+
+
+def test_more_events_than_memory_holds_are_refused(monkeypatch):
+    monkeypatch.setattr("multispike.events.read.MOST_EVENTS", 99)
+    with pytest.raises(InputError, match="got 'stream', allowed: at most 99 events a sample"):
+        read_events(io.BytesIO(npy(ramp())), chunk=10).whole()

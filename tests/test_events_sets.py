@@ -448,7 +448,7 @@ def test_a_damaged_recording_is_skipped_if_wanted(eventfolder, caplog):
 
 
 def test_a_sample_of_too_many_events_is_refused(eventfolder, monkeypatch):
-    monkeypatch.setattr(event_sets, "MOST_EVENTS", 119)
+    monkeypatch.setattr("multispike.events.read.MOST_EVENTS", 119)
     with pytest.raises(InputError, match="at most 119 events a sample"):
         load_dataset("eventfolder", eventfolder)
 

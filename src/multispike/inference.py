@@ -179,9 +179,8 @@ class Trained:
         if isinstance(source, Image.Image):
             raise invalid("image", "an image", "a recording, since the network takes events")
         recording = self.open(io.BytesIO(source) if isinstance(source, bytes) else source, sensor)
-        events = np.concatenate(list(recording))
         return event_frames(
-            events, recording.known_sensor(), timesteps=timesteps, bins=channels // 2,
+            recording.whole(), recording.known_sensor(), timesteps=timesteps, bins=channels // 2,
             size=(height, width), by=self.by,
         )  # fmt: skip
 

@@ -34,9 +34,6 @@ log = logging.getLogger(__name__)
 VERSION = 4
 """Of the frames in the cache: raise it whenever a recording is read or counted differently."""
 
-MOST_EVENTS = 1 << 26
-"""That one sample may have: they are held in memory, 1.6 GB, until they are counted."""
-
 EMULATOR_VERSION = 1
 """Of emulated frames in the cache: raise it whenever the emulator counts differently."""
 
@@ -216,14 +213,8 @@ def _framed(
 
     def count(path: Path, shape: tuple[int, ...] | None = None) -> np.ndarray:
         recording = open_file(path)
-        pieces = []
-        for piece in recording:
-            pieces.append(piece)
-            if recording.events > MOST_EVENTS:
-                recording.close()
-                raise invalid("recording", str(path), f"at most {MOST_EVENTS:,} events a sample")
         frames = event_frames(
-            np.concatenate(pieces), recording.known_sensor(),
+            recording.whole(), recording.known_sensor(),
             timesteps=timesteps, bins=bins, size=size, by=by,
         )  # fmt: skip
         if frames.shape != (shape or frames.shape):

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from PIL import Image, ImageColor
+from PIL import ImageColor
 
 from multispike.datasets.dataset import (
     Contents,

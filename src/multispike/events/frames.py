@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from multispike.errors import check_sample, invalid, is_count, unknown
+from multispike.events.codecs import MOST_EVENTS
 
 Binning = Literal["time", "count"]
 
@@ -54,6 +55,8 @@ def slices(
     name, length = ("count", count) if window_us is None else ("window_us", window_us)
     if length is None or not is_count(length):
         raise invalid(name, length, "an integer >= 1")
+    if name == "count" and length > MOST_EVENTS:
+        raise invalid(name, length, f"at most {MOST_EVENTS:,} events a slice")
     if isinstance(overlap, bool) or not 0 <= overlap < length:
         raise invalid("overlap", overlap, f"an integer from 0 to {length - 1}")
     return (_by_count if window_us is None else _by_time)(pieces, length, length - overlap)
@@ -67,6 +70,8 @@ def _by_time(pieces: Iterable[np.ndarray], window: int, step: int) -> Iterator[S
             start = int(piece["t"][0]) if start is None else start
             held.append(piece)
             if piece["t"][-1] < start + window:
+                if sum(map(len, held)) > MOST_EVENTS:
+                    raise invalid("window_us", window, f"at most {MOST_EVENTS:,} events a slice")
                 continue
         if start is None:
             return

@@ -14,6 +14,7 @@ from multispike.events.codecs import (
     DAMAGE,
     JITTER_US,
     LATEST_US,
+    MOST_EVENTS,
     RESTART,
     ByteSource,
     Columns,
@@ -74,6 +75,17 @@ class Recording(Iterator[np.ndarray]):
             where = self._source.path or f"a stream of {self.format}"
             raise invalid("sensor", None, f"WIDTHxHEIGHT in pixels, which {where} doesn't tell")
         return self.sensor
+
+    def whole(self) -> np.ndarray:
+        """All events; `InputError` for more than `MOST_EVENTS`."""
+        pieces = []
+        for piece in self:
+            pieces.append(piece)
+            if self.events > MOST_EVENTS:
+                self.close()
+                allowed = f"at most {MOST_EVENTS:,} events a sample"
+                raise invalid("recording", self._source.path or "stream", allowed)
+        return np.concatenate(pieces)
 
     def close(self) -> None:
         """Close the file; done at the end, too."""

@@ -33,6 +33,9 @@ JITTER_US = 1000
 RESTART = "clock went back"
 """The reason in `Skipped` of steps back that are longer."""
 
+MOST_EVENTS = 1 << 26
+"""Events that are held in memory at once, to be sorted or counted; they take up to 4 GB."""
+
 LONGEST_LINE = 4096
 """Bytes of a header's line that are believed."""
 

@@ -18,7 +18,15 @@ from typing import Any
 import numpy as np
 
 from multispike.errors import invalid
-from multispike.events.codecs import DAMAGE, RESTART, ByteSource, Columns, Decoded, require
+from multispike.events.codecs import (
+    DAMAGE,
+    MOST_EVENTS,
+    RESTART,
+    ByteSource,
+    Columns,
+    Decoded,
+    require,
+)
 
 NAMES = {
     "t": ("t", "ts", "timestamp", "timestamps", "time"),
@@ -42,9 +50,6 @@ WIDEST = 1 << 10
 
 LARGEST_CHUNK = 1 << 28
 """Bytes of HDF5 that are decompressed at once."""
-
-MOST_SORTED = 1 << 26
-"""Events that are sorted; their four columns take 2 GB."""
 
 FEW, UNSORTED = 10, 0.01
 """How often the time of a stream may go back: a few times, or in this share of its events."""
@@ -94,22 +99,23 @@ def _events(read: Read, names: Sequence[str], source: ByteSource) -> Iterator[Co
     """The events of columns t, x, y and p, in the order of time or nearly so."""
     back, first, seen = _steps_back(read, names[0]) if source.seekable else (0, 0, 0)
     source.skipped.clear()  # it is told when all columns are read
-    pieces = read(names)
-    if back and seen <= MOST_SORTED:
+    columns = _columns(read(names), source)
+    if back and seen <= MOST_EVENTS:
         source.skipped.add("not in the order of time, so sorted", back, "times", first, "event")
-        pieces = _sorted(pieces, source.chunk)
+        columns = _sorted(columns, source.chunk)
     seen = 0
-    for events in _timed(_columns(pieces, source)):
+    for events in _timed(columns):
         yield events
         seen += len(events.t)
         restarts = source.skipped.get(RESTART)
         if restarts and restarts.count > max(FEW, UNSORTED * seen):
-            allowed = f"events in the order of time; files of up to {MOST_SORTED:,} are sorted"
+            allowed = f"events in the order of time; files of up to {MOST_EVENTS:,} are sorted"
             raise invalid("recording", source.path or "a stream", allowed)
 
 
 def _steps_back(read: Read, name: str) -> tuple[int, int, int]:
-    """How often the times decrease, at which event first, and how many events there are."""
+    """How often the times decrease, at which event first, and how many events there are; no further
+    than to one event too many for sorting."""
     back = first = seen = 0
     latest = None
     with suppress(*DAMAGE):
@@ -120,21 +126,24 @@ def _steps_back(read: Read, name: str) -> tuple[int, int, int]:
                 first = seen + len(t) - len(less) + int(less.argmax())
             back += int(less.sum())
             seen, latest = seen + len(t), times[-1:]
+            if seen > MOST_EVENTS:
+                break
     return back, first, seen
 
 
-def _sorted(pieces: Iterable[list[np.ndarray]], chunk: int) -> Iterator[list[np.ndarray]]:
-    """All events sorted by their first column, in pieces; damage is raised behind them."""
-    held, damage = [], None
+def _sorted(pieces: Iterator[Columns], chunk: int) -> Iterator[Columns]:
+    """All events sorted by time, in pieces; damage is raised behind them."""
+    held: list[Columns] = []
+    damage = None
     try:
         held.extend(pieces)
     except DAMAGE as error:
         damage = error
     if held:
         columns = [np.concatenate(parts) for parts in zip(*held, strict=True)]
-        order = np.argsort(columns[0], axis=0, kind="stable").ravel()
+        order = np.argsort(columns[0], kind="stable")
         for start in range(0, len(order), chunk):
-            yield [column[order[start : start + chunk]] for column in columns]
+            yield Columns(*(column[order[start : start + chunk]] for column in columns))
     if damage is not None:
         raise damage
 
@@ -147,9 +156,14 @@ def _columns(pieces: Iterable[list[np.ndarray]], source: ByteSource) -> Iterator
             if column.dtype.kind not in "biuf":
                 raise source.refused(f"an array with {name} of {column.dtype}", ARRAYS)
         t, x, y, p = (column.reshape(len(columns[0])) for column in columns)
+        numbers = np.arange(seen, seen + len(p))
         if len(p) and not (p.min() >= -1 and p.max() <= 1):
-            odd, numbers = ~((p >= -1) & (p <= 1)), np.arange(seen, seen + len(p))
+            odd = ~((p >= -1) & (p <= 1))
             source.skipped.add_events("polarity not 0, 1 or -1, ON if above 0", odd, numbers)
+        if "f" in x.dtype.kind + y.dtype.kind:
+            cut = [np.isfinite(each) & (each != np.trunc(each)) for each in (x, y)]
+            told = "between pixels, cut to whole ones"
+            source.skipped.add_events(told, cut[0] | cut[1], numbers)
         seen += len(p)
         yield Columns(t, integers(x), integers(y), polarity(p))
 
@@ -214,8 +228,9 @@ def _npy_header(stream: Any, source: ByteSource) -> tuple[int, np.dtype]:
             shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
     except Exception as error:  # whatever Python's own parser raises
         raise source.refused(f"npy with a damaged header ({error})", "a whole header") from None
-    if dtype.hasobject or not 0 < dtype.itemsize <= WIDEST or (fortran and len(shape) > 1):
-        raise source.refused(f"npy of {str(dtype)[:200]}", ARRAYS)
+    several = dtype.names is None and math.prod(shape[1:]) != 1  # values of one event
+    if dtype.hasobject or not 0 < dtype.itemsize <= WIDEST or several or (fortran and shape[1:]):
+        raise source.refused(f"npy of {str(dtype)[:200]} {list(shape)}", ARRAYS)
     return math.prod(shape), dtype
 
 

@@ -61,8 +61,8 @@ def decode_prophesee(source: ByteSource) -> Decoded:
     header = "\n".join(lines)
     if re.search("^% Data file containing", header, re.MULTILINE | re.IGNORECASE):
         return Decoded("DAT", _sensor(header, None), _dat(source, header))
-    found = re.search(r"^% (?:evt |format EVT)(\d)\.?(\d?)", header, re.MULTILINE | re.IGNORECASE)
-    version = "".join(found.groups()).removesuffix("0") if found else "unknown"
+    found = re.search(r"^% (?:evt |format EVT)(\d(?:\.\d)?)", header, re.MULTILINE | re.IGNORECASE)
+    version = found[1].removesuffix(".0") if found else "unknown"
     decode = {"2": _evt2, "3": _evt3}.get(version)
     if decode is None:
         raise source.refused(f"EVT {version}", "EVT 2.0 or EVT 3.0")
