@@ -132,6 +132,25 @@ def test_a_cluster_that_does_not_answer_is_told(tmp_path, capsys):
     assert capsys.readouterr().err.startswith(told)
 
 
+def test_an_address_of_something_else_than_ray_is_told(tmp_path, capsys):
+    """As of Ray's dashboard; Ray itself would try for minutes."""
+    path = written(tmp_path, train=TINY, search={"levels": [2]})
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        port = server.getsockname()[1]
+        assert main(["sweep", "--config", path, "--address", f"127.0.0.1:{port}"]) == 2
+        thread.join()
+    told = "allowed: a Ray cluster that answers (something else than Ray does)\n"
+    assert capsys.readouterr().err.endswith(told)
+
+
 def test_trials_are_ordinary_runs(tmp_path, capsys):
     """A sweep takes over what `train` has trained; with nothing left it needs no Ray. What has
     begun under other settings is refused."""

@@ -40,6 +40,9 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_AIR
 """Ray tells nobody that it is used, trainings are no background work, and Tune leaves files, the
 terminal and Ctrl-C to us."""
 
+SETTINGS = b"\4"
+"""Type of the frame with which an HTTP/2 server, as Ray has, begins."""
+
 
 def sweep(settings: SweepConfig) -> int:
     """Train every trial that is not finished; then results.json, report.html and the table."""
@@ -146,7 +149,9 @@ def _ray(address: str | None) -> Iterator[Any]:
     try:
         if address and address != "auto":  # Ray would wait for minutes
             host, _, port = address.rpartition(":")
-            socket.create_connection((host, int(port)), timeout=5).close()
+            with socket.create_connection((host, int(port)), timeout=5) as there:
+                if not os.environ.get("RAY_USE_TLS") and there.recv(4)[3:] != SETTINGS:
+                    raise OSError("something else than Ray does")
         import_module("ray.tune")
         ray = import_module("ray")
         ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
