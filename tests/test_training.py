@@ -1033,3 +1033,15 @@ def test_the_time_left_is_known_where_a_step_takes_a_minute():
         now[0] += 60
         bar.update(task, completed=step)
     assert bar.tasks[0].time_remaining == 7 * 60
+
+
+def test_the_time_left_is_that_of_this_session(monkeypatch, capsys):
+    """Also behind the first epoch, in which the bar may have moved once only."""
+    clock = iter([1000.0, 1060.0, 1180.0])
+    monkeypatch.setattr("multispike.training.loop.time.monotonic", lambda: next(clock))
+    display = loop.Display("run", epochs=10, batches=5, step=23, show=True)
+    row = {"train_loss": 1.0, "test_accuracy": 0.5}
+    display.end_epoch({**row, "epoch": 5, "step": 25})  # 30 s a step
+    display.end_epoch({**row, "epoch": 6, "step": 30})  # 180 s / 7
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.rpartition("  ")[2] for line in lines] == ["12:30 left", "8:34 left"]

@@ -354,8 +354,9 @@ class Display:
 
     def __init__(self, name: str, epochs: int, batches: int, step: int, show: bool) -> None:
         self.name, self.epochs, self.show = name, epochs, show
+        self.total, self.first, self.since = epochs * batches, step, time.monotonic()
         self.bar = progress_bar(show)
-        self.task = self.bar.add_task(name, total=epochs * batches, completed=step)
+        self.task = self.bar.add_task(name, total=self.total, completed=step)
         self.tested = ""
 
     def advance(self, epoch: int, step: int, loss: float) -> None:
@@ -370,7 +371,8 @@ class Display:
         judge = "validation" if "val_accuracy" in row else "test"
         self.tested = f" {judge} {judged_accuracy(row):.3f}"
         if self.bar.disable:
-            left = time_left(self.bar.tasks[0].time_remaining or 0)
+            step_seconds = (time.monotonic() - self.since) / (row["step"] - self.first)
+            left = time_left(step_seconds * (self.total - row["step"]))
             self.tell(
                 f"epoch {row['epoch']}/{self.epochs}  loss {row['train_loss']:.4f}"
                 f"  {judge} accuracy {judged_accuracy(row):.4f}  {left}"
