@@ -144,6 +144,24 @@ def test_16_bit_grey_is_scaled(load, pictures):
         Image.fromarray(deep).save(pictures / "train" / "cat" / f"0{suffix}")
         found = load("imagefolder", pictures).train.inputs[0].numpy()
         np.testing.assert_array_equal(found, np.rint(deep / 257)[None].repeat(3, 0))
+    Image.fromarray(deep).save(path := pictures / "train" / "cat" / "0.png", transparency=1366 * 5)
+    path.with_suffix(".tif").unlink()
+    clear = np.where(deep == 1366 * 5, 255, np.rint(deep / 257))
+    assert np.array_equal(load("imagefolder", pictures).train.inputs[0, 0], clear)
+
+
+@pytest.mark.parametrize("largest", [15, 255, 1023, 4095, 65535])
+@pytest.mark.parametrize("plain", [False, True])
+def test_pgm_is_scaled_by_its_largest_value(load, pictures, largest, plain):
+    values = np.rint(np.linspace(0, largest, 48)).astype(int).reshape(6, 8)
+    content = values.astype(">u2" if largest > 255 else "u1").tobytes()
+    if plain:
+        content = " ".join(map(str, values.ravel())).encode()
+    (pictures / "train" / "cat" / "0.png").unlink()
+    path = pictures / "train" / "cat" / "0.pgm"
+    path.write_bytes(f"{'P2' if plain else 'P5'}\n8 6\n{largest}\n".encode() + content)
+    found = load("imagefolder", pictures).train.inputs[0].numpy()
+    np.testing.assert_allclose(found, 255 / largest * values[None].repeat(3, 0), atol=0.51)
 
 
 def test_deeper_images_are_refused_not_clipped(expect, pictures):
@@ -153,8 +171,10 @@ def test_deeper_images_are_refused_not_clipped(expect, pictures):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_images_are_upright(load, pictures, orientation):
-    """Their metadata tell how the camera was held; a JPEG's lines and columns are then swapped."""
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_images_are_upright(load, pictures, orientation, suffix):
+    """Their metadata tell how the camera was held; a JPEG's lines and columns are then swapped. Of
+    TIFF, Pillow turns the size before it turns the image."""
     upright = random_image(3, 6, 8)
     lying = {
         1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
@@ -163,7 +183,8 @@ def test_images_are_upright(load, pictures, orientation):
     }  # fmt: skip
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = pictures / "train" / "cat" / "0.png"
+    (pictures / "train" / "cat" / "0.png").unlink()
+    path = pictures / "train" / "cat" / f"0{suffix}"
     Image.fromarray(np.ascontiguousarray(lying[orientation])).save(path, exif=exif)
     found = load("imagefolder", pictures)
     assert np.array_equal(found.train.inputs[0], upright.transpose(2, 0, 1))

@@ -109,6 +109,24 @@ def test_any_image_will_do(tmp_path):
         run.preprocess(np.zeros((8, 8), np.float32))
     with pytest.raises(InputError, match=r"^image: got 'bytes', allowed: a whole"):
         run.preprocess(content[:200])
+    with pytest.raises(InputError, match=r"^image: got 'an array uint8 \[0, 8\]'"):
+        run.preprocess(np.zeros((0, 8), np.uint8))
+
+
+@pytest.mark.parametrize("mode", ["I;16", "RGBA", "LA", "P"])
+def test_an_image_of_pillow_is_what_its_file_is(mode, tmp_path):
+    """Deep ones are scaled, clear ones stand before white, as in training."""
+    run = load_run("cifar10-sparse-resnet20")
+    image = photo(2)
+    if mode == "I;16":
+        image = Image.fromarray((np.arange(1024) * 64).astype(np.uint16).reshape(32, 32))
+    elif mode != "P":
+        image.putalpha(photo(3).convert("L"))
+    image = image.convert(mode)
+    image.save(tmp_path / "a.png")
+    assert torch.equal(run.preprocess(image), run.preprocess(tmp_path / "a.png"))
+    with pytest.raises(InputError, match="at most 16 bits per channel, not Pillow's mode F"):
+        run.preprocess(photo(1).convert("F"))
 
 
 def test_a_grey_network_takes_colours():

@@ -157,16 +157,17 @@ class Trained:
 
     def _image(self, source: Source) -> np.ndarray:
         channels, height, width = self.input_shape
+        name = "bytes" if isinstance(source, bytes) else str(source)
         if isinstance(source, np.ndarray):
-            if source.dtype != np.uint8 or source.shape[2:] not in ((), (3,)) or source.ndim < 2:
-                given = f"an array {source.dtype} {list(source.shape)}"
-                raise invalid("image", given, "uint8 [H, W] or [H, W, 3]")
+            name = f"an array {source.dtype} {list(source.shape)}"
+            is_image = source.ndim == 2 or source.shape[2:] == (3,)
+            if source.dtype != np.uint8 or not is_image or not source.size:
+                raise invalid("image", name, "uint8 [H, W] or [H, W, 3]")
             source = Image.fromarray(source)
-        elif isinstance(source, bytes):
-            source = open_rgb(io.BytesIO(source), "bytes")
         elif not isinstance(source, Image.Image):
-            source = open_rgb(Path(source), str(source))
-        grey = source.convert("L") if channels == 1 else source
+            source = io.BytesIO(source) if isinstance(source, bytes) else Path(source)
+        image = open_rgb(source, name)
+        grey = image.convert("L") if channels == 1 else image
         return fitted(grey.convert("RGB"), height, width)[:channels]
 
     def _frames(self, source: Source, sensor: str | None) -> np.ndarray:

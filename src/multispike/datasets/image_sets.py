@@ -323,7 +323,7 @@ def load_imagefolder(
 
     shares = {"test_share": test_share, "val_share": val_share}
     options = {"size": target, "background": background, **shares}
-    return request.cached(paths, read, version=2, options=options, skip_damaged=skip_damaged)
+    return request.cached(paths, read, version=3, options=options, skip_damaged=skip_damaged)
 
 
 def _common_size(paths: list[Path], progress: bool) -> tuple[int, int]:

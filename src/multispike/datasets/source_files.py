@@ -102,18 +102,23 @@ def _class_folders(folder: Path) -> list[str]:
     return sorted(each.name for each in folder.iterdir() if each.is_dir() and each.name[0] != ".")
 
 
-def open_rgb(source: Path | BinaryIO, name: str, background: str = "white") -> Image.Image:
+def open_rgb(
+    source: Path | BinaryIO | Image.Image, name: str, background: str = "white"
+) -> Image.Image:
     """The image as 8-bit RGB, upright, and before a background if it has holes; 16-bit grey is
     scaled. `InputError` calls one that is damaged, deeper or too large by its `name`."""
     with _opened(source, name) as image:
-        if image.mode in ("I", "F"):
+        if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):  # there of 16 bits
             allowed = f"at most 16 bits per channel, not Pillow's mode {image.mode}"
             raise invalid("image", name, allowed)
         is_upright = image.getexif().get(ORIENTATION, 1) == 1
         upright = image if is_upright else ImageOps.exif_transpose(image)
-        if image.mode.startswith("I;16"):
-            grey = np.rint(np.asarray(upright, np.float32) / 257)
-            return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+        if image.mode.startswith("I"):
+            wide = np.asarray(upright, np.float32)
+            grey = np.rint(wide / 257).astype(np.uint8)
+            holes = wide == image.info.get("transparency", -1)
+            pair = np.stack([grey, np.where(holes, 0, 255).astype(np.uint8)], 2)
+            upright = Image.fromarray(pair if holes.any() else grey)
         if upright.has_transparency_data:
             opaque = Image.new("RGBA", upright.size, background)
             upright = Image.alpha_composite(opaque, upright.convert("RGBA"))
@@ -123,15 +128,19 @@ def open_rgb(source: Path | BinaryIO, name: str, background: str = "white") -> I
 def image_size(path: Path) -> tuple[int, int]:
     """`(height, width)` of the upright image, from the header of its file."""
     with _opened(path, str(path)) as image:
-        lies = image.getexif().get(ORIENTATION) in LYING
+        # Of TIFF, Pillow tells the size as turned.
+        lies = image.format != "TIFF" and image.getexif().get(ORIENTATION) in LYING
         return (image.width, image.height) if lies else (image.height, image.width)
 
 
 @contextmanager
-def _opened(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
+def _opened(source: Path | BinaryIO | Image.Image, name: str) -> Iterator[Image.Image]:
     try:
-        with Image.open(source, formats=FORMATS) as image:
-            yield image
+        if isinstance(source, Image.Image):
+            yield source
+        else:
+            with Image.open(source, formats=FORMATS) as image:
+                yield image
     except InputError:
         raise
     # Pillow's decoders raise nearly every exception there is on damaged input.
