@@ -92,3 +92,12 @@ def test_yaml_may_say_a_thing_once(tmp_path):
     """As PyYAML itself writes equal objects."""
     (tmp_path / "a.yaml").write_text("a: &one {x: 1}\nb: *one\n")
     assert read_yaml("config", tmp_path / "a.yaml") == {"a": {"x": 1}, "b": {"x": 1}}
+
+
+@pytest.mark.parametrize(
+    "line", ["epochs: " + "9" * 6000, "epochs: 0x" + "f" * 6000, "epochs: 2024-13-45"]
+)
+def test_yaml_that_python_can_not_hold_is_refused(line, tmp_path):
+    (tmp_path / "a.yaml").write_text(line)
+    with pytest.raises(InputError, match=r"^config: got '.*a\.yaml', not a YAML file: "):
+        read_yaml("config", tmp_path / "a.yaml")

@@ -173,8 +173,11 @@ def test_a_run_without_a_finished_epoch_is_named(straight, tmp_path, capsys):
     content["multispike"]["rows"] = []
     (tmp_path / "run").mkdir()
     torch.save(content, tmp_path / "run" / "last.ckpt")
-    assert main(["evaluate", str(tmp_path / "run")]) == 2
-    assert "run: got" in capsys.readouterr().err
+    for words in (["evaluate"], ["report", "--out", str(tmp_path / "out")]):
+        assert main([words[0], str(tmp_path / "run"), *words[1:]]) == 2
+        told = f"multispike: run: got {str(tmp_path / 'run')!r}, allowed: one with a finished epoch"
+        said = capsys.readouterr().err
+        assert (said.startswith(told), said.count("\n")) == (True, 1)
 
 
 def test_flipped_bits_are_found(straight, tmp_path):

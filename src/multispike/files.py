@@ -103,9 +103,10 @@ def read_yaml(
                 what = "an alias in what has a name" if multiplies else "more than 20 levels"
                 raise yaml.YAMLError(f"{what}, line {event.start_mark.line + 1}")
         content = yaml.load(text, loader)
+        str(content)  # a ValueError of integers that are too long to be written
     except OSError as error:
         raise InputError(f"{argument}: got {file!r}, {error.strerror or error}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except (ValueError, yaml.YAMLError) as error:  # no UTF-8, no such day, no YAML
         reason = " ".join(str(error).split())
         raise InputError(f"{argument}: got {file!r}, not a YAML file: {reason}") from error
     if not isinstance(content, dict):

@@ -55,7 +55,7 @@ def evaluate(settings: EvaluateConfig) -> None:
     if settings.run in PRETRAINED and find(settings.run).suffix == ".npz":
         return evaluate_integer(settings)
     run = load_run(settings.run, settings.checkpoint, device_for(settings.accelerator))
-    tell_unfinished(run)
+    _check_begun(run)
     dataset = data_of(run, settings.data_dir, settings.limit_test)
     result = measure_run(run, dataset, settings.profile, settings.bits)
     shown = []
@@ -97,8 +97,6 @@ def measure_run(
 
     Each of `profiles` adds its prices under "energy_nj_profiles".
     """
-    if not run.rows:
-        raise invalid("run", str(run.folder), "one with a finished epoch: `train` goes on with it")
     given = isinstance(dataset, Loaders)
     loader = dataset.loaders[1] if given else evaluation_loader(run, dataset)
     last = run.rows[-1]
@@ -180,9 +178,16 @@ def _priced(place: Path, settings: ReportConfig) -> RunResult:
             )
             return replace(stored, **vars(prices))
     run = load_run(place, device=device_for(settings.accelerator))
-    tell_unfinished(run)
+    _check_begun(run)
     dataset = data_of(run, settings.data_dir, settings.limit_test)
     return measure_run(run, dataset, settings.profile, settings.bits)
+
+
+def _check_begun(run: Run) -> None:
+    """Refuse a run without a finished epoch, and tell of one that lacks some."""
+    if not run.rows:
+        raise invalid("run", str(run.folder), "one with a finished epoch: `train` goes on with it")
+    tell_unfinished(run)
 
 
 def told_apart(results: Sequence[Any], places: Sequence[Path]) -> list[str]:
