@@ -416,6 +416,49 @@ def test_further_state_variables_are_read_decayed_added_and_written(currents):
     assert not [line for line in notes if line.startswith("neuron at")]
 
 
+QUADRATIC = {
+    "mul": lambda v: (v + 0.1) * (v - 0.8),
+    "pow": lambda v: v**2,
+    "square": torch.square,
+    "exp": lambda v: torch.exp(v - 1),
+}
+
+
+class Izhikevich(nn.Module):
+    """A potential and a recovery, kept: dv = further(v) + x - w, dw = v - w."""
+
+    def __init__(self, further):
+        super().__init__()
+        self.further, self.v, self.recovery = further, None, None
+
+    def reset(self):
+        self.v = self.recovery = None
+
+    def forward(self, x, state=None):
+        v = torch.zeros_like(x) if self.v is None else self.v
+        w = torch.zeros_like(x) if self.recovery is None else self.recovery
+        v = v + 0.5 * (self.further(v) + x - w)
+        spikes = (v >= 0.3).float()
+        self.recovery = w + 0.3 * (v - w) + 0.2 * spikes
+        self.v = (1 - spikes) * v - 0.1 * spikes
+        return spikes, None
+
+
+@pytest.mark.parametrize("name", QUADRATIC)
+def test_quadratic_and_exponential_terms_are_named_beside_both_states(name):
+    """As in Izhikevich's neuron, which must not pass for a leaky one."""
+    (_, plain), (layer, notes) = map(first_layer, map(Izhikevich, (torch.abs, QUADRATIC[name])))
+    line = f"neuron at fire: its quadratic or exponential terms ({name}) are not counted"
+    assert layer.record.neuron.states == 2
+    assert set(notes) - set(plain) == {f"{line}: 6 neurons at each timestep"}
+
+
+def test_terms_of_a_step_that_is_one_operation_are_named_by_their_parameters():
+    cell = Izhikevich(torch.abs)
+    cell.v_c = 0.8
+    assert any("exponential terms (v_c) are not counted" in line for line in first_layer(cell)[1])
+
+
 def test_parameters_of_each_neuron_are_read():
     own = nn.Parameter(torch.full((6,), 0.9))
     (one, _), (many, _) = first_layer(Cell()), first_layer(Cell(beta=own))

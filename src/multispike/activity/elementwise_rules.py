@@ -323,3 +323,5 @@ _NEURON_FUNCTIONS = (
 )
 NEURON_FUNCTIONS = frozenset(_NEURON_FUNCTIONS.split())
 """Functions that no rule counts and a neuron may consist of: their output is of the same layer."""
+FURTHER = frozenset(("mul", "pow", "square", "exp", "exp_", "log", "sqrt"))
+"""Of these, what a neuron may do to its state beside a decay: quadratic and exponential terms."""

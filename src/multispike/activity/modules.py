@@ -6,6 +6,7 @@ counted. The `forward` of every module tells the tracer where it is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -193,6 +194,11 @@ class Modules:
         states = max(was.states, _states(frame, outputs, spikes))
         feedback = frame.weightless and getattr(module, "recurrent", None) is not None
         neuron.keeps = Neuron(1, was.leak or _leaks(module), states, tuple(sizes), feedback)
+        named = frame.further or {name for name in _FURTHER if hasattr(module, name)}
+        if named and frame.weightless:
+            size = f"{math.prod(neuron.shape):,} neurons at each timestep"
+            line = f"quadratic or exponential terms ({', '.join(sorted(named))}) are not counted"
+            self._tracer.notes[f"neuron at {frame.name}: its {line}: {size}"] = None
 
     def _name_state(self, frame: Frame, outputs: Any, spikes: Tensor) -> None:
         """Note what a neuron keeps that has a recurrent layer inside, which was counted."""
@@ -261,6 +267,10 @@ def _states(frame: Frame, outputs: Any, spikes: Tensor) -> int:
 
 _LEAKS = ("beta", "_beta", "decay", "mem_decay", "leak")
 """Names of the share of a potential that is left after a step."""
+
+
+_FURTHER = ("a0", "v_c", "delta_T", "theta_rh")
+"""Parameters of quadratic and exponential neurons whose step is one operation (SpikingJelly)."""
 
 
 def _leaks(module: nn.Module) -> bool:

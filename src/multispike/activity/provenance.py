@@ -246,6 +246,7 @@ class Frame:
     atomic: it is also fed by one signal and not inside another one like it.
     inside: it is atomic or inside one that is.
     notes: of an atomic module; forgotten if it turns out to be a neuron.
+    further: of an atomic module, products and powers of its state and functions of it, by name.
     """
 
     module: nn.Module
@@ -256,6 +257,7 @@ class Frame:
     inside: bool = False
     source: Signal | None = None
     notes: list[str] = field(default_factory=list)
+    further: set[str] = field(default_factory=set)
 
 
 def aligned(nodes: Iterable[Node]) -> bool:

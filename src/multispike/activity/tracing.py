@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from multispike.activity.counting import sum_dtype
 from multispike.activity.elementwise_rules import (
     ELEMENTWISE_RULES,
+    FURTHER,
     NEURON_FUNCTIONS,
     Activation,
     Carry,
@@ -336,6 +337,8 @@ class Tracer(Signals, TorchFunctionMode):
 
     def _unknown(self, effect: Unknown, call: Call) -> Any:
         carriers, elementwise = self._carriers(effect, call), call.label in NEURON_FUNCTIONS
+        if self.inside_neuron and call.label in FURTHER and self.batches == 1:
+            self._further(call)
         sized = carriers and not elementwise and self.batches == 1 and not self.inside_neuron
         with FlopCounterMode(display=False) if sized else nullcontext() as mode:
             out = call.run()
@@ -353,6 +356,17 @@ class Tracer(Signals, TorchFunctionMode):
         for tensor in tensors:
             self.tag(tensor, Signal(node))
         return out
+
+    def _further(self, call: Call) -> None:
+        """Tell a frame what a neuron does to its state beside decays and choices by its spikes."""
+        tensors = [x for x in call.operands if isinstance(x, Tensor) and x.is_floating_point()]
+        if len({x.shape for x in tensors}) != 1 or tensors[0].dim() < 2:
+            return  # a decay of each neuron has no axis of samples
+        firsts = [x.reshape(-1)[:256] for x in tensors]
+        analog = sum(not torch.equal(x, x.round()) for x in firsts)  # spikes are whole
+        if analog > (call.label == "mul"):
+            frame = next(frame for frame in self.frames if frame.atomic)
+            frame.further.add(call.label)
 
     def _costless(self, effect: PassThrough, label: str, inputs: tuple[Node, ...]) -> Node:
         make = partial(Node, effect=effect, inputs=inputs)
