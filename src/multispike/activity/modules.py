@@ -99,13 +99,10 @@ class Modules:
         if inside or entered.module is self._root:
             return output
         node = signal.node if (signal := self._tracer.signal(output)) else None
-        if node is None or node.spiking or is_function(node):
+        if node is None or node.spiking or is_function(node) or isinstance(node.effect, Activation):
             with torch._C.DisableTorchFunction():
                 self._foreign(entered, output)
-            return output
-        if isinstance(node.effect, Activation):
-            self._activations[entered.name, 0] = node
-        if entered.notes:
+        elif entered.notes:
             self._tracer.notes.update(dict.fromkeys(entered.notes))
         return output
 

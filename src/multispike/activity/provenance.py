@@ -13,15 +13,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from multispike.activity.counting import (
-    Errors,
-    Grid,
-    Histogram,
-    Magnitudes,
-    Stats,
-    Tally,
-    refined_grid,
-)
+from multispike.activity.counting import Errors, Grid, Magnitudes, Stats, Tally, refined_grid
 from multispike.activity.layout import Shape, Window
 from multispike.layer_record import Kind, Neuron
 
@@ -231,7 +223,7 @@ class Signal:
     sent: bool = False
     learned: bool = False
 
-    def decoded(self, timesteps: int) -> Histogram:
+    def decoded(self, timesteps: int) -> list[float] | None:
         """Histogram of levels summed over time, where it was counted with the statistics."""
         counted = (stats.decoded for stats in self.stats if stats.timesteps == timesteps)
         return next(counted, None)

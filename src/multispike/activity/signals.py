@@ -18,14 +18,12 @@ Rule = Callable[..., Effect | None]
 """`rule(signals, *arguments of the operation)`: its effect; None where no values pass."""
 N = TypeVar("N", bound=Node)
 _NOTHING = (None, None)
-
-
 _RANDOM = torch.Generator().manual_seed(0)
 
 
 def _density(weight: Tensor) -> float | None:
-    """As `Signals.density`. All of 128 weights that are drawn at random are not zero where less
-    than half of all are once in 10^38 times."""
+    """As `Signals.density`. Where less than half of all weights are not zero, all of 128 that are
+    drawn at random are not zero once in 10^38 times."""
     if weight.numel() > 4096:
         drawn = torch.randint(weight.numel(), (128,), generator=_RANDOM, device="cpu")
         if all(weight.take(drawn.to(weight.device)).tolist()):
@@ -52,7 +50,7 @@ class Signals:
         self.layout = Layout(1)
         self._names: set[str] = set()
         self.costless_names: set[str] = set()
-        self._densities: dict[int | None, float | None] = {}
+        self._densities: dict[int, float | None] = {}
         """By the id of a parameter, which its network keeps."""
         self._signals: dict[int, tuple[weakref.ref[Tensor], Signal]] = {}
         """By the id of a tensor, until it is gone."""
@@ -99,10 +97,11 @@ class Signals:
 
     def density(self, weight: Tensor) -> float | None:
         """Share of weights that are not zero if it is below half; a parameter is looked at once."""
-        key = id(weight) if isinstance(weight, nn.Parameter) else None
-        if key is None or key not in self._densities:
-            self._densities[key] = _density(weight)
-        return self._densities[key]
+        if not isinstance(weight, nn.Parameter):
+            return _density(weight)
+        if id(weight) not in self._densities:
+            self._densities[id(weight)] = _density(weight)
+        return self._densities[id(weight)]
 
     # --- places and nodes -------------------------------------------------------------------
 

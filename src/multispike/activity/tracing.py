@@ -1,6 +1,6 @@
 """One tracer runs every operation, counts what its effect says, and tags the result.
 
-It is a `TorchFunctionMode`: it sees every operation. Module hooks (`recording`) tell it where that
+It is a `TorchFunctionMode`: it sees every operation. Wrapped modules (`modules`) tell it where that
 happens. What no rule covers, and what a rule can't count, is noted by name.
 """
 
@@ -388,8 +388,6 @@ class Tracer(Signals, TorchFunctionMode):
                 if same and alike and aligned((layer.inputs[0], inputs[0])):
                     self.same(place, inputs[:1], key, layer)
                     return layer
-        layer = self.place(
-            place, inputs, key, lambda name: Layer(name, effect, inputs, window, rows)
-        )
-        rounds.append(layer)
-        return layer
+        make = partial(Layer, effect=effect, inputs=inputs, window=window, rows=rows)
+        rounds.append(self.place(place, inputs, key, make))
+        return rounds[-1]
