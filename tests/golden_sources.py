@@ -274,10 +274,15 @@ def cifar(name: str, raw: bool) -> Any:
 # --- initial weights -----------------------------------------------------------------------------
 
 
-def platform() -> str:
-    """What this processor makes of the normal distribution: equal strings, equal weights."""
+def platform() -> list[str]:
+    """What this processor makes of the normal distribution, and the units that libraries choose
+    their kernels by: where both are equal, so are weights, and what is trained from them."""
     torch.manual_seed(0)
-    return hashed(torch.randn(1000))
+    flags = Path("/proc/cpuinfo").read_text().split("flags", 1)[-1].split("\n")[0].split()
+    return [
+        hashed(torch.randn(1000)),
+        *sorted({f for f in flags if f[:3] in ("avx", "amx", "fma")}),
+    ]
 
 
 def weights(arch: str, neuron: str, **options: Any) -> Any:
