@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import Command, wait_until
 
 from multispike.cli import main
 from multispike.commands import export
@@ -25,6 +26,7 @@ from multispike.config import TrainConfig
 from multispike.config.commands import ExportConfig
 from multispike.datasets import DATASETS, load_dataset
 from multispike.errors import InputError
+from multispike.export import c
 from multispike.export.formats import FORMATS, NETWORK, description, filling, write
 from multispike.export.onnx import openvino_package
 from multispike.export.quantise import quantise
@@ -297,32 +299,23 @@ def test_a_full_disk_names_the_file_in_every_format(format, tmp_path):
         subprocess.run(["umount", str(disk)], check=True)
 
 
-HALF = """
-import sys, time
-from multispike.cli import main
-from multispike.export import c
-def write_c(network, main):
-    main.write_text("int")
-    time.sleep(100)
-c.write_c = write_c
-sys.exit(main())
-"""
+def stand_still() -> None:
+    """Exports to C write half a file from now on, and wait."""
+
+    def write_c(network, main):
+        main.write_text("int")
+        time.sleep(1000)
+
+    c.write_c = write_c
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_export_that_is_stopped_leaves_nothing(run, number, tmp_path):
-    command = [sys.executable, "-c", HALF, "export", run, "--out", str(tmp_path / "out")]
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-        # A test run in the background ignores SIGINT, and its children would inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as process:  # fmt: skip
-        while not list(tmp_path.glob("out/.*.tmp/model.c")):
-            assert process.poll() is None
-            time.sleep(0.02)
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (130, "multispike: interrupted\n")
+    with Command("export", run, "--out", str(tmp_path / "out"), before=stand_still) as export:
+        wait_until(lambda: [*tmp_path.glob("out/.*.tmp/model.c")], export.process.is_alive)
+        export.send(number)
+        code, _, errors = export.ended()
+    assert (code, errors) == (130, "multispike: interrupted\n")
     assert not list(tmp_path.iterdir())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from processes import started
 
 from multispike.cli import main
 from multispike.config import TrainConfig
@@ -50,34 +52,29 @@ def installed(tmp_path_factory) -> Path:
     return target
 
 
-SESSION = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from PIL import Image
-from multispike.cli import main
-Image.new("L", (8, 8)).save("image.png")
-QUICK = "--epochs 1 --threads 1 --batch-size 20"
-for line in (
-    "models --json models.json",
-    f"train --arch tinynet --data stripes {QUICK} --out run",
-    "evaluate run --json evaluated.json",
-    "energy run --json energy.json",
-    "report run --out report",
-    "predict run image.png --json predicted.json",
-    "export run --format c",
-    f"compare --arch tinynet --data stripes --variants ann,multilevel-T1-N2 {QUICK} --out both",
-):
-    if code := main(line.split()):
-        sys.exit(f"{line}: {code}")
-"""
+def session(installed: Path, folder: Path) -> None:
+    """Commands of a process that has the package on its path."""
+    sys.path.insert(0, str(installed))
+    os.chdir(folder)
+    Image.new("L", (8, 8)).save("image.png")
+    both = ["--arch", "tinynet", "--data", "stripes", *QUICK]
+    for words in (
+        ["models", "--json", "models.json"],
+        ["train", *both, "--out", "run"],
+        ["evaluate", "run", "--json", "evaluated.json"],
+        ["energy", "run", "--json", "energy.json"],
+        ["report", "run", "--out", "report"],
+        ["predict", "run", "image.png", "--json", "predicted.json"],
+        ["export", "run", "--format", "c"],
+        ["compare", *both, "--variants", "ann,multilevel-T1-N2", "--out", "both"],
+    ):
+        assert main(words) == 0, words
 
 
 def test_an_installed_package_needs_no_import(installed, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", SESSION, installed], cwd=tmp_path, capture_output=True, text=True,
-        timeout=400,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
+    process = started(session, installed, tmp_path)
+    process.join()
+    assert process.exitcode == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     told = {"arch": "tinynet", "data": "stripes", "neuron": "multilevel", "levels": 4}
     assert {key: result[key] for key in told} == told

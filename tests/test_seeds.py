@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import pytest
+from processes import started, wait_until
 from test_cli import QUICK, refused
 
 from multispike.cli import main
@@ -45,11 +44,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("seeds") / "dir"
     words = ["compare", "--variants", "ann,multilevel-T1-N4", *QUICK, "--seeds", "0,1"]
     words += ["--out", str(out)]
-    process = subprocess.Popen([sys.executable, "-m", "multispike.cli", *words])
-    while not (out / "ann-s1" / "config.yaml").exists():
-        assert process.poll() is None
+    process = started(main, words)
+    wait_until((out / "ann-s1" / "config.yaml").exists, process.is_alive)
     process.kill()
-    process.wait()
+    process.join()
     before = (out / "ann-s0" / "last.ckpt").stat().st_mtime_ns
     assert main(words) == 0
     assert (out / "ann-s0" / "last.ckpt").stat().st_mtime_ns == before

@@ -6,7 +6,6 @@ import os
 import queue
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -19,6 +18,7 @@ import torch
 from helpers import FLOAT_SUM
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import Command
 from rich.console import Console
 from test_events_recordings import aedat2, evt2, evt3, npy, ramp
 
@@ -466,33 +466,19 @@ def test_without_real_time_nothing_is_dropped(run, classifier, tmp_path):
     assert (len(predictions), summary["slices_dropped"]) == (50, 0)
 
 
-@pytest.fixture
-def piped(folder):
-    """The command as a process with an open pipe before it."""
-    command = [sys.executable, "-m", "multispike.cli", "stream", str(folder), "-", "--json", "-"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [*command, "--realtime"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, env=environment,
-        # A test run in the background ignores SIGINT, and its children would inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as process:  # fmt: skip
-        yield process
-        process.kill()
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_sigterm_end_with_the_summary(piped, number):
-    piped.stdin.write(evt2(noise(400, 40_000)))
-    piped.stdin.flush()
-    first = piped.stdout.readline()
-    piped.send_signal(number)
-    assert piped.wait(timeout=60) == 130, "while its source stays open"
-    rest, errors = piped.communicate()
-    predictions, summary = lines_of((first + rest).decode())
+def test_ctrl_c_and_sigterm_end_with_the_summary(folder, number):
+    with Command("stream", str(folder), "-", "--json", "-", "--realtime") as piped:
+        piped.stdin.write(evt2(noise(400, 40_000)))
+        piped.stdin.flush()
+        first = piped.stdout.readline().decode()
+        piped.send(number)
+        code, rest, errors = piped.ended()  # while its source stays open
+    predictions, summary = lines_of(first + rest)
+    assert code == 130
     assert summary["interrupted"]
     assert summary["slices"] == len(predictions) >= 1
-    assert errors.decode() == "multispike: interrupted\n"
+    assert errors == "multispike: interrupted\n"
 
 
 @pytest.mark.parametrize("options", [[], ["--json", "-"]])

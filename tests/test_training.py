@@ -3,6 +3,7 @@
 import csv
 import os
 import pickle
+import runpy
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from processes import let_go, started, train, wait_until
+from processes import Command, let_go, started, train, wait_until
 
 from multispike.config import TrainConfig
 from multispike.datasets.loader import BatchLoader
@@ -394,16 +395,27 @@ from multispike.config import TrainConfig
 from multispike.training import fit
 from processes import hold
 Path({folder!r}, f"{{os.getpid()}}.pid").touch()
-hold(Path({config.out!r}), {step})
-print("rank 0" if fit({config!r}) else "other rank")
+hold(Path({config.out!r}), 4)
+fit({config!r})
 """
 
 
-def launched(config: TrainConfig, folder: Path, *launcher: str, step: int = 99) -> list[str]:
-    """The command that trains in two processes, which wait at a step for their end."""
-    script, tests = folder / "job.py", str(Path(__file__).parent)
-    script.write_text(JOB.format(tests=tests, folder=str(folder), config=config, step=step))
-    return [sys.executable, *launcher, str(script)]
+def by_lightning(script: Path) -> None:
+    """Run a script, which Lightning is to find and to run in a process more."""
+    sys.argv = [str(script)]
+    sys.modules["__main__"].__spec__ = None
+    runpy.run_path(str(script))
+
+
+def by_torchrun(config: TrainConfig) -> None:
+    """`fit` in two processes of torchrun's agent, forked; rank 0 reports."""
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    settings = LaunchConfig(
+        1, 1, 2, run_id="run", rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0,
+        start_method="fork",
+    )  # fmt: skip
+    assert elastic_launch(settings, fit)(config) == {0: True, 1: False}
 
 
 def test_two_processes_train_one_network_and_go_on(tmp_path):
@@ -413,19 +425,18 @@ def test_two_processes_train_one_network_and_go_on(tmp_path):
     config = replace(
         TINY, out=str(folder), devices=2, strategy="ddp", epochs=2, checkpoint_seconds=0.0
     )
-    process = subprocess.Popen(launched(config, tmp_path, step=4))
-    wait_for_step(folder, lambda: process.poll() is None, 3)
+    script, tests = tmp_path / "job.py", str(Path(__file__).parent)
+    script.write_text(JOB.format(tests=tests, folder=str(tmp_path), config=config))
+    process = started(by_lightning, script)
+    wait_for_step(folder, process.is_alive, 3)
     process.kill()
-    process.wait()
+    process.join()
     for path in tmp_path.glob("*.pid"):
         with suppress(ProcessLookupError):
             os.kill(int(path.stem), signal.SIGKILL)
-    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29517")
-    resumed = launched(replace(config, resume=True), tmp_path, *torchrun)
-    done = subprocess.run(resumed, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("rank 0") == 1
-    assert done.stdout.count("other rank") == 1
+    process = started(by_torchrun, replace(config, resume=True), daemon=False)
+    process.join()
+    assert process.exitcode == 0
     assert [int(row["step"]) for row in load_run(folder).rows] == [5, 10]
     assert processed(metrics(folder)) == pytest.approx([160, 160]), "of both processes"
     assert len(list((folder / "tensorboard").glob("events*"))) == 1
@@ -436,14 +447,13 @@ def test_two_processes_compare(tmp_path):
     given = f"--devices 2 --strategy ddp --epochs 1 --threads 1 --out {tmp_path / 'both'}"
     data = "--arch fastnet --data digits --limit-train 160 --limit-test 40 --accelerator cpu"
     names = ["ann", "multilevel-T1-N4"]
-    run = [sys.executable, "-m", "multispike.cli", "compare", "--variants", ",".join(names)]
-    done = subprocess.run(
-        [*run, *data.split(), *given.split()], capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    words = ["compare", "--variants", ",".join(names), *data.split(), *given.split()]
+    with Command(*words) as both:
+        code, printed, errors = both.ended()
+    assert code == 0, errors
     assert [result.name for result in read_runs(tmp_path / "both" / "results.json")] == names
     for name in names:
-        assert done.stdout.count(name) == 1
+        assert printed.count(name) == 1
         rows = metrics(tmp_path / "both" / name)
         assert processed(rows) == pytest.approx([160]), "of both processes"
 
