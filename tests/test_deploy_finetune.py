@@ -13,13 +13,13 @@ from test_deploy_integer import (
     integer,
     normalised,
     realistic,
+    thin,
 )
 
 from multispike.datasets import load_dataset
 from multispike.errors import RunError
 from multispike.export import rounding
 from multispike.export.quantise import Quantiser, finetune, quantise, rounded_to
-from multispike.models import create_model
 
 
 @pytest.mark.parametrize(("arch", "options"), CASES, ids=NAMES)
@@ -92,9 +92,9 @@ def test_fine_tuning_makes_up_for_coarse_weights(monkeypatch):
     before, after = [], []
     for seed in range(3):
         torch.manual_seed(seed)
-        model = create_model("sparse_resnet20", in_channels=1)
-        optimizer = torch.optim.Adam(model.parameters(), 5e-3)
-        for part, target in batches(10):
+        model = thin("sparse_resnet", in_channels=1)
+        optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+        for part, target in batches(20):
             loss = torch.nn.functional.cross_entropy(model.train()(part), target)
             optimizer.zero_grad()
             loss.backward()

@@ -25,7 +25,6 @@ from multispike.config.commands import AvalancheConfig
 from multispike.energy.pricing import NetworkEnergy
 from multispike.energy.twins import Crossover
 from multispike.errors import InputError
-from multispike.files import write_json
 from multispike.progress import progress_bar
 from multispike.report.comparison import Comparison, findings, pareto_front, read_comparison
 from multispike.report.document import Column, Section, Table, give, short_name, terminal_table
@@ -384,7 +383,8 @@ def one_run(folder: Path) -> dict[str, Any]:
 
 def write_raw(folder: Path, run: dict[str, Any]) -> None:
     """A file of results with this run, whatever is in it."""
-    write_json(folder / "results.json", {"format": FORMAT, "runs": [run]})
+    content = {"format": FORMAT, "runs": [run]}
+    (folder / "results.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def complaint(folder: Path, run: dict[str, Any]) -> str:
