@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from lightning.fabric.accelerators import CPUAccelerator
 from lightning.fabric.plugins import MixedPrecision
 from lightning.fabric.strategies import SingleDeviceStrategy
 from PIL import Image
+from test_deploy_integer import THIN
 from torch.utils._python_dispatch import _disable_current_modes
 
 from multispike import create_model, load_run
@@ -31,7 +33,7 @@ from multispike.errors import InputError
 from multispike.export import graph, quantise
 from multispike.export.bench import torch_call
 from multispike.inference import Trained
-from multispike.models.table import ARCHITECTURES, Vgg
+from multispike.models.table import ARCHITECTURES
 from multispike.reproduce import studies
 from multispike.training import fit, launch, loop
 from multispike.training.run import read_checkpoint
@@ -40,6 +42,14 @@ TINY = TrainConfig(
     data="digits", arch="fastnet", limit_train=64, limit_test=32, batch_size=32, epochs=2,
     threads=1, checkpoint_seconds=0.0, accelerator="cpu",
 )  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_network() -> Iterator[None]:
+    """Fastnet in few channels: devices are compared, and CPUs are slow at float16."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ARCHITECTURES, "fastnet", THIN["fastnet"])
+        yield
 
 
 class Elsewhere(CPUAccelerator):
@@ -66,7 +76,7 @@ def accelerator(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(small_network, tmp_path_factory):
     """A run that was trained on the CPU."""
     folder = tmp_path_factory.mktemp("device") / "run"
     assert main(arguments("train", replace(TINY, out=str(folder)))) == 0
@@ -301,8 +311,7 @@ def test_half_precision_is_scaled_and_goes_on_bit_for_bit(tmp_path, monkeypatch)
         return Fabric(**{k: v for k, v in wanted.items() if k != "precision"})
 
     monkeypatch.setattr(launch, "Fabric", fabric)
-    monkeypatch.setitem(ARCHITECTURES, "tiny", Vgg((6, "M", 8)))  # CPUs are slow at float16
-    config = replace(TINY, arch="tiny", learn_threshold="layer")
+    config = replace(TINY, learn_threshold="layer")
     assert fit(replace(config, out=str(tmp_path / "whole")))
     halves = replace(config, out=str(tmp_path / "halves"))
     with monkeypatch.context() as stopped:
