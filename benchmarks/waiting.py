@@ -25,7 +25,7 @@ from multispike.environment import environment, wait_briefly
 from multispike.files import write_json
 
 TARGET = Path(__file__).parent.parent / "results" / "waiting.json"
-REPEATS, STEPS, THREADS = 7, 10, 2
+REPEATS, SECONDS, THREADS = 5, 3, 2
 BUSY = [sys.executable, "-c", "while True: pass"]
 
 
@@ -57,17 +57,18 @@ WORK = {
 
 
 def work(name: str) -> float:
-    """Seconds of a step in this process, once it is warm."""
+    """Mean seconds of a step in this process, once it is warm."""
     import torch
 
     torch.set_num_threads(THREADS)
     step = WORK[name]()
     for _ in range(2):
         step()
-    since = time.perf_counter()
-    for _ in range(STEPS):
+    times = [time.perf_counter()]
+    while times[-1] - times[0] < SECONDS:
         step()
-    return (time.perf_counter() - since) / STEPS
+        times.append(time.perf_counter())
+    return (times[-1] - times[0]) / (len(times) - 1)
 
 
 def apart(name: str, setting: str) -> float:

@@ -81,12 +81,13 @@ def wait_briefly() -> None:
     """Let OpenMP threads that wait for each other sleep soon.
 
     GNU's library looks 300,000 times, about 15 ms, whether the others are there; where another
-    program has a core, every operation waits that long (`benchmarks/waiting.py` measures it). The
-    variables OMP_WAIT_POLICY and GOMP_SPINCOUNT go before. Call it before torch is imported; the
-    command line does.
+    program has a core, every operation may wait that long. Here it is 20,000; on a quiet machine
+    that costs a few per cent at most (`benchmarks/waiting.py` measures both). The variables
+    OMP_WAIT_POLICY and GOMP_SPINCOUNT go before. Call it before torch is imported; the command
+    line does.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 
 def keep_freed_memory() -> bool:
