@@ -10,7 +10,7 @@ import math
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from importlib import import_module
 from itertools import chain
 from typing import Any
@@ -236,27 +236,30 @@ def _npy_header(stream: Any, source: ByteSource) -> tuple[int, np.dtype]:
 
 def decode_npz(source: ByteSource) -> Decoded:
     """One array per column, as SpikingJelly writes them, compressed or not."""
-    if not source.seekable or source.path is None:
+    path = source.path
+    if not source.seekable or path is None:
         raise source.refused("npz in a stream", "a file: its index is at the end")
-    archive = zipfile.ZipFile(source.path)
-    members = _column_names((name.removesuffix(".npy") for name in archive.namelist()), source)
+    with zipfile.ZipFile(path) as archive:
+        members = _column_names((name.removesuffix(".npy") for name in archive.namelist()), source)
 
     def read(names: Sequence[str]) -> Iterator[list[np.ndarray]]:
-        streams = [archive.open(f"{name}.npy") for name in names]
-        lengths, dtypes = zip(*(_npy_header(each, source) for each in streams), strict=True)
-        length = _shortest(lengths, source)
-        for start in range(0, length, source.chunk):
-            count = min(source.chunk, length - start)
-            parts = [
-                np.frombuffer(stream.read(count * dtype.itemsize), dtype)
-                for stream, dtype in zip(streams, dtypes, strict=True)
-            ]
-            whole = min(map(len, parts))
-            yield [part[:whole] for part in parts]
-            if whole < count:
-                lost = length - start - whole
-                source.skipped.add("missing at the end", lost, "events", start + whole, "event")
-                return
+        with ExitStack() as opened:
+            archive = opened.enter_context(zipfile.ZipFile(path))
+            streams = [opened.enter_context(archive.open(f"{name}.npy")) for name in names]
+            lengths, dtypes = zip(*(_npy_header(each, source) for each in streams), strict=True)
+            length = _shortest(lengths, source)
+            for start in range(0, length, source.chunk):
+                count = min(source.chunk, length - start)
+                parts = [
+                    np.frombuffer(stream.read(count * dtype.itemsize), dtype)
+                    for stream, dtype in zip(streams, dtypes, strict=True)
+                ]
+                whole = min(map(len, parts))
+                yield [part[:whole] for part in parts]
+                if whole < count:
+                    lost = length - start - whole
+                    source.skipped.add("missing at the end", lost, "events", start + whole, "event")
+                    return
 
     return Decoded("npz", None, _events(read, members, source))
 
