@@ -38,7 +38,13 @@ def front(content: StudyRuns) -> Figure:
     best = pareto_front(rows.values(), lambda row: row.energy(FIRST), lambda row: row.accuracy)
     places = [(row.energy(FIRST), row.accuracy) for row in best]
     panel.plot(*zip(*places, strict=True), color=PARETO[0], linewidth=1, zorder=0)
-    panel.set_xlabel(f"µJ per inference, {FIRST}, 32 bit")
+    return _of_energy(figure, f"µJ per inference, {FIRST}, 32 bit")
+
+
+def _of_energy(figure: Figure, axis: str) -> Figure:
+    """A figure of accuracy over energy, with its axes named."""
+    [panel] = figure.axes
+    panel.set_xlabel(axis)
     panel.set_xlim(left=0)
     panel.xaxis.set_major_formatter("{x:,.0f}")
     panel.set_ylabel("accuracy %")
@@ -61,13 +67,7 @@ def codes(content: StudyRuns) -> Figure:
         panel.plot(*list(zip(*found, strict=True))[:2], **paper_line(mark) | {"label": name})
         for x, y, penalty in found:
             panel.annotate(penalty, (x, y), (4, 4), textcoords="offset points", fontsize=8)
-    panel.set_xlabel(f"µJ per inference, {FIRST}, 32 bit; numbers: penalty")
-    panel.set_xlim(left=0)
-    panel.xaxis.set_major_formatter("{x:,.0f}")
-    panel.set_ylabel("accuracy %")
-    panel.grid(alpha=0.3)
-    legend_below(figure)
-    return figure
+    return _of_energy(figure, f"µJ per inference, {FIRST}, 32 bit; numbers: penalty")
 
 
 def densities(content: StudyRuns) -> Figure:

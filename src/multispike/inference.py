@@ -164,9 +164,8 @@ class Trained:
             if source.dtype != np.uint8 or not is_image or not source.size:
                 raise invalid("image", name, "uint8 [H, W] or [H, W, 3]")
             source = Image.fromarray(source)
-        elif isinstance(source, bytes):
-            source = open_rgb(io.BytesIO(source), name)
-        image = open_rgb(Path(source) if isinstance(source, str) else source, name)
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        image = open_rgb(Path(file) if isinstance(file, str) else file, name)
         grey = image.convert("L") if channels == 1 else image
         return fitted(grey.convert("RGB"), height, width)[:channels]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -27,9 +28,11 @@ def progress_bar(show: bool) -> Progress:
     )
 
 
-def time_left(seconds: float) -> str:
-    """For a line where there is no bar: '2:05 left'."""
-    minutes, rest = divmod(round(seconds), 60)
+def time_left(since: float, before: int, done: int, total: int) -> str:
+    """For a line where there is no bar, '2:05 left': at the pace since `time.monotonic` said
+    `since`, when `before` were done."""
+    pace = (time.monotonic() - since) / (done - before)
+    minutes, rest = divmod(round(pace * (total - done)), 60)
     return f"{minutes}:{rest:02d} left"
 
 

@@ -76,7 +76,7 @@ def sweep(settings: SweepConfig) -> int:
             others[name] = failure
             told = failure or f"stopped by {settings.scheduler}"
         done = len(results) + len(others)
-        left = time_left((time.monotonic() - since) / (done - before) * (len(runs) - done))
+        left = time_left(since, before, done, len(runs))
         line = f"{done}/{len(runs)}  {name}  {told}  {left}"
         print(line, file=sys.stderr, flush=True)
 

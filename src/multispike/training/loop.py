@@ -371,8 +371,7 @@ class Display:
         judge = "validation" if "val_accuracy" in row else "test"
         self.tested = f" {judge} {judged_accuracy(row):.3f}"
         if self.bar.disable:
-            step_seconds = (time.monotonic() - self.since) / (row["step"] - self.first)
-            left = time_left(step_seconds * (self.total - row["step"]))
+            left = time_left(self.since, self.first, int(row["step"]), self.total)
             self.tell(
                 f"epoch {row['epoch']}/{self.epochs}  loss {row['train_loss']:.4f}"
                 f"  {judge} accuracy {judged_accuracy(row):.4f}  {left}"
